@@ -1,0 +1,54 @@
+"""Where the files that ship with lvad lie: the embedded models and the configurations."""
+
+from pathlib import Path
+from typing import Final
+
+EMBEDDED: Final = "embedded/"
+
+_PACKAGE = Path(__file__).resolve().parent
+_SHIPPED = _PACKAGE / "_shipped"  # in a wheel
+_ROOT = _SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent  # in a checkout
+
+CHECKPOINTS: Final = _ROOT / "checkpoints"
+CONFIGS: Final = _ROOT / "configs"
+
+
+def resolve_model(name: str) -> str:
+    """Turn a model's name in a configuration into what the libraries load.
+
+    Args:
+        name: ``embedded/NAME`` for a model that ships with lvad, a folder, or a hub name.
+
+    Returns:
+        The absolute path of an existing folder, or the name unchanged (a hub name).
+
+    Raises:
+        FileNotFoundError: for an unknown embedded model, or for what looks like a path and is no folder.
+    """
+    if name.startswith(EMBEDDED):
+        folder = CHECKPOINTS / name.removeprefix(EMBEDDED)
+        if not folder.is_dir():
+            known = sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())
+            raise FileNotFoundError(f"no embedded model {name!r}; there are {[EMBEDDED + k for k in known]}")
+        return str(folder)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"no model folder at {name!r}")
+    return name
+
+
+def resolve_config(name: str) -> Path:
+    """Find a configuration: as given, else among those that ship with lvad.
+
+    Raises:
+        FileNotFoundError: if neither place has it.
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    shipped = CONFIGS.parent / name if given.parts[:1] == ("configs",) else CONFIGS / name
+    if not given.is_absolute() and shipped.is_file():
+        return shipped
+    raise FileNotFoundError(f"no configuration at {name!r}, nor one of that name among the shipped ones in {CONFIGS}")

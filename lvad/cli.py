@@ -1,0 +1,68 @@
+"""The ``lvad`` command: the only reader of argv. Heavy libraries are imported by the command that needs them."""
+
+import difflib
+import os
+import sys
+
+from lvad import __version__
+
+STAGE_COMMANDS = ("fit", "validate", "test", "predict")
+USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language models for interpretable driving
+
+usage: lvad COMMAND [options]
+
+  lvad fit --config configs/rloo.yaml     train; every value of the file can be overridden: --model.kl_beta 0.05
+  lvad test                               evaluate the newest run (its config, its best checkpoint)
+  lvad test --config FILE --ckpt_path F   evaluate a named one
+  lvad validate --config FILE             the same on the validation scenes
+  lvad predict PATH                       describe a picture, a folder of frames or a video with the newest run
+  lvad data check ROOT                    count a data set and find what is wrong with it
+  lvad data draw ROOT                     write a set of drawn scenes in BDD-OIA's layout
+  lvad embedded vlm|clip FOLDER           make the embedded models' folders, with random weights
+
+  lvad COMMAND --help                     all options of a command
+  lvad --version
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; None reads the command line.
+
+    Returns:
+        The exit code: 0, 1 for bad data or a missing file, 2 for a command line that cannot be understood.
+    """
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if args[0] == "--version":
+        print(f"lvad {__version__}")
+        return 0
+    # Waiting threads must sleep, not spin: where cores are shared, spinning makes a step many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    return _run(args[0], args[1:])
+
+
+def _run(command: str, args: list[str]) -> int:
+    if command == "data":
+        from lvad.commands.data import run
+    elif command == "embedded":
+        from lvad.commands.models import run
+    elif command in STAGE_COMMANDS:
+        from lvad.commands.stages import run_stage
+
+        return run_stage(command, args)
+    else:
+        close = difflib.get_close_matches(command, ("data", "embedded", *STAGE_COMMANDS), 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        print(f"lvad: error: unknown command {command!r}{hint} (lvad --help lists them)", file=sys.stderr)
+        return 2
+    return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentError
+from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lvad.assets import resolve_config
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError
+from lvad.report.predictions import PredictionWriter
+from lvad.report.recorder import RunRecorder
+from lvad.report.runs import best_checkpoint, newest_run
+
+LOGS = Path("logs")
+CHECKPOINT_DEFAULTS = {
+    "checkpoint.filename": "best",
+    "checkpoint.save_last": True,
+    "checkpoint.auto_insert_metric_name": False,
+    "checkpoint.enable_version_counter": False,
+}
+
+
+class StageCLI(LightningCLI):
+    """The modules by class path, the data module, and the callbacks that every run has.
+
+    ``checkpoint`` (ModelCheckpoint), ``recorder`` and ``predictions`` are configured beside ``model`` and ``data``.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what every run has."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunRecorder, "recorder")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is: file and command line win over what a checkpoint remembers.
+
+        Lightning 2.6 lets a checkpoint's hyperparameters override the command line without a word
+        (Lightning-AI/pytorch-lightning#21455).
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Evaluation writes into the run that it evaluates instead of opening a new one."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" or config.recorder.run_dir is not None or not config.ckpt_path:
+            return
+        run = Path(config.ckpt_path).resolve().parent.parent
+        if (run / "config.yaml").is_file():
+            config.recorder.run_dir = str(run)
+            config.trainer.logger = False
+
+
+def run_stage(command: str, args: list[str]) -> int:
+    """Run one LightningCLI subcommand.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        args: what follows it; ``test`` without arguments and ``predict PATH`` are completed from the newest run.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        args = _find_configs(_complete(command, args))
+        StageCLI(
+            model_class=LightningModule,
+            datamodule_class=BDDOIADataModule,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback if command == "fit" else None,
+            save_config_kwargs={"overwrite": True},
+            args=[command, *args],
+        )
+    except (DataError, FileNotFoundError, ArgumentError) as error:
+        print(f"lvad: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _complete(command: str, args: list[str]) -> list[str]:
+    if command == "test" and not _names_config(args) and "--help" not in args and "-h" not in args:
+        return [*_newest(), *args]
+    if command == "predict" and args and not args[0].startswith("-"):
+        source = [] if _names_config(args) else _newest_or_start()
+        return [*source, "--data.format", "frames", "--data.root", args[0], *args[1:]]
+    return args
+
+
+def _names_config(args: list[str]) -> bool:
+    return any(a in ("--config", "-c") or a.startswith("--config=") for a in args)
+
+
+def _newest() -> list[str]:
+    run = newest_run(LOGS)
+    checkpoint = best_checkpoint(run)
+    print(f"lvad: run {run}, checkpoint {checkpoint.name}")
+    return ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint)]
+
+
+def _newest_or_start() -> list[str]:
+    try:
+        return _newest()
+    except FileNotFoundError:
+        print("lvad: no run under logs/ yet: describing with the embedded model as it ships")
+        return ["--config", "configs/rloo.yaml"]
+
+
+def _find_configs(args: list[str]) -> list[str]:
+    """Replace ``--config NAME`` by the shipped file of that name where there is none here."""
+    found = list(args)
+    for i, arg in enumerate(args):
+        if arg in ("--config", "-c") and i + 1 < len(args):
+            found[i + 1] = str(resolve_config(args[i + 1]))
+        elif arg.startswith("--config="):
+            found[i] = f"--config={resolve_config(arg.removeprefix('--config='))}"
+    return found

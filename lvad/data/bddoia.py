@@ -1,0 +1,102 @@
+"""One entry to every kind of source: find out which layout a folder has, and read it."""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from lvad.data.frames import VIDEO_SUFFIXES, read_frames
+from lvad.data.gt_4a_21r import LABELS, read_gt
+from lvad.data.images import IMAGE_SUFFIXES, walk
+from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
+from lvad.data.records import SPLITS, DataError, Reading
+
+Layout = Literal["lastframe", "gt_4a_21r", "frames"]
+
+MARKS: Final[dict[Layout, tuple[str, ...]]] = {
+    "lastframe": (LASTFRAME_ACTIONS, LASTFRAME_REASONS),
+    "gt_4a_21r": (LABELS,),
+}
+"""The label files by which a layout is known."""
+
+
+def detect(root: Path) -> Layout:
+    """Find out which layout ``root`` has.
+
+    Raises:
+        DataError: if it has none or two of them; the message lists what was looked for.
+    """
+    if root.is_file() and root.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return "frames"
+    found = [layout for layout in MARKS if _has_labels(root, layout)]
+    if len(found) > 1:
+        raise DataError.at(root, "", f"holds label files of {' and '.join(found)}", "name one with format=")
+    if found:
+        return found[0]
+    if root.is_dir() and walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+        return "frames"
+    looked = ", ".join(mark.format(split="{train,val,test}") for marks in MARKS.values() for mark in marks)
+    what = "does not exist" if not root.exists() else "is none of the known formats"
+    raise DataError.at(root, "", f"{what} (looked for {looked}, pictures, videos)", "correct the path")
+
+
+def _has_labels(root: Path, layout: Layout) -> bool:
+    return any((root / mark.format(split=split)).is_file() for mark in MARKS[layout] for split in SPLITS)
+
+
+def collect(
+    root: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    num_frames: int = 2,
+    images: Path | None = None,
+    fps: float = 1.0,
+) -> Reading:
+    """Read a source as far as it can be read; faulty rows are in ``errors``.
+
+    Args:
+        root: the folder with the label files, or a folder or file of pictures or video.
+        layout: what ``root`` holds; found out if "auto".
+        num_frames: M, the most frames of a scene.
+        images: folder of the pictures, where they do not lie beside the labels.
+        fps: pictures per second taken from a video.
+
+    Raises:
+        DataError: if there is nothing of that layout, or ``images`` holds no picture.
+    """
+    if images is not None and not walk(images, IMAGE_SUFFIXES):
+        raise DataError.at(images, "", "holds no pictures", "correct images=")
+    layout = detect(root) if layout == "auto" else layout
+    if layout == "frames":
+        return read_frames(root, num_frames, fps=fps)
+    if not _has_labels(root, layout):
+        looked = ", ".join(mark.format(split="{train,val,test}") for mark in MARKS[layout])
+        raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
+    reading = (read_lastframe if layout == "lastframe" else read_gt)(root, num_frames, images)
+    _warn_of_gaps(reading)
+    return reading
+
+
+def _warn_of_gaps(reading: Reading) -> None:
+    present = {scene.split for scene in reading.scenes}
+    reading.warnings += [f"no {split} split" for split in SPLITS if split not in present]
+    splits_of: dict[str, set[str]] = {}
+    for scene in reading.scenes:
+        splits_of.setdefault(scene.id, set()).add(scene.split)
+    if shared := [scene_id for scene_id, splits in splits_of.items() if len(splits) > 1]:
+        reading.warnings.append(f"{len(shared)} ids are in more than one split, first {shared[0]!r}")
+
+
+def read(
+    root: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    num_frames: int = 2,
+    images: Path | None = None,
+    fps: float = 1.0,
+) -> Reading:
+    """Read a source of which every row must be usable; arguments as in ``collect``.
+
+    Raises:
+        DataError: at the first fault (with the number of further ones), and for labels without pictures.
+    """
+    reading = collect(root, layout, num_frames, images, fps).require()
+    if not reading.has_images:
+        raise DataError.at(root, "", "no pictures beside the label files", "give their folder as images=")
+    return reading

@@ -1,0 +1,225 @@
+"""Look a data set over before a run: counts, faults, and what contradicts itself."""
+
+import dataclasses
+import json as json_format
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from lvad.data.bddoia import Layout, collect
+from lvad.data.images import open_image
+from lvad.data.records import DataError
+from lvad.data.splits import split_one_one
+from lvad.taxonomy import ACTIONS, FORWARD, REASON_INDEX, REASONS, STOP
+from lvad.types import Scene
+
+NUM_SHOWN: Final = 20
+
+_RECORDING = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}(_[0-9]+)?")
+
+
+@dataclass
+class Report:
+    """What ``check`` found."""
+
+    root: str
+    format: str
+    splits: dict[str, int] = field(default_factory=dict)
+    """Scenes per split (``""`` is named ``unsplit``)."""
+    actions: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split -> action -> scenes with it."""
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split -> reason's key -> scenes with it."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Why -> rows left out."""
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    images: str = "not checked"
+    """How far the pictures were looked at."""
+
+    @property
+    def exit_code(self) -> int:
+        """1 where something cannot be used, else 0; warnings do not count."""
+        return int(bool(self.errors))
+
+
+def check(
+    root: str | Path,
+    format: Layout | Literal["auto"] = "auto",
+    images: str | Path | None = None,
+    subset: Literal["all", "single"] = "all",
+    decode: bool = True,
+    num_frames: int = 2,
+) -> Report:
+    """Look over a source; no fault stops it.
+
+    Args:
+        root: folder of the label files, or of pictures, or one picture or video.
+        format: its layout.
+        images: folder of the pictures, where they do not lie beside the labels.
+        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split.
+        decode: open every picture; False only looks whether it exists.
+        num_frames: M; the pictures of these frames are looked at.
+
+    Returns:
+        Counts, errors (what a run would stop at) and warnings (what real data has).
+    """
+    root = Path(root).expanduser()
+    report = Report(str(root), format)
+    try:
+        reading = collect(root, format, num_frames, Path(images).expanduser() if images else None)
+        report.format, report.dropped = reading.format, reading.dropped
+        report.errors += [str(error) for error in reading.errors]
+        report.warnings += reading.warnings
+        scenes = split_one_one(reading.scenes, seed=0) if subset == "single" else reading.scenes
+    except DataError as error:
+        report.errors.append(str(error))
+        return report
+    _count(report, scenes)
+    report.warnings += _contradictions(scenes)
+    if not reading.has_images:
+        report.warnings.append("images not checked: none beside the label files (give images=)")
+    elif decode:
+        report.images = _decode_all(report, scenes)
+    else:
+        report.images = "present, not decoded"
+    return report
+
+
+def _count(report: Report, scenes: Sequence[Scene]) -> None:
+    for split in dict.fromkeys(scene.split for scene in scenes):
+        members = [scene for scene in scenes if scene.split == split]
+        name = split or "unsplit"
+        report.splits[name] = len(members)
+        labelled = [scene for scene in members if scene.actions and scene.reasons]
+        if labelled:
+            actions = [
+                sum(column) for column in zip(*(s.actions for s in labelled if s.actions), strict=True)
+            ]
+            reasons = [
+                sum(column) for column in zip(*(s.reasons for s in labelled if s.reasons), strict=True)
+            ]
+            report.actions[name] = dict(zip(ACTIONS, actions, strict=True))
+            report.reasons[name] = {r.key: n for r, n in zip(REASONS, reasons, strict=True)}
+
+
+def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
+    sizes: dict[Path, tuple[int, int] | None] = {}
+    for scene in scenes:
+        for path in scene.frames:
+            if path not in sizes:
+                sizes[path] = None
+                try:
+                    sizes[path] = open_image(path).size
+                except DataError as error:
+                    report.errors.append(str(error))
+        found = {size for path in scene.frames if (size := sizes[path])}
+        if len(found) > 1:
+            listed = ", ".join(f"{path} {sizes[path]}" for path in scene.frames)
+            report.errors.append(
+                f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size"
+            )
+    return f"{sum(size is not None for size in sizes.values())} of {len(sizes)} decoded"
+
+
+_Test = Callable[[tuple[int, ...], tuple[int, ...]], object]
+_OBSTACLES: Final = [REASON_INDEX[key] for key in ("s_ob_car", "s_ob_ped", "s_ob_rider", "s_other")]
+_GREEN, _RED, _CLEAR = (REASON_INDEX[key] for key in ("f_traffic_light", "s_traffic_light", "f_road_clear"))
+
+
+def _speaks(action: int, supports: bool) -> list[int]:
+    return [i for i, r in enumerate(REASONS) if r.action == action and r.supports == supports]
+
+
+def _tests() -> dict[str, _Test]:
+    tests: dict[str, _Test] = {
+        "no action": lambda a, r: not any(a),
+        "no reason": lambda a, r: not any(r),
+        "forward and stop": lambda a, r: a[FORWARD] and a[STOP],
+        "neither forward nor stop": lambda a, r: not a[FORWARD] and not a[STOP],
+        "light green and not green": lambda a, r: r[_GREEN] and r[_RED],
+        "road clear and an obstacle": lambda a, r: r[_CLEAR] and any(r[i] for i in _OBSTACLES),
+    }
+    for index, name in enumerate(ACTIONS):
+        own, against = _speaks(index, True), _speaks(index, False)
+        tests[f"{name} without a reason for it"] = lambda a, r, index=index, own=own: (
+            a[index] and not any(r[i] for i in own)
+        )
+        if against:
+            tests[f"{name} with a reason against it"] = lambda a, r, index=index, against=against: (
+                a[index] and any(r[i] for i in against)
+            )
+    return tests
+
+
+def _contradictions(scenes: Sequence[Scene]) -> list[str]:
+    labelled = [(s.actions, s.reasons) for s in scenes if s.actions and s.reasons]
+    counts = {name: sum(bool(test(a, r)) for a, r in labelled) for name, test in _tests().items()}
+    found = [f"{count} scenes: {name}" for name, count in counts.items() if count]
+    splits_of: dict[str, set[str]] = {}
+    for scene in scenes:
+        if _RECORDING.fullmatch(scene.id):
+            splits_of.setdefault(scene.id[:8], set()).add(scene.split)
+    if shared := sum(len(splits) > 1 for splits in splits_of.values()):
+        found.append(
+            f"{shared} of {len(splits_of)} recordings (first 8 of the id) are in more than one split"
+        )
+    return found
+
+
+def print_report(report: Report) -> None:
+    """Print a report for people; of many errors the first 20 and how many there are."""
+    print(f"{report.root}: {report.format}; images: {report.images}")
+    _print_table(report)
+    for why, count in report.dropped.items():
+        print(f"dropped: {count} ({why})")
+    for kind, messages in (("warning", report.warnings), ("error", report.errors)):
+        for message in messages[:NUM_SHOWN]:
+            print(f"{kind}: {message}")
+        if len(messages) > NUM_SHOWN:
+            print(f"{kind}: {len(messages) - NUM_SHOWN} more, {len(messages)} in all")
+    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings")
+
+
+def _print_table(report: Report) -> None:
+    splits = list(report.splits)
+    rows = [("scenes", report.splits)]
+    for table, names in ((report.actions, ACTIONS), (report.reasons, [reason.key for reason in REASONS])):
+        if table:
+            rows += [(name, {s: table.get(s, {}).get(name, 0) for s in splits}) for name in names]
+    print(f"{'':18}" + "".join(f"{split:>9}" for split in splits))
+    for name, counts in rows:
+        print(f"{name:18}" + "".join(f"{counts[split]:9,}" for split in splits))
+
+
+def main_check(
+    root: str,
+    format: Layout | Literal["auto"] = "auto",
+    images: str | None = None,
+    subset: Literal["all", "single"] = "all",
+    json: bool = False,
+    decode: bool = True,
+    num_frames: int = 2,
+) -> int:
+    """Look over a data set and print what was found.
+
+    Args:
+        root: folder of the label files, or of pictures, or one picture or video.
+        format: its layout; found out if "auto".
+        images: folder of the pictures, where they do not lie beside the labels.
+        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split.
+        json: print one JSON object instead of a table.
+        decode: open every picture; False only looks whether it exists.
+        num_frames: M, the most frames of a scene; these pictures are looked at.
+
+    Returns:
+        The exit code: 1 where a row or picture cannot be used, else 0.
+    """
+    report = check(root, format, images, subset, decode, num_frames)
+    if json:
+        print(json_format.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        print_report(report)
+    return report.exit_code

@@ -1,0 +1,76 @@
+"""Scenes with their frames decoded, one by one and in batches."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lvad.data.images import open_image
+from lvad.data.records import DataError
+from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.types import UNLABELLED, Batch, Scene
+
+
+def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> Tensor:
+    """Decode the last frames of a scene.
+
+    Args:
+        scene: frames oldest first.
+        num_frames: M; a scene with fewer frames gives what it has.
+        image_size_px: longest edge after reduction; None keeps the size on disk.
+
+    Returns:
+        uint8[M, 3, H, W] in RGB.
+
+    Raises:
+        DataError: if a frame is missing or unreadable, the frames differ in size, or there is none.
+    """
+    paths = scene.frames[-num_frames:]
+    if not paths:
+        raise DataError(f"scene {scene.id!r} has no frames; give the folder of the pictures as images=")
+    frames = [np.asarray(open_image(path, image_size_px)) for path in paths]  # M times uint8[H, W, 3]
+    for path, frame in zip(paths, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            sizes = [f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame)]
+            problem = f"is {sizes[1]}, but {paths[0]} of the same scene {sizes[0]}"
+            raise DataError.at(
+                path, f"scene {scene.id!r}", problem, "bring both to one size, or num_frames=1"
+            )
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+class SceneDataset(Dataset[tuple[Scene, Tensor]]):
+    """Scenes with their frames, decoded when asked for.
+
+    Args:
+        scenes: what to read.
+        num_frames: M, the most frames of a scene, counted from the last.
+        image_size_px: longest edge of a frame; None keeps the size on disk.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], num_frames: int, image_size_px: int | None = None) -> None:
+        self.scenes = scenes
+        self.num_frames = num_frames
+        self.image_size_px = image_size_px
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> tuple[Scene, Tensor]:
+        scene = self.scenes[index]
+        return scene, decode(scene, self.num_frames, self.image_size_px)
+
+
+def collate(items: Sequence[tuple[Scene, Tensor]]) -> Batch:
+    """Gather scenes into a batch; those without labels get ``UNLABELLED`` in every entry."""
+    scenes = [scene for scene, _ in items]
+    return Batch(
+        ids=[scene.id for scene in scenes],
+        frames=[frames for _, frames in items],
+        actions=torch.tensor([scene.actions or (UNLABELLED,) * NUM_ACTIONS for scene in scenes]),
+        reasons=torch.tensor([scene.reasons or (UNLABELLED,) * NUM_REASONS for scene in scenes]),
+        captions=[scene.captions for scene in scenes],
+        facts=[None if scene.facts is None else dict(scene.facts) for scene in scenes],
+    )

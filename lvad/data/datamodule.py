@@ -1,0 +1,251 @@
+"""The data of every stage, as Lightning wants it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+
+from lvad.data.bddoia import read
+from lvad.data.collate import SceneDataset, collate
+from lvad.data.frames import read_frames
+from lvad.data.records import SPLITS, DataError, Reading
+from lvad.data.splits import arrange, take
+from lvad.types import Scene
+
+
+@dataclass(frozen=True)
+class SceneCounts:
+    """How many scenes of each split are used: a count, a share in (0, 1], or None for all.
+
+    Args:
+        train: of the training scenes; a smaller choice lies within every larger one.
+        val: of the validation scenes.
+        test: of the test scenes.
+    """
+
+    train: int | float | None = None
+    val: int | float | None = None
+    test: int | float | None = None
+
+
+ALL_SCENES: Final = SceneCounts()
+DRAWN: Final = {"train": 800, "val": 128, "test": 300}
+"""What is drawn where ``num_scenes`` does not say."""
+DRAWING_SEED: Final = 0
+"""Fixed, so that runs with different seeds are tested on the same scenes."""
+
+
+class EpochSampler(Sampler[int]):
+    """A new order every epoch, fixed by seed and epoch; a resumed run continues with its own epoch's order.
+
+    Args:
+        num_scenes: how many indices to permute.
+        seed: of the first epoch's order.
+    """
+
+    def __init__(self, num_scenes: int, seed: int) -> None:
+        self.num_scenes = num_scenes
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass; Lightning calls it before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_scenes
+
+    def __iter__(self) -> Iterator[int]:
+        # Two words, so that seed 0 in epoch 1 differs from seed 1 in epoch 0.
+        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+        self.epoch += 1
+        yield from torch.randperm(self.num_scenes, generator=generator).tolist()
+
+
+class BDDOIADataModule(LightningDataModule):
+    """Driving scenes: BDD-OIA in either layout, plain frames or video, or a drawn set.
+
+    Args:
+        format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds out.
+        root: folder of the label files; for frames a folder of pictures, a picture, or a video.
+        images: folder of the pictures, where they do not lie beside the label files.
+        num_frames: M, the most frames of a scene, the last ones.
+        fps: pictures per second taken from a video.
+        batch_size: scenes per training step and device.
+        eval_batch_size: scenes per batch elsewhere; ``batch_size`` if None.
+        num_workers: processes that decode; 0 decodes in the training process.
+        seed: of the order of training scenes, and of which scenes a subset holds.
+        subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2.
+        num_scenes: how many scenes of each split to use; for "synthetic" how many to draw (800, 128, 300).
+        image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
+        unlabelled: take labels, captions and facts from the training scenes, so that nothing can learn from them.
+    """
+
+    def __init__(
+        self,
+        format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = "synthetic",
+        root: str = "data/synthetic",
+        images: str | None = None,
+        num_frames: int = 2,
+        fps: float = 1.0,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        subset: Literal["all", "single"] = "all",
+        num_scenes: SceneCounts = ALL_SCENES,
+        image_size_px: int | None = None,
+        unlabelled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.format = format
+        self.root = Path(root).expanduser()
+        self.images = Path(images).expanduser() if images else None
+        self.num_frames = _at_least(1, num_frames, "num_frames")
+        self.fps = fps
+        self.batch_size = _at_least(1, batch_size, "batch_size")
+        self.eval_batch_size = _at_least(1, eval_batch_size or batch_size, "eval_batch_size")
+        self.num_workers = _at_least(0, num_workers, "num_workers")
+        self.seed = _at_least(0, seed, "seed")
+        self.subset: Literal["all", "single"] = subset
+        self.num_scenes = num_scenes
+        self.image_size_px = image_size_px and _at_least(1, image_size_px, "image_size_px")
+        self.unlabelled = unlabelled
+        self.reading: Reading | None = None
+        self.scenes: dict[str, list[Scene]] = {}
+
+    def prepare_data(self) -> None:
+        """Draw the synthetic set, or decode a video, once per node."""
+        if self.format == "synthetic":
+            _draw(self.root, self._counts(), self.num_frames)
+        elif self.root.is_file():
+            read_frames(self.root, self.num_frames, fps=self.fps)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split the scenes; every stage sees the same ones.
+
+        Raises:
+            DataError: if anything on disk cannot be used.
+            ValueError: if ``num_scenes`` asks for more than there is.
+        """
+        if self.reading is not None:
+            return
+        layout = "lastframe" if self.format == "synthetic" else self.format
+        reading = read(self.root, layout, self.num_frames, self.images, self.fps)
+        scenes = arrange(reading, self.subset, self.seed)
+        counts = self._counts()
+        if self.format == "synthetic":
+            _check_drawn(self.root, reading, counts, self.num_frames)
+        for split in SPLITS:
+            what = f"num_scenes.{split}"
+            scenes[split] = take(scenes[split], counts[split], self.seed, what)
+        if self.unlabelled:
+            scenes["train"] = [_hidden(scene) for scene in scenes["train"]]
+        self.reading, self.scenes = reading, scenes
+        rank_zero_info(self.summary())
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled, the last batch may be smaller."""
+        scenes = self._of("train")
+        return self._loader(scenes, EpochSampler(len(scenes), self.seed), self.batch_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """In order; without a loader where there is no validation scene."""
+        scenes = self.scenes["val"]
+        return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size) if scenes else []
+
+    def test_dataloader(self) -> DataLoader:
+        """In order."""
+        scenes = self._of("test")
+        return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Every scene of ``root``, in order, whatever its split."""
+        scenes = self.reading.scenes if self.reading else []
+        return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size)
+
+    def summary(self) -> str:
+        """Say in one line per fact what was read, used and left out."""
+        if self.reading is None:
+            return f"{self.root}: not read yet"
+        counts = ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
+        hidden = " (train labels hidden)" if self.unlabelled else ""
+        lines = [
+            f"{self.root} ({self.reading.format}): {len(self.reading.scenes)} scenes read; {counts}{hidden}"
+        ]
+        lines += [f"dropped: {count} {why}" for why, count in self.reading.dropped.items()]
+        return "\n".join([*lines, *(f"note: {warning}" for warning in self.reading.warnings)])
+
+    def _counts(self) -> dict[str, int | float | None]:
+        counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
+        if self.format != "synthetic":
+            return counts
+        return {split: DRAWN[split] if count is None else count for split, count in counts.items()}
+
+    def _of(self, split: str) -> list[Scene]:
+        if not self.scenes[split]:
+            problem = f"no {split} scenes"
+            raise DataError.at(self.root, "", problem, "choose a source with that split, or raise num_scenes")
+        return self.scenes[split]
+
+    def _loader(self, scenes: list[Scene], sampler: Sampler[int], batch_size: int) -> DataLoader:
+        return DataLoader(
+            SceneDataset(scenes, self.num_frames, self.image_size_px),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _at_least(least: int, value: int, what: str) -> int:
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}")
+    return value
+
+
+def _hidden(scene: Scene) -> Scene:
+    return scene._replace(actions=None, reasons=None, captions=(), facts=None)
+
+
+def _draw(root: Path, counts: dict[str, int | float | None], num_frames: int) -> None:
+    """Draw the set where there is none, in one step: a run that is killed leaves no half of it."""
+    if root.exists() and any(root.iterdir()):
+        return
+    if not all(isinstance(count, int) for count in counts.values()):
+        raise ValueError(f"num_scenes must be counts where a set is drawn, got {counts}")
+    from lvad.data.synthetic.write import write_synthetic
+
+    working = root.parent / f".{root.name}-{os.getpid()}"
+    working.mkdir(parents=True)
+    try:
+        num_train, num_val, num_test = (counts[split] for split in SPLITS)
+        write_synthetic(working, num_train, num_val, num_test, seed=DRAWING_SEED, num_frames=num_frames)
+        working.rename(root)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def _check_drawn(
+    root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int
+) -> None:
+    """Refuse a set drawn earlier that is smaller than what is asked for now."""
+    remedy = "delete the folder to draw it anew, or give another root"
+    for split, count in counts.items():
+        drawn = sum(scene.split == split for scene in reading.scenes)
+        if isinstance(count, int) and count > drawn:
+            raise DataError.at(root, "", f"holds {drawn} {split} scenes, num_scenes asks for {count}", remedy)
+    shortest = min((len(scene.frames) for scene in reading.scenes), default=num_frames)
+    if shortest < num_frames:
+        raise DataError.at(
+            root, "", f"scenes have {shortest} frames, num_frames asks for {num_frames}", remedy
+        )

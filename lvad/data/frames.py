@@ -1,0 +1,137 @@
+"""Scenes without labels from plain pictures and videos.
+
+Every folder that holds pictures is one sequence, in natural order of the names, and so is every video. The scenes
+of a sequence are its sliding windows of M frames, each named after its last frame. Unrelated stills in one folder
+call for ``num_frames=1``: names do not tell them from consecutive frames.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import av
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from lvad.data.images import IMAGE_SUFFIXES, walk
+from lvad.data.records import DataError, Reading
+from lvad.types import Scene
+
+VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+
+
+def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) -> Reading:
+    """Read a picture, a video, or a folder of either, as scenes without labels.
+
+    Args:
+        root: one file, or a folder (searched with its sub-folders).
+        num_frames: M, the length of a window; a shorter sequence gives one scene with the frames it has.
+        stride: distance between the last frames of neighbouring scenes, in frames.
+        fps: frames per second taken from a video; its pictures go to a cache folder.
+
+    Returns:
+        Scenes in path order, with split ``""``; unreadable videos are in ``errors``.
+
+    Raises:
+        DataError: if ``root`` holds neither pictures nor videos.
+    """
+    reading = Reading("frames")
+    if root.is_file():
+        sequences = {"": [root]}
+    else:
+        found = walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+        sequences = {folder: [root / folder / name for name in names] for folder, names in found.items()}
+    for folder, files in sequences.items():
+        pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        reading.scenes += _windows(folder, pictures, num_frames, stride)
+        for video in files:
+            if video.suffix.lower() in VIDEO_SUFFIXES:
+                try:
+                    name = f"{folder}/{video.stem}" if folder else video.stem
+                    reading.scenes += _windows(name, video_frames(video, fps), num_frames, stride)
+                except DataError as error:
+                    reading.errors.append(error)
+    if not reading.scenes and not reading.errors:
+        wanted = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise DataError.at(root, "", f"no pictures or videos ({wanted})", "correct the path")
+    return reading
+
+
+def _windows(sequence: str, frames: list[Path], num_frames: int, stride: int) -> Iterator[Scene]:
+    for end in range(min(num_frames, len(frames)), len(frames) + 1, stride) if frames else ():
+        last = frames[end - 1]
+        scene_id = f"{sequence}/{last.stem}" if sequence else last.stem
+        yield Scene(scene_id, tuple(frames[max(0, end - num_frames) : end]), split="")
+
+
+def video_frames(path: Path, fps: float, cache: Path | None = None) -> list[Path]:
+    """Decode a video, one frame in memory at a time, to JPEG files that later calls find again.
+
+    Args:
+        path: a video file.
+        fps: pictures per second of video; a video with fewer gives every frame it has.
+        cache: folder for the pictures; a private one in the system's temporary folder if None.
+
+    Returns:
+        The pictures in time order.
+
+    Raises:
+        DataError: if the file is missing, no video, or broken before its end.
+        ValueError: if ``fps`` is not positive.
+    """
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError.at(path, "", f"video cannot be read: {error}", "correct the path") from error
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}".encode()).hexdigest()[
+        :16
+    ]
+    cache = cache or Path(tempfile.gettempdir()) / f"lvad-{os.getuid()}"
+    folder = cache / f"{path.stem}-{key}"
+    if not folder.is_dir():
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_frames(path, fps, folder)
+    return sorted(folder.glob("*.jpg"))
+
+
+def _write_frames(path: Path, fps: float, folder: Path) -> None:
+    """Fill ``folder`` in one step: a run that is killed, or a second process, leaves no half of it behind."""
+    working = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        for i, image in enumerate(_sample(path, fps)):
+            image.save(working / f"{i:06d}.jpg", quality=95)
+        if not any(working.iterdir()):
+            raise DataError.at(path, "", "video has no frame", "fetch the file again")
+        working.rename(folder)
+    except OSError as error:
+        # Another process may have finished the same folder first.
+        if not folder.is_dir():
+            problem = f"video cannot be decoded ({type(error).__name__}: {error})"
+            raise DataError.at(path, "", problem, "fetch the file again, or free disk space") from error
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def _sample(path: Path, fps: float) -> Iterator[Image.Image]:
+    due_s = None
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise DataError.at(path, "", "file has no video stream", "correct the path")
+        container.streams.video[0].thread_type = "AUTO"
+        for frame in container.decode(video=0):
+            time_s = frame.time or 0.0
+            # Half a millisecond of tolerance: containers round their time stamps.
+            if due_s is None or time_s >= due_s - 5e-4:
+                due_s = (time_s if due_s is None else due_s) + 1 / fps
+                yield _upright(frame)
+
+
+def _upright(frame: VideoFrame) -> Image.Image:
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image

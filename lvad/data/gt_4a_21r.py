@@ -1,0 +1,67 @@
+"""The ``gt_4a_21r`` layout of BDD-OIA: one label file per split, id -> actions and reason, for 11,299 clips."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from lvad.data.images import ImageIndex
+from lvad.data.records import SPLITS, DataError, Reading, read_flags, read_json, read_name
+from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.types import Scene
+
+LABELS: Final = "gt_4a_21r_{split}.json"
+
+_SPLIT_FOLDERS: Final = {"train": ("train",), "val": ("validate", "val"), "test": ("test",)}
+
+
+def read_gt(root: Path, num_frames: int, images: Path | None = None) -> Reading:
+    """Read the ``gt_4a_21r`` layout.
+
+    The pictures of a scene are, first match first: the M last of ``<id>/*``, the M last of ``<id>_<n>``,
+    ``<id>``; in the folder of its split (``train``, ``validate`` or ``val``, ``test``), in ``images`` itself,
+    in another split's folder (a copy that was split anew).
+
+    Args:
+        root: folder with the label files.
+        num_frames: M; scenes with fewer pictures have what there is.
+        images: folder of the pictures; if None the first of ``root/images``, ``root/data``, ``root`` with any.
+
+    Returns:
+        The scenes of every split that has a label file, with every error.
+    """
+    reading = Reading("gt_4a_21r")
+    candidates = [images] if images else [root / "images", root / "data", root]
+    index = next((found for folder in candidates if (found := ImageIndex.of(folder)).files), None)
+    reading.has_images = index is not None
+    for split in SPLITS:
+        path = root / LABELS.format(split=split)
+        with reading.gather():
+            rows = read_json(path, dict) if path.is_file() else {}
+            for scene_id, row in rows.items():
+                with reading.gather():
+                    scene = _scene(path, split, scene_id, row)
+                    frames = _frames(index, path, scene)[-num_frames:] if index else ()
+                    reading.scenes.append(scene._replace(frames=frames))
+    return reading
+
+
+def _scene(path: Path, split: str, scene_id: str, row: Any) -> Scene:
+    where = f"id {scene_id!r:.80}"
+    read_name(scene_id, "id", path, where)
+    if not isinstance(row, dict):
+        raise DataError.at(path, where, f"expected an object, got {row!r:.80}", "correct the row")
+    actions = read_flags(row.get("actions"), (NUM_ACTIONS,), "actions", path, where)
+    reasons = read_flags(row.get("reason"), (NUM_REASONS,), "reason", path, where)
+    return Scene(scene_id, (), split, actions, reasons)
+
+
+def _frames(index: ImageIndex, path: Path, scene: Scene) -> tuple[Path, ...]:
+    own = _SPLIT_FOLDERS[scene.split]
+    others = [folder for folders in _SPLIT_FOLDERS.values() for folder in folders if folder not in own]
+    for folder in (*own, "", *others):
+        name = f"{folder}/{scene.id}" if folder else scene.id
+        numbered = [file for _, file in index.numbered.get(name, ())]
+        single = [index.by_stem[name]] if name in index.by_stem else []
+        if files := index.folders.get(name) or numbered or single:
+            return tuple(index.root / file for file in files)
+    problem = f"no image in {index.root} ({scene.id}.jpg, {scene.id}_<n>.jpg, {scene.id}/*.jpg)"
+    raise DataError.at(path, f"id {scene.id!r}", problem, "restore it, or remove its row")

@@ -1,0 +1,116 @@
+"""Picture files: which exist below a folder, and how one is opened."""
+
+import os
+import re
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageOps
+
+from lvad.data.records import DataError
+
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+_NUMBERED = re.compile(r"(?P<id>.+)_(?P<number>[0-9]{1,9})", re.S)
+
+
+def split_number(stem: str) -> tuple[str, int] | None:
+    """Split ``<id>_<n>`` into its parts; None for a name of another form."""
+    match = _NUMBERED.fullmatch(stem)
+    return (match["id"], int(match["number"])) if match else None
+
+
+def natural_key(name: str) -> list[str | int]:
+    """Sort key under which ``frame_2`` comes before ``frame_10``."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
+def walk(root: Path, suffixes: frozenset[str]) -> dict[str, list[str]]:
+    """Relative folder -> file names in natural order; linked folders are followed, each real folder once."""
+    found: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        wanted = [n for n in names if Path(n).suffix.lower() in suffixes and not n.startswith(".")]
+        if wanted:
+            relative = Path(folder).relative_to(root).as_posix()
+            found["" if relative == "." else relative] = sorted(wanted, key=natural_key)
+    return found
+
+
+@dataclass
+class ImageIndex:
+    """The pictures below one folder, listed once: eleven thousand look-ups cost no further disk access."""
+
+    root: Path
+    files: set[str] = field(default_factory=set)
+    """Names relative to ``root``, with forward slashes."""
+    by_stem: dict[str, str] = field(default_factory=dict)
+    """``a/b`` -> ``a/b.jpg``."""
+    numbered: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
+    """``a/b`` -> ``[(0, 'a/b_0.jpg'), (1, 'a/b_1.jpg')]``, sorted."""
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    """``a`` -> its own pictures, in natural order."""
+
+    @classmethod
+    def of(cls, root: Path) -> "ImageIndex":
+        """List the pictures below ``root``; an absent folder gives an empty index."""
+        index = cls(root)
+        for folder, names in walk(root, IMAGE_SUFFIXES).items():
+            files = [f"{folder}/{name}" if folder else name for name in names]
+            index.folders[folder] = files
+            index.files.update(files)
+            for file in files:
+                stem = file[: -len(Path(file).suffix)]
+                index.by_stem.setdefault(stem, file)
+                if numbered := split_number(stem):
+                    index.numbered[numbered[0]].append((numbered[1], file))
+        for entries in index.numbered.values():
+            entries.sort()
+        return index
+
+
+def open_image(path: Path, image_size_px: int | None = None) -> Image.Image:
+    """Decode one picture whole: upright, RGB.
+
+    Args:
+        path: a picture file.
+        image_size_px: longest edge of the result; larger pictures are reduced, smaller ones stay as they are.
+
+    Returns:
+        An RGB image with its EXIF orientation applied.
+
+    Raises:
+        DataError: if the file is missing, unreadable, truncated, or beyond PIL's decompression-bomb limit.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
+                opened.draft("RGB", _reduced_size(opened.size, image_size_px))
+                ImageOps.exif_transpose(opened, in_place=True)
+                image = opened.convert("RGB")
+    except FileNotFoundError as error:
+        raise DataError.at(path, "", "image is missing", "restore it, or correct the path") from error
+    # Broken files make PIL raise almost anything (OSError, SyntaxError, struct.error, zlib.error, IndexError).
+    except Exception as error:
+        problem = f"image cannot be decoded ({type(error).__name__}: {error})"
+        raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error
+    size = _reduced_size(image.size, image_size_px)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _reduced_size(size: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
+    longest = max(size)
+    if longest_px is None or longest <= longest_px:
+        return size
+    return max(1, round(size[0] * longest_px / longest)), max(1, round(size[1] * longest_px / longest))

@@ -1,0 +1,167 @@
+"""What every reader shares: the error, the account of what was read, and the checks of one row.
+
+A reader never stops at the first bad row. It appends to ``Reading.errors``; training raises the first of them
+(``Reading.require``), ``check`` prints all.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple, Self
+
+from lvad.types import Scene
+
+SPLITS: Final = ("train", "val", "test")
+
+
+class DataError(ValueError):
+    """Data on disk that cannot be used: names the file, the row and the remedy.
+
+    It takes one message and nothing else, because a DataLoader worker's exception is rebuilt from its message.
+    """
+
+    @classmethod
+    def at(cls, path: Path | str, row: str, problem: str, remedy: str) -> Self:
+        """Build the message from its four parts; ``row`` is empty where the whole file is meant."""
+        where = f"{path}, {row}" if row else str(path)
+        return cls(f"{where}: {problem}; {remedy}")
+
+
+class Drop(NamedTuple):
+    """One row left out on purpose."""
+
+    id: str
+    split: str
+    why: str
+
+
+@dataclass
+class Reading:
+    """The scenes of a source, and everything that did not become one."""
+
+    format: str
+    scenes: list[Scene] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+    errors: list[DataError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    has_images: bool = True
+    """False for label files without an image folder: the scenes then have no frames."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Number of rows left out, by reason."""
+        return dict(Counter(drop.why for drop in self.drops))
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Turn a ``DataError`` of the block into one more entry of ``errors``."""
+        try:
+            yield
+        except DataError as error:
+            self.errors.append(error)
+
+    def require(self) -> Self:
+        """Return itself if every row became a scene or was dropped on purpose.
+
+        Raises:
+            DataError: the first error, and how many more there are.
+        """
+        if self.errors:
+            more = f" ({len(self.errors) - 1} more; `lvad check` lists all)" if len(self.errors) > 1 else ""
+            raise DataError(f"{self.errors[0]}{more}")
+        return self
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"duplicate id {twice!r}")
+    return result
+
+
+def load_json(text: str, path: Path, row: str = "") -> Any:
+    """Parse JSON in which no object names a key twice (Python's own parser keeps the last in silence).
+
+    Raises:
+        DataError: for malformed JSON or a key given twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    # A deeply nested file ends in RecursionError, every other fault in ValueError.
+    except (ValueError, RecursionError) as error:
+        raise DataError.at(
+            path, row, f"not usable JSON: {error}", "restore the file from its source"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file.
+
+    Raises:
+        DataError: if it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError.at(
+            path, "", f"cannot be read: {error}", "restore the file from its source"
+        ) from error
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Read a JSON file whose top level is a ``kind`` (dict or list).
+
+    Raises:
+        DataError: if it is missing, malformed, or its top level is something else.
+    """
+    content = load_json(read_text(path), path)
+    if not isinstance(content, kind):
+        got = type(content).__name__
+        problem = f"top level is a {got}, expected a {kind.__name__}"
+        raise DataError.at(path, "", problem, "check that this is the right file")
+    return content
+
+
+def read_flags(value: object, lengths: tuple[int, ...], what: str, path: Path, row: str) -> tuple[int, ...]:
+    """Return a label vector as a tuple of zeros and ones.
+
+    Raises:
+        DataError: if it is no list, has none of the ``lengths``, or holds anything but the integers 0 and 1.
+    """
+    allowed = " or ".join(map(str, lengths))
+    if not isinstance(value, list) or len(value) not in lengths:
+        got = f"{len(value)} entries" if isinstance(value, list) else type(value).__name__
+        raise DataError.at(
+            path, row, f"{what} must be a list of {allowed} entries, got {got}", "correct the row"
+        )
+    if wrong := [entry for entry in value if type(entry) is not int or entry not in (0, 1)]:
+        raise DataError.at(
+            path, row, f"{what} must hold only 0 and 1, got {wrong[0]!r:.40}", "correct the row"
+        )
+    return tuple(value)
+
+
+def read_name(value: object, what: str, path: Path, row: str) -> str:
+    """Return a file name or id that stays inside its folder.
+
+    Raises:
+        DataError: if it is no text, empty, unprintable, absolute, or climbs out of the folder (``../x``).
+    """
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise DataError.at(
+            path, row, f"{what} must be a printable name, got {value!r:.80}", "correct the row"
+        )
+    parts = PurePosixPath(value)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in value or re.match(r"[A-Za-z]:", value):
+        problem = f"{what} {value!r:.80} leads out of its folder"
+        raise DataError.at(path, row, problem, "names must be relative, without '..' or backslashes")
+    if str(parts) != value:
+        raise DataError.at(
+            path, row, f"{what} {value!r:.80} is not a plain path", f"write it as {str(parts)!r:.80}"
+        )
+    return value

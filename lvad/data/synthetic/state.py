@@ -1,0 +1,265 @@
+"""What a drawn scene holds, how it is drawn by chance, and its labels by written rules.
+
+The marginals follow the real label files (BDD-OIA, 11,299 rows). Raised on purpose, so that they can be learnt
+from some thousand scenes: riders, other obstacles and front cars that turn (1-2 % here, .1-1 % there).
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from lvad.taxonomy import FORWARD, LEFT, NUM_ACTIONS, NUM_REASONS, REASON_INDEX, RIGHT, STOP
+
+CAR_COLOURS: Final = ("white", "black", "silver", "red", "blue", "yellow")
+
+Time = Literal["day", "dusk", "night"]
+Weather = Literal["clear", "rain", "snow", "fog"]
+Background = Literal["buildings", "trees", "fields"]
+Light = Literal["none", "red", "yellow", "green", "left arrow", "right arrow"]
+Turn = Literal["none", "left", "right"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What lies left or right of our lane."""
+
+    lane: Literal["none", "absent", "free", "car"]
+    """``none`` at a junction, where no lane is marked; ``absent`` where our lane is the last."""
+    line: Literal["none", "solid", "dashed"]
+    colour: str
+    """Of the car on that lane, else ``none``."""
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """Everything that is drawn, as of the last frame unless said."""
+
+    time: Time
+    weather: Weather
+    background: Background
+    junction: bool
+    light: Light
+    light_before: Light
+    """The light in the first half of the frames; equal to ``light`` where it does not change."""
+    sign: Literal["none", "stop", "yield", "speed limit"]
+    lead: Literal["none", "near", "far"]
+    lead_colour: str
+    braking: bool
+    """A near lead car brakes: its brake lights are on and it comes nearer from frame to frame."""
+    turn: Turn
+    """Where the near lead car turns to."""
+    person: Literal["none", "crossing", "sidewalk"]
+    rider: bool
+    obstacle: Literal["none", "cones", "barrier"]
+    turn_lane: Turn
+    """The arrow on our own lane."""
+    left: Side
+    right: Side
+    seed: int
+    """Of jitter and pixel noise, which mean nothing."""
+
+
+def _pick(rng: random.Random, weights: dict[str, float]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def draw_state(rng: random.Random) -> SceneState:
+    """Draw a scene; equal states of ``rng`` give equal scenes."""
+    light = _pick(
+        rng,
+        {"none": 0.48, "red": 0.28, "yellow": 0.04, "green": 0.14, "left arrow": 0.025, "right arrow": 0.035},
+    )
+    is_red, is_arrow = light in ("red", "yellow"), light.endswith("arrow")
+    junction = rng.random() < (1.0 if is_arrow else 0.38 if is_red else 0.45 if light == "green" else 0.2)
+    sign = _draw_sign(rng) if light == "none" else "none"
+    hazard = _draw_hazard(rng, is_red)
+    turn, turn_lane = _draw_turns(rng, light) if junction and hazard == "none" else ("none", "none")
+    lead, braking = _draw_lead(rng, light, sign) if hazard in ("none", "sidewalk") else ("none", False)
+    if turn != "none":
+        lead, braking = "near", False
+    return SceneState(
+        time=_pick(rng, {"day": 0.6, "dusk": 0.15, "night": 0.25}),
+        weather=_pick(rng, {"clear": 0.7, "rain": 0.12, "snow": 0.09, "fog": 0.09}),
+        background=_pick(rng, {"buildings": 0.45, "trees": 0.35, "fields": 0.2}),
+        junction=junction,
+        light=light,
+        light_before=_draw_light_before(rng, light),
+        sign=sign,
+        lead=lead,
+        lead_colour="none" if lead == "none" else rng.choice(CAR_COLOURS),
+        braking=braking,
+        turn=turn,
+        person=hazard if hazard in ("crossing", "sidewalk") else "none",
+        rider=hazard == "rider",
+        obstacle=hazard if hazard in ("cones", "barrier") else "none",
+        turn_lane=turn_lane,
+        left=_draw_side(rng, junction, absent=0.19, car=0.4, solid=0.4),
+        right=_draw_side(rng, junction, absent=0.24, car=0.54, solid=0.22),
+        seed=rng.getrandbits(32),
+    )
+
+
+def _draw_sign(rng: random.Random) -> str:
+    return _pick(rng, {"none": 0.88, "stop": 0.048, "yield": 0.024, "speed limit": 0.048})
+
+
+def _draw_hazard(rng: random.Random, is_red: bool) -> str:
+    crossing = 0.14 if is_red else 0.035
+    weights = {"crossing": crossing, "sidewalk": 0.06, "rider": 0.018, "cones": 0.006, "barrier": 0.006}
+    return _pick(rng, {"none": 1 - sum(weights.values()), **weights})
+
+
+def _draw_lead(rng: random.Random, light: str, sign: str) -> tuple[str, bool]:
+    is_stopped_anyway = light in ("red", "yellow") or sign in ("stop", "yield")
+    braking = 0.4 if is_stopped_anyway else 0.12 if light != "none" else 0.41
+    kind = _pick(
+        rng,
+        {
+            "braking": braking,
+            "near": (1 - braking) * 0.32,
+            "far": (1 - braking) * 0.25,
+            "none": (1 - braking) * 0.43,
+        },
+    )
+    return ("near", True) if kind == "braking" else (kind, False)
+
+
+def _draw_turns(rng: random.Random, light: str) -> tuple[str, str]:
+    """The near lead car's turn and our own turn lane."""
+    turn = _pick(rng, {"none": 0.84, "left": 0.08, "right": 0.08}) if light in ("none", "green") else "none"
+    if light.endswith("arrow"):
+        return turn, light.split()[0] if rng.random() < 0.5 else "none"
+    if light in ("red", "yellow"):
+        return turn, _pick(rng, {"none": 0.9, "left": 0.05, "right": 0.05})
+    return turn, _pick(rng, {"none": 0.57, "left": 0.13, "right": 0.3})
+
+
+def _draw_light_before(rng: random.Random, light: str) -> str:
+    before = {"red": ("yellow", 0.1), "yellow": ("green", 0.6), "green": ("red", 0.25)}.get(light)
+    return before[0] if before and rng.random() < before[1] else light
+
+
+def _draw_side(rng: random.Random, junction: bool, absent: float, car: float, solid: float) -> Side:
+    if junction:
+        return Side("none", "none", "none")
+    if rng.random() < absent:
+        return Side("absent", "none", "none")
+    # Tied a little, so that more sides are free of both.
+    has_car = rng.random() < car
+    is_solid = rng.random() < (solid * 1.3 if has_car else solid * 0.75)
+    colour = rng.choice(CAR_COLOURS) if has_car else "none"
+    return Side("car" if has_car else "free", "solid" if is_solid else "dashed", colour)
+
+
+def labels(state: SceneState) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Actions and reasons of a scene by these rules.
+
+    1. Stop, for every one of: a braking car right ahead (reason 3), a person crossing (4), a rider ahead (5),
+       cones or a barrier (6), a red or yellow light (7), a stop or yield sign (8).
+    2. Forward, where nothing says stop, unless our way turns: a turn lane, a light that shows an arrow only, or
+       a turning car ahead without a green light. Its reasons: a car ahead that drives straight on (0), nothing
+       ahead (1), a green light (2).
+    3. Turning left, where nothing says stop, for every one of: the car ahead turns left (9), we are on the
+       left-turn lane (10), the light shows a left arrow (11). Right likewise (12-14).
+    4. Changing lane to the left has no reason of its own. It is possible where that lane is free behind a
+       dashed line; a light, a sign, a person or a rider that stops us holds us in our lane, a car or an
+       obstacle does not. Right likewise.
+    5. A car on the left lane (15), no left lane (16), a solid left line (17) forbid the left; right likewise
+       (18-20). At a junction no lane is marked, and none of these is said.
+
+    Returns:
+        A = 4 and R = 21 zeros and ones in the release's index order.
+    """
+    actions, reasons = [0] * NUM_ACTIONS, [0] * NUM_REASONS
+    given = _stop_reasons(state)
+    actions[STOP] = int(bool(given))
+    if not given:
+        going = _forward_reasons(state)
+        turning = _turn_reasons(state, "left", "l"), _turn_reasons(state, "right", "r")
+        actions[FORWARD] = int(bool(going))
+        actions[LEFT], actions[RIGHT] = (int(bool(reasons_of_side)) for reasons_of_side in turning)
+        given = [*going, *turning[0], *turning[1]]
+    is_held = any(key not in ("s_ob_car", "s_other") for key in given if key.startswith("s_"))
+    for action, side, letter in ((LEFT, state.left, "l"), (RIGHT, state.right, "r")):
+        if side.lane == "free" and side.line == "dashed" and not is_held:
+            actions[action] = 1
+        given += _forbidding(side, letter)
+    for key in given:
+        reasons[REASON_INDEX[key]] = 1
+    return tuple(actions), tuple(reasons)
+
+
+def _stop_reasons(state: SceneState) -> list[str]:
+    holds = {
+        "s_ob_car": state.braking,
+        "s_ob_ped": state.person == "crossing",
+        "s_ob_rider": state.rider,
+        "s_other": state.obstacle != "none",
+        "s_traffic_light": state.light in ("red", "yellow"),
+        "s_traffic_sign": state.sign in ("stop", "yield"),
+    }
+    return [key for key, value in holds.items() if value]
+
+
+def _forward_reasons(state: SceneState) -> list[str]:
+    is_green = state.light == "green"
+    turns = (
+        state.turn_lane != "none" or state.light.endswith("arrow") or (state.turn != "none" and not is_green)
+    )
+    holds = {
+        "f_follow_traffic": state.lead != "none" and state.turn == "none",
+        "f_road_clear": state.lead == "none",
+        "f_traffic_light": is_green,
+    }
+    return [key for key, value in holds.items() if value and not turns]
+
+
+def _turn_reasons(state: SceneState, side: str, letter: str) -> list[str]:
+    holds = {
+        f"{letter}_front_car": state.turn == side,
+        f"{letter}_lane": state.turn_lane == side,
+        f"{letter}_traffic_light": state.light == f"{side} arrow",
+    }
+    return [key for key, value in holds.items() if value]
+
+
+def _forbidding(side: Side, letter: str) -> list[str]:
+    holds = {
+        f"no_{letter}_car": side.lane == "car",
+        f"no_{letter}_lane": side.lane == "absent",
+        f"no_{letter}_solid_line": side.line == "solid",
+    }
+    return [key for key, value in holds.items() if value]
+
+
+def facts(state: SceneState) -> dict[str, str]:
+    """Every attribute of ``lvad.facts.ATTRIBUTES`` with its value in this scene."""
+    nothing_ahead = state.lead == "none" and not state.rider and state.obstacle == "none"
+    return {
+        "time": state.time,
+        "weather": state.weather,
+        "background": state.background,
+        "place": "junction" if state.junction else "road",
+        "light": state.light,
+        "change": "turned" if state.light_before != state.light else "none",
+        "sign": state.sign,
+        "lead": state.lead,
+        "colour": state.lead_colour,
+        "brakes": "none"
+        if state.lead == "none" or state.turn != "none"
+        else "on"
+        if state.braking
+        else "off",
+        "turn": state.turn,
+        "person": state.person,
+        "rider": "ahead" if state.rider else "none",
+        "obstacle": state.obstacle,
+        "road": "clear" if nothing_ahead and state.person != "crossing" else "none",
+        "turn_lane": state.turn_lane,
+        "left_lane": state.left.lane,
+        "left_line": state.left.line,
+        "left_colour": state.left.colour,
+        "right_lane": state.right.lane,
+        "right_line": state.right.line,
+        "right_colour": state.right.colour,
+    }

@@ -1,0 +1,170 @@
+"""The closed language of facts: what a drawn scene holds, and what a sentence claims about it.
+
+A fact is an attribute with one of its ``ATTRIBUTES`` values. A claim is an attribute with one value, or with
+several joined by ``|`` where the words leave it open ("traffic light is not green": ``red|yellow``). Everything
+here reads words only; the scenes that facts are true of live in ``lvad.data.synthetic``.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+_COLOURS: Final = ("none", "white", "black", "silver", "red", "blue", "yellow")
+
+ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
+    "time": ("day", "dusk", "night"),
+    "weather": ("clear", "rain", "snow", "fog"),
+    "background": ("buildings", "trees", "fields"),
+    "place": ("road", "junction"),
+    "light": ("none", "red", "yellow", "green", "left arrow", "right arrow"),
+    "change": ("none", "turned"),
+    "sign": ("none", "stop", "yield", "speed limit"),
+    "lead": ("none", "near", "far"),
+    "colour": _COLOURS,
+    "brakes": ("none", "on", "off"),
+    "turn": ("none", "left", "right"),
+    "person": ("none", "crossing", "sidewalk"),
+    "rider": ("none", "ahead"),
+    "obstacle": ("none", "cones", "barrier"),
+    "road": ("none", "clear"),
+    "turn_lane": ("none", "left", "right"),
+    "left_lane": ("none", "absent", "free", "car"),
+    "left_line": ("none", "solid", "dashed"),
+    "left_colour": _COLOURS,
+    "right_lane": ("none", "absent", "free", "car"),
+    "right_line": ("none", "solid", "dashed"),
+    "right_colour": _COLOURS,
+}
+"""Every attribute with its values. ``colour`` is the lead car's, ``turn`` where it turns to; its ``brakes``
+are ``none`` while it turns off, for then it is neither in the way nor to be followed. ``turn_lane`` is our own; at a junction the side lanes and lines are ``none``: unmarked, no statement either way."""
+
+DRIVING: Final = frozenset(
+    "light sign lead brakes turn person rider obstacle road turn_lane left_lane left_line right_lane right_line".split()
+)
+"""The attributes that bear on what may be driven."""
+
+_NOT_SALIENT: Final = frozenset(
+    {("person", "sidewalk"), ("sign", "speed limit"), ("left_line", "dashed"), ("right_line", "dashed")}
+)
+
+
+class _Pattern(NamedTuple):
+    """Words that make a claim; ``{0}`` in the attribute or value stands for the first group, and so on."""
+
+    regex: re.Pattern[str]
+    attribute: str
+    value: str
+
+
+def _pattern(regex: str, attribute: str, value: str) -> _Pattern:
+    return _Pattern(re.compile(r"\b" + regex), attribute, value)
+
+
+_COLOUR = "(" + "|".join(_COLOURS[1:]) + ")"
+_CAR = r"(?:cars?|vehicles?)"
+_PERSON = r"(?:person|pedestrian|people)"
+
+_PATTERNS: Final = (
+    _pattern(r"(night|dusk|day)(?:time|light)?\b", "time", "{0}"),
+    _pattern(r"clear (?:sky|weather|day|dusk|night)\b", "weather", "clear"),
+    _pattern(r"sky is clear\b", "weather", "clear"),
+    _pattern(r"(rain|snow|fog)(?:y|ing|g?y)?\b", "weather", "{0}"),
+    _pattern(r"buildings?\b", "background", "buildings"),
+    _pattern(r"trees?\b", "background", "trees"),
+    _pattern(r"fields?\b", "background", "fields"),
+    _pattern(r"(?:junction|intersection)\b", "place", "junction"),
+    _pattern(r"(red|yellow|green) (?:traffic )?light\b", "light", "{0}"),
+    _pattern(
+        r"light (?:ahead )?(?:is|shows|(?:has )?(?:just )?turned)(?: now)? (red|yellow|green)\b(?! (?:left|right))",
+        "light",
+        "{0}",
+    ),
+    _pattern(r"light is not green\b", "light", "red|yellow"),
+    _pattern(r"green (left|right) arrow\b", "light", "{0} arrow"),
+    _pattern(r"light allows (?:to turn )?(left|right)\b", "light", "{0} arrow"),
+    _pattern(r"no traffic light\b", "light", "none"),
+    _pattern(r"just turned\b", "change", "turned"),
+    _pattern(r"(stop|yield|speed limit) sign\b", "sign", "{0}"),
+    _pattern(r"(?<!no )traffic sign\b", "sign", "stop|yield"),
+    _pattern(r"no traffic sign\b", "sign", "none"),
+    _pattern(r"(?:right|close) ahead\b", "lead", "near"),
+    _pattern(r"far ahead\b", "lead", "far"),
+    _pattern(rf"no {_CAR} ahead\b", "lead", "none"),
+    _pattern(r"brake lights (?:are )?(on|off)\b", "brakes", "{0}"),
+    _pattern(r"(?:is braking|brakes|obstacle: car)\b", "brakes", "on"),
+    _pattern(r"(?:is moving|moves|follow(?:s|ing)? (?:the )?traffic)\b", "brakes", "off"),
+    _pattern(rf"{_CAR}(?: (?:right |far )?ahead)?(?: is)? turning (left|right)\b", "turn", "{0}"),
+    _pattern(rf"{_PERSON} (?:is |are )?(?:crossing|in the way)\b", "person", "crossing"),
+    _pattern(r"obstacle: person\b", "person", "crossing"),
+    _pattern(rf"{_PERSON} (?:is |are )?(?:walking )?on the sidewalk\b", "person", "sidewalk"),
+    _pattern(rf"no {_PERSON}\b", "person", "none"),
+    _pattern(r"(?<!no )(?:rider|cyclist)\b", "rider", "ahead"),
+    _pattern(r"no (?:rider|cyclist)\b", "rider", "none"),
+    _pattern(r"(?<!no )(?:traffic )?cones?\b", "obstacle", "cones"),
+    _pattern(r"(?<!no )barrier\b", "obstacle", "barrier"),
+    _pattern(r"obstacle: others\b", "obstacle", "cones|barrier"),
+    _pattern(r"road (?:ahead )?is clear\b", "road", "clear"),
+    _pattern(r"clear road\b", "road", "clear"),
+    _pattern(r"(left|right)[- ]turn lane\b", "turn_lane", "{0}"),
+    _pattern(rf"{_CAR} (?:is |are )?(?:on|in) the (left|right) lane\b", "{0}_lane", "car"),
+    _pattern(r"(?<!no )obstacles? on the (left|right) lane\b", "{0}_lane", "car"),
+    _pattern(r"(left|right) lane (?:is|are) (?:blocked|taken|occupied)\b", "{0}_lane", "car"),
+    _pattern(r"(left|right) lane (?:is|are) (?:free|empty|open)\b", "{0}_lane", "free"),
+    _pattern(r"(?:free|empty|open) (left|right) lane\b", "{0}_lane", "free"),
+    _pattern(r"no lane (?:on|to) the (left|right)\b", "{0}_lane", "absent"),
+    _pattern(r"no (left|right) lane\b", "{0}_lane", "absent"),
+    _pattern(r"(solid|dashed) line (?:on|to) the (left|right)\b", "{1}_line", "{0}"),
+    _pattern(r"(solid|dashed) (left|right) line\b", "{1}_line", "{0}"),
+    _pattern(r"(left|right) line is (solid|dashed)\b", "{0}_line", "{1}"),
+    _pattern(rf"{_COLOUR} {_CAR} (?:is )?(?:on|in) the (left|right) lane\b", "{1}_colour", "{0}"),
+    _pattern(rf"{_COLOUR} {_CAR}(?! (?:is )?(?:on|in) the (?:left|right) lane)\b", "colour", "{0}"),
+)
+
+
+def claims(text: str) -> list[tuple[str, str]]:
+    """What a text says about its scene, in the order of its words; captions and reason texts alike.
+
+    Saying a thing twice is one claim, and an open claim ("light is not green") is none beside a closer one on
+    the same attribute ("light is red"), so that repeating a true claim does not raise a precision.
+
+    Args:
+        text: any words; what no pattern knows is passed over.
+
+    Returns:
+        Distinct (attribute, value) pairs; several values joined by ``|`` mean any of them.
+    """
+    words = " ".join(text.lower().split())
+    found = [
+        (match.start(), pattern.attribute.format(*match.groups()), pattern.value.format(*match.groups()))
+        for pattern in _PATTERNS
+        for match in pattern.regex.finditer(words)
+    ]
+    distinct = list(dict.fromkeys((attribute, value) for _, attribute, value in sorted(found)))
+    return [claim for claim in distinct if not any(_is_closer(other, claim) for other in distinct)]
+
+
+def _is_closer(claim: tuple[str, str], than: tuple[str, str]) -> bool:
+    return claim[0] == than[0] and set(claim[1].split("|")) < set(than[1].split("|"))
+
+
+def is_true(claim: tuple[str, str], facts: Mapping[str, str]) -> bool:
+    """Whether a claim holds in a scene.
+
+    Raises:
+        KeyError: if ``facts`` lacks the claim's attribute: facts name every one of ``ATTRIBUTES``.
+    """
+    attribute, value = claim
+    return facts[attribute] in value.split("|")
+
+
+def present(facts: Mapping[str, str]) -> dict[str, str]:
+    """The salient driving facts: what a complete description has to mention.
+
+    Left out are values ``none`` and those that ask nothing of the driver: a person on the sidewalk, a speed
+    limit, a dashed line.
+    """
+    return {
+        attribute: value
+        for attribute, value in facts.items()
+        if attribute in DRIVING and value != "none" and (attribute, value) not in _NOT_SALIENT
+    }

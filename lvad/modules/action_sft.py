@@ -1,0 +1,150 @@
+"""Stage 2: supervised fine-tuning on answers (Algorithm 3 of the paper); on captions it is pre-training."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MultilabelF1Score
+
+from lvad.losses.supervised import token_cross_entropy
+from lvad.metrics.facts import FactScore
+from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.policy.hf import HFPolicy
+from lvad.taxonomy import NUM_ACTIONS
+from lvad.text import parse, render
+from lvad.types import UNLABELLED, Batch, Prediction, Prefix, SceneSamples
+
+Target = Literal["action", "answer", "caption"]
+
+
+class ActionSFT(LightningModule):
+    """Cross-entropy on the target's tokens alone, never on image, prompt or padding.
+
+    Args:
+        policy: the vision-language model to train; its sampling must leave the model's own law (temperature 1, no
+            truncation), since that is the likelihood.
+        target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
+            5.3), or ``caption`` (a plain description; pre-training).
+        num_targets: captions drawn per scene and step, all behind one image encoding.
+        optimizer: makes the optimizer from the trained parameters.
+        lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
+
+    Raises:
+        ValueError: for a policy whose sampling changes the likelihood, or several targets where there is one.
+    """
+
+    next_step = "lvad test"
+
+    def __init__(
+        self,
+        policy: HFPolicy,
+        target: Target = "action",
+        num_targets: int = 1,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        law = policy.sampling
+        if (law.temperature, law.top_k, law.top_p) != (1.0, 0, 1.0):
+            raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {law}")
+        if num_targets < 1 or (num_targets > 1 and target != "caption"):
+            raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
+        self.policy, self.target, self.num_targets = policy, target, num_targets
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.loss_mean, self.invalid = MeanMetric(), MeanMetric()
+        self.action_f1 = MultilabelF1Score(NUM_ACTIONS, average="macro")
+        self.facts = FactScore()
+        self.samples: list[SceneSamples] = []
+        self.strict_loading = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log-likelihood of the targets behind each scene's prompt."""
+        loss = self._loss(batch, self._encode(batch))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss, and greedy outputs against the labels."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation."""
+        self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Greedy outputs."""
+        texts = self.policy.generate(self._encode(batch), 1, greedy=True).texts
+        return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over what is trained, with its schedule per step."""
+        return make_optimizer(self, self.optimizer, self.lr_scheduler)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        self.log_dict(self._scores("val"))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores."""
+        self.log_dict(self._scores("test"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights alone."""
+        keep_trained_weights(checkpoint, self)
+
+    def export(self, folder: Path) -> None:
+        """Write the trained model as a folder that plain transformers loads."""
+        self.policy.save_pretrained(folder)
+
+    def _encode(self, batch: Batch) -> Prefix:
+        prompts = self.policy.prompts
+        query = prompts.describe if self.target == "caption" else prompts.decide
+        return self.policy.encode(batch, [query] * len(batch.ids))
+
+    def _loss(self, batch: Batch, prefix: Prefix) -> Tensor:
+        targets = self.policy.targets(self._texts(batch))
+        logps = self.policy.logprobs(prefix, targets)
+        return token_cross_entropy(logps.flatten(0, 1), targets.completion_mask.flatten(0, 1))
+
+    def _texts(self, batch: Batch) -> list[list[str]]:
+        if self.target == "caption":
+            return [self._draw(name, row) for name, row in zip(batch.ids, batch.captions, strict=True)]
+        texts = []
+        for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
+            if UNLABELLED in actions:
+                raise ValueError(f"scene {name} has no labels; set data.unlabelled false")
+            texts.append([render(actions, reasons if self.target == "answer" else None)])
+        return texts
+
+    def _draw(self, name: str, captions: tuple[str, ...]) -> list[str]:
+        if not captions:
+            raise ValueError(f"scene {name} has no caption to learn; choose target: action or answer")
+        order = torch.randperm(max(len(captions), self.num_targets))[: self.num_targets]
+        return [captions[i % len(captions)] for i in order.tolist()]
+
+    def _evaluate(self, batch: Batch) -> None:
+        prefix = self._encode(batch)
+        self.loss_mean.update(self._loss(batch, prefix), weight=len(batch.ids))
+        texts = [row[0] for row in self.policy.generate(prefix, 1, greedy=True).texts]
+        if self.target == "caption":
+            self.facts.update(texts, batch.facts)
+            return
+        answers = [parse(text) for text in texts]
+        said = torch.tensor([a.actions for a in answers], device=batch.actions.device)
+        self.action_f1.update(said, batch.actions)
+        unread = [not any(a.actions) for a in answers]
+        self.invalid.update(torch.tensor(unread).float())
+
+    def _scores(self, stage: str) -> dict[str, Tensor]:
+        values = {"loss": self.loss_mean.compute()}
+        if self.target == "caption":
+            values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
+        else:
+            values |= {"action_macro_f1": self.action_f1.compute(), "no_action_read": self.invalid.compute()}
+        for metric in (self.loss_mean, self.invalid, self.action_f1, self.facts):
+            metric.reset()
+        return {f"{stage}/{name}": value for name, value in values.items()}

@@ -1,0 +1,303 @@
+"""A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: one image encoding and one prefill for K completions."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, DynamicCache
+
+from lvad.assets import resolve_model
+from lvad.ops import entropy, gather_logps
+from lvad.policy.sampling import Sampling, draw, log_density
+from lvad.policy.shared_prefix import last_real, pack, prefix_positions, unpack
+from lvad.text import Prompts
+from lvad.types import Batch, Prefix, Rollouts
+
+MODEL_TYPES = ("idefics3", "smolvlm")
+_HEAD_ROWS = 2048  # completion positions per slice of the vocabulary projection
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on the linear layers of the text model (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        rank: inner dimension of an update.
+        alpha: the update is scaled by alpha / rank.
+        targets: regular expression over the full names of the adapted modules.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str = r".*text_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+class HFPolicy(nn.Module):
+    """A vision-language model by name or folder.
+
+    Args:
+        model: ``embedded/vlm``, a folder, or a hub name of an Idefics3 / SmolVLM / SmolVLM2 checkpoint.
+        sampling: the law of the completions.
+        prompts: what the model is asked.
+        lora: adapters to train; None trains the weights themselves, and KL then needs a second model.
+        freeze_vision: keep the vision tower and the connector as they are, and never differentiate them.
+        gradient_checkpointing: trade a second forward for the memory of activations.
+        dtype: of the weights, as transformers names them.
+
+    Raises:
+        ValueError: for a model type without a known layout.
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded/vlm",
+        sampling: Sampling = Sampling(),
+        prompts: Prompts = Prompts(),
+        lora: Lora | None = Lora(),
+        freeze_vision: bool = True,
+        gradient_checkpointing: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        source = resolve_model(model)
+        vlm = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
+        if vlm.config.model_type not in MODEL_TYPES:
+            raise ValueError(f"model {model!r} is of type {vlm.config.model_type!r}; known: {MODEL_TYPES}")
+        self.processor = AutoProcessor.from_pretrained(source)
+        self.processor.tokenizer.padding_side = "right"
+        self.sampling, self.prompts = sampling, prompts
+        if freeze_vision:
+            vlm.model.vision_model.requires_grad_(False)
+            vlm.model.connector.requires_grad_(False)
+        if gradient_checkpointing:
+            vlm.model.text_model.gradient_checkpointing_enable()
+        # PEFT freezes all but the adapters.
+        config = lora and LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
+        self.model: nn.Module = get_peft_model(vlm, config) if config else vlm
+        self._reference: list[HFPolicy] = []  # in a list, so that it is no submodule and enters no checkpoint
+        self.register_buffer("banned", self._banned(), persistent=False)
+
+    @property
+    def vlm(self) -> nn.Module:
+        """The transformers model, adapters in place."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a completion."""
+        return self.processor.tokenizer.eos_token_id
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills the places after the end."""
+        pad = self.processor.tokenizer.pad_token_id
+        return self.end_id if pad is None else pad
+
+    def _banned(self) -> Tensor:
+        tokenizer = self.processor.tokenizer
+        vocabulary = self.vlm.config.text_config.vocab_size
+        banned = torch.zeros(vocabulary, dtype=torch.bool)
+        banned[len(tokenizer) :] = True  # rows that exist for the matrix product's sake only
+        special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+        banned[torch.tensor([*special, *tokenizer.all_special_ids])] = True
+        banned[self.end_id] = False
+        return banned
+
+    def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
+        """Encode frames and prompt of each scene once.
+
+        Args:
+            batch: B scenes.
+            queries: B prompts; None asks the stage-1 prompt of every scene.
+
+        Raises:
+            RuntimeError: if image features and image tokens do not match in number.
+        """
+        vlm = self.vlm
+        inputs = self._inputs(batch, queries or [self.prompts.describe] * len(batch.ids)).to(vlm.device)
+        ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+        is_image = ids == vlm.config.image_token_id
+        sees_gradient = self._trains(vlm.model.vision_model, vlm.model.connector)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and sees_gradient):
+            output = vlm.model.get_image_features(pixels, inputs.get("pixel_attention_mask"))
+        features = output.pooler_output
+        features = torch.cat(list(features)) if isinstance(features, list | tuple) else features
+        features = features.reshape(-1, features.shape[-1])
+        if len(features) != int(is_image.sum()):
+            raise RuntimeError(f"{len(features)} image features for {int(is_image.sum())} image tokens in {batch.ids}")
+        embeds = vlm.get_input_embeddings()(ids)
+        embeds = embeds.masked_scatter(is_image.unsqueeze(-1), features.to(embeds.dtype))
+        return Prefix(embeds, inputs["attention_mask"].bool())
+
+    def _inputs(self, batch: Batch, queries: list[str]) -> BatchFeature:
+        texts = []
+        for frames, query in zip(batch.frames, queries, strict=True):
+            content = [*[{"type": "image"}] * len(frames), {"type": "text", "text": query}]
+            message = [{"role": "user", "content": content}]
+            texts.append(self.processor.apply_chat_template(message, add_generation_prompt=True))
+        images = [list(frames) for frames in batch.frames]
+        return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+
+    @staticmethod
+    def _trains(*modules: nn.Module) -> bool:
+        return any(p.requires_grad for module in modules for p in module.parameters())
+
+    @torch.no_grad()
+    def generate(self, prefix: Prefix, num_completions: int, greedy: bool = False) -> Rollouts:
+        """Prefill each prompt once, then draw K completions from that cache.
+
+        Args:
+            prefix: B encoded prompts.
+            num_completions: K.
+            greedy: take the most probable token of the density at each step.
+        """
+        was_training = self.training
+        self.eval()  # checkpointing layers in training mode drop the cache
+        try:
+            return self._sample(prefix, num_completions, greedy)
+        finally:
+            self.train(was_training)
+
+    def _sample(self, prefix: Prefix, num_completions: int, greedy: bool) -> Rollouts:
+        batch = len(prefix.prefix_mask)
+        text_model, cache = self.vlm.model.text_model, DynamicCache(config=self.vlm.config.text_config)
+        output = text_model(
+            inputs_embeds=prefix.embeds,
+            attention_mask=prefix.prefix_mask.long(),
+            position_ids=prefix_positions(prefix.prefix_mask),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden = last_real(output.last_hidden_state, prefix.prefix_mask).repeat_interleave(num_completions, 0)
+        cache.batch_repeat_interleave(num_completions)
+        seen = prefix.prefix_mask.long().repeat_interleave(num_completions, 0)
+        position = seen.sum(1, keepdim=True)
+        alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+        steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        while True:
+            logps = log_density(self.vlm.lm_head(hidden), self.sampling, self.banned)
+            token = draw(logps, greedy).where(alive, torch.full_like(position[:, 0], self.pad_id))
+            steps.append((token, gather_logps(logps, token), entropy(logps), alive))
+            alive = alive & (token != self.end_id)
+            if len(steps) == self.sampling.max_new_tokens or not alive.any():
+                break
+            seen = torch.cat([seen, torch.ones_like(position)], 1)
+            output = text_model(
+                input_ids=token[:, None], attention_mask=seen, position_ids=position, past_key_values=cache
+            )
+            hidden, position = output.last_hidden_state[:, 0], position + 1
+        tokens, logps, entropies, mask = (
+            torch.stack(column, 1).view(batch, num_completions, -1) for column in zip(*steps, strict=True)
+        )
+        return Rollouts(
+            tokens=tokens,
+            completion_mask=mask,
+            logps=logps.where(mask, 0.0),
+            entropies=entropies.where(mask, 0.0),
+            is_truncated=alive.view(batch, num_completions),
+            texts=self._decode(tokens, mask),
+        )
+
+    def _decode(self, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
+        decode = self.processor.tokenizer.decode
+        rows = zip(tokens.tolist(), completion_mask.tolist(), strict=True)
+        return [
+            [
+                decode([t for t, keep in zip(row, kept, strict=True) if keep], skip_special_tokens=True).strip()
+                for row, kept in zip(scene, masks, strict=True)
+            ]
+            for scene, masks in rows
+        ]
+
+    def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
+        """float[B, K, T] in the sampled density, differentiable: one forward over prefix and all completions."""
+        return self._logprobs(prefix, rollouts, self.sampling)
+
+    def _logprobs(self, prefix: Prefix, rollouts: Rollouts, sampling: Sampling) -> Tensor:
+        _, num_completions, num_tokens = rollouts.tokens.shape
+        row = pack(prefix.prefix_mask, num_completions, num_tokens)
+        fed = rollouts.tokens[:, :, :-1].flatten(1)
+        embeds = torch.cat([prefix.embeds, self.vlm.get_input_embeddings()(fed)], 1)
+        hidden = self.vlm.model.text_model(
+            inputs_embeds=embeds,
+            attention_mask=row.attention_mask,
+            position_ids=row.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        wanted = unpack(hidden, prefix, num_completions, num_tokens)[rollouts.completion_mask]
+        tokens = rollouts.tokens[rollouts.completion_mask]
+        parts = [
+            torch.utils.checkpoint.checkpoint(self._head, h, t, sampling, use_reentrant=False)
+            for h, t in zip(wanted.split(_HEAD_ROWS), tokens.split(_HEAD_ROWS), strict=True)
+        ]
+        logps = torch.cat(parts)
+        return torch.zeros(rollouts.tokens.shape, dtype=logps.dtype, device=logps.device).masked_scatter(
+            rollouts.completion_mask, logps
+        )
+
+    def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
+        return gather_logps(log_density(self.vlm.lm_head(hidden), sampling, self.banned, tokens), tokens)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Tensor:
+        """float[B, K, T] under the frozen start: temperature and bans, no truncation.
+
+        Truncation is left out because the start may give a drawn token no place in its own kept set, and
+        KL(q || p_ref) would be infinite there.
+        """
+        sampling = self.sampling.without_truncation()
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                return self._logprobs(prefix, rollouts, sampling)
+        if not self._reference:
+            raise RuntimeError("no reference was kept: call keep_reference() before the first update")
+        reference = self._reference[0].to(prefix.embeds.device)
+        return reference._logprobs(reference.encode(batch), rollouts, sampling)
+
+    def keep_reference(self) -> None:
+        """Remember the present weights as the reference; free where adapters are on (they are switched off)."""
+        if not isinstance(self.model, PeftModel):
+            self._reference = []
+            self._reference = [copy.deepcopy(self).requires_grad_(False).eval()]
+
+    def targets(self, texts: list[list[str]]) -> Rollouts:
+        """Write given completions, K per scene, as rollouts whose ``logprobs`` are the supervised log-likelihood.
+
+        Raises:
+            ValueError: if scenes have different numbers of texts.
+        """
+        if len({len(row) for row in texts}) != 1:
+            raise ValueError(f"every scene needs as many texts, got {[len(row) for row in texts]}")
+        tokenize = self.processor.tokenizer
+        ids = [[[*tokenize(t, add_special_tokens=False)["input_ids"], self.end_id] for t in row] for row in texts]
+        width = max(len(t) for row in ids for t in row)
+        tokens = torch.tensor([[t + [self.pad_id] * (width - len(t)) for t in row] for row in ids])
+        mask = torch.tensor([[[True] * len(t) + [False] * (width - len(t)) for t in row] for row in ids])
+        zeros = torch.zeros(tokens.shape)
+        device = self.banned.device
+        return Rollouts(
+            tokens.to(device),
+            mask.to(device),
+            zeros.to(device),
+            zeros.to(device),
+            ~mask.any(-1).to(device),
+            texts,
+        )
+
+    @contextmanager
+    def _merged(self) -> Iterator[nn.Module]:
+        merged = copy.deepcopy(self.model).float().cpu()
+        yield merged.merge_and_unload() if isinstance(merged, PeftModel) else merged
+
+    def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
+        """Write model (adapters merged in float32) and processor; plain transformers loads the folder."""
+        with self._merged() as merged:
+            merged.to(getattr(torch, dtype)).save_pretrained(folder)
+        self.processor.save_pretrained(folder)

@@ -1,0 +1,267 @@
+"""Pictures of a run: scenes with what was said of them, and the reward curve. Drawing only, no training state."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lvad.types import SceneSamples
+
+WIDTH_PX: Final = 960
+
+_MARGIN_PX: Final = 16
+_GAP_PX: Final = 8
+_TEXT_PX: Final = 17
+_SMALL_PX: Final = 13
+_NUMBER_PX: Final = 84  # a column of numbers such as "-0.123", and its heading
+_MAX_FRAME_HEIGHT_PX: Final = 320
+_MAX_COLUMNS: Final = 4
+_MAX_LINES: Final = 4
+
+_PAPER: Final = (255, 255, 255)
+_INK: Final = (28, 30, 34)
+_FAINT: Final = (112, 117, 125)
+_RULE: Final = (225, 228, 232)
+# Blue and orange: told apart by colour-blind readers too.
+_GOOD: Final = (0, 92, 171)
+_BAD: Final = (200, 80, 0)
+
+
+class _Row(NamedTuple):
+    """One completion, cut into lines."""
+
+    reward: float | None
+    advantage: float | None
+    text: list[str]
+    terms: list[str]
+
+    @property
+    def height_px(self) -> int:
+        return len(self.text) * _line_px(_TEXT_PX) + len(self.terms) * _line_px(_SMALL_PX) + _GAP_PX
+
+
+def draw_samples(samples: SceneSamples, width_px: int = WIDTH_PX) -> Image.Image:
+    """Draw the frames of a scene with its K completions beneath, the best rewarded first.
+
+    Args:
+        samples: the scene; without rewards or advantages their columns are left out.
+        width_px: width of the picture; texts wrap, and long ones end in an ellipsis.
+
+    Returns:
+        An RGB picture as high as its content.
+
+    Raises:
+        ValueError: if a list does not have K entries, or the frames are not uint8[M, 3, H, W].
+    """
+    _check(samples)
+    strip = _strip(samples.frames, width_px - 2 * _MARGIN_PX)
+    has_rewards, has_advantages = bool(samples.rewards), bool(samples.advantages)
+    left = _MARGIN_PX + _NUMBER_PX * (has_rewards + has_advantages)
+    rows = _rows(samples, width_px - _MARGIN_PX - left)
+    head_px = _line_px(_TEXT_PX) + _GAP_PX
+    table_top = _MARGIN_PX + head_px + strip.height + _GAP_PX
+    height = table_top + _line_px(_SMALL_PX) + sum(r.height_px + 1 for r in rows) + _MARGIN_PX
+    page = Image.new("RGB", (width_px, height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    title = _wrap(samples.id, _TEXT_PX, width_px - 2 * _MARGIN_PX, 1)
+    draw.text((_MARGIN_PX, _MARGIN_PX), title[0], _INK, _font(_TEXT_PX))
+    page.paste(strip, (_MARGIN_PX, _MARGIN_PX + head_px))
+
+    names = ["reward"] * has_rewards + ["advantage"] * has_advantages
+    for column, name in enumerate(names):
+        draw.text((_MARGIN_PX + column * _NUMBER_PX, table_top), name, _FAINT, _font(_SMALL_PX))
+    draw.text((left, table_top), f"{len(rows)} completions", _FAINT, _font(_SMALL_PX))
+    y = table_top + _line_px(_SMALL_PX)
+    for row in rows:
+        draw.line((_MARGIN_PX, y, width_px - _MARGIN_PX, y), _RULE)
+        _draw_row(draw, row, left, y + 1 + _GAP_PX // 2)
+        y += row.height_px + 1
+    return page
+
+
+def annotate(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> Image.Image:
+    """Draw the frames of a scene with lines of text beneath.
+
+    Args:
+        frames: uint8[M, 3, H, W].
+        lines: paragraphs; each wraps, the first in full ink and the others fainter and smaller.
+        width_px: width of the picture.
+
+    Returns:
+        An RGB picture as high as its content.
+
+    Raises:
+        ValueError: if the frames are not uint8[M, 3, H, W].
+    """
+    inner = width_px - 2 * _MARGIN_PX
+    strip = _strip(frames, inner)
+    sizes = [_TEXT_PX] + [_SMALL_PX] * (len(lines) - 1)
+    cut = [
+        (size, line)
+        for size, text in zip(sizes, lines, strict=False)
+        for line in _wrap(text, size, inner, 12)
+    ]
+    height = 2 * _MARGIN_PX + strip.height + _GAP_PX + sum(_line_px(size) for size, _ in cut)
+    page = Image.new("RGB", (width_px, height), _PAPER)
+    page.paste(strip, (_MARGIN_PX, _MARGIN_PX))
+    draw = ImageDraw.Draw(page)
+    y = _MARGIN_PX + strip.height + _GAP_PX
+    for size, line in cut:
+        draw.text((_MARGIN_PX, y), line, _INK if size == _TEXT_PX else _FAINT, _font(size))
+        y += _line_px(size)
+    return page
+
+
+def curve(
+    steps: Sequence[int],
+    mean: Sequence[float],
+    best: Sequence[float],
+    path: Path,
+    held_out: Mapping[int, float] | None = None,
+) -> Path:
+    """Plot the reward over the optimizer steps and save it.
+
+    Args:
+        steps: S optimizer steps.
+        mean: S mean rewards of the training completions.
+        best: S means over scenes of the best reward among K completions.
+        path: a ``.png`` to write.
+        held_out: step to mean reward on held-out scenes.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the three sequences differ in length.
+    """
+    if not len(steps) == len(mean) == len(best):
+        raise ValueError(f"steps, mean and best must be as long, got {len(steps)}, {len(mean)}, {len(best)}")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: a run keeps no figure open, and needs no display
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel="reward")
+    for values, name, colour in ((best, "best of K", "#c85000"), (mean, "mean of K", "#005cab")):
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+        axes.plot(steps, _running_mean(values), color=colour, linewidth=2, label=f"training, {name}")
+    if held_out:
+        at = sorted(held_out)
+        axes.plot(at, [held_out[s] for s in at], "o--", color="#1c1e22", markersize=4, label="held-out")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _check(samples: SceneSamples) -> None:
+    lists = {"rewards": samples.rewards, "advantages": samples.advantages, **samples.terms}
+    for name, values in lists.items():
+        if len(values) not in {0, len(samples.texts)}:
+            raise ValueError(
+                f"{name} of {samples.id} must have {len(samples.texts)} entries, got {len(values)}"
+            )
+
+
+def _rows(samples: SceneSamples, width_px: int) -> list[_Row]:
+    order = range(len(samples.texts))
+    if samples.rewards:
+        order = sorted(order, key=lambda k: -samples.rewards[k])
+    rows = []
+    for k in order:
+        terms = "   ".join(f"{name} {values[k]:.3f}" for name, values in samples.terms.items() if values)
+        rows.append(
+            _Row(
+                reward=samples.rewards[k] if samples.rewards else None,
+                advantage=samples.advantages[k] if samples.advantages else None,
+                text=_wrap(samples.texts[k] or "(empty)", _TEXT_PX, width_px, _MAX_LINES),
+                terms=_wrap(terms, _SMALL_PX, width_px, 2) if terms else [],
+            )
+        )
+    return rows
+
+
+def _draw_row(draw: ImageDraw.ImageDraw, row: _Row, left: int, y: int) -> None:
+    x = _MARGIN_PX
+    if row.reward is not None:
+        draw.text((x, y), f"{row.reward:.3f}", _INK, _font(_TEXT_PX))
+        x += _NUMBER_PX
+    if row.advantage is not None:
+        colour = _GOOD if row.advantage > 0 else _BAD if row.advantage < 0 else _FAINT
+        draw.text((x, y), f"{row.advantage:+.3f}", colour, _font(_TEXT_PX))
+    for line in row.text:
+        draw.text((left, y), line, _INK, _font(_TEXT_PX))
+        y += _line_px(_TEXT_PX)
+    for line in row.terms:
+        draw.text((left, y), line, _FAINT, _font(_SMALL_PX))
+        y += _line_px(_SMALL_PX)
+
+
+def _strip(frames: Tensor, width_px: int) -> Image.Image:
+    """M frames side by side, oldest first, in rows of at most four."""
+    if frames.ndim != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8" or not len(frames):
+        raise ValueError(f"frames must be uint8[M, 3, H, W], got {frames.dtype}{list(frames.shape)}")
+    num, _, height, width = frames.shape
+    columns = min(num, _MAX_COLUMNS)
+    room_px = (width_px - _GAP_PX * (columns - 1)) // columns
+    scale = min(room_px / width, _MAX_FRAME_HEIGHT_PX / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    num_rows = -(-num // columns)
+    strip = Image.new("RGB", (width_px, num_rows * (size[1] + _GAP_PX) - _GAP_PX), _PAPER)
+    for i, frame in enumerate(frames.cpu().permute(0, 2, 3, 1).contiguous().numpy()):
+        picture = Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
+        strip.paste(picture, ((i % columns) * (size[0] + _GAP_PX), (i // columns) * (size[1] + _GAP_PX)))
+    return strip
+
+
+def _wrap(text: str, size_px: int, width_px: int, max_lines: int) -> list[str]:
+    """Cut a text into lines that fit; white space collapses, a word wider than a line is broken."""
+    font = _font(size_px)
+    lines, line = [], ""
+    for word in text.split():
+        while word:
+            joined = f"{line} {word}".strip()
+            if font.getlength(joined) <= width_px:
+                line, word = joined, ""
+            elif line:
+                lines.append(line)
+                line = ""
+            else:
+                fits = max(1, _num_fitting(word, font, width_px))
+                lines.append(word[:fits])
+                word = word[fits:]
+    lines = [*lines, line] if line or not lines else lines
+    if len(lines) > max_lines:
+        room_px = width_px - font.getlength(" ...")
+        last = lines[max_lines - 1]
+        lines = [*lines[: max_lines - 1], last[: _num_fitting(last, font, room_px)] + " ..."]
+    return lines
+
+
+def _num_fitting(word: str, font: ImageFont.FreeTypeFont, width_px: float) -> int:
+    return next((n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width_px), 0)
+
+
+@cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size_px)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("Pillow was built without FreeType; install a standard wheel")
+    return font
+
+
+def _line_px(size_px: int) -> int:
+    return round(size_px * 1.35)
+
+
+def _running_mean(values: Sequence[float]) -> np.ndarray:
+    """Mean over the last tenth of the run, or over what there is of it so far."""
+    window = max(1, len(values) // 10)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - window)
+    return (sums[end] - sums[start]) / (end - start)

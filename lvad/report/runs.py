@@ -1,0 +1,105 @@
+"""Run folders: ``logs/<stage>/version_<n>/`` with the configuration, the checkpoints and the numbers of one run."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+CONFIG: Final = "config.yaml"
+METRICS: Final = "metrics.json"
+SAMPLES: Final = "samples.jsonl"
+CURVE: Final = "reward_curve.png"
+MODEL: Final = "model"
+
+_CHECKPOINTS: Final = ("best.ckpt", "last.ckpt")  # in order of preference
+
+
+def newest_run(logs: Path, stage: str | None = None) -> Path:
+    """Find the run that last wrote a checkpoint.
+
+    Args:
+        logs: the folder of all runs.
+        stage: the folder of one stage inside it; None searches all.
+
+    Returns:
+        A run folder that holds a configuration and a checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    pattern = f"{stage or '*'}/*"
+    runs = [(_age(run), run) for run in logs.glob(pattern) if (run / CONFIG).is_file() and _checkpoints(run)]
+    if not runs:
+        raise FileNotFoundError(
+            f"no finished run: looked for {logs / pattern / CONFIG} beside checkpoints/best.ckpt or last.ckpt; "
+            "start one with 'lvad fit --config configs/rloo.yaml', or name a checkpoint with --ckpt_path"
+        )
+    return max(runs)[1]
+
+
+def best_checkpoint(run: Path) -> Path:
+    """The checkpoint with the best monitored value, else the last one.
+
+    Raises:
+        FileNotFoundError: if the run has neither.
+    """
+    found = _checkpoints(run)
+    if not found:
+        raise FileNotFoundError(
+            f"no checkpoint: looked for {' and '.join(_CHECKPOINTS)} in {run / 'checkpoints'}"
+        )
+    return found[0]
+
+
+def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:
+    """Merge numbers into the run's ``metrics.json``, whole or not at all.
+
+    Args:
+        run: the run folder; made if missing.
+        metrics: flat keys ``group/name``. Other keys of the file stay; NaN and infinities become null, which
+            every JSON reader understands.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: for a key without a group, or a file that is not a JSON object.
+    """
+    flat = [name for name in metrics if "/" not in name]
+    if flat:
+        raise ValueError(f"metric keys must be group/name, got {flat}")
+    path = run / METRICS
+    known = _read_object(path) if path.is_file() else {}
+    known |= {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+    write_whole(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader or a crash never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.tmp")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    folder = run / "checkpoints"
+    # A sharded checkpoint is a folder, so exists() and not is_file().
+    return [folder / name for name in _CHECKPOINTS if (folder / name).exists()]
+
+
+def _age(run: Path) -> int:
+    return max((c.stat().st_mtime_ns for c in _checkpoints(run)), default=0)
+
+
+def _read_object(path: Path) -> dict[str, float | None]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(known).__name__}")
+    return known

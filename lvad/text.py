@@ -1,0 +1,141 @@
+"""The words of all stages: one prompt object, labels -> text, text -> labels.
+
+The answer format is the paper's (section 6.1), "Action: stop. Reason: traffic light is not green.", with
+commas between several actions or reasons and ``none`` for an empty set.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+from lvad.taxonomy import ACTIONS, REASON_TEXTS
+
+NONE: Final = "none"
+
+_ANSWER = re.compile(
+    r"\s*action:\s*(?P<actions>[^.]*)\.?(?:\s*reason:\s*(?P<reasons>[^.]*)\.?)?(?P<rest>.*)", re.I | re.S
+)
+_ACTION_ALIASES: Final = {
+    "move forward": "forward",
+    "go forward": "forward",
+    "stop/slow down": "stop",
+    "slow down": "stop",
+    "turn left": "left",
+    "turn right": "right",
+}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the policy is asked, the same in training, evaluation and inference.
+
+    Args:
+        describe: stage 1. The paper gave no prompt there and its policy drifted into captions (section 6.3).
+        decide: stage 2, in the paper's words (section 4), after the description.
+    """
+
+    describe: str = "Describe the driving scene."
+    decide: str = "Based on the caption and image, what is the next action: <forward, stop, turn left, turn right>?"
+
+
+class Flaw(Enum):
+    """What can be wrong with an answer."""
+
+    NO_ACTION = "no 'Action:' part"
+    EMPTY_ACTION = "empty action part"
+    UNKNOWN_ACTION = "unknown action"
+    NO_REASON = "no 'Reason:' part"
+    EMPTY_REASON = "empty reason part"
+    UNKNOWN_REASON = "unknown reason"
+    REPEATED = "label named twice"
+    NONE_WITH_OTHERS = "'none' beside other labels"
+    TRAILING_TEXT = "text after the answer"
+
+
+class Problem(NamedTuple):
+    """One flaw and the words that show it."""
+
+    flaw: Flaw
+    words: str
+
+
+class Answer(NamedTuple):
+    """What a text says, and what is wrong with it."""
+
+    actions: tuple[int, ...]
+    """A zeros and ones."""
+    reasons: tuple[int, ...]
+    """R zeros and ones."""
+    problems: tuple[Problem, ...]
+
+    @property
+    def is_valid(self) -> bool:
+        """True where nothing is wrong."""
+        return not self.problems
+
+
+def _names(flags: Sequence[int], names: Sequence[str], what: str) -> str:
+    if len(flags) != len(names):
+        raise ValueError(f"{what} must have {len(names)} entries, got {len(flags)}")
+    return ", ".join(name for name, flag in zip(names, flags, strict=True) if flag) or NONE
+
+
+def render(actions: Sequence[int], reasons: Sequence[int] | None = None) -> str:
+    """Write labels as an answer.
+
+    Args:
+        actions: A zeros and ones.
+        reasons: R zeros and ones; None leaves the reason part out (the target of stage 2).
+
+    Raises:
+        ValueError: for a vector of another length.
+    """
+    text = f"Action: {_names(actions, ACTIONS, 'actions')}."
+    return text if reasons is None else f"{text} Reason: {_names(reasons, REASON_TEXTS, 'reasons')}."
+
+
+class _Part(NamedTuple):
+    flags: tuple[int, ...]
+    problems: list[Problem]
+
+
+def _read_part(words: str, names: Sequence[str], empty: Flaw, unknown: Flaw) -> _Part:
+    flags, problems = [0] * len(names), []
+    items = [" ".join(item.lower().split()) for item in words.split(",") if item.strip()]
+    if not items:
+        return _Part(tuple(flags), [Problem(empty, words.strip())])
+    for item in items:
+        name = _ACTION_ALIASES.get(item, item) if names is ACTIONS else item
+        if name == NONE:
+            if len(items) > 1:
+                problems.append(Problem(Flaw.NONE_WITH_OTHERS, words.strip()))
+        elif name not in names:
+            problems.append(Problem(unknown, item))
+        elif flags[names.index(name)]:
+            problems.append(Problem(Flaw.REPEATED, item))
+        else:
+            flags[names.index(name)] = 1
+    return _Part(tuple(flags), problems)
+
+
+def parse(text: str) -> Answer:
+    """Read an answer; never raises, what is wrong is part of the result.
+
+    Case and spacing are free, and the action's long names ("turn left") are understood. ``parse(render(x))``
+    is ``x`` for every label set.
+    """
+    match = _ANSWER.match(text)
+    if match is None:
+        nothing = (0,) * len(ACTIONS), (0,) * len(REASON_TEXTS)
+        return Answer(*nothing, (Problem(Flaw.NO_ACTION, text.strip()[:80]),))
+    actions = _read_part(match["actions"], ACTIONS, Flaw.EMPTY_ACTION, Flaw.UNKNOWN_ACTION)
+    if match["reasons"] is None:
+        reasons = _Part((0,) * len(REASON_TEXTS), [Problem(Flaw.NO_REASON, "")])
+    else:
+        reasons = _read_part(match["reasons"], REASON_TEXTS, Flaw.EMPTY_REASON, Flaw.UNKNOWN_REASON)
+    problems = [*actions.problems, *reasons.problems]
+    if rest := match["rest"].strip():
+        problems.append(Problem(Flaw.TRAILING_TEXT, rest[:80]))
+    return Answer(actions.flags, reasons.flags, tuple(problems))

@@ -1,0 +1,143 @@
+"""What the stages hand to each other, and the two extension points.
+
+Shape legend, the same letters everywhere:
+    B scenes in a batch        M frames of a scene      K completions per scene
+    T completion tokens        P prompt (prefix) tokens V vocabulary
+    A = 4 actions              R = 21 reasons           H, W frame height and width in pixels
+
+Batches are NamedTuples because Lightning moves those to a device and ``pin_memory`` walks them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+UNLABELLED = -1
+
+
+class Scene(NamedTuple):
+    """The frames of one moment, with or without labels, as they lie on disk."""
+
+    id: str
+    frames: tuple[Path, ...]
+    """M image files, oldest first."""
+    split: str
+    """``train``, ``val``, ``test``, or ``""`` where the source names none."""
+    actions: tuple[int, ...] | None = None
+    """A zeros and ones in the release's index order; None without labels."""
+    reasons: tuple[int, ...] | None = None
+    """R zeros and ones in the release's index order; None without labels."""
+    captions: tuple[str, ...] = ()
+    """Plain descriptions that fit the scene (drawn scenes only)."""
+    facts: Mapping[str, str] | None = None
+    """What is true of the scene, attribute to value (drawn scenes only): never shown to a reward."""
+
+
+class Batch(NamedTuple):
+    """B scenes with their frames decoded."""
+
+    ids: list[str]
+    frames: list[Tensor]
+    """B times uint8[M, 3, H, W]; M, H and W may differ between scenes."""
+    actions: Tensor
+    """int64[B, A], ``UNLABELLED`` in every entry of a scene without labels."""
+    reasons: Tensor
+    """int64[B, R], likewise."""
+    captions: list[tuple[str, ...]]
+    facts: list[dict[str, str] | None]
+
+
+class Prefix(NamedTuple):
+    """What the policy sees before it speaks: B prompts with their images, encoded once for all completions."""
+
+    embeds: Tensor
+    """float[B, P, D] input embeddings, image features in place, padded on the right."""
+    prefix_mask: Tensor
+    """bool[B, P], True on real positions."""
+
+
+class Rollouts(NamedTuple):
+    """K completions per scene, with the density they were drawn from."""
+
+    tokens: Tensor
+    """int64[B, K, T], the pad token after the end."""
+    completion_mask: Tensor
+    """bool[B, K, T], True on sampled tokens, the end-of-utterance token included."""
+    logps: Tensor
+    """float[B, K, T], log-probability of each token in the sampled density; 0 where masked out."""
+    entropies: Tensor
+    """float[B, K, T], entropy of that density in nats; 0 where masked out."""
+    is_truncated: Tensor
+    """bool[B, K], True where ``max_new_tokens`` ended the completion."""
+    texts: list[list[str]]
+    """B times K decoded completions without special tokens."""
+
+
+class Scores(NamedTuple):
+    """The reward of every completion, and what it is made of."""
+
+    total: Tensor
+    """float[B, K]."""
+    terms: dict[str, Tensor]
+    """One float[B, K] per named term, before weighting."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A model that completes a scene's prompt; an ``nn.Module`` with these methods."""
+
+    def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
+        """Encode frames and prompt once (``queries``: B prompts instead of the stage-1 prompt)."""
+        ...
+
+    def generate(self, prefix: Prefix, num_completions: int, greedy: bool = False) -> Rollouts:
+        """Draw K completions per scene (greedy: the most probable token at each step)."""
+        ...
+
+    def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
+        """float[B, K, T], differentiable, in the density that ``generate`` sampled from."""
+        ...
+
+    def reference_logprobs(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Tensor:
+        """float[B, K, T] under the frozen start, with the temperature and bans but no truncation."""
+        ...
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write a folder that the ecosystem opens without lvad."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A judge of completions; a frozen ``nn.Module`` with this method."""
+
+    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
+        """Score K completions of each of B scenes."""
+        ...
+
+
+class SceneSamples(NamedTuple):
+    """The K completions of one validation scene, as the run's record shows them."""
+
+    id: str
+    frames: Tensor
+    """uint8[M, 3, H, W]."""
+    texts: list[str]
+    """K completions."""
+    rewards: list[float]
+    """K rewards; empty where the stage has none."""
+    advantages: list[float]
+    """K advantages; empty where the stage has none."""
+    terms: dict[str, list[float]]
+    """K values per named term of the reward."""
+
+
+class Prediction(NamedTuple):
+    """What ``predict`` says of one scene."""
+
+    id: str
+    description: str
+    reward: float | None
+    """None where no reward model judged the description."""

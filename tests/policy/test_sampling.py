@@ -1,0 +1,87 @@
+"""The sampled density."""
+
+import pytest
+import torch
+
+from lvad.policy.sampling import Sampling, draw, log_density
+
+LOGITS = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()
+NONE = torch.zeros(5, dtype=torch.bool)
+
+
+def probs(sampling, banned=NONE):
+    return log_density(LOGITS, sampling, banned).exp().tolist()
+
+
+def test_plain_density_is_the_softmax():
+    assert probs(Sampling()) == pytest.approx([0.5, 0.2, 0.15, 0.1, 0.05])
+
+
+def test_temperature_by_hand():
+    # T = 0.5 squares the odds: 0.25, 0.04, 0.0225, 0.01, 0.0025, sum 0.325.
+    assert probs(Sampling(temperature=0.5)) == pytest.approx([v / 0.325 for v in (0.25, 0.04, 0.0225, 0.01, 0.0025)])
+
+
+def test_top_k_by_hand():
+    assert probs(Sampling(top_k=2)) == pytest.approx([5 / 7, 2 / 7, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("top_p", "num_kept"), [(0.5, 1), (0.51, 2), (0.7, 2), (0.71, 3), (0.999, 5), (0.01, 1)])
+def test_top_p_keeps_the_smallest_sufficient_set(top_p, num_kept):
+    assert sum(p > 0 for p in probs(Sampling(top_p=top_p))) == num_kept
+
+
+def test_top_p_acts_on_what_top_k_left():
+    # Of the renormalised (5/7, 2/7), the first alone has 0.714 >= 0.7.
+    assert probs(Sampling(top_k=2, top_p=0.7)) == pytest.approx([1, 0, 0, 0, 0])
+
+
+def test_banned_tokens_are_gone_before_truncation():
+    banned = torch.tensor([True, False, False, False, False])
+    assert probs(Sampling(top_k=2), banned) == pytest.approx([0, 4 / 7, 3 / 7, 0, 0])
+
+
+def test_density_agrees_with_transformers_warpers():
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    torch.manual_seed(0)
+    logits = torch.randn(64, 50, dtype=torch.float64)
+    warped = logits
+    for warper in (TemperatureLogitsWarper(1.5), TopKLogitsWarper(20), TopPLogitsWarper(0.9)):
+        warped = warper(None, warped)  # type: ignore[arg-type]
+    ours = log_density(logits, Sampling(1.5, 20, 0.9), torch.zeros(50, dtype=torch.bool))
+    torch.testing.assert_close(ours.exp(), warped.softmax(-1))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.5, 3, 0.8), Sampling(top_p=0.6), Sampling(0.7, 4)])
+def test_draws_follow_the_density(sampling):
+    """Pearson's chi-square of 40,000 draws stays under the 0.9999 quantile (23.5 for 4 degrees of freedom)."""
+    torch.manual_seed(0)
+    banned = torch.tensor([False, False, True, False, False])
+    logps = log_density(LOGITS, sampling, banned)
+    draws = draw(logps.expand(40_000, -1), greedy=False)
+    counts = torch.bincount(draws, minlength=5).double()
+    expected = 40_000 * logps.exp().double()
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    assert ((counts - expected)[possible] ** 2 / expected[possible]).sum() < 23.5
+
+
+def test_a_drawn_token_is_kept_whatever_the_rounding():
+    token = torch.tensor(4)
+    kept = log_density(LOGITS, Sampling(top_k=2), NONE, always_keep=token)
+    assert kept.exp().tolist() == pytest.approx([0.5 / 0.75, 0.2 / 0.75, 0, 0, 0.05 / 0.75])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
+        ({"top_k": -1}, "top_k must be >= 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be >= 1"),
+    ],
+)
+def test_senseless_values_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**values)
