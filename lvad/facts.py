@@ -1,8 +1,8 @@
 """The closed language of facts: what a drawn scene holds, and what a sentence claims about it.
 
 A fact is an attribute with one of its ``ATTRIBUTES`` values. A claim is an attribute with one value, or with
-several joined by ``|`` where the words leave it open ("traffic light is not green": ``red|yellow``). Everything
-here reads words only; the scenes that facts are true of live in ``lvad.data.synthetic``.
+several joined by ``|`` where the words leave it open ("traffic light is not green": ``red|yellow``).
+Everything here reads words only; the scenes that facts are true of live in ``lvad.data.synthetic``.
 """
 
 import re
@@ -35,8 +35,12 @@ ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "right_line": ("none", "solid", "dashed"),
     "right_colour": _COLOURS,
 }
-"""Every attribute with its values. ``colour`` is the lead car's, ``turn`` where it turns to; its ``brakes``
-are ``none`` while it turns off, for then it is neither in the way nor to be followed. ``turn_lane`` is our own; at a junction the side lanes and lines are ``none``: unmarked, no statement either way."""
+"""Every attribute with its values.
+
+``colour`` is the lead car's and ``turn`` where it turns to; its ``brakes`` are ``none`` while it turns off, for
+then it is neither in the way nor to be followed. ``turn_lane`` is our own lane's arrow. At a junction the side
+lanes and lines are ``none``: nothing is marked, so nothing is said.
+"""
 
 DRIVING: Final = frozenset(
     "light sign lead brakes turn person rider obstacle road turn_lane left_lane left_line right_lane right_line".split()
@@ -57,7 +61,8 @@ class _Pattern(NamedTuple):
 
 
 def _pattern(regex: str, attribute: str, value: str) -> _Pattern:
-    return _Pattern(re.compile(r"\b" + regex), attribute, value)
+    # "No stop sign" and "not a person" claim none of it; the patterns that begin with "no" stand apart.
+    return _Pattern(re.compile(r"(?<!\bno )(?<!\bnot )(?<!\bnot a )\b" + regex), attribute, value)
 
 
 _COLOUR = "(" + "|".join(_COLOURS[1:]) + ")"
@@ -75,7 +80,7 @@ _PATTERNS: Final = (
     _pattern(r"(?:junction|intersection)\b", "place", "junction"),
     _pattern(r"(red|yellow|green) (?:traffic )?light\b", "light", "{0}"),
     _pattern(
-        r"light (?:ahead )?(?:is|shows|(?:has )?(?:just )?turned)(?: now)? (red|yellow|green)\b(?! (?:left|right))",
+        r"light (?:ahead )?(?:is|shows|has(?: just)? turned) (red|yellow|green)\b(?! (?:left|right))",
         "light",
         "{0}",
     ),
@@ -85,7 +90,7 @@ _PATTERNS: Final = (
     _pattern(r"no traffic light\b", "light", "none"),
     _pattern(r"just turned\b", "change", "turned"),
     _pattern(r"(stop|yield|speed limit) sign\b", "sign", "{0}"),
-    _pattern(r"(?<!no )traffic sign\b", "sign", "stop|yield"),
+    _pattern(r"traffic sign\b", "sign", "stop|yield"),
     _pattern(r"no traffic sign\b", "sign", "none"),
     _pattern(r"(?:right|close) ahead\b", "lead", "near"),
     _pattern(r"far ahead\b", "lead", "far"),
@@ -98,16 +103,16 @@ _PATTERNS: Final = (
     _pattern(r"obstacle: person\b", "person", "crossing"),
     _pattern(rf"{_PERSON} (?:is |are )?(?:walking )?on the sidewalk\b", "person", "sidewalk"),
     _pattern(rf"no {_PERSON}\b", "person", "none"),
-    _pattern(r"(?<!no )(?:rider|cyclist)\b", "rider", "ahead"),
+    _pattern(r"(?:rider|cyclist)\b", "rider", "ahead"),
     _pattern(r"no (?:rider|cyclist)\b", "rider", "none"),
-    _pattern(r"(?<!no )(?:traffic )?cones?\b", "obstacle", "cones"),
-    _pattern(r"(?<!no )barrier\b", "obstacle", "barrier"),
+    _pattern(r"(?:traffic )?cones?\b", "obstacle", "cones"),
+    _pattern(r"barrier\b", "obstacle", "barrier"),
     _pattern(r"obstacle: others\b", "obstacle", "cones|barrier"),
     _pattern(r"road (?:ahead )?is clear\b", "road", "clear"),
     _pattern(r"clear road\b", "road", "clear"),
     _pattern(r"(left|right)[- ]turn lane\b", "turn_lane", "{0}"),
     _pattern(rf"{_CAR} (?:is |are )?(?:on|in) the (left|right) lane\b", "{0}_lane", "car"),
-    _pattern(r"(?<!no )obstacles? on the (left|right) lane\b", "{0}_lane", "car"),
+    _pattern(r"obstacles? on the (left|right) lane\b", "{0}_lane", "car"),
     _pattern(r"(left|right) lane (?:is|are) (?:blocked|taken|occupied)\b", "{0}_lane", "car"),
     _pattern(r"(left|right) lane (?:is|are) (?:free|empty|open)\b", "{0}_lane", "free"),
     _pattern(r"(?:free|empty|open) (left|right) lane\b", "{0}_lane", "free"),

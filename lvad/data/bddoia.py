@@ -26,7 +26,7 @@ def detect(root: Path) -> Layout:
     """
     if root.is_file() and root.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return "frames"
-    found = [layout for layout in MARKS if _has_labels(root, layout)]
+    found: list[Layout] = [layout for layout in MARKS if _has_labels(root, layout)]
     if len(found) > 1:
         raise DataError.at(root, "", f"holds label files of {' and '.join(found)}", "name one with format=")
     if found:

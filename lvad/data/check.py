@@ -95,12 +95,8 @@ def _count(report: Report, scenes: Sequence[Scene]) -> None:
         report.splits[name] = len(members)
         labelled = [scene for scene in members if scene.actions and scene.reasons]
         if labelled:
-            actions = [
-                sum(column) for column in zip(*(s.actions for s in labelled if s.actions), strict=True)
-            ]
-            reasons = [
-                sum(column) for column in zip(*(s.reasons for s in labelled if s.reasons), strict=True)
-            ]
+            actions = [sum(column) for column in zip(*(s.actions for s in labelled if s.actions), strict=True)]
+            reasons = [sum(column) for column in zip(*(s.reasons for s in labelled if s.reasons), strict=True)]
             report.actions[name] = dict(zip(ACTIONS, actions, strict=True))
             report.reasons[name] = {r.key: n for r, n in zip(REASONS, reasons, strict=True)}
 
@@ -118,9 +114,7 @@ def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
         found = {size for path in scene.frames if (size := sizes[path])}
         if len(found) > 1:
             listed = ", ".join(f"{path} {sizes[path]}" for path in scene.frames)
-            report.errors.append(
-                f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size"
-            )
+            report.errors.append(f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size")
     return f"{sum(size is not None for size in sizes.values())} of {len(sizes)} decoded"
 
 
@@ -163,9 +157,7 @@ def _contradictions(scenes: Sequence[Scene]) -> list[str]:
         if _RECORDING.fullmatch(scene.id):
             splits_of.setdefault(scene.id[:8], set()).add(scene.split)
     if shared := sum(len(splits) > 1 for splits in splits_of.values()):
-        found.append(
-            f"{shared} of {len(splits_of)} recordings (first 8 of the id) are in more than one split"
-        )
+        found.append(f"{shared} of {len(splits_of)} recordings (first 8 of the id) are in more than one split")
     return found
 
 

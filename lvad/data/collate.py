@@ -35,9 +35,7 @@ def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> T
         if frame.shape != frames[0].shape:
             sizes = [f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame)]
             problem = f"is {sizes[1]}, but {paths[0]} of the same scene {sizes[0]}"
-            raise DataError.at(
-                path, f"scene {scene.id!r}", problem, "bring both to one size, or num_frames=1"
-            )
+            raise DataError.at(path, f"scene {scene.id!r}", problem, "bring both to one size, or num_frames=1")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 

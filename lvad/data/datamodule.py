@@ -1,7 +1,5 @@
 """The data of every stage, as Lightning wants it."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from lvad.data.bddoia import read
+from lvad.data.bddoia import Layout, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.frames import read_frames
 from lvad.data.records import SPLITS, DataError, Reading
@@ -73,7 +71,8 @@ class BDDOIADataModule(LightningDataModule):
     """Driving scenes: BDD-OIA in either layout, plain frames or video, or a drawn set.
 
     Args:
-        format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds out.
+        format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds
+            out by itself.
         root: folder of the label files; for frames a folder of pictures, a picture, or a video.
         images: folder of the pictures, where they do not lie beside the label files.
         num_frames: M, the most frames of a scene, the last ones.
@@ -85,7 +84,7 @@ class BDDOIADataModule(LightningDataModule):
         subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2.
         num_scenes: how many scenes of each split to use; for "synthetic" how many to draw (800, 128, 300).
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
-        unlabelled: take labels, captions and facts from the training scenes, so that nothing can learn from them.
+        unlabelled: take labels, captions and facts away from the training scenes: nothing can learn from them.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class BDDOIADataModule(LightningDataModule):
         unlabelled: bool = False,
     ) -> None:
         super().__init__()
-        self.format = format
+        self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
         self.root = Path(root).expanduser()
         self.images = Path(images).expanduser() if images else None
         self.num_frames = _at_least(1, num_frames, "num_frames")
@@ -137,7 +136,7 @@ class BDDOIADataModule(LightningDataModule):
         """
         if self.reading is not None:
             return
-        layout = "lastframe" if self.format == "synthetic" else self.format
+        layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
         reading = read(self.root, layout, self.num_frames, self.images, self.fps)
         scenes = arrange(reading, self.subset, self.seed)
         counts = self._counts()
@@ -177,9 +176,7 @@ class BDDOIADataModule(LightningDataModule):
             return f"{self.root}: not read yet"
         counts = ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
         hidden = " (train labels hidden)" if self.unlabelled else ""
-        lines = [
-            f"{self.root} ({self.reading.format}): {len(self.reading.scenes)} scenes read; {counts}{hidden}"
-        ]
+        lines = [f"{self.root} ({self.reading.format}): {len(self.reading.scenes)} scenes read; {counts}{hidden}"]
         lines += [f"dropped: {count} {why}" for why, count in self.reading.dropped.items()]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.reading.warnings)])
 
@@ -218,26 +215,23 @@ def _hidden(scene: Scene) -> Scene:
 
 
 def _draw(root: Path, counts: dict[str, int | float | None], num_frames: int) -> None:
-    """Draw the set where there is none, in one step: a run that is killed leaves no half of it."""
+    """Draw the set where the folder is empty or absent; whether one drawn earlier will do, setup decides."""
     if root.exists() and any(root.iterdir()):
         return
-    if not all(isinstance(count, int) for count in counts.values()):
+    whole = [count for count in counts.values() if isinstance(count, int)]
+    if len(whole) < len(counts):
         raise ValueError(f"num_scenes must be counts where a set is drawn, got {counts}")
     from lvad.data.synthetic.write import write_synthetic
 
-    working = root.parent / f".{root.name}-{os.getpid()}"
-    working.mkdir(parents=True)
     try:
-        num_train, num_val, num_test = (counts[split] for split in SPLITS)
-        write_synthetic(working, num_train, num_val, num_test, seed=DRAWING_SEED, num_frames=num_frames)
-        working.rename(root)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+        write_synthetic(root, *whole, seed=DRAWING_SEED, num_frames=num_frames)
+    except OSError:
+        # Another run may have finished the same folder first.
+        if not (root.is_dir() and any(root.iterdir())):
+            raise
 
 
-def _check_drawn(
-    root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int
-) -> None:
+def _check_drawn(root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int) -> None:
     """Refuse a set drawn earlier that is smaller than what is asked for now."""
     remedy = "delete the folder to draw it anew, or give another root"
     for split, count in counts.items():
@@ -246,6 +240,4 @@ def _check_drawn(
             raise DataError.at(root, "", f"holds {drawn} {split} scenes, num_scenes asks for {count}", remedy)
     shortest = min((len(scene.frames) for scene in reading.scenes), default=num_frames)
     if shortest < num_frames:
-        raise DataError.at(
-            root, "", f"scenes have {shortest} frames, num_frames asks for {num_frames}", remedy
-        )
+        raise DataError.at(root, "", f"scenes have {shortest} frames, num_frames asks for {num_frames}", remedy)

@@ -1,8 +1,8 @@
 """Scenes without labels from plain pictures and videos.
 
-Every folder that holds pictures is one sequence, in natural order of the names, and so is every video. The scenes
-of a sequence are its sliding windows of M frames, each named after its last frame. Unrelated stills in one folder
-call for ``num_frames=1``: names do not tell them from consecutive frames.
+Every folder that holds pictures is one sequence, in natural order of the names, and so is every video. The
+scenes of a sequence are its sliding windows of M frames, each named after its last frame. Unrelated stills in
+one folder call for ``num_frames=1``: names do not tell them from consecutive frames.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import av
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from PIL import Image
 
@@ -89,14 +90,16 @@ def video_frames(path: Path, fps: float, cache: Path | None = None) -> list[Path
         stat = path.stat()
     except OSError as error:
         raise DataError.at(path, "", f"video cannot be read: {error}", "correct the path") from error
-    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}".encode()).hexdigest()[
-        :16
-    ]
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}".encode()).hexdigest()[:16]
     cache = cache or Path(tempfile.gettempdir()) / f"lvad-{os.getuid()}"
-    folder = cache / f"{path.stem}-{key}"
+    folder = cache / key
     if not folder.is_dir():
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_frames(path, fps, folder)
+        try:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_frames(path, fps, folder)
+        except (OSError, FFmpegError) as error:
+            problem = f"video cannot be decoded ({type(error).__name__}: {error})"
+            raise DataError.at(path, "", problem, "fetch the file again, or free disk space") from error
     return sorted(folder.glob("*.jpg"))
 
 
@@ -108,12 +111,12 @@ def _write_frames(path: Path, fps: float, folder: Path) -> None:
             image.save(working / f"{i:06d}.jpg", quality=95)
         if not any(working.iterdir()):
             raise DataError.at(path, "", "video has no frame", "fetch the file again")
-        working.rename(folder)
-    except OSError as error:
-        # Another process may have finished the same folder first.
-        if not folder.is_dir():
-            problem = f"video cannot be decoded ({type(error).__name__}: {error})"
-            raise DataError.at(path, "", problem, "fetch the file again, or free disk space") from error
+        try:
+            working.rename(folder)
+        except OSError:
+            # Another process may have finished the same folder first.
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
 
@@ -123,12 +126,15 @@ def _sample(path: Path, fps: float) -> Iterator[Image.Image]:
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise DataError.at(path, "", "file has no video stream", "correct the path")
-        container.streams.video[0].thread_type = "AUTO"
-        for frame in container.decode(video=0):
-            time_s = frame.time or 0.0
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for i, frame in enumerate(container.decode(stream)):
+            # Some containers carry no time stamps.
+            time_s = frame.time if frame.time is not None else i / float(stream.average_rate or 25)
             # Half a millisecond of tolerance: containers round their time stamps.
             if due_s is None or time_s >= due_s - 5e-4:
-                due_s = (time_s if due_s is None else due_s) + 1 / fps
+                # The later of both: after a gap in the video there is nothing to catch up.
+                due_s = max(time_s, (time_s if due_s is None else due_s) + 1 / fps)
                 yield _upright(frame)
 
 

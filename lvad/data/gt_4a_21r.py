@@ -1,4 +1,4 @@
-"""The ``gt_4a_21r`` layout of BDD-OIA: one label file per split, id -> actions and reason, for 11,299 clips."""
+"""The ``gt_4a_21r`` layout of BDD-OIA: per split one file, id -> actions and reason; 11,299 clips."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -16,14 +16,15 @@ _SPLIT_FOLDERS: Final = {"train": ("train",), "val": ("validate", "val"), "test"
 def read_gt(root: Path, num_frames: int, images: Path | None = None) -> Reading:
     """Read the ``gt_4a_21r`` layout.
 
-    The pictures of a scene are, first match first: the M last of ``<id>/*``, the M last of ``<id>_<n>``,
-    ``<id>``; in the folder of its split (``train``, ``validate`` or ``val``, ``test``), in ``images`` itself,
-    in another split's folder (a copy that was split anew).
+    The pictures of a scene are the first match of: the M last ``<id>/*``, the M last ``<id>_<n>``, ``<id>``;
+    in the folder of its split (``train``, ``validate`` or ``val``, ``test``), in ``images`` itself, or in
+    another split's folder (a copy that was split anew).
 
     Args:
         root: folder with the label files.
         num_frames: M; scenes with fewer pictures have what there is.
-        images: folder of the pictures; if None the first of ``root/images``, ``root/data``, ``root`` with any.
+        images: folder of the pictures; if None the first of ``root/images``, ``root/data`` and ``root`` that
+            has any.
 
     Returns:
         The scenes of every split that has a label file, with every error.

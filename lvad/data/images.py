@@ -101,7 +101,7 @@ def open_image(path: Path, image_size_px: int | None = None) -> Image.Image:
                 image = opened.convert("RGB")
     except FileNotFoundError as error:
         raise DataError.at(path, "", "image is missing", "restore it, or correct the path") from error
-    # Broken files make PIL raise almost anything (OSError, SyntaxError, struct.error, zlib.error, IndexError).
+    # Broken files make PIL raise almost anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
     except Exception as error:
         problem = f"image cannot be decoded ({type(error).__name__}: {error})"
         raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error

@@ -53,8 +53,8 @@ class _Description(NamedTuple):
 def read_lastframe(root: Path, num_frames: int, images: Path | None = None) -> Reading:
     """Read the ``lastframe`` layout.
 
-    A picture ``<id>_<n>`` stands at the end of its siblings ``<id>_<n-1>``, ``<id>_<n-2>``, ...: the last M of
-    them are the scene's frames. A sibling with a row of its own is another clip, and ends the sequence.
+    A picture ``<id>_<n>`` ends a run of siblings ``<id>_<n-1>``, ``<id>_<n-2>``, ...: the last M of the run are
+    the scene's frames. A sibling with a row of its own is another clip, and ends the sequence.
 
     Args:
         root: folder with the label files.
@@ -144,9 +144,7 @@ def _lastframe_rows(root: Path, split: str, reading: Reading) -> list[_Row]:
             image_id = _id_of(image, path, where)
             name = read_name(image.get("file_name"), "file_name", path, where)
             if image_id in ids or name in names:
-                raise DataError.at(
-                    path, where, f"duplicate id {image_id} or {name!r}", "remove one of the rows"
-                )
+                raise DataError.at(path, where, f"duplicate id {image_id} or {name!r}", "remove one of the rows")
             ids.add(image_id)
             names.add(name)
             if image_id not in actions:
@@ -167,17 +165,13 @@ def _lastframe_rows(root: Path, split: str, reading: Reading) -> list[_Row]:
 def _list_of(content: dict[str, Any], key: str, path: Path) -> list[Any]:
     value = content.get(key)
     if not isinstance(value, list):
-        raise DataError.at(
-            path, "", f"{key!r} must be a list, got {type(value).__name__}", "restore the file"
-        )
+        raise DataError.at(path, "", f"{key!r} must be a list, got {type(value).__name__}", "restore the file")
     return value
 
 
 def _id_of(row: object, path: Path, where: str) -> int:
     if not isinstance(row, dict) or type(row.get("id")) is not int:
-        raise DataError.at(
-            path, where, f"expected an object with an integer id, got {row!r:.80}", "correct the row"
-        )
+        raise DataError.at(path, where, f"expected an object with an integer id, got {row!r:.80}", "correct the row")
     return row["id"]
 
 
@@ -226,9 +220,7 @@ def _descriptions(path: Path, reading: Reading) -> dict[str, _Description]:
                         isinstance(text, str) for text in (*captions, *facts.values())
                     ):
                         if name in described:
-                            raise DataError.at(
-                                path, where, f"duplicate id {name!r}", "remove one of the rows"
-                            )
+                            raise DataError.at(path, where, f"duplicate id {name!r}", "remove one of the rows")
                         described[name] = _Description(tuple(captions), facts)
                     case _:
                         problem = "expected {id: text, captions: [text], facts: {text: text}}"

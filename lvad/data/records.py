@@ -21,7 +21,7 @@ SPLITS: Final = ("train", "val", "test")
 class DataError(ValueError):
     """Data on disk that cannot be used: names the file, the row and the remedy.
 
-    It takes one message and nothing else, because a DataLoader worker's exception is rebuilt from its message.
+    It takes one message and nothing else: a DataLoader worker's exception is rebuilt from its message.
     """
 
     @classmethod
@@ -94,9 +94,7 @@ def load_json(text: str, path: Path, row: str = "") -> Any:
         return json.loads(text, object_pairs_hook=_unique_keys)
     # A deeply nested file ends in RecursionError, every other fault in ValueError.
     except (ValueError, RecursionError) as error:
-        raise DataError.at(
-            path, row, f"not usable JSON: {error}", "restore the file from its source"
-        ) from error
+        raise DataError.at(path, row, f"not usable JSON: {error}", "restore the file from its source") from error
 
 
 def read_text(path: Path) -> str:
@@ -108,9 +106,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError.at(
-            path, "", f"cannot be read: {error}", "restore the file from its source"
-        ) from error
+        raise DataError.at(path, "", f"cannot be read: {error}", "restore the file from its source") from error
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -136,13 +132,9 @@ def read_flags(value: object, lengths: tuple[int, ...], what: str, path: Path, r
     allowed = " or ".join(map(str, lengths))
     if not isinstance(value, list) or len(value) not in lengths:
         got = f"{len(value)} entries" if isinstance(value, list) else type(value).__name__
-        raise DataError.at(
-            path, row, f"{what} must be a list of {allowed} entries, got {got}", "correct the row"
-        )
+        raise DataError.at(path, row, f"{what} must be a list of {allowed} entries, got {got}", "correct the row")
     if wrong := [entry for entry in value if type(entry) is not int or entry not in (0, 1)]:
-        raise DataError.at(
-            path, row, f"{what} must hold only 0 and 1, got {wrong[0]!r:.40}", "correct the row"
-        )
+        raise DataError.at(path, row, f"{what} must hold only 0 and 1, got {wrong[0]!r:.40}", "correct the row")
     return tuple(value)
 
 
@@ -153,15 +145,11 @@ def read_name(value: object, what: str, path: Path, row: str) -> str:
         DataError: if it is no text, empty, unprintable, absolute, or climbs out of the folder (``../x``).
     """
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise DataError.at(
-            path, row, f"{what} must be a printable name, got {value!r:.80}", "correct the row"
-        )
+        raise DataError.at(path, row, f"{what} must be a printable name, got {value!r:.80}", "correct the row")
     parts = PurePosixPath(value)
     if parts.is_absolute() or ".." in parts.parts or "\\" in value or re.match(r"[A-Za-z]:", value):
         problem = f"{what} {value!r:.80} leads out of its folder"
         raise DataError.at(path, row, problem, "names must be relative, without '..' or backslashes")
     if str(parts) != value:
-        raise DataError.at(
-            path, row, f"{what} {value!r:.80} is not a plain path", f"write it as {str(parts)!r:.80}"
-        )
+        raise DataError.at(path, row, f"{what} {value!r:.80} is not a plain path", f"write it as {str(parts)!r:.80}")
     return value

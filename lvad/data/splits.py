@@ -1,7 +1,7 @@
 """Which scenes train, validate and test: every choice is a seeded permutation by hash.
 
-A scene's place in the permutation depends on the seed, its split and its id alone, not on the order of the files
-nor on the other scenes. So subsets are nested: an eighth lies within a quarter.
+A scene's place in the permutation depends on the seed, its split and its id alone, not on the order of the
+files nor on the other scenes. So subsets are nested: an eighth lies within a quarter.
 """
 
 import hashlib
@@ -53,8 +53,8 @@ def take(scenes: Sequence[Scene], amount: int | float | None, seed: int, what: s
 def split_one_one(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """Return the paper's subset: one action and one reason, all splits merged, 8:2 per action.
 
-    The test share is rounded up. On the real ``gt_4a_21r`` files these are 2,009 scenes: 1,606 for training, and
-    41, 339, 12 and 11 of the four actions for test.
+    The test share is rounded up. On the real ``gt_4a_21r`` files these are 2,009 scenes: 1,606 for training,
+    and 41, 339, 12 and 11 of the four actions for test.
 
     Raises:
         DataError: if no scene has exactly one action and one reason.
@@ -72,12 +72,10 @@ def carve_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scen
     return kept, [scene._replace(split="val") for scene in val]
 
 
-def _divide(
-    scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int = 0
-) -> tuple[list[Scene], list[Scene]]:
-    """The rest, and ``ceil(share * n)`` of each group of n scenes with equal actions, both in the given order.
+def _divide(scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int = 0) -> tuple[list[Scene], list[Scene]]:
+    """The rest, and ``ceil(share * n)`` of each group of n scenes with equal actions; the given order is kept.
 
-    ``num_kept`` of every group always stay in the rest.
+    ``num_kept`` of every group stay in the rest whatever the share.
     """
     groups: dict[tuple[int, ...] | None, list[int]] = {}
     for i in permutation(scenes, seed):
@@ -92,13 +90,13 @@ def _divide(
 def hold_out(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
     """Part a validation split from scenes without labels.
 
-    Neighbouring windows share frames, so whole sequences (by folder, in a seeded order) are held out, and of the
-    one where the share ends its last windows. A single scene is kept for training.
+    Neighbouring windows share frames, so whole sequences are held out in a seeded order, and of the one where
+    the share ends its last windows. A single scene is kept for training.
 
     Returns:
         The train scenes and the val scenes, with those splits.
     """
-    ordered = sorted(scenes, key=lambda scene: _rank("", str(scene.frames[-1].parent), seed))
+    ordered = sorted(scenes, key=lambda scene: _rank("", scene.id.rpartition("/")[0], seed))
     count = min(math.ceil(VAL_SHARE * len(scenes)), len(scenes) - 1)
     cut = len(scenes) - count
     return (

@@ -83,6 +83,7 @@ class HFPolicy(nn.Module):
         self.model: nn.Module = get_peft_model(vlm, config) if config else vlm
         self._reference: list[HFPolicy] = []  # in a list, so that it is no submodule and enters no checkpoint
         self.register_buffer("banned", self._banned(), persistent=False)
+        self.train()  # transformers loads in evaluation mode, in which gradient checkpointing is ignored
 
     @property
     def vlm(self) -> nn.Module:

@@ -42,9 +42,7 @@ class Canvas:
 
     def polygon(self, points: Points, colour: Colour, shines: bool = False) -> None:
         """Fill a polygon."""
-        self._draw.polygon(
-            [(x * self._size, y * self._size) for x, y in points], fill=self._tone(colour, shines)
-        )
+        self._draw.polygon([(x * self._size, y * self._size) for x, y in points], fill=self._tone(colour, shines))
 
     def box(self, box: Box, colour: Colour, shines: bool = False) -> None:
         """Fill a rectangle left, top, right, bottom."""
@@ -58,17 +56,13 @@ class Canvas:
 
     def disc(self, x: float, y: float, radius: float, colour: Colour, shines: bool = False) -> None:
         """Fill a circle."""
-        self._draw.ellipse(
-            [value * self._size for value in _around(x, y, radius)], fill=self._tone(colour, shines)
-        )
+        self._draw.ellipse([value * self._size for value in _around(x, y, radius)], fill=self._tone(colour, shines))
 
     def oval(self, box: Box, colour: Colour, shines: bool = False) -> None:
         """Fill an ellipse left, top, right, bottom."""
         self._draw.ellipse([value * self._size for value in box], fill=self._tone(colour, shines))
 
-    def ring(
-        self, x: float, y: float, radius: float, width: float, colour: Colour, shines: bool = False
-    ) -> None:
+    def ring(self, x: float, y: float, radius: float, width: float, colour: Colour, shines: bool = False) -> None:
         """Draw a circle's rim."""
         self._draw.ellipse(
             [value * self._size for value in _around(x, y, radius)],
@@ -85,11 +79,10 @@ class Canvas:
         )
 
     def _tone(self, colour: Colour, shines: bool) -> Colour:
-        return (
-            colour
-            if shines
-            else tuple(round(v * share) for v, share in zip(colour, self._daylight, strict=True))
-        )
+        if shines:
+            return colour
+        red, green, blue = (round(value * share) for value, share in zip(colour, self._daylight, strict=True))
+        return red, green, blue
 
 
 def _around(x: float, y: float, radius: float) -> Box:

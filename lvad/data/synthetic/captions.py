@@ -1,7 +1,7 @@
 """Plain English captions that fit a drawn scene, as a generic captioner would write them.
 
-Each is true of its scene by ``lvad.facts.claims``. The words are few and the same from scene to scene, so that a
-small vocabulary holds them.
+Each is true of its scene by ``lvad.facts.claims``. The words are few and the same from scene to scene, so that
+a small vocabulary holds them.
 """
 
 import random
@@ -130,9 +130,7 @@ def _ahead(state: SceneState) -> list[list[str]]:
     told = []
     car = f"a {state.lead_colour} car"
     if state.turn != "none":
-        told.append(
-            [f"{car} right ahead is turning {state.turn}", f"right ahead {car} is turning {state.turn}"]
-        )
+        told.append([f"{car} right ahead is turning {state.turn}", f"right ahead {car} is turning {state.turn}"])
     elif state.braking:
         told.append([f"{car} with brake lights on is right ahead", f"{car} is braking right ahead"])
     elif state.lead != "none":

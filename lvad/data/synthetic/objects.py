@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from lvad.data.synthetic.canvas import Canvas, Colour
+from lvad.data.synthetic.canvas import Box, Canvas, Colour
 
 CAR_TONES: Final[dict[str, Colour]] = {
     "white": (240, 240, 238),
     "black": (28, 28, 32),
-    "silver": (160, 166, 174),
+    "silver": (146, 152, 160),
     "red": (200, 24, 34),
     "blue": (28, 72, 205),
     "yellow": (245, 200, 20),
@@ -19,7 +19,8 @@ _BLINKER: Colour = (255, 160, 20)
 
 
 def _dark(tone: Colour, share: float = 0.72) -> Colour:
-    return tuple(round(value * share) for value in tone)
+    red, green, blue = tone
+    return round(red * share), round(green * share), round(blue * share)
 
 
 def paint_car(canvas: Canvas, lane: float, nearness: float, colour: str, braking: bool = False) -> None:
@@ -47,21 +48,22 @@ def paint_car(canvas: Canvas, lane: float, nearness: float, colour: str, braking
     canvas.rounded((x - half, belt, x + half, low), 0.07 * width, tone)
     canvas.box((x - half * 0.96, low - 0.07 * width, x + half * 0.96, low), _dark(tone, 0.6))
     canvas.box((x - half * 0.24, low - 0.17 * width, x + half * 0.24, low - 0.08 * width), (215, 215, 200))
+    lamps_y = belt + 0.06 * width, belt + 0.2 * width
     for side in (-1, 1):
         lamp = x + side * half * 0.74
-        box = (lamp - half * 0.22, belt + 0.06 * width, lamp + half * 0.22, belt + 0.2 * width)
-        if braking:
-            rim = (box[0] - 0.02 * width, box[1] - 0.02 * width, box[2] + 0.02 * width, box[3] + 0.02 * width)
-            canvas.box(rim, (255, 120, 90), shines=True)
-            canvas.box(box, (255, 10, 10), shines=True)
-        else:
-            canvas.box(box, (96, 10, 18))
+        _paint_lamp(canvas, (lamp - half * 0.22, lamps_y[0], lamp + half * 0.22, lamps_y[1]), braking)
     if braking:
-        canvas.box(
-            (x - half * 0.3, top + 0.06 * width, x + half * 0.3, top + 0.11 * width),
-            (255, 20, 20),
-            shines=True,
-        )
+        _paint_lamp(canvas, (x - half * 0.3, top + 0.06 * width, x + half * 0.3, top + 0.11 * width), True)
+
+
+def _paint_lamp(canvas: Canvas, box: Box, braking: bool) -> None:
+    if braking:
+        left, upper, right, lower = box
+        rim = 0.07 * (right - left)
+        canvas.box((left - rim, upper - rim, right + rim, lower + rim), (255, 120, 90), shines=True)
+        canvas.box(box, (255, 10, 10), shines=True)
+    else:
+        canvas.box(box, (96, 10, 18))
 
 
 def paint_turning_car(canvas: Canvas, lane: float, nearness: float, colour: str, sign: int) -> None:
@@ -130,9 +132,7 @@ def paint_cones(canvas: Canvas, nearness: float) -> None:
             [(x - half, ground - 0.08 * height), (x, ground - height), (x + half, ground - 0.08 * height)],
             (255, 110, 15),
         )
-        canvas.box(
-            (x - half * 0.62, ground - 0.48 * height, x + half * 0.62, ground - 0.3 * height), (250, 250, 250)
-        )
+        canvas.box((x - half * 0.62, ground - 0.48 * height, x + half * 0.62, ground - 0.3 * height), (250, 250, 250))
 
 
 def paint_barrier(canvas: Canvas, nearness: float) -> None:

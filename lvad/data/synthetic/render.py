@@ -60,7 +60,7 @@ def render(state: SceneState, frame: int, num_frames: int, size_px: int = 128) -
 
 
 def _paint_scene(canvas: Canvas, state: SceneState, to_go: float, rng: random.Random) -> None:
-    """All that may move, ``to_go`` (1 in the first frame, 0 in the last) before its place in the last frame."""
+    """The road and all on it; ``to_go`` falls from 1 in the first frame to 0 in the last."""
     is_stopped = state.light in ("red", "yellow") or state.braking
     travelled = rng.random() + (0.0 if is_stopped else 0.4) * (1 - to_go)
     side_drift, jitter = rng.uniform(-0.08, 0.08), rng.uniform(-0.03, 0.03)
@@ -70,9 +70,7 @@ def _paint_scene(canvas: Canvas, state: SceneState, to_go: float, rng: random.Ra
     paint_road(canvas, state, travelled)
     if state.person == "sidewalk":
         paint_person(canvas, sidewalk_x + 0.03 * to_go, HORIZON + 0.26, 0.24, coat, 0.6)
-    _paint_lead(
-        canvas, state, to_go, jitter, is_braking=state.braking and not (starts_braking and to_go >= 0.5)
-    )
+    _paint_lead(canvas, state, to_go, jitter, is_braking=state.braking and not (starts_braking and to_go >= 0.5))
     for lane, side in ((-1, state.left), (1, state.right)):
         if side.lane == "car":
             paint_car(canvas, lane * 1.02, 0.6 + jitter + side_drift * to_go, side.colour)

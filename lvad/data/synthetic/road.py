@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from lvad.data.synthetic.canvas import HORIZON, LANE_WIDTH, Canvas, Colour
+from lvad.data.synthetic.canvas import HORIZON, Canvas, Colour
 from lvad.data.synthetic.state import SceneState, Side
 
 _SKY: dict[str, tuple[Colour, Colour]] = {
@@ -79,14 +79,12 @@ def paint_road(canvas: Canvas, state: SceneState, travelled: float) -> None:
     """
     left = -0.5 if state.left.lane == "absent" else -1.5
     right = 0.5 if state.right.lane == "absent" else 1.5
-    canvas.polygon(
-        [canvas.on_road(x, n) for x, n in ((left, 0), (right, 0), (right, 1), (left, 1))], _ASPHALT
-    )
+    canvas.polygon([canvas.on_road(x, n) for x, n in ((left, 0), (right, 0), (right, 1), (left, 1))], _ASPHALT)
     if state.junction:
         _paint_junction(canvas)
     else:
         for edge in (left, right):
-            _paint_stripe(canvas, edge, 0.07, 0.0, 1.0, (206, 200, 188))
+            _paint_stripe(canvas, edge, 0.07, 0.0, 1.0, (166, 148, 130))
         _paint_line(canvas, state.left, -0.5, travelled, _YELLOW if state.seed % 10 < 7 else _WHITE)
         _paint_line(canvas, state.right, 0.5, travelled, _WHITE)
     if state.turn_lane != "none":

@@ -15,7 +15,7 @@ _POST: Colour = (74, 76, 80)
 _RED: Colour = (205, 20, 28)
 _WHITE: Colour = (250, 250, 250)
 
-# Strokes of the letters on signs, x 0..1 to the right and y 0..1 down; a font would look other on each machine.
+# Strokes of the letters on signs, x 0..1 to the right and y 0..1 down; fonts differ between machines.
 _STROKES: Final[dict[str, Points]] = {
     "S": [(1, 0.08), (0.2, 0), (0, 0.25), (0.2, 0.47), (0.85, 0.53), (1, 0.75), (0.8, 1), (0, 0.94)],
     "T": [(0, 0), (1, 0), (0.5, 0), (0.5, 1)],
@@ -42,16 +42,16 @@ def paint_light(canvas: Canvas, light: str, shift: float) -> None:
     for i, (name, tone) in enumerate(_LAMPS):
         y, radius = top + 0.064 + i * 0.118, 0.053
         if name == light:
-            canvas.disc(x, y, radius + 0.008, tuple(v * 2 // 3 for v in tone))
+            canvas.disc(x, y, radius + 0.008, _dimmed(tone, 0.67))
             canvas.disc(x, y, radius, tone)
         elif name == "green" and light.endswith("arrow"):
             canvas.polygon(_arrow(x, y, -1 if light.startswith("left") else 1), tone)
         else:
-            canvas.disc(x, y, radius, tuple(20 + v // 9 for v in tone))
+            canvas.disc(x, y, radius, _dimmed(tone, 0.17))
 
 
 def paint_sign(canvas: Canvas, sign: str, shift: float) -> None:
-    """A ``stop``, ``yield`` or ``speed limit`` sign on a post at the right; ``shift`` as in ``paint_light``."""
+    """A ``stop``, ``yield`` or ``speed limit`` sign on a post at the right, moved by ``shift``."""
     x, y, radius = 0.84 + shift, 0.25, 0.125
     canvas.box((x - 0.011, y, x + 0.011, 0.55), (128, 130, 134))
     if sign == "stop":
@@ -65,6 +65,11 @@ def paint_sign(canvas: Canvas, sign: str, shift: float) -> None:
         canvas.disc(x, y, radius - 0.01, _RED)
         canvas.disc(x, y, radius - 0.038, _WHITE)
         _write(canvas, "50", x, y, 0.105, 0.09, (20, 20, 20))
+
+
+def _dimmed(tone: Colour, share: float) -> Colour:
+    red, green, blue = tone
+    return round(red * share), round(green * share), round(blue * share)
 
 
 def _arrow(x: float, y: float, sign: int) -> Points:
@@ -90,12 +95,8 @@ def _triangle(x: float, y: float, radius: float) -> Points:
     return [(x - radius, y - radius * 0.75), (x + radius, y - radius * 0.75), (x, y + radius)]
 
 
-def _write(
-    canvas: Canvas, word: str, x: float, y: float, width: float, height: float, colour: Colour
-) -> None:
+def _write(canvas: Canvas, word: str, x: float, y: float, width: float, height: float, colour: Colour) -> None:
     pitch = width / len(word)
     for i, letter in enumerate(word):
         left, top = x - width / 2 + (i + 0.14) * pitch, y - height / 2
-        canvas.line(
-            [(left + dx * pitch * 0.72, top + dy * height) for dx, dy in _STROKES[letter]], 0.0125, colour
-        )
+        canvas.line([(left + dx * pitch * 0.72, top + dy * height) for dx, dy in _STROKES[letter]], 0.0125, colour)

@@ -1,57 +1,51 @@
 """What a drawn scene holds, how it is drawn by chance, and its labels by written rules.
 
-The marginals follow the real label files (BDD-OIA, 11,299 rows). Raised on purpose, so that they can be learnt
-from some thousand scenes: riders, other obstacles and front cars that turn (1-2 % here, .1-1 % there).
+The marginals follow the real label files (BDD-OIA, 11,299 rows). Raised on purpose, so that they can be
+learnt from some thousand scenes: riders, other obstacles, front cars that turn (1-2 % here, .1-1 % there).
 """
 
 import random
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from lvad.taxonomy import FORWARD, LEFT, NUM_ACTIONS, NUM_REASONS, REASON_INDEX, RIGHT, STOP
 
 CAR_COLOURS: Final = ("white", "black", "silver", "red", "blue", "yellow")
-
-Time = Literal["day", "dusk", "night"]
-Weather = Literal["clear", "rain", "snow", "fog"]
-Background = Literal["buildings", "trees", "fields"]
-Light = Literal["none", "red", "yellow", "green", "left arrow", "right arrow"]
-Turn = Literal["none", "left", "right"]
 
 
 @dataclass(frozen=True)
 class Side:
     """What lies left or right of our lane."""
 
-    lane: Literal["none", "absent", "free", "car"]
+    lane: str
     """``none`` at a junction, where no lane is marked; ``absent`` where our lane is the last."""
-    line: Literal["none", "solid", "dashed"]
+    line: str
     colour: str
     """Of the car on that lane, else ``none``."""
 
 
 @dataclass(frozen=True)
 class SceneState:
-    """Everything that is drawn, as of the last frame unless said."""
+    """Everything that is drawn, as of the last frame unless said; values as in ``lvad.facts.ATTRIBUTES``."""
 
-    time: Time
-    weather: Weather
-    background: Background
+    time: str
+    weather: str
+    background: str
     junction: bool
-    light: Light
-    light_before: Light
+    light: str
+    light_before: str
     """The light in the first half of the frames; equal to ``light`` where it does not change."""
-    sign: Literal["none", "stop", "yield", "speed limit"]
-    lead: Literal["none", "near", "far"]
+    sign: str
+    lead: str
     lead_colour: str
     braking: bool
     """A near lead car brakes: its brake lights are on and it comes nearer from frame to frame."""
-    turn: Turn
+    turn: str
     """Where the near lead car turns to."""
-    person: Literal["none", "crossing", "sidewalk"]
+    person: str
     rider: bool
-    obstacle: Literal["none", "cones", "barrier"]
-    turn_lane: Turn
+    obstacle: str
+    turn_lane: str
     """The arrow on our own lane."""
     left: Side
     right: Side
@@ -156,9 +150,9 @@ def labels(state: SceneState) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     1. Stop, for every one of: a braking car right ahead (reason 3), a person crossing (4), a rider ahead (5),
        cones or a barrier (6), a red or yellow light (7), a stop or yield sign (8).
-    2. Forward, where nothing says stop, unless our way turns: a turn lane, a light that shows an arrow only, or
-       a turning car ahead without a green light. Its reasons: a car ahead that drives straight on (0), nothing
-       ahead (1), a green light (2).
+    2. Forward, where nothing says stop, unless our way turns: a turn lane, a light that shows an arrow only,
+       or a turning car ahead without a green light. Its reasons: a car ahead that drives straight on (0),
+       nothing ahead (1), a green light (2).
     3. Turning left, where nothing says stop, for every one of: the car ahead turns left (9), we are on the
        left-turn lane (10), the light shows a left arrow (11). Right likewise (12-14).
     4. Changing lane to the left has no reason of its own. It is possible where that lane is free behind a
@@ -203,9 +197,7 @@ def _stop_reasons(state: SceneState) -> list[str]:
 
 def _forward_reasons(state: SceneState) -> list[str]:
     is_green = state.light == "green"
-    turns = (
-        state.turn_lane != "none" or state.light.endswith("arrow") or (state.turn != "none" and not is_green)
-    )
+    turns = state.turn_lane != "none" or state.light.endswith("arrow") or (state.turn != "none" and not is_green)
     holds = {
         "f_follow_traffic": state.lead != "none" and state.turn == "none",
         "f_road_clear": state.lead == "none",
@@ -245,11 +237,7 @@ def facts(state: SceneState) -> dict[str, str]:
         "sign": state.sign,
         "lead": state.lead,
         "colour": state.lead_colour,
-        "brakes": "none"
-        if state.lead == "none" or state.turn != "none"
-        else "on"
-        if state.braking
-        else "off",
+        "brakes": "none" if state.lead == "none" or state.turn != "none" else "on" if state.braking else "off",
         "turn": state.turn,
         "person": state.person,
         "rider": "ahead" if state.rider else "none",

@@ -1,0 +1,207 @@
+"""Drawn scenes as files, in the layout of BDD-OIA's *lastframe* release.
+
+root/
+    data/<id>_<n>.jpg                          frame n of M, the oldest first; the release's file is the last
+    {train,val,test}_25k_images_actions.json   {"images": [{id, file_name}], "annotations": [{id, category}]}
+    {train,val,test}_25k_images_reasons.json   [{file_name, reason}], as in the release in another order
+    {train,val,test}_scenes.jsonl              {id, captions, facts}, one scene per line
+    synthetic.json                             the recipe: version, seed, num_frames, size_px, counts
+"""
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tqdm import tqdm
+
+from lvad.data.synthetic.captions import captions
+from lvad.data.synthetic.render import render
+from lvad.data.synthetic.state import SceneState, draw_state, facts, labels
+
+VERSION: Final = 1
+"""Of state, picture, captions and layout; raised when the same seed gives other files."""
+_JPEG_QUALITY: Final = 92
+_RECIPE: Final = "synthetic.json"
+_RECORDING_SCENES: Final = 4
+"""Scenes that share the first half of their id, as clips of one drive do."""
+_SPLIT_OFFSET: Final = 10_000_000
+"""Far more than any split's scenes: each split has its own range of indices."""
+
+
+class DrawnScene(NamedTuple):
+    """One scene as it is written."""
+
+    id: str
+    state: SceneState
+    captions: tuple[str, ...]
+
+
+def draw_scene(seed: int, index: int) -> DrawnScene:
+    """The scene at an index of the endless series that a seed names.
+
+    Args:
+        seed: of the series.
+        index: from 0.
+
+    Returns:
+        Its id (8 and 8 hexadecimal digits, the first 8 the recording), state and captions.
+    """
+    rng = random.Random(f"lvad synthetic {seed} {index}")
+    state = draw_state(rng)
+    return DrawnScene(
+        f"{index // _RECORDING_SCENES:08x}-{seed & 0xFFFF:04x}{index % 0x10000:04x}",
+        state,
+        captions(state, rng),
+    )
+
+
+def write_synthetic(
+    root: Path,
+    num_train: int,
+    num_val: int,
+    num_test: int,
+    seed: int = 0,
+    num_frames: int = 2,
+    size_px: int = 128,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> None:
+    """Write a set of drawn scenes; the same arguments give the same bytes, whatever ``num_workers``.
+
+    All or nothing: the set grows in a folder beside ``root`` that takes its name at the end. Where ``root`` holds
+    the set already, nothing is done.
+
+    Args:
+        root: folder of the set.
+        num_train: scenes to train on.
+        num_val: scenes to validate on.
+        num_test: scenes to test on.
+        seed: of the series of scenes; the splits never share one.
+        num_frames: M consecutive frames per scene.
+        size_px: height and width of a frame.
+        num_workers: processes that draw (spawned, so a script needs its ``__main__`` guard); 0: this one.
+        progress: show a bar on standard error.
+
+    Raises:
+        ValueError: if a count is negative, or ``num_frames`` or ``size_px`` is not positive.
+        FileExistsError: if ``root`` holds anything else.
+    """
+    counts = {"train": num_train, "val": num_val, "test": num_test}
+    _check(counts, num_frames, size_px, num_workers)
+    sizes = {"num_frames": num_frames, "size_px": size_px, "counts": counts}
+    recipe = {"version": VERSION, "seed": seed, **sizes}
+    if _holds(root, recipe):
+        return
+    _write_apart(root, recipe, num_workers, progress)
+
+
+def _write_apart(root: Path, recipe: dict[str, Any], num_workers: int, progress: bool) -> None:
+    """Write into a folder beside ``root``, then give it its name."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, so that two runs do not meet and what a killed run leaves is never taken for a set.
+    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
+    try:
+        _write_all(scratch / root.name, recipe, num_workers, progress)
+        try:
+            (scratch / root.name).rename(root)
+        except OSError:
+            if not _holds(root, recipe):  # else another run with the same arguments was first
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_all(root: Path, recipe: dict[str, Any], num_workers: int, progress: bool) -> None:
+    (root / "data").mkdir(parents=True)
+    with tqdm(total=sum(recipe["counts"].values()), desc="drawing scenes", disable=not progress) as bar:
+        for split, rows in _drawn(root / "data", recipe, num_workers):
+            _write_split(root, split, _counted(rows, bar))
+    (root / _RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
+
+
+def _check(counts: dict[str, int], num_frames: int, size_px: int, num_workers: int) -> None:
+    for split, count in counts.items():
+        if not 0 <= count <= _SPLIT_OFFSET:
+            raise ValueError(f"num_{split}={count}, must lie in 0 .. {_SPLIT_OFFSET}")
+    for name, value, least in (
+        ("num_frames", num_frames, 1),
+        ("size_px", size_px, 1),
+        ("num_workers", num_workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value}, must be at least {least}")
+
+
+def _holds(root: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the set is there; False where the name is free or an empty folder's."""
+    if not root.exists():
+        return False
+    file = root / _RECIPE
+    if file.is_file():
+        found = json.loads(file.read_text())
+        if found == recipe:
+            return True
+        what = f"a drawn set of another recipe ({found}, asked for {recipe})"
+    elif root.is_dir() and not any(root.iterdir()):
+        return False
+    else:
+        what = "other files"
+    raise FileExistsError(f"{root} holds {what}; remove it or name another folder")
+
+
+def _drawn(folder: Path, recipe: dict[str, Any], num_workers: int) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+    """Each split with its rows in order of index, while frames go to ``folder``."""
+    draw = partial(_draw_files, folder, recipe["seed"], recipe["num_frames"], recipe["size_px"])
+    ranges = {
+        split: range(i * _SPLIT_OFFSET, i * _SPLIT_OFFSET + count)
+        for i, (split, count) in enumerate(recipe["counts"].items())
+    }
+    if num_workers == 0:
+        yield from ((split, map(draw, indices)) for split, indices in ranges.items())
+        return
+    with get_context("spawn").Pool(num_workers) as pool:
+        for split, indices in ranges.items():
+            yield split, pool.imap(draw, indices, chunksize=32)
+
+
+def _draw_files(folder: Path, seed: int, num_frames: int, size_px: int, index: int) -> dict[str, Any]:
+    """Write one scene's frames; the rest of it as plain data."""
+    scene = draw_scene(seed, index)
+    for frame in range(num_frames):
+        image = render(scene.state, frame, num_frames, size_px)
+        image.save(folder / f"{scene.id}_{frame}.jpg", quality=_JPEG_QUALITY)
+    actions, reasons = labels(scene.state)
+    return {
+        "file_name": f"{scene.id}_{num_frames - 1}.jpg",
+        "actions": list(actions),
+        "reasons": list(reasons),
+        "scene": {"id": scene.id, "captions": list(scene.captions), "facts": facts(scene.state)},
+    }
+
+
+def _counted(rows: Iterator[dict[str, Any]], bar: tqdm) -> list[dict[str, Any]]:
+    counted = []
+    for row in rows:
+        counted.append(row)
+        bar.update()
+    return counted
+
+
+def _write_split(root: Path, split: str, rows: list[dict[str, Any]]) -> None:
+    actions = {
+        "images": [{"id": i, "file_name": row["file_name"]} for i, row in enumerate(rows)],
+        "annotations": [{"id": i, "category": row["actions"]} for i, row in enumerate(rows)],
+    }
+    reasons = [{"file_name": row["file_name"], "reason": row["reasons"]} for row in rows]
+    # The release's two files differ in order: a reader that pairs rows by position must fail here too.
+    random.Random(split).shuffle(reasons)
+    (root / f"{split}_25k_images_actions.json").write_text(json.dumps(actions) + "\n")
+    (root / f"{split}_25k_images_reasons.json").write_text(json.dumps(reasons) + "\n")
+    lines = (json.dumps(row["scene"]) + "\n" for row in rows)
+    (root / f"{split}_scenes.jsonl").write_text("".join(lines))

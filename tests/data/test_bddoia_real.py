@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from lvad.data.bddoia import collect
+from lvad.data.check import check
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.frames import read_frames
+from lvad.data.splits import split_one_one
+from lvad.taxonomy import ACTIONS, FORWARD, LEFT, NUM_REASONS, RIGHT, STOP
+from lvad.types import Scene
+
+
+@pytest.fixture(scope="module")
+def scenes(shared_data: Path) -> list[Scene]:
+    return collect(shared_data / "bddoia_annotations").require().scenes
+
+
+def test_the_release_is_read_whole(scenes: list[Scene]) -> None:
+    counts = {split: sum(scene.split == split for scene in scenes) for split in ("train", "val", "test")}
+    assert counts == {"train": 7946, "val": 1117, "test": 2236}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_papers_subset(scenes: list[Scene], seed: int) -> None:
+    chosen = split_one_one(scenes, seed)
+    test = [scene.actions for scene in chosen if scene.split == "test" and scene.actions]
+    assert len(chosen) == 2009
+    assert [sum(actions[i] for actions in test) for i in range(len(ACTIONS))] == [41, 339, 12, 11]
+    assert sum(scene.split == "train" for scene in chosen) == 1606
+    assert len({scene.id for scene in chosen}) == 2009
+
+
+def test_the_order_of_the_reasons(scenes: list[Scene]) -> None:
+    """P(action | reason) is what proves that index 7 is the red light, and not a rider."""
+    actions = torch.tensor([scene.actions for scene in scenes], dtype=torch.float64)  # [N, A]
+    reasons = torch.tensor([scene.reasons for scene in scenes], dtype=torch.float64)  # [N, R]
+    share = (reasons.T @ actions) / reasons.sum(0)[:, None]  # [R, A]
+    assert share.shape == (NUM_REASONS, len(ACTIONS))
+    assert share[0:3, FORWARD].min() > 0.99
+    assert share[3:9, STOP].min() > 0.98
+    assert share[9:12, LEFT].min() > 0.97
+    assert share[12:15, RIGHT].min() > 0.99
+    assert share[15:18, LEFT].max() < 0.03
+    assert share[18:21, RIGHT].max() < 0.05
+
+
+def test_the_report_counts_what_is_known_of_the_release(shared_data: Path) -> None:
+    report = check(shared_data / "bddoia_annotations")
+    assert (report.exit_code, report.images) == (0, "not checked")
+    assert report.actions["train"] == {"forward": 2809, "stop": 5008, "left": 1438, "right": 1674}
+    assert report.actions["test"] == {"forward": 799, "stop": 1410, "left": 459, "right": 497}
+    assert [report.reasons[split]["s_other"] for split in ("train", "val", "test")] == [13, 1, 2]
+    # BDDOIA.md, section 3.
+    assert {
+        "21 scenes: no action",
+        "31 scenes: no reason",
+        "113 scenes: forward and stop",
+        "293 scenes: neither forward nor stop",
+        "57 scenes: light green and not green",
+        "10 scenes: road clear and an obstacle",
+        "1759 scenes: left without a reason for it",
+        "65 scenes: left with a reason against it",
+        "1862 scenes: right without a reason for it",
+        "105 scenes: right with a reason against it",
+        "487 of 10047 recordings (first 8 of the id) are in more than one split",
+    } <= set(report.warnings)
+
+
+def test_the_report_of_the_subset(shared_data: Path) -> None:
+    report = check(shared_data / "bddoia_annotations", subset="single")
+    assert report.splits == {"train": 1606, "test": 403}
+    assert report.actions["test"] == {"forward": 41, "stop": 339, "left": 12, "right": 11}
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 4])
+def test_real_sequences_become_batches(shared_data: Path, num_frames: int) -> None:
+    data = BDDOIADataModule("frames", str(shared_data / "sequences"), num_frames=num_frames)
+    data.setup()
+    batch = next(iter(data.predict_dataloader()))
+    # 3 sequences of 12 pictures.
+    assert len(data.scenes["train"]) + len(data.scenes["val"]) == 3 * (12 - num_frames + 1)
+    assert {tuple(frames.shape) for frames in batch.frames} == {(num_frames, 3, 360, 480)}
+    assert (batch.actions == -1).all()
+
+
+def test_real_stills_become_batches(shared_data: Path) -> None:
+    reading = read_frames(shared_data / "images", num_frames=2)
+    # 60 + 13 + 7 pictures in three folders.
+    assert len(reading.scenes) == 80 - 3
+    data = BDDOIADataModule("frames", str(shared_data / "images"), num_frames=1, image_size_px=320)
+    data.setup()
+    shapes = {tuple(frames.shape) for batch in data.predict_dataloader() for frames in batch.frames}
+    assert shapes == {(1, 3, 320, 320), (1, 3, 180, 320)}

@@ -1,0 +1,221 @@
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe, picture
+from lightning.pytorch import LightningModule, Trainer
+
+from lvad.data.datamodule import BDDOIADataModule, EpochSampler, SceneCounts
+from lvad.data.records import DataError
+from lvad.types import UNLABELLED, Batch
+
+
+def ready(**options) -> BDDOIADataModule:
+    data = BDDOIADataModule(**options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def sizes(data: BDDOIADataModule) -> dict[str, int]:
+    return {split: len(scenes) for split, scenes in data.scenes.items()}
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> str:
+    for split, count in (("train", 20), ("val", 4), ("test", 6)):
+        rows = {f"{split}{i}": ((GO, GREEN), (STOP, RED), (STOP, flags(3, 7)))[i % 3] for i in range(count)}
+        gt(tmp_path, split, rows)
+    return str(tmp_path)
+
+
+def test_splits_subset_and_limits(labelled: str) -> None:
+    assert sizes(ready(format="auto", root=labelled)) == {"train": 20, "val": 4, "test": 6}
+    counts = SceneCounts(train=0.5, val=2)
+    assert sizes(ready(format="auto", root=labelled, num_scenes=counts)) == {"train": 10, "val": 2, "test": 6}
+    # Of 20, 4 and 6 rows in turns of three: 7 + 2 + 2 go (11) and 7 + 1 + 2 stop (10) with one reason.
+    # Test takes ceil(2.2) + ceil(2.0) = 5 of 21; of the 8 + 8 others val takes 1 + 1.
+    single = ready(format="gt_4a_21r", root=labelled, subset="single")
+    assert sizes(single) == {"train": 14, "val": 2, "test": 5}
+    with pytest.raises(ValueError, match=r"num_scenes\.train must be between 0 and the 20"):
+        ready(format="auto", root=labelled, num_scenes=SceneCounts(train=21))
+
+
+def test_batches(labelled: str) -> None:
+    data = ready(format="auto", root=labelled, batch_size=8, eval_batch_size=5, image_size_px=8)
+    batches = list(data.train_dataloader())
+    assert [len(batch.ids) for batch in batches] == [8, 8, 4]
+    assert isinstance(batches[0], Batch)
+    assert batches[0].frames[0].shape == (1, 3, 6, 8)
+    assert [len(batch.ids) for batch in data.test_dataloader()] == [5, 1]
+    assert [name for batch in data.val_dataloader() for name in batch.ids] == ["val0", "val1", "val2", "val3"]
+    assert sum(len(batch.ids) for batch in data.predict_dataloader()) == 30
+
+
+def orders(data: BDDOIADataModule, num_epochs: int = 2) -> list[list[str]]:
+    loader = data.train_dataloader()
+    return [[name for batch in loader for name in batch.ids] for _ in range(num_epochs)]
+
+
+def test_the_order_depends_on_seed_and_epoch(labelled: str) -> None:
+    first, second = orders(ready(format="auto", root=labelled))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert orders(ready(format="auto", root=labelled)) == [first, second]
+    assert orders(ready(format="auto", root=labelled, seed=1), 1)[0] not in (first, second)
+
+
+def test_workers_change_nothing(labelled: str) -> None:
+    alone, helped = (ready(format="auto", root=labelled, num_workers=n) for n in (0, 2))
+    assert orders(alone) == orders(helped)
+    assert helped.train_dataloader().persistent_workers
+    assert not alone.train_dataloader().persistent_workers
+    assert alone.train_dataloader().pin_memory == torch.cuda.is_available()
+
+
+def test_the_sampler_resumes_with_its_epoch() -> None:
+    sampler = EpochSampler(10, seed=0)
+    first, second = list(sampler), list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) == second
+    assert sorted(first) == list(range(10)) == sorted(second)
+    assert list(EpochSampler(10, seed=1)) not in (first, second)
+
+
+def test_unlabelled_hides_everything_in_train_alone(tmp_path: Path) -> None:
+    root = lastframe(tmp_path, "train", [(f"a{i}_1.jpg", STOP, RED) for i in range(10)])
+    lastframe(tmp_path, "test", [("b_1.jpg", STOP, RED)])
+    for split, name in (("train", "a3"), ("test", "b")):
+        line = f'{{"id": "{name}", "captions": ["A red light."], "facts": {{"light": "red"}}}}'
+        (root / f"{split}_scenes.jsonl").write_text(line)
+    data = ready(format="auto", root=str(root), unlabelled=True)
+    for batch in data.train_dataloader():
+        assert batch.actions.unique().tolist() == batch.reasons.unique().tolist() == [UNLABELLED]
+        assert set(batch.captions) == {()}
+        assert set(batch.facts) == {None}
+    assert all(scene[3:] == (None, None, (), None) for scene in data.scenes["train"])
+    (test,) = data.test_dataloader()
+    assert (test.captions, test.facts) == ([("A red light.",)], [{"light": "red"}])
+    assert test.actions.tolist() == [STOP]
+    (val,) = data.val_dataloader()
+    assert val.actions.tolist() == [STOP]
+    assert "labels hidden" in data.summary()
+
+
+def test_frames_without_labels(tmp_path: Path) -> None:
+    for drive in "ab":
+        for i in range(6):
+            picture(tmp_path / drive / f"{i}.png")
+    data = ready(format="frames", root=str(tmp_path), num_frames=3)
+    assert sizes(data) == {"train": 7, "val": 1, "test": 0}
+    batch = next(iter(data.predict_dataloader()))
+    assert batch.ids == [f"{drive}/{i}" for drive in "ab" for i in range(2, 6)]
+    assert {tuple(frames.shape) for frames in batch.frames} == {(3, 3, 12, 16)}
+    with pytest.raises(DataError, match="no test scenes"):
+        data.test_dataloader()
+
+
+def test_one_picture_can_be_predicted(tmp_path: Path) -> None:
+    data = ready(format="auto", root=str(picture(tmp_path / "a.png")))
+    assert [batch.ids for batch in data.predict_dataloader()] == [["a"]]
+    assert data.val_dataloader() == []
+
+
+def test_the_drawn_set(tmp_path: Path) -> None:
+    root = str(tmp_path / "drawn")
+    counts = SceneCounts(train=6, val=2, test=3)
+    data = ready(root=root, num_scenes=counts)
+    assert sizes(data) == {"train": 6, "val": 2, "test": 3}
+    scene = data.scenes["train"][0]
+    assert (len(scene.frames), scene.captions != (), scene.facts is not None) == (2, True, True)
+    assert not scene.id.endswith("_1")
+    batch = next(iter(data.train_dataloader()))
+    assert {tuple(frames.shape) for frames in batch.frames} == {(2, 3, 128, 128)}
+    # A second run finds the set; fewer scenes are a subset, whatever the seed; more are refused.
+    again = ready(root=root, num_scenes=SceneCounts(train=4, val=2, test=3), seed=5)
+    assert {scene.id for scene in again.scenes["train"]} < {scene.id for scene in data.scenes["train"]}
+    assert again.scenes["test"] == data.scenes["test"]
+    with pytest.raises(DataError, match=r"holds 6 train scenes, num_scenes asks for 800; delete the folder"):
+        ready(root=root)
+    with pytest.raises(DataError, match="scenes have 2 frames, num_frames asks for 3"):
+        ready(root=root, num_scenes=counts, num_frames=3)
+    with pytest.raises(ValueError, match="must be counts where a set is drawn"):
+        ready(root=str(tmp_path / "other"), num_scenes=SceneCounts(train=0.5))
+
+
+def test_a_folder_of_other_files_is_not_drawn_into(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match="holds none of"):
+        ready(root=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_frames", 0),
+        ("batch_size", 0),
+        ("eval_batch_size", -1),
+        ("num_workers", -1),
+        ("seed", -1),
+        ("image_size_px", -1),
+        ("image_size_px", 0),
+    ],
+)
+def test_values_out_of_range(option: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be at least"):
+        BDDOIADataModule(**{option: value})
+
+
+def test_the_constructor_is_the_schema() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(BDDOIADataModule, "data")
+    parsed = parser.parse_args(["--data.format=auto", "--data.num_scenes.train=0.125", "--data.num_scenes.val=7"])
+    data = parser.instantiate_classes(parsed).data
+    assert (data.format, data.num_scenes) == ("auto", SceneCounts(0.125, 7, None))
+    assert BDDOIADataModule().summary() == "data/synthetic: not read yet"
+
+
+class Recorder(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[str]] = []
+
+    def training_step(self, batch: Batch) -> torch.Tensor:
+        if len(self.seen) == self.current_epoch:
+            self.seen.append([])
+        self.seen[-1] += batch.ids
+        return self.weight * batch.actions.float().sum()
+
+    def validation_step(self, batch: Batch) -> None:
+        assert isinstance(batch, Batch)
+
+    def predict_step(self, batch: Batch) -> list[str]:
+        return batch.ids
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_lightning_runs_every_stage_and_resumes_the_order(labelled: str, tmp_path: Path) -> None:
+    quiet = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tmp_path / "run",
+    }
+    whole, start, rest = Recorder(), Recorder(), Recorder()
+    Trainer(max_epochs=3, enable_checkpointing=False, **quiet).fit(whole, BDDOIADataModule("auto", labelled))
+    trainer = Trainer(max_epochs=1, **quiet)
+    trainer.fit(start, BDDOIADataModule("auto", labelled))
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    rest.seen = [*start.seen]
+    second = Trainer(max_epochs=3, enable_checkpointing=False, **quiet)
+    second.fit(rest, BDDOIADataModule("auto", labelled), ckpt_path=tmp_path / "one.ckpt")
+    assert rest.seen == whole.seen
+    assert whole.seen[0] != whole.seen[1]
+    predicted = Trainer(**quiet).predict(whole, BDDOIADataModule("auto", labelled))
+    assert sum(map(len, predicted or [])) == 30

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import picture
+from PIL import Image
+
+from lvad.data.images import ImageIndex, natural_key, open_image, split_number
+from lvad.data.records import DataError
+
+
+def noise(path: Path, size: tuple[int, int] = (64, 48)) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "1"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (5, 3), "red").convert(mode).save(path)
+    image = open_image(path)
+    assert (image.mode, image.size) == ("RGB", (5, 3))
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 16), "black")
+    image.paste("white", (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # show it turned a quarter clockwise: the top goes to the right
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    upright = np.asarray(open_image(tmp_path / "a.jpg"))
+    assert upright.shape == (8, 16, 3)
+    assert upright[:, 9:].min() > 240
+    assert upright[:, :7].max() < 15
+    assert open_image(tmp_path / "a.jpg", 8).size == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "expected"),
+    [((1280, 720), 640, (640, 360)), ((1280, 720), 300, (300, 169)), ((60, 90), 45, (30, 45)), ((9, 5), 20, (9, 5))],
+)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_the_longer_edge_is_reduced(
+    tmp_path: Path, size: tuple[int, int], longest: int, expected: tuple[int, int], suffix: str
+) -> None:
+    assert open_image(picture(tmp_path / f"a.{suffix}", size), longest).size == expected
+
+
+def test_a_thin_picture_keeps_a_pixel(tmp_path: Path) -> None:
+    assert open_image(picture(tmp_path / "a.png", (1000, 1)), 10).size == (10, 1)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp"])
+def test_truncated_and_unreadable(tmp_path: Path, suffix: str) -> None:
+    path = noise(tmp_path / f"a.{suffix}")
+    whole = path.read_bytes()
+    for content in (b"", b"not a picture", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"a\.{suffix}: image cannot be decoded"):
+            open_image(path)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.jpg: image is missing"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = picture(tmp_path / "a.png", (100, 15))
+    # PIL warns above its limit and raises above twice the limit; both are errors here.
+    for limit in (1000, 500):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(DataError, match="DecompressionBomb"):
+            open_image(path)
+
+
+def test_index(tmp_path: Path) -> None:
+    for name in ("b_2.jpg", "b_10.jpg", "c.PNG", "s/d_1.webp", ".hidden.jpg", "s/notes.txt"):
+        if name.endswith("txt"):
+            (tmp_path / name).write_text("")
+        else:
+            picture(tmp_path / name)
+    index = ImageIndex.of(tmp_path)
+    assert index.files == {"b_2.jpg", "b_10.jpg", "c.PNG", "s/d_1.webp"}
+    assert dict(index.numbered) == {"b": [(2, "b_2.jpg"), (10, "b_10.jpg")], "s/d": [(1, "s/d_1.webp")]}
+    assert index.folders == {"": ["b_2.jpg", "b_10.jpg", "c.PNG"], "s": ["s/d_1.webp"]}
+    assert index.by_stem["c"] == "c.PNG"
+    assert ImageIndex.of(tmp_path / "nowhere").files == set()
+
+
+def test_names() -> None:
+    assert split_number("ab-cd_12") == ("ab-cd", 12)
+    assert split_number("a_b_3") == ("a_b", 3)
+    assert split_number("ab-cd") is None
+    assert split_number("_3") is None
+    assert sorted(["f10", "f9", "e", "10", "9"], key=natural_key) == ["9", "10", "e", "f9", "f10"]

@@ -1,0 +1,126 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import flags
+
+from lvad.data.records import DataError, Reading
+from lvad.data.splits import arrange, carve_val, hold_out, permutation, split_one_one, take
+from lvad.types import Scene
+
+
+def scenes(n: int, split: str = "train", actions: tuple[int, ...] = (0, 1, 0, 0)) -> list[Scene]:
+    return [Scene(f"{''.join(map(str, actions))}-{i}", (), split, actions, tuple(flags(7))) for i in range(n)]
+
+
+def ids(chosen: list[Scene]) -> set[str]:
+    return {scene.id for scene in chosen}
+
+
+def test_the_permutation_depends_on_seed_and_ids_alone() -> None:
+    given_order = scenes(50)
+    shuffled = random.Random(0).sample(given_order, 50)
+    order = [given_order[i].id for i in permutation(given_order, 3)]
+    assert order == [shuffled[i].id for i in permutation(shuffled, 3)]
+    assert order != [given_order[i].id for i in permutation(given_order, 4)]
+    # Leaving scenes out keeps the order of the rest.
+    kept = given_order[:20]
+    assert [kept[i].id for i in permutation(kept, 3)] == [name for name in order if name in ids(kept)]
+
+
+@given(n=st.integers(0, 60), seed=st.integers(0, 5), data=st.data())
+def test_subsets_are_nested_and_keep_the_order(n: int, seed: int, data: st.DataObject) -> None:
+    pool = scenes(n)
+    small = data.draw(st.integers(0, n))
+    large = data.draw(st.integers(small, n))
+    chosen, more = take(pool, small, seed), take(pool, large, seed)
+    assert (len(chosen), len(more)) == (small, large)
+    assert ids(chosen) <= ids(more)
+    assert chosen == [scene for scene in pool if scene.id in ids(chosen)]
+
+
+def test_an_eighth_lies_within_a_quarter() -> None:
+    pool = scenes(1606)
+    eighth, quarter = take(pool, 0.125, 0), take(pool, 0.25, 0)
+    # 1606 / 8 = 200.75 and 1606 / 4 = 401.5, rounded up.
+    assert (len(eighth), len(quarter)) == (201, 402)
+    assert ids(eighth) < ids(quarter)
+    assert ids(take(pool, 201, 1)) != ids(eighth)
+    assert len(take(scenes(10), 0.7, 0)) == 7
+    assert take(pool, None, 0) == pool
+    assert take(pool, 1.0, 0) == pool
+
+
+@pytest.mark.parametrize(("amount", "message"), [(-1, "between 0 and the 5"), (6, "5 scenes there are, got 6")])
+def test_counts_out_of_range(amount: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"num_scenes.train must be .*{message}"):
+        take(scenes(5), amount, 0, "num_scenes.train")
+
+
+@pytest.mark.parametrize("amount", [0.0, -0.5, 1.5, float("nan"), float("inf")])
+def test_shares_out_of_range(amount: float) -> None:
+    with pytest.raises(ValueError, match=r"as a share must be in \(0, 1\]"):
+        take(scenes(5), amount, 0)
+
+
+def test_one_one_keeps_single_labels_and_rounds_the_test_share_up() -> None:
+    pool = [
+        *scenes(10, "train"),
+        *scenes(6, "test", (0, 0, 1, 0)),
+        *scenes(3, "val", (1, 1, 0, 0)),
+        Scene("two reasons", (), "train", (0, 1, 0, 0), tuple(flags(3, 7))),
+        Scene("no labels", (), "train"),
+    ]
+    chosen = split_one_one(pool, seed=0)
+    # 10 stops: ceil(2.0) = 2 for test; 6 lefts: ceil(1.2) = 2.
+    parts = {(s.split, s.actions): 0 for s in chosen}
+    for scene in chosen:
+        parts[scene.split, scene.actions] += 1
+    assert parts == {
+        ("train", (0, 1, 0, 0)): 8,
+        ("train", (0, 0, 1, 0)): 4,
+        ("test", (0, 1, 0, 0)): 2,
+        ("test", (0, 0, 1, 0)): 2,
+    }
+    assert split_one_one(pool, seed=0) == chosen
+    assert split_one_one(pool, seed=1) != chosen
+    with pytest.raises(DataError, match="exactly one action"):
+        split_one_one(pool[16:], seed=0)
+
+
+def test_a_validation_split_is_carved_per_action() -> None:
+    train, val = carve_val([*scenes(20), *scenes(11, actions=(0, 0, 1, 0)), *scenes(1, actions=(1, 1, 1, 1))], 0)
+    # ceil(20 / 10) = 2, ceil(11 / 10) = 2, and the only one of its kind stays in train.
+    assert sorted(sum(s.actions == a for s in val) for a in {s.actions for s in [*train, *val]}) == [0, 2, 2]
+    assert len(train) == 28
+    assert {scene.split for scene in val} == {"val"}
+    assert not ids(train) & ids(val)
+
+
+def test_sequences_are_held_out_whole() -> None:
+    windows = [Scene(f"{drive}/{i}", (), "") for drive in "abcde" for i in range(5)]
+    train, val = hold_out(windows, seed=0)
+    # ceil(25 / 10) = 3 scenes: the end of one sequence.
+    assert (len(train), len(val)) == (22, 3)
+    assert len({scene.id[0] for scene in val}) == 1
+    assert [scene.id[2:] for scene in val] == ["2", "3", "4"]
+    assert ({s.split for s in train}, {s.split for s in val}) == ({"train"}, {"val"})
+    assert hold_out(windows, seed=0) == (train, val)
+    assert hold_out(windows[:1], seed=0)[1] == []
+
+
+def test_arrange() -> None:
+    labelled = [*scenes(20, "train"), *scenes(4, "test", (1, 0, 0, 0))]
+    splits = arrange(Reading("gt_4a_21r", labelled), "all", 0)
+    assert {split: len(members) for split, members in splits.items()} == {"train": 18, "val": 2, "test": 4}
+    splits = arrange(Reading("gt_4a_21r", [*labelled, *scenes(3, "val")]), "all", 0)
+    assert {split: len(members) for split, members in splits.items()} == {"train": 20, "val": 3, "test": 4}
+    frames = Reading("frames", [Scene(str(i), (), "") for i in range(10)])
+    assert {split: len(members) for split, members in arrange(frames, "all", 0).items()} == {
+        "train": 9,
+        "val": 1,
+        "test": 0,
+    }
+    with pytest.raises(DataError, match="use subset=all"):
+        arrange(frames, "single", 0)

@@ -1,0 +1,58 @@
+"""A policy small enough to enumerate."""
+
+import pytest
+import torch
+
+from lvad.policy.hf import HFPolicy, Lora
+from lvad.policy.sampling import Sampling
+from lvad.types import UNLABELLED, Batch
+
+
+@pytest.fixture(scope="session")
+def vlm_folder(tmp_path_factory):
+    """The embedded architecture with random weights."""
+    from lvad.commands.embedded import make_vlm
+
+    folder = tmp_path_factory.mktemp("vlm")
+    make_vlm(folder, vocab_size=320, num_scenes=20)
+    return folder
+
+
+@pytest.fixture
+def make_policy(vlm_folder):
+    """A policy with sharpened adapters, so that its law depends on what it sees."""
+
+    def make(lora=True, spread=True, **sampling):
+        torch.manual_seed(0)
+        policy = HFPolicy(
+            str(vlm_folder), Sampling(**sampling), lora=Lora(rank=4) if lora else None, freeze_vision=lora
+        )
+        if spread:
+            with torch.no_grad():
+                for name, parameter in policy.named_parameters():
+                    if "lora_B" in name:
+                        parameter.normal_(0, 0.2)
+                    elif "connector" in name or "embed_tokens" in name or "patch_embedding" in name:
+                        parameter.mul_(8)
+        return policy.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_batch():
+    """Random frames of given numbers per scene."""
+
+    def make(*num_frames, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        size = len(num_frames)
+        return Batch(
+            ids=[f"scene-{i}" for i in range(size)],
+            frames=[torch.randint(0, 256, (m, 3, 128, 128), generator=generator, dtype=torch.uint8) for m in num_frames],
+            actions=torch.full((size, 4), UNLABELLED),
+            reasons=torch.full((size, 21), UNLABELLED),
+            captions=[()] * size,
+            facts=[None] * size,
+        )
+
+    return make
