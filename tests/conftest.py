@@ -1,3 +1,5 @@
+"""Real data where it is to be had, and models with random weights."""
+
 from pathlib import Path
 
 import pytest
@@ -10,3 +12,32 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vlm_folder(tmp_path_factory) -> Path:
+    """The embedded captioner's architecture with random weights."""
+    from lvad.commands.embedded import make_vlm
+
+    folder = tmp_path_factory.mktemp("models") / "vlm"
+    make_vlm(folder, vocab_size=320, num_scenes=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(vlm_folder) -> Path:
+    """The embedded CLIP's architecture with random weights around that captioner's vision tower."""
+    from lvad.commands.embedded import make_clip
+
+    make_clip(vlm_folder.parent / "clip", vlm_folder)
+    return vlm_folder.parent / "clip"
+
+
+@pytest.fixture(scope="session")
+def drawn_root(tmp_path_factory) -> Path:
+    """A small drawn set on disk."""
+    from lvad.data.synthetic import write_synthetic
+
+    root = tmp_path_factory.mktemp("data") / "drawn"
+    write_synthetic(root, num_train=16, num_val=8, num_test=8, progress=False)
+    return root

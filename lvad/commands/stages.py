@@ -71,6 +71,7 @@ def run_stage(command: str, args: list[str]) -> int:
             model_class=LightningModule,
             datamodule_class=BDDOIADataModule,
             subclass_mode_model=True,
+            auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=SaveConfigCallback if command == "fit" else None,
             save_config_kwargs={"overwrite": True},

@@ -81,10 +81,8 @@ def check(
     report.warnings += _contradictions(scenes)
     if not reading.has_images:
         report.warnings.append("images not checked: none beside the label files (give images=)")
-    elif decode:
-        report.images = _decode_all(report, scenes)
     else:
-        report.images = "present, not decoded"
+        report.images = _decode_all(report, scenes) if decode else "present, not decoded"
     return report
 
 

@@ -1,6 +1,5 @@
 """The data of every stage, as Lightning wants it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -8,9 +7,9 @@ from typing import Final, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler, SequentialSampler
 
-from lvad.data.bddoia import Layout, read
+from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.frames import read_frames
 from lvad.data.records import SPLITS, DataError, Reading
@@ -38,33 +37,6 @@ DRAWN: Final = {"train": 800, "val": 128, "test": 300}
 """What is drawn where ``num_scenes`` does not say."""
 DRAWING_SEED: Final = 0
 """Fixed, so that runs with different seeds are tested on the same scenes."""
-
-
-class EpochSampler(Sampler[int]):
-    """A new order every epoch, fixed by seed and epoch; a resumed run continues with its own epoch's order.
-
-    Args:
-        num_scenes: how many indices to permute.
-        seed: of the first epoch's order.
-    """
-
-    def __init__(self, num_scenes: int, seed: int) -> None:
-        self.num_scenes = num_scenes
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass; Lightning calls it before every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_scenes
-
-    def __iter__(self) -> Iterator[int]:
-        # Two words, so that seed 0 in epoch 1 differs from seed 1 in epoch 0.
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
-        self.epoch += 1
-        yield from torch.randperm(self.num_scenes, generator=generator).tolist()
 
 
 class BDDOIADataModule(LightningDataModule):
@@ -110,21 +82,23 @@ class BDDOIADataModule(LightningDataModule):
         self.num_frames = _at_least(1, num_frames, "num_frames")
         self.fps = fps
         self.batch_size = _at_least(1, batch_size, "batch_size")
-        self.eval_batch_size = _at_least(1, eval_batch_size or batch_size, "eval_batch_size")
+        self.eval_batch_size = _at_least(
+            1, batch_size if eval_batch_size is None else eval_batch_size, "eval_batch_size"
+        )
         self.num_workers = _at_least(0, num_workers, "num_workers")
         self.seed = _at_least(0, seed, "seed")
         self.subset: Literal["all", "single"] = subset
         self.num_scenes = num_scenes
-        self.image_size_px = image_size_px and _at_least(1, image_size_px, "image_size_px")
+        self.image_size_px = None if image_size_px is None else _at_least(1, image_size_px, "image_size_px")
         self.unlabelled = unlabelled
         self.reading: Reading | None = None
         self.scenes: dict[str, list[Scene]] = {}
 
     def prepare_data(self) -> None:
-        """Draw the synthetic set, or decode a video, once per node."""
+        """Draw the synthetic set, or decode videos, once per node."""
         if self.format == "synthetic":
             _draw(self.root, self._counts(), self.num_frames)
-        elif self.root.is_file():
+        elif (detect(self.root) if self.format == "auto" else self.format) == "frames":
             read_frames(self.root, self.num_frames, fps=self.fps)
 
     def setup(self, stage: str | None = None) -> None:
@@ -151,9 +125,14 @@ class BDDOIADataModule(LightningDataModule):
         rank_zero_info(self.summary())
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled, the last batch may be smaller."""
+        """Shuffled by seed and epoch, the last batch may be smaller."""
         scenes = self._of("train")
-        return self._loader(scenes, EpochSampler(len(scenes), self.seed), self.batch_size)
+        # On one device too: Lightning tells this sampler the epoch, so that a resumed run continues with its order,
+        # and it leaves it alone on several devices, where it would wrap any other sampler and tell that nothing.
+        share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
+        sampler = DistributedSampler(SceneDataset(scenes, 1), shuffle=True, seed=self.seed << 12, **share)
+        return self._loader(scenes, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
         """In order; without a loader where there is no validation scene."""

@@ -102,11 +102,7 @@ def annotate(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> 
     inner = width_px - 2 * _MARGIN_PX
     strip = _strip(frames, inner)
     sizes = [_TEXT_PX] + [_SMALL_PX] * (len(lines) - 1)
-    cut = [
-        (size, line)
-        for size, text in zip(sizes, lines, strict=False)
-        for line in _wrap(text, size, inner, 12)
-    ]
+    cut = [(size, line) for size, text in zip(sizes, lines, strict=False) for line in _wrap(text, size, inner, 12)]
     height = 2 * _MARGIN_PX + strip.height + _GAP_PX + sum(_line_px(size) for size, _ in cut)
     page = Image.new("RGB", (width_px, height), _PAPER)
     page.paste(strip, (_MARGIN_PX, _MARGIN_PX))
@@ -162,9 +158,7 @@ def _check(samples: SceneSamples) -> None:
     lists = {"rewards": samples.rewards, "advantages": samples.advantages, **samples.terms}
     for name, values in lists.items():
         if len(values) not in {0, len(samples.texts)}:
-            raise ValueError(
-                f"{name} of {samples.id} must have {len(samples.texts)} entries, got {len(values)}"
-            )
+            raise ValueError(f"{name} of {samples.id} must have {len(samples.texts)} entries, got {len(values)}")
 
 
 def _rows(samples: SceneSamples, width_px: int) -> list[_Row]:

@@ -47,9 +47,7 @@ def best_checkpoint(run: Path) -> Path:
     """
     found = _checkpoints(run)
     if not found:
-        raise FileNotFoundError(
-            f"no checkpoint: looked for {' and '.join(_CHECKPOINTS)} in {run / 'checkpoints'}"
-        )
+        raise FileNotFoundError(f"no checkpoint: looked for {' and '.join(_CHECKPOINTS)} in {run / 'checkpoints'}")
     return found[0]
 
 

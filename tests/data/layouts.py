@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 from PIL import Image
 
 from lvad.taxonomy import NUM_REASONS
@@ -16,6 +19,24 @@ def flags(*indices: int, length: int = NUM_REASONS) -> list[int]:
 def picture(path: Path, size: tuple[int, int] = (16, 12), color: str = "gray") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
+    return path
+
+
+def write_video(path: Path, num_frames: int, fps: int = 10, rotation: float = 0, gap_s: int = 0) -> Path:
+    """Frame i is a gray of level 10 * i, its left half white in a rotated video; a gap lies in the middle."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.time_base = 64, 48, Fraction(1, fps)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for i in range(num_frames):
+            pixels = np.full((48, 64, 3), 10 * i, np.uint8)
+            if rotation:
+                pixels[:, :32] = 255
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, fps), i + (gap_s * fps if i >= num_frames / 2 else 0)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return path
 
 

@@ -1,12 +1,14 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe, picture
+from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe, picture, write_video
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DistributedSampler
 
-from lvad.data.datamodule import BDDOIADataModule, EpochSampler, SceneCounts
+from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.records import DataError
 from lvad.types import UNLABELLED, Batch
 
@@ -55,7 +57,12 @@ def test_batches(labelled: str) -> None:
 
 def orders(data: BDDOIADataModule, num_epochs: int = 2) -> list[list[str]]:
     loader = data.train_dataloader()
-    return [[name for batch in loader for name in batch.ids] for _ in range(num_epochs)]
+    assert isinstance(loader.sampler, DistributedSampler)
+    order = []
+    for epoch in range(num_epochs):
+        loader.sampler.set_epoch(epoch)
+        order.append([name for batch in loader for name in batch.ids])
+    return order
 
 
 def test_the_order_depends_on_seed_and_epoch(labelled: str) -> None:
@@ -74,13 +81,14 @@ def test_workers_change_nothing(labelled: str) -> None:
     assert alone.train_dataloader().pin_memory == torch.cuda.is_available()
 
 
-def test_the_sampler_resumes_with_its_epoch() -> None:
-    sampler = EpochSampler(10, seed=0)
-    first, second = list(sampler), list(sampler)
-    sampler.set_epoch(1)
-    assert list(sampler) == second
-    assert sorted(first) == list(range(10)) == sorted(second)
-    assert list(EpochSampler(10, seed=1)) not in (first, second)
+def test_devices_share_the_scenes_and_one_order(labelled: str) -> None:
+    shares = []
+    for rank in range(2):
+        data = ready(format="auto", root=labelled)
+        data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})  # type: ignore[assignment]
+        shares.append(orders(data, 1)[0])
+    (alone,) = orders(ready(format="auto", root=labelled), 1)
+    assert shares == [alone[0::2], alone[1::2]]
 
 
 def test_unlabelled_hides_everything_in_train_alone(tmp_path: Path) -> None:
@@ -156,10 +164,9 @@ def test_a_folder_of_other_files_is_not_drawn_into(tmp_path: Path) -> None:
     [
         ("num_frames", 0),
         ("batch_size", 0),
-        ("eval_batch_size", -1),
+        ("eval_batch_size", 0),
         ("num_workers", -1),
         ("seed", -1),
-        ("image_size_px", -1),
         ("image_size_px", 0),
     ],
 )
@@ -168,6 +175,7 @@ def test_values_out_of_range(option: str, value: int) -> None:
         BDDOIADataModule(**{option: value})
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_constructor_is_the_schema() -> None:
     parser = ArgumentParser()
     parser.add_class_arguments(BDDOIADataModule, "data")
@@ -175,6 +183,19 @@ def test_the_constructor_is_the_schema() -> None:
     data = parser.instantiate_classes(parsed).data
     assert (data.format, data.num_scenes) == ("auto", SceneCounts(0.125, 7, None))
     assert BDDOIADataModule().summary() == "data/synthetic: not read yet"
+
+
+def test_a_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    data = BDDOIADataModule("auto", str(write_video(tmp_path / "drive.mp4", 10, fps=10)), num_frames=2, fps=5)
+    data.prepare_data()
+    monkeypatch.setattr("av.open", lambda *_: pytest.fail("decoded twice"))
+    data.setup()
+    # 1 s at 5 pictures per second: windows of two end at pictures 1 to 4.
+    (batch,) = data.predict_dataloader()
+    assert batch.ids == [f"drive/00000{i}" for i in range(1, 5)]
+    assert {tuple(frames.shape) for frames in batch.frames} == {(2, 3, 48, 64)}
 
 
 class Recorder(LightningModule):

@@ -1,30 +1,14 @@
-from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
-from layouts import picture
+from layouts import picture, write_video
 from PIL import Image
 
 from lvad.data.frames import read_frames, video_frames
 from lvad.data.records import DataError
-
-
-def write_video(path: Path, num_frames: int, fps: int = 10, rotation: float = 0) -> Path:
-    """A video whose frame i is a gray of level 10 * i; with a white left half where it is rotated."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.width, stream.height, stream.time_base = 64, 48, Fraction(1, fps)
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for i in range(num_frames):
-            pixels = np.full((48, 64, 3), 10 * i, np.uint8)
-            if rotation:
-                pixels[:, :32] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def level(path: Path) -> float:
@@ -61,12 +45,47 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_frames(tmp_path, num_frames=1)
 
 
-def test_a_video_is_sampled_by_time(tmp_path: Path) -> None:
-    video = write_video(tmp_path / "drive.mp4", 20, fps=10)
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv", "mov"])
+def test_a_video_is_sampled_by_time(tmp_path: Path, suffix: str) -> None:
+    video = write_video(tmp_path / f"drive.{suffix}", 20, fps=10)
     frames = video_frames(video, fps=2, cache=tmp_path / "cache")
     # 2 s at 2 pictures per second: frames 0, 5, 10 and 15 of levels 0, 50, 100 and 150.
     assert [round(level(frame), -1) for frame in frames] == [0, 50, 100, 150]
     assert len(video_frames(video, fps=100, cache=tmp_path / "cache")) == 20
+
+
+def test_a_gap_in_a_video_is_not_caught_up(tmp_path: Path) -> None:
+    # Frames at 0, 0.1, ... 0.9 s and, after a gap, at 10, 10.1, ... 10.9 s.
+    video = write_video(tmp_path / "drive.mkv", 20, fps=10, gap_s=9)
+    frames = video_frames(video, fps=2, cache=tmp_path / "cache")
+    # At most two pictures per second on either side, one more where the clock starts anew.
+    assert [round(level(frame), -1) for frame in frames[:3]] == [0, 50, 100]
+    assert len(frames) in (4, 5)
+
+
+def test_a_video_without_time_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frame:
+        time = None
+        rotation = 0
+
+        def to_image(self) -> Image.Image:
+            return Image.new("RGB", (4, 4))
+
+    class Container:
+        streams = SimpleNamespace(video=[SimpleNamespace(average_rate=10)])
+
+        def __enter__(self) -> "Container":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def decode(self, stream: object) -> list[Frame]:
+            return [Frame()] * 20
+
+    monkeypatch.setattr(av, "open", lambda *_: Container())
+    (tmp_path / "drive.mp4").touch()
+    # 20 frames at 10 per second are 2 s.
+    assert len(video_frames(tmp_path / "drive.mp4", fps=2, cache=tmp_path / "cache")) == 4
 
 
 def test_a_decoded_video_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +99,8 @@ def test_a_decoded_video_is_found_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_videos_and_pictures_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    write_video(tmp_path / "in" / "drive.mp4", 10) if (tmp_path / "in").mkdir() is None else None
     picture(tmp_path / "in" / "still.png")
+    write_video(tmp_path / "in" / "drive.mp4", 10)
     scenes = read_frames(tmp_path / "in", num_frames=2, fps=4).scenes
     assert [scene.id for scene in scenes] == ["still", "drive/000001", "drive/000002", "drive/000003"]
     assert [len(scene.frames) for scene in scenes] == [1, 2, 2, 2]

@@ -8,16 +8,6 @@ from lvad.policy.sampling import Sampling
 from lvad.types import UNLABELLED, Batch
 
 
-@pytest.fixture(scope="session")
-def vlm_folder(tmp_path_factory):
-    """The embedded architecture with random weights."""
-    from lvad.commands.embedded import make_vlm
-
-    folder = tmp_path_factory.mktemp("vlm")
-    make_vlm(folder, vocab_size=320, num_scenes=20)
-    return folder
-
-
 @pytest.fixture
 def make_policy(vlm_folder):
     """A policy with sharpened adapters, so that its law depends on what it sees."""

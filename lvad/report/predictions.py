@@ -1,0 +1,95 @@
+"""What ``lvad predict`` leaves behind: one JSON line and one annotated picture per scene."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+
+from lvad.report.figures import annotate
+from lvad.report.runs import write_whole
+from lvad.types import Batch, Prediction
+
+ROWS = "predictions.jsonl"
+PICTURES = "pictures"
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes ``predictions.jsonl`` and ``pictures/`` while predictions come in.
+
+    Args:
+        folder: where to; what an earlier call wrote there is replaced.
+        pictures: draw the frames with what is said of them.
+    """
+
+    def __init__(self, folder: str = "predictions", pictures: bool = True) -> None:
+        super().__init__("batch")
+        self.folder = Path(folder)
+        self.pictures = pictures
+        self.num_written = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear what an earlier call wrote."""
+        self.num_written = 0
+        if trainer.is_global_zero:
+            shutil.rmtree(self.folder / PICTURES, ignore_errors=True)
+            for part in [self.folder / ROWS, *self.folder.glob(f"{ROWS}.rank*")]:
+                part.unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        trainer.strategy.barrier("predictions cleared")
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: list[Prediction],
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Append a row per scene to this rank's file, and draw it."""
+        with self._part(trainer.global_rank).open("a", encoding="utf-8") as lines:
+            for said, frames in zip(prediction, batch.frames, strict=True):
+                row: dict[str, Any] = {"id": said.id, "description": said.description}
+                notes = [said.id]
+                if said.reward is not None:
+                    row["reward"] = said.reward
+                    notes[0] += f"   reward {said.reward:.3f}"
+                if self.pictures:
+                    name = f"{picture_name(said.id, trainer.global_rank, self.num_written)}.png"
+                    row["picture"] = f"{PICTURES}/{name}"
+                    (self.folder / PICTURES).mkdir(exist_ok=True)
+                    annotate(frames.cpu(), [said.description, *notes]).save(self.folder / PICTURES / name)
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                self.num_written += 1
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the ranks' rows."""
+        trainer.strategy.barrier("predictions written")
+        if trainer.is_global_zero:
+            parts = [part for rank in range(trainer.world_size) if (part := self._part(rank)).is_file()]
+            write_whole(self.folder / ROWS, "".join(part.read_text(encoding="utf-8") for part in parts))
+            for part in parts:
+                part.unlink()
+            rank_zero_info(f"predictions: {self.folder / ROWS}")
+
+    def _part(self, rank: int) -> Path:
+        return self.folder / f"{ROWS}.rank{rank}"
+
+
+def picture_name(scene_id: str, rank: int, index: int) -> str:
+    """A file name that stays in its folder and is no other scene's, whatever the id.
+
+    Args:
+        scene_id: may hold slashes, dots, anything.
+        rank: of the process that draws.
+        index: how many scenes that process has drawn.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", scene_id)[:80].strip("_")
+    return f"{rank}-{index:06d}-{safe}" if safe else f"{rank}-{index:06d}"

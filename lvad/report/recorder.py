@@ -1,0 +1,176 @@
+"""The record of a run, kept by a callback that works with every stage."""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from lvad.report.figures import curve, draw_samples
+from lvad.report.runs import CURVE, MODEL, SAMPLES, update_metrics, write_whole
+from lvad.types import SceneSamples
+
+REWARD_MEAN, REWARD_BEST, HELD_OUT = "reward/mean", "reward/best", "val/reward"
+
+
+@runtime_checkable
+class _Exports(Protocol):
+    def export(self, folder: Path) -> None: ...
+
+
+class RunRecorder(Callback):
+    """Writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
+
+    What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
+    ``export(folder)`` (writes the result for other tools), ``next_step`` (what to run next). The validation before
+    the first update (``num_sanity_val_steps: -1``) gives the ``*_start`` metrics.
+
+    Args:
+        run_dir: the run folder; None takes the logger's.
+        export: write the best weights as ``model/`` at the end of a fit.
+    """
+
+    def __init__(self, run_dir: str | None = None, export: bool = True) -> None:
+        self.run_dir = run_dir
+        self.export = export
+        self.start: dict[str, float] = {}
+        self.history: dict[int, dict[str, float]] = {}
+        self.curve: list[tuple[int, float, float]] = []
+        self._fit_start_s = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed fit must know of the run so far."""
+        return {"start": self.start, "history": self.history, "curve": self.curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.start, self.history, self.curve = (state_dict[key] for key in ("start", "history", "curve"))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._fit_start_s = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """On a resume, drop the rows that the lost steps left behind."""
+        if trainer.ckpt_path is not None and trainer.is_global_zero:
+            _drop_rows_after(self._folder(trainer) / SAMPLES, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the training reward for the curve."""
+        metrics = trainer.callback_metrics
+        if REWARD_MEAN in metrics:
+            self.curve.append((trainer.global_step, float(metrics[REWARD_MEAN]), float(metrics[REWARD_BEST])))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the held-out scores and what was said of the fixed scenes."""
+        if trainer.state.fn != "fit":
+            return
+        scores = _group(trainer, "val/")
+        step = trainer.global_step
+        if trainer.sanity_checking:
+            self.start = {f"{name}_start": value for name, value in scores.items()}
+            if trainer.logger is not None:
+                trainer.logger.log_metrics(scores, step)
+        self.history[step] = scores
+        samples = getattr(pl_module, "samples", [])
+        if samples and trainer.is_global_zero:
+            self._record(trainer, samples, step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write numbers, curve and model of the best checkpoint, and say where they are."""
+        folder = self._folder(trainer)
+        best_step = _load_best(trainer, pl_module)
+        metrics = {**self.history.get(best_step, {}), **self.start, **_costs(time.perf_counter() - self._fit_start_s)}
+        if trainer.is_global_zero:
+            update_metrics(folder, metrics)
+            if self.curve:
+                held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
+                curve(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
+            if self.export and isinstance(pl_module, _Exports):
+                pl_module.export(folder / MODEL)
+            print(closing_line(folder, metrics, getattr(pl_module, "next_step", "lvad test")))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the test scores to the run's numbers."""
+        self._finish_evaluation(trainer, "test/")
+
+    @rank_zero_only
+    def _finish_evaluation(self, trainer: Trainer, group: str) -> None:
+        path = update_metrics(self._folder(trainer), _group(trainer, group))
+        rank_zero_info(f"{group.rstrip('/')} scores added to {path}")
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(self.run_dir or trainer.log_dir or trainer.default_root_dir)
+
+    def _record(self, trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
+        path = self._folder(trainer) / SAMPLES
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(_row(scene, step)) + "\n" for scene in samples)
+        if isinstance(trainer.logger, TensorBoardLogger):
+            board = trainer.logger.experiment
+            for scene in samples:
+                board.add_image(f"samples/{scene.id}", np.asarray(draw_samples(scene)), step, dataformats="HWC")
+
+
+def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
+    """One line: where the run lies, the held-out reward before and after, what to run next."""
+    before, after = metrics.get(f"{HELD_OUT}_start"), metrics.get(HELD_OUT)
+    reward = "" if before is None or after is None else f"; held-out reward {before:.3f} -> {after:.3f}"
+    return f"run: {folder}{reward}; next: {next_step}"
+
+
+def _group(trainer: Trainer, prefix: str) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+
+
+def _row(scene: SceneSamples, step: int) -> dict[str, Any]:
+    completions = []
+    for k, text in enumerate(scene.texts):
+        completion: dict[str, Any] = {"text": text}
+        if scene.rewards:
+            completion["reward"] = scene.rewards[k]
+        if scene.advantages:
+            completion["advantage"] = scene.advantages[k]
+        completion["terms"] = {name: values[k] for name, values in scene.terms.items()}
+        completions.append(completion)
+    return {"step": step, "id": scene.id, "completions": completions}
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a killed run may leave half a line
+        write_whole(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+
+def _load_best(trainer: Trainer, module: LightningModule) -> int:
+    """Put the best checkpoint's weights into the module; returns its step."""
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not best or not Path(best).is_file():
+        if best:
+            rank_zero_warn(f"{best} is no plain file (a sharded checkpoint?): the last weights are exported")
+        return trainer.global_step
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    unexpected = module.load_state_dict(checkpoint["state_dict"], strict=False).unexpected_keys
+    if unexpected:
+        raise RuntimeError(f"{best} holds weights that the module lacks: {unexpected[:5]}")
+    return checkpoint["global_step"]
+
+
+def _costs(elapsed_s: float) -> dict[str, float]:
+    costs = {
+        "time/fit_s": elapsed_s,
+        "memory/peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,  # KiB on Linux
+    }
+    if torch.cuda.is_available():
+        costs["memory/peak_cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return costs

@@ -1,0 +1,147 @@
+"""The command line as a new user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lvad.assets import resolve_config, resolve_model
+from lvad.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "--data.root", "drawn", "--data.num_scenes", "{train: 16, val: 8, test: 8}", "--trainer.max_epochs", "1",
+    "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
+]  # fmt: skip
+
+
+def run(*args, cwd, check=True):
+    """Run lvad in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lvad.cli", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=500
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_help_imports_nothing_heavy(capsys):
+    code = "import sys; from lvad.cli import main; main(['--help']); main(['--version'])\n"
+    code += "assert not {'torch', 'lightning', 'transformers', 'jsonargparse'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "lvad fit --config configs/rloo.yaml" in done.stdout
+
+
+def test_an_unknown_command_is_named_with_the_nearest_one(capsys):
+    assert main(["fti"]) == 2
+    assert "unknown command 'fti'; did you mean 'fit'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml")), ids=str)
+def test_every_shipped_config_parses(config):
+    """--print_config parses the whole file against the constructors and stops before building anything."""
+    done = run("fit", "--config", ROOT / config, "--print_config", cwd=ROOT)
+    assert "class_path: lvad.modules." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model.init_args.num_completion", "4"], "num_completion"),
+        (["--data.batchsize", "4"], "batchsize"),
+        (["--model.init_args.policy", "torch.nn.Linear"], "Linear"),
+        (["--model.init_args.kl_beta", "much"], "kl_beta"),
+    ],
+)
+def test_a_mistake_is_refused_by_name(args, message, tmp_path):
+    done = run("fit", "--config", ROOT / "configs/rloo.yaml", *args, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_what_is_missing_is_named(tmp_path):
+    done = run("test", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "lvad: error: no finished run" in done.stderr
+    done = run("fit", "--config", "configs/nothing.yaml", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "no configuration at 'configs/nothing.yaml'" in done.stderr
+    with pytest.raises(FileNotFoundError, match="embedded/vlm"):
+        resolve_model("embedded/nothing")
+
+
+def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_config("configs/rloo.yaml") == ROOT / "configs/rloo.yaml"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/rloo.yaml").write_text("mine")
+    assert resolve_config("configs/rloo.yaml").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A small main job on the embedded models."""
+    cwd = tmp_path_factory.mktemp("work")
+    done = run("fit", "--config", "configs/rloo.yaml", *SMALL, cwd=cwd)
+    return cwd, done
+
+
+def test_the_main_job_ends_with_its_run_folder(finished_run):
+    cwd, done = finished_run
+    folder = cwd / "logs/rloo/version_0"
+    last = done.stdout.strip().splitlines()[-1]
+    assert "logs/rloo/version_0" in last
+    assert "lvad test" in last
+    metrics = json.loads((folder / "metrics.json").read_text())
+    kinds = {"val/reward", "val/fact_precision", "val/fact_recall"}
+    assert kinds | {f"{kind}_start" for kind in kinds} | {"time/fit_s", "memory/peak_mib"} <= set(metrics)
+    assert (folder / "config.yaml").is_file()
+    assert (folder / "reward_curve.png").is_file()
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} >= {0, 2}
+    assert len(rows[0]["completions"]) == 8
+
+
+def test_the_result_opens_in_plain_transformers(finished_run):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = finished_run[0] / "logs/rloo/version_0/model"
+    assert AutoModelForImageTextToText.from_pretrained(folder).config.model_type == "smolvlm"
+    assert AutoProcessor.from_pretrained(folder).chat_template
+
+
+def test_test_without_arguments_evaluates_the_newest_run(finished_run):
+    cwd, _ = finished_run
+    done = run("test", cwd=cwd)
+    assert "version_0" in done.stdout
+    assert "best.ckpt" in done.stdout
+    metrics = json.loads((cwd / "logs/rloo/version_0/metrics.json").read_text())
+    assert {"test/reward", "test/fact_precision", "val/reward_start"} <= set(metrics)
+    assert [p.name for p in (cwd / "logs/rloo").iterdir()] == ["version_0"]
+
+
+def test_predict_describes_pictures_folders_and_videos(finished_run, tmp_path):
+    from PIL import Image
+
+    cwd, _ = finished_run
+    picture = next((cwd / "drawn/data").glob("*.jpg"))
+    Image.open(picture).save(tmp_path / "street.png")
+    run("predict", tmp_path / "street.png", "--predictions.folder", tmp_path / "out", cwd=cwd)
+    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 1
+    assert rows[0]["description"]
+    assert len(list((tmp_path / "out/pictures").iterdir())) == 1
+
+
+def test_the_main_job_runs_on_real_frames(shared_data, tmp_path):
+    run(
+        "fit", "--config", "configs/rloo.yaml", *SMALL[4:], "--data.format", "frames",
+        "--data.root", shared_data / "sequences", "--trainer.limit_train_batches", "2",
+        "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "null", cwd=tmp_path,
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "logs/rloo/version_0/metrics.json").read_text())
+    assert {"val/reward", "val/reward_start"} <= set(metrics)
+    assert "val/fact_precision" not in metrics
