@@ -83,8 +83,7 @@ class CLIP(nn.Module):
         """Write a folder that plain open_clip loads as ``local-dir:FOLDER``, atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            k: v.detach().to("cpu", getattr(torch, dtype)).contiguous()
-            for k, v in self.clip.state_dict().items()
+            k: v.detach().to("cpu", getattr(torch, dtype)).contiguous() for k, v in self.clip.state_dict().items()
         }
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             save_file(weights, Path(scratch) / WEIGHTS_FILE)

@@ -38,7 +38,12 @@ def make_module(vlm_folder):
 
 
 def make_trainer(tmp_path, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+    }
     return Trainer(accelerator="cpu", default_root_dir=tmp_path, **(quiet | options))
 
 

@@ -60,7 +60,7 @@ def test_a_likelihood_needs_the_models_own_law(vlm_folder):
 
 
 def test_scenes_without_labels_are_refused_by_name(make_sft, make_reward, drawn_root, tmp_path):
-    with pytest.raises(ValueError, match="has no labels; set data.unlabelled false"):
+    with pytest.raises(ValueError, match="has no labels; set data"):
         fit(make_sft("action"), drawn_root, tmp_path, 1, unlabelled=True)
     with pytest.raises(ValueError, match="has no caption to learn"):
         fit(make_sft("caption"), drawn_root, tmp_path, 1, unlabelled=True)

@@ -38,7 +38,9 @@ def make_batch():
         size = len(num_frames)
         return Batch(
             ids=[f"scene-{i}" for i in range(size)],
-            frames=[torch.randint(0, 256, (m, 3, 128, 128), generator=generator, dtype=torch.uint8) for m in num_frames],
+            frames=[
+                torch.randint(0, 256, (m, 3, 128, 128), generator=generator, dtype=torch.uint8) for m in num_frames
+            ],
             actions=torch.full((size, 4), UNLABELLED),
             reasons=torch.full((size, 21), UNLABELLED),
             captions=[()] * size,

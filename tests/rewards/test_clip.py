@@ -18,7 +18,9 @@ def frames(count, height=128, width=128, seed=0):
 
 def batch(*scenes):
     none = torch.zeros(len(scenes), 0)
-    return Batch([str(i) for i in range(len(scenes))], list(scenes), none, none, [()] * len(scenes), [None] * len(scenes))
+    return Batch(
+        [str(i) for i in range(len(scenes))], list(scenes), none, none, [()] * len(scenes), [None] * len(scenes)
+    )
 
 
 def rollouts(texts):

@@ -1,0 +1,65 @@
+"""The main job over several seeds: what it gains, what it costs, with its spread.
+
+    python benchmarks/main_job.py --seeds 0 1 2 --json benchmarks/main_job.json
+    python benchmarks/main_job.py --seeds 0 1 2 -- --model.init_args.kl_beta 0
+
+What follows ``--`` is given to ``lvad fit``. Each seed is a process of its own: ``lvad fit``, then ``lvad test``.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROWS = (
+    "val/reward_start",
+    "val/reward",
+    "val/fact_precision_start",
+    "val/fact_precision",
+    "val/fact_recall_start",
+    "val/fact_recall",
+    "val/distinct_start",
+    "val/distinct",
+    "test/reward",
+    "test/fact_precision",
+    "test/fact_recall",
+    "time/fit_s",
+    "memory/peak_mib",
+)
+
+
+def run_seed(seed: int, config: str, extra: list[str], folder: Path) -> dict[str, float]:
+    lvad = [sys.executable, "-m", "lvad.cli"]
+    fit = [*lvad, "fit", "--config", config, "--seed_everything", str(seed), "--data.seed", str(seed), *extra]
+    subprocess.run([*fit, "--trainer.enable_progress_bar", "false"], cwd=folder, check=True, stdout=sys.stderr)
+    subprocess.run([*lvad, "test"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    newest = max(folder.glob("logs/*/version_*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--config", default="configs/rloo.yaml")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("extra", nargs="*", help="options of lvad fit, after --")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {seed: run_seed(seed, args.config, args.extra, Path(folder)) for seed in args.seeds}
+    print(f"| metric | {' | '.join(f'seed {seed}' for seed in runs)} | mean | spread (max - min) |")
+    print("|---" * (len(runs) + 3) + "|")
+    for name in ROWS:
+        values = [metrics[name] for metrics in runs.values() if name in metrics]
+        if len(values) == len(runs):
+            digits = 0 if name.startswith(("time", "memory")) else 3
+            cells = [*values, statistics.mean(values), max(values) - min(values)]
+            print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
+    if args.json:
+        args.json.write_text(json.dumps(runs, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
