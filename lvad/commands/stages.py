@@ -18,7 +18,6 @@ from lvad.report.runs import best_checkpoint, newest_run
 LOGS = Path("logs")
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",
-    "checkpoint.save_last": True,
     "checkpoint.auto_insert_metric_name": False,
     "checkpoint.enable_version_counter": False,
 }
@@ -55,6 +54,14 @@ class StageCLI(LightningCLI):
             config.trainer.logger = False
 
 
+def last_checkpoint() -> ModelCheckpoint:
+    """The state after the latest validation, to resume from.
+
+    ModelCheckpoint's own ``save_last`` writes only when the monitored value improved (Lightning 2.6).
+    """
+    return ModelCheckpoint(filename="last", save_top_k=1, enable_version_counter=False)
+
+
 def run_stage(command: str, args: list[str]) -> int:
     """Run one LightningCLI subcommand.
 
@@ -72,6 +79,7 @@ def run_stage(command: str, args: list[str]) -> int:
             datamodule_class=BDDOIADataModule,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [last_checkpoint()]},
             seed_everything_default=0,
             save_config_callback=SaveConfigCallback if command == "fit" else None,
             save_config_kwargs={"overwrite": True},

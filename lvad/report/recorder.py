@@ -42,6 +42,7 @@ class RunRecorder(Callback):
         self.start: dict[str, float] = {}
         self.history: dict[int, dict[str, float]] = {}
         self.curve: list[tuple[int, float, float]] = []
+        self._is_resumed = False
         self._fit_start_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,10 +57,12 @@ class RunRecorder(Callback):
         """Start the clock."""
         self._fit_start_s = time.perf_counter()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """On a resume, drop the rows that the lost steps left behind."""
-        if trainer.ckpt_path is not None and trainer.is_global_zero:
-            _drop_rows_after(self._folder(trainer) / SAMPLES, trainer.global_step)
+        if trainer.state.fn == "fit":
+            self._is_resumed = True
+            if trainer.is_global_zero:
+                _drop_rows_after(self._folder(trainer) / SAMPLES, checkpoint["global_step"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,8 +74,8 @@ class RunRecorder(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the held-out scores and what was said of the fixed scenes."""
-        if trainer.state.fn != "fit":
-            return
+        if trainer.state.fn != "fit" or (trainer.sanity_checking and self._is_resumed):
+            return  # a resumed run knows its start already
         scores = _group(trainer, "val/")
         step = trainer.global_step
         if trainer.sanity_checking:
@@ -154,7 +157,8 @@ def _drop_rows_after(path: Path, step: int) -> None:
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:
     """Put the best checkpoint's weights into the module; returns its step."""
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) is not None]
+    best = getattr(monitored[0], "best_model_path", "") if monitored else ""
     if not best or not Path(best).is_file():
         if best:
             rank_zero_warn(f"{best} is no plain file (a sharded checkpoint?): the last weights are exported")
