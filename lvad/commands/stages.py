@@ -1,12 +1,15 @@
 """``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 
 from jsonargparse import ArgumentError
 from lightning import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from transformers.utils import logging as transformers_logging
 
 from lvad.assets import resolve_config
 from lvad.data.datamodule import BDDOIADataModule
@@ -16,6 +19,13 @@ from lvad.report.recorder import RunRecorder
 from lvad.report.runs import best_checkpoint, newest_run
 
 LOGS = Path("logs")
+# Said by the libraries at every start, true by design here, and of no use to whoever runs lvad.
+HARMLESS_WARNINGS = (
+    r".*module\(s\) in eval mode at the start of training",  # the frozen reward
+    r".*does not have many workers",
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*is_gradient_checkpointing. is deprecated",
+)
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",
     "checkpoint.auto_insert_metric_name": False,
@@ -72,6 +82,10 @@ def run_stage(command: str, args: list[str]) -> int:
     Returns:
         The exit code.
     """
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a package that only 4-bit models need
+    transformers_logging.disable_progress_bar()
     try:
         args = _find_configs(_complete(command, args))
         StageCLI(
