@@ -41,3 +41,28 @@ def drawn_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "drawn"
     write_synthetic(root, num_train=16, num_val=8, num_test=8, progress=False)
     return root
+
+
+@pytest.fixture
+def make_batch():
+    """Random frames of given numbers per scene."""
+
+    def make(*num_frames, seed=0):
+        import torch
+
+        from lvad.types import UNLABELLED, Batch
+
+        generator = torch.Generator().manual_seed(seed)
+        size = len(num_frames)
+        return Batch(
+            ids=[f"scene-{i}" for i in range(size)],
+            frames=[
+                torch.randint(0, 256, (m, 3, 128, 128), generator=generator, dtype=torch.uint8) for m in num_frames
+            ],
+            actions=torch.full((size, 4), UNLABELLED),
+            reasons=torch.full((size, 21), UNLABELLED),
+            captions=[()] * size,
+            facts=[None] * size,
+        )
+
+    return make

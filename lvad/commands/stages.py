@@ -55,8 +55,10 @@ class StageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Evaluation writes into the run that it evaluates instead of opening a new one."""
+        if self.subcommand in (None, "fit"):
+            return
         config = self.config[self.subcommand]
-        if self.subcommand == "fit" or config.recorder.run_dir is not None or not config.ckpt_path:
+        if config.recorder.run_dir is not None or not config.ckpt_path:
             return
         run = Path(config.ckpt_path).resolve().parent.parent
         if (run / "config.yaml").is_file():
@@ -70,6 +72,27 @@ def last_checkpoint() -> ModelCheckpoint:
     ModelCheckpoint's own ``save_last`` writes only when the monitored value improved (Lightning 2.6).
     """
     return ModelCheckpoint(filename="last", save_top_k=1, enable_version_counter=False)
+
+
+def make_cli(args: list[str], command: str | None = None) -> StageCLI:
+    """Parse arguments and build trainer, module and data; with a command, run it.
+
+    Args:
+        args: options; ``--config`` and overrides.
+        command: ``fit``, ``validate``, ``test`` or ``predict``; None only builds.
+    """
+    return StageCLI(
+        model_class=LightningModule,
+        datamodule_class=BDDOIADataModule,
+        subclass_mode_model=True,
+        auto_configure_optimizers=False,
+        trainer_defaults={"callbacks": [last_checkpoint()]},
+        seed_everything_default=0,
+        save_config_callback=SaveConfigCallback if command == "fit" else None,
+        save_config_kwargs={"overwrite": True},  # where no versioned logger is set, a second run replaces the first
+        run=command is not None,
+        args=[command, *args] if command else args,
+    )
 
 
 def run_stage(command: str, args: list[str]) -> int:
@@ -87,18 +110,7 @@ def run_stage(command: str, args: list[str]) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a package that only 4-bit models need
     transformers_logging.disable_progress_bar()
     try:
-        args = _find_configs(_complete(command, args))
-        StageCLI(
-            model_class=LightningModule,
-            datamodule_class=BDDOIADataModule,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [last_checkpoint()]},
-            seed_everything_default=0,
-            save_config_callback=SaveConfigCallback if command == "fit" else None,
-            save_config_kwargs={"overwrite": True},
-            args=[command, *args],
-        )
+        make_cli(_find_configs(_complete(command, args)), command)
     except (DataError, FileNotFoundError, ArgumentError) as error:
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lvad.report.figures import annotate
 from lvad.report.runs import write_whole
@@ -18,12 +18,14 @@ from lvad.types import Batch, Prediction
 ROWS = "predictions.jsonl"
 PICTURES = "pictures"
 
+_PICTURE_NAME = re.compile(r"\d+-\d{6,}(-[A-Za-z0-9_-]+)?\.png")  # what picture_name makes
+
 
 class PredictionWriter(BasePredictionWriter):
     """Writes ``predictions.jsonl`` and ``pictures/`` while predictions come in.
 
     Args:
-        folder: where to; what an earlier call wrote there is replaced.
+        folder: where to; what an earlier call wrote there is replaced, other files stay.
         pictures: draw the frames with what is said of them.
     """
 
@@ -37,9 +39,10 @@ class PredictionWriter(BasePredictionWriter):
         """Clear what an earlier call wrote."""
         self.num_written = 0
         if trainer.is_global_zero:
-            shutil.rmtree(self.folder / PICTURES, ignore_errors=True)
-            for part in [self.folder / ROWS, *self.folder.glob(f"{ROWS}.rank*")]:
-                part.unlink(missing_ok=True)
+            # By name: the folder may be somebody's own, with pictures of theirs.
+            pictures = [p for p in self.folder.glob(f"{PICTURES}/*.png") if _PICTURE_NAME.fullmatch(p.name)]
+            for old in [self.folder / ROWS, *self.folder.glob(f"{ROWS}.rank*"), *pictures]:
+                old.unlink(missing_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
         trainer.strategy.barrier("predictions cleared")
 
@@ -55,17 +58,14 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Append a row per scene to this rank's file, and draw it."""
         with self._part(trainer.global_rank).open("a", encoding="utf-8") as lines:
-            for said, frames in zip(prediction, batch.frames, strict=True):
+            for i, (said, frames) in enumerate(zip(prediction, batch.frames, strict=True)):
                 row: dict[str, Any] = {"id": said.id, "description": said.description}
-                notes = [said.id]
                 if said.reward is not None:
                     row["reward"] = said.reward
-                    notes[0] += f"   reward {said.reward:.3f}"
+                if paths := _frame_paths(trainer, batch_indices, i):
+                    row["frames"] = paths
                 if self.pictures:
-                    name = f"{picture_name(said.id, trainer.global_rank, self.num_written)}.png"
-                    row["picture"] = f"{PICTURES}/{name}"
-                    (self.folder / PICTURES).mkdir(exist_ok=True)
-                    annotate(frames.cpu(), [said.description, *notes]).save(self.folder / PICTURES / name)
+                    row["picture"] = self._draw(said, frames, trainer.global_rank)
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
                 self.num_written += 1
 
@@ -79,8 +79,21 @@ class PredictionWriter(BasePredictionWriter):
                 part.unlink()
             rank_zero_info(f"predictions: {self.folder / ROWS}")
 
+    def _draw(self, said: Prediction, frames: Tensor, rank: int) -> str:
+        note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
+        path = f"{PICTURES}/{picture_name(said.id, rank, self.num_written)}.png"
+        (self.folder / PICTURES).mkdir(exist_ok=True)
+        annotate(frames, [said.description, note]).save(self.folder / path)
+        return path
+
     def _part(self, rank: int) -> Path:
         return self.folder / f"{ROWS}.rank{rank}"
+
+
+def _frame_paths(trainer: Trainer, batch_indices: Sequence[int] | None, i: int) -> list[str]:
+    """The files of the i-th scene of a batch, where the data set tells its scenes: ids alone may repeat."""
+    scenes = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "scenes", None)
+    return [str(path) for path in scenes[batch_indices[i]].frames] if scenes and batch_indices else []
 
 
 def picture_name(scene_id: str, rank: int, index: int) -> str:

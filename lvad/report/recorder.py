@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lvad.report.figures import curve, draw_samples
 from lvad.report.runs import CURVE, MODEL, SAMPLES, update_metrics, write_whole
@@ -29,7 +29,7 @@ class RunRecorder(Callback):
 
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
     ``export(folder)`` (writes the result for other tools), ``next_step`` (what to run next). The validation before
-    the first update (``num_sanity_val_steps: -1``) gives the ``*_start`` metrics.
+    the first update (``num_sanity_val_steps: -1``) gives the ``*_start`` metrics. A ``fast_dev_run`` leaves nothing.
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -42,6 +42,7 @@ class RunRecorder(Callback):
         self.start: dict[str, float] = {}
         self.history: dict[int, dict[str, float]] = {}
         self.curve: list[tuple[int, float, float]] = []
+        self._folder: Path | None = None
         self._is_resumed = False
         self._fit_start_s = 0.0
 
@@ -53,16 +54,24 @@ class RunRecorder(Callback):
         """Take it back."""
         self.start, self.history, self.curve = (state_dict[key] for key in ("start", "history", "curve"))
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder."""
+        # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
+        folder = self.run_dir or trainer.log_dir or trainer.default_root_dir
+        self._folder = Path(folder) if trainer.is_global_zero and not trainer.fast_dev_run else None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._fit_start_s = time.perf_counter()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """On a resume, drop the rows that the lost steps left behind."""
-        if trainer.state.fn == "fit":
-            self._is_resumed = True
-            if trainer.is_global_zero:
-                _drop_rows_after(self._folder(trainer) / SAMPLES, checkpoint["global_step"])
+        """Remember that a fit goes on from a checkpoint, which holds its start already."""
+        self._is_resumed = trainer.state.fn == "fit"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the rows that lost steps, or an earlier fit in the same folder, left behind."""
+        if self._folder is not None:
+            _write_rows(self._folder / SAMPLES, _rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -84,44 +93,31 @@ class RunRecorder(Callback):
                 trainer.logger.log_metrics(scores, step)
         self.history[step] = scores
         samples = getattr(pl_module, "samples", [])
-        if samples and trainer.is_global_zero:
-            self._record(trainer, samples, step)
+        if samples and self._folder is not None:
+            path = self._folder / SAMPLES
+            _write_rows(path, [*_rows_before(path, step), *(json.dumps(_row(scene, step)) for scene in samples)])
+            _show(trainer, samples, step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write numbers, curve and model of the best checkpoint, and say where they are."""
-        folder = self._folder(trainer)
+        elapsed_s = time.perf_counter() - self._fit_start_s
         best_step = _load_best(trainer, pl_module)
-        metrics = {**self.history.get(best_step, {}), **self.start, **_costs(time.perf_counter() - self._fit_start_s)}
-        if trainer.is_global_zero:
-            update_metrics(folder, metrics)
-            if self.curve:
-                held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
-                curve(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
-            if self.export and isinstance(pl_module, _Exports):
-                pl_module.export(folder / MODEL)
-            print(closing_line(folder, metrics, getattr(pl_module, "next_step", "lvad test")))
+        if self._folder is None:
+            return
+        scored = best_step if best_step in self.history else max(self.history, default=0)
+        metrics = {**self.history.get(scored, {}), **self.start, **_costs(elapsed_s)}
+        update_metrics(self._folder, metrics)
+        if self.curve:
+            held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
+            curve(*zip(*self.curve, strict=True), path=self._folder / CURVE, held_out=held_out)
+        if self.export and isinstance(pl_module, _Exports):
+            pl_module.export(self._folder / MODEL)
+        print(closing_line(self._folder, metrics, getattr(pl_module, "next_step", "lvad test")))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test scores to the run's numbers."""
-        self._finish_evaluation(trainer, "test/")
-
-    @rank_zero_only
-    def _finish_evaluation(self, trainer: Trainer, group: str) -> None:
-        path = update_metrics(self._folder(trainer), _group(trainer, group))
-        rank_zero_info(f"{group.rstrip('/')} scores added to {path}")
-
-    def _folder(self, trainer: Trainer) -> Path:
-        return Path(self.run_dir or trainer.log_dir or trainer.default_root_dir)
-
-    def _record(self, trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
-        path = self._folder(trainer) / SAMPLES
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(_row(scene, step)) + "\n" for scene in samples)
-        if isinstance(trainer.logger, TensorBoardLogger):
-            board = trainer.logger.experiment
-            for scene in samples:
-                board.add_image(f"samples/{scene.id}", np.asarray(draw_samples(scene)), step, dataformats="HWC")
+        if self._folder is not None:
+            rank_zero_info(f"test scores added to {update_metrics(self._folder, _group(trainer, 'test/'))}")
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
@@ -148,15 +144,27 @@ def _row(scene: SceneSamples, step: int) -> dict[str, Any]:
     return {"step": step, "id": scene.id, "completions": completions}
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]  # a killed run may leave half a line
-        write_whole(path, "".join(line for line in whole if json.loads(line)["step"] <= step))
+def _rows_before(path: Path, step: int) -> list[str]:
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1].splitlines()  # without the half line of a copy that was cut off
+    return [row for row in whole if json.loads(row)["step"] < step]
+
+
+def _write_rows(path: Path, rows: list[str]) -> None:
+    if rows or path.is_file():
+        write_whole(path, "".join(f"{row}\n" for row in rows))
+
+
+def _show(trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for scene in samples:
+                picture = np.asarray(draw_samples(scene))
+                logger.experiment.add_image(f"samples/{scene.id}", picture, step, dataformats="HWC")
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:
-    """Put the best checkpoint's weights into the module; returns its step."""
+    """Put the best checkpoint's weights into the module; returns its step, without one that of the last weights."""
     monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) is not None]
     best = getattr(monitored[0], "best_model_path", "") if monitored else ""
     if not best or not Path(best).is_file():

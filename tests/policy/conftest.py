@@ -5,7 +5,6 @@ import torch
 
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.sampling import Sampling
-from lvad.types import UNLABELLED, Batch
 
 
 @pytest.fixture
@@ -25,26 +24,5 @@ def make_policy(vlm_folder):
                     elif "connector" in name or "embed_tokens" in name or "patch_embedding" in name:
                         parameter.mul_(8)
         return policy.eval()
-
-    return make
-
-
-@pytest.fixture
-def make_batch():
-    """Random frames of given numbers per scene."""
-
-    def make(*num_frames, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        size = len(num_frames)
-        return Batch(
-            ids=[f"scene-{i}" for i in range(size)],
-            frames=[
-                torch.randint(0, 256, (m, 3, 128, 128), generator=generator, dtype=torch.uint8) for m in num_frames
-            ],
-            actions=torch.full((size, 4), UNLABELLED),
-            reasons=torch.full((size, 21), UNLABELLED),
-            captions=[()] * size,
-            facts=[None] * size,
-        )
 
     return make

@@ -1,5 +1,6 @@
 """The record of a run: complete, of the best checkpoint, and without doubled rows."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from lvad.commands.stages import last_checkpoint
+from lvad.data.collate import SceneDataset, collate
 from lvad.report.predictions import PredictionWriter, picture_name
 from lvad.report.recorder import RunRecorder, closing_line
 from lvad.report.runs import best_checkpoint, newest_run, update_metrics
-from lvad.types import Batch, Prediction, SceneSamples
+from lvad.types import Batch, Prediction, Scene, SceneSamples
 
 HELD_OUT = [0.1, 0.7, 0.3]  # before the first epoch, then after each
 
@@ -47,7 +50,7 @@ class Fake(LightningModule):
         (folder / "weight.txt").write_text(repr(self.layer.weight.item()))
 
 
-def fit(root, max_epochs, ckpt_path=None, version=0):
+def fit(root, max_epochs, ckpt_path=None, version=0, fast_dev_run=False):
     checkpoint = ModelCheckpoint(
         monitor="val/reward", mode="max", filename="best", auto_insert_metric_name=False,
         enable_version_counter=False,
@@ -55,8 +58,9 @@ def fit(root, max_epochs, ckpt_path=None, version=0):
     module = Fake()
     trainer = Trainer(
         accelerator="cpu", max_epochs=max_epochs, logger=TensorBoardLogger(root, "fake", version),
-        callbacks=[RunRecorder(), last_checkpoint(), checkpoint], num_sanity_val_steps=-1, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1,
+        callbacks=[RunRecorder(), checkpoint, last_checkpoint()],  # as the command line orders them
+        num_sanity_val_steps=-1, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        fast_dev_run=fast_dev_run,
     )  # fmt: skip
     loader = DataLoader(torch.ones(4, 1), batch_size=1)
     trainer.fit(module, loader, DataLoader(torch.ones(1, 1)), ckpt_path=ckpt_path)
@@ -102,6 +106,27 @@ def test_a_resumed_run_neither_doubles_nor_loses_rows(tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["val/reward_start"] == pytest.approx(0.1)
     assert metrics["val/reward"] == pytest.approx(0.7)
+
+
+def test_another_fit_in_the_same_folder_replaces_the_rows(tmp_path):
+    fit(tmp_path, 2)
+    folder, _ = fit(tmp_path, 1)
+    assert [row["step"] for row in rows(folder)] == [0, 4]
+
+
+def test_a_fast_dev_run_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path, 1, fast_dev_run=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_rank_asks_alone_for_the_run_folder(tmp_path, monkeypatch):
+    # log_dir is a broadcast: outside the hooks that every rank runs alike, rank zero would wait for ever.
+    asked = []
+    log_dir = Trainer.log_dir.fget
+    monkeypatch.setattr(Trainer, "log_dir", property(lambda t: asked.append(inspect.stack()[1]) or log_dir(t)))
+    fit(tmp_path, 1)
+    assert {frame.function for frame in asked if frame.filename.endswith("report/recorder.py")} == {"setup"}
 
 
 def test_the_newest_run_is_the_one_that_last_wrote_a_checkpoint(tmp_path):
@@ -155,6 +180,25 @@ def test_predictions_of_hostile_ids_stay_in_their_folder(tmp_path):
     assert len(pictures) == len(ids)
     assert {p.parent for p in pictures} == {tmp_path / "out/pictures"}
     assert set((tmp_path / "out/pictures").iterdir()) == pictures
+
+
+def test_predictions_name_their_files_and_spare_those_of_others(tmp_path):
+    kept = tmp_path / "pictures/holiday.png"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    stale = tmp_path / "pictures/0-000007-old.png"
+    stale.write_text("of an earlier call")
+    files = [tmp_path / "a.png", tmp_path / "a.jpg"]  # one id, two scenes
+    for file in files:
+        Image.new("RGB", (30, 20)).save(file)
+    data = SceneDataset([Scene("a", (file,), "") for file in files], num_frames=1)
+    Trainer(
+        accelerator="cpu", callbacks=[PredictionWriter(str(tmp_path))], logger=False, enable_progress_bar=False,
+    ).predict(Says(), DataLoader(data, batch_size=1, collate_fn=collate), return_predictions=False)  # fmt: skip
+    written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["frames"] for row in written] == [[str(file)] for file in files]
+    assert kept.exists()
+    assert not stale.exists()
 
 
 def test_picture_names_never_collide():

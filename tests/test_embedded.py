@@ -1,0 +1,35 @@
+"""What ships: small enough, whole, and opened by the ecosystem without lvad."""
+
+import open_clip
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from lvad.assets import CHECKPOINTS, resolve_model
+from lvad.text import Prompts
+
+
+def test_the_embedded_models_are_small():
+    files = [p for p in CHECKPOINTS.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 16 * 2**20
+    assert not [p for p in files if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+
+
+def test_the_captioner_opens_in_plain_transformers():
+    folder = resolve_model("embedded/vlm")
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    content = [{"type": "image"}, {"type": "text", "text": Prompts().describe}]
+    message = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(message, add_generation_prompt=True)
+    inputs = processor(text=text, images=[torch.zeros(3, 128, 128, dtype=torch.uint8)], return_tensors="pt")
+    said = model.generate(**inputs, max_new_tokens=40, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    words = processor.tokenizer.decode(said, skip_special_tokens=True)
+    assert len(words.split()) > 3
+
+
+def test_the_clips_open_in_plain_open_clip():
+    for name in ("clip", "clip-reward"):
+        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{resolve_model('embedded/' + name)}")
+        assert transform is not None
+        tokens = open_clip.get_tokenizer(f"local-dir:{resolve_model('embedded/' + name)}")(["a car"])
+        assert model.encode_text(tokens).isfinite().all()
