@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lvad.ops import masked_mean
-from lvad.types import Policy, Prefix, Rollouts
+from lvad.types import Batch, Policy, Prefix, Rollouts
 
 
 def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | None = None) -> Rollouts:
@@ -22,6 +22,18 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return policy.generate(prefix, num_completions)
+
+
+def first_scenes(batch: Batch, count: int) -> Batch:
+    """The first scenes of a batch."""
+    return Batch(
+        ids=batch.ids[:count],
+        frames=batch.frames[:count],
+        actions=batch.actions[:count],
+        reasons=batch.reasons[:count],
+        captions=batch.captions[:count],
+        facts=batch.facts[:count],
+    )
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:

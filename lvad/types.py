@@ -104,6 +104,10 @@ class Policy(Protocol):
         """float[B, K, T] under the frozen start, with the temperature and bans but no truncation."""
         ...
 
+    def keep_reference(self) -> None:
+        """Remember the present weights as the reference, before the first update."""
+        ...
+
     def save_pretrained(self, folder: Path) -> None:
         """Write a folder that the ecosystem opens without lvad."""
         ...

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from open_clip import create_model
@@ -77,6 +77,13 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer lacks {token!r}: was it made by 'lvad embedded vlm'?")
+    return found
+
+
 def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -105,7 +112,7 @@ def make_vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: 
         seed: of the weights; the tokenizer is the same for every seed.
     """
     tokenizer = train_tokenizer(corpus(num_scenes, seed=0), vocab_size)
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    ids = {token: _id(tokenizer, token) for token in SPECIAL}
     text = {
         "model_type": "llama",
         "hidden_size": WIDTH,
@@ -189,16 +196,16 @@ def make_clip(folder: Path, vision_from: Path, seed: int = 0) -> None:
     """
     captioner = AutoModelForImageTextToText.from_pretrained(vision_from)
     tokenizer = Tokenizer.from_file(str(vision_from / "tokenizer.json"))
-    start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
+    start, end = _id(tokenizer, START), _id(tokenizer, END)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
     )
     folder.mkdir(parents=True, exist_ok=True)
     _fast(tokenizer).save_pretrained(folder)
-    config = _clip_config(tokenizer.get_vocab_size(), end, tokenizer.token_to_id(PAD))
+    config = _clip_config(tokenizer.get_vocab_size(), end, _id(tokenizer, PAD))
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     torch.manual_seed(seed)
-    clip = create_model(f"local-dir:{folder}", load_weights=False)
+    clip: Any = create_model(f"local-dir:{folder}", load_weights=False)
     clip.visual.load_state_dict(
         clip_vision_weights(captioner.model.vision_model.state_dict(), clip.visual.state_dict())
     )

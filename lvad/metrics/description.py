@@ -1,5 +1,7 @@
 """How good are the descriptions of held-out scenes?"""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
@@ -33,7 +35,7 @@ class DescriptionScore(torch.nn.Module):
         for name, term in scores.terms.items():
             if name not in self.terms:
                 self.terms[name] = MeanMetric().to(term.device)
-            self.terms[name].update(term)
+            cast(MeanMetric, self.terms[name]).update(term)
         known = [(text, fact) for text, fact in zip(texts, facts, strict=True) if fact is not None]
         if known:
             self.facts.update([text for text, _ in known], [fact for _, fact in known])
@@ -48,7 +50,7 @@ class DescriptionScore(torch.nn.Module):
             "truncated": self.truncated.compute(),
             "distinct": torch.tensor(len(set(self.texts)) / max(len(self.texts), 1)),
         }
-        values |= {f"reward_{name}": metric.compute() for name, metric in self.terms.items()}
+        values |= {f"reward_{name}": cast(MeanMetric, metric).compute() for name, metric in self.terms.items()}
         if self.has_facts:
             values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
         return values

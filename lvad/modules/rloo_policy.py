@@ -19,7 +19,7 @@ from lvad.losses.advantages import leave_one_out
 from lvad.losses.policy_gradient import kl_penalised, reinforce
 from lvad.metrics.description import DescriptionScore
 from lvad.modules.common import keep_trained_weights, make_optimizer
-from lvad.rollouts import advantage_stats, rollout_stats, sample
+from lvad.rollouts import advantage_stats, first_scenes, rollout_stats, sample
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, SceneSamples
 
 NUM_SHOWN = 4
@@ -129,7 +129,7 @@ class RLOOPolicy(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm before clipping."""
-        grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -148,8 +148,8 @@ class RLOOPolicy(LightningModule):
         return prefix
 
     def _show(self, batch: Batch, prefix: Prefix) -> list[SceneSamples]:
-        shown = Prefix(*(part[:NUM_SHOWN] for part in prefix))
-        scenes = Batch(*(part[:NUM_SHOWN] for part in batch))
+        shown = Prefix(prefix.embeds[:NUM_SHOWN], prefix.prefix_mask[:NUM_SHOWN])
+        scenes = first_scenes(batch, NUM_SHOWN)
         rollouts = sample(self.policy, shown, self.num_completions, seed=0)
         scores = self.reward.score(scenes, rollouts)
         advantages = leave_one_out(scores.total)

@@ -1,14 +1,14 @@
 """A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: one image encoding and one prefill for K completions."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, DynamicCache
 
 from lvad.assets import resolve_model
@@ -33,7 +33,7 @@ class Lora:
     """
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     targets: str = r".*text_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
@@ -52,6 +52,9 @@ class HFPolicy(nn.Module):
     Raises:
         ValueError: for a model type without a known layout.
     """
+
+    banned: Tensor
+    """bool[V], True on tokens that can never be drawn."""
 
     def __init__(
         self,
@@ -80,13 +83,13 @@ class HFPolicy(nn.Module):
             vlm.model.text_model.gradient_checkpointing_enable()
         # PEFT freezes all but the adapters.
         config = lora and LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
-        self.model: nn.Module = get_peft_model(vlm, config) if config else vlm
+        self.model: Any = get_peft_model(vlm, config) if config else vlm
         self._reference: list[HFPolicy] = []  # in a list, so that it is no submodule and enters no checkpoint
         self.register_buffer("banned", self._banned(), persistent=False)
         self.train()  # transformers loads in evaluation mode, in which gradient checkpointing is ignored
 
     @property
-    def vlm(self) -> nn.Module:
+    def vlm(self) -> Any:
         """The transformers model, adapters in place."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
@@ -208,13 +211,9 @@ class HFPolicy(nn.Module):
 
     def _decode(self, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
         decode = self.processor.tokenizer.decode
-        rows = zip(tokens.tolist(), completion_mask.tolist(), strict=True)
         return [
-            [
-                decode([t for t, keep in zip(row, kept, strict=True) if keep], skip_special_tokens=True).strip()
-                for row, kept in zip(scene, masks, strict=True)
-            ]
-            for scene, masks in rows
+            [decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(scene, masks, strict=True)]
+            for scene, masks in zip(tokens, completion_mask, strict=True)
         ]
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
@@ -235,7 +234,7 @@ class HFPolicy(nn.Module):
         wanted = unpack(hidden, prefix, num_completions, num_tokens)[rollouts.completion_mask]
         tokens = rollouts.tokens[rollouts.completion_mask]
         parts = [
-            torch.utils.checkpoint.checkpoint(self._head, h, t, sampling, use_reentrant=False)
+            checkpoint(self._head, h, t, sampling, use_reentrant=False)
             for h, t in zip(wanted.split(_HEAD_ROWS), tokens.split(_HEAD_ROWS), strict=True)
         ]
         logps = torch.cat(parts)
@@ -292,13 +291,9 @@ class HFPolicy(nn.Module):
             texts,
         )
 
-    @contextmanager
-    def _merged(self) -> Iterator[nn.Module]:
-        merged = copy.deepcopy(self.model).float().cpu()
-        yield merged.merge_and_unload() if isinstance(merged, PeftModel) else merged
-
     def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
         """Write model (adapters merged in float32) and processor; plain transformers loads the folder."""
-        with self._merged() as merged:
-            merged.to(getattr(torch, dtype)).save_pretrained(folder)
+        model: Any = copy.deepcopy(self.model).float().cpu()
+        merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        merged.to(getattr(torch, dtype)).save_pretrained(folder)
         self.processor.save_pretrained(folder)

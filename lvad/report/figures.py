@@ -167,7 +167,7 @@ def _rows(samples: SceneSamples, width_px: int) -> list[_Row]:
         order = sorted(order, key=lambda k: -samples.rewards[k])
     rows = []
     for k in order:
-        terms = "   ".join(f"{name} {values[k]:.3f}" for name, values in samples.terms.items() if values)
+        terms = ",  ".join(f"{name} {values[k]:.3f}" for name, values in samples.terms.items() if values)
         rows.append(
             _Row(
                 reward=samples.rewards[k] if samples.rewards else None,

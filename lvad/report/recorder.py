@@ -58,7 +58,8 @@ class RunRecorder(Callback):
         """Find the run folder."""
         # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
         folder = self.run_dir or trainer.log_dir or trainer.default_root_dir
-        self._folder = Path(folder) if trainer.is_global_zero and not trainer.fast_dev_run else None
+        is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
+        self._folder = Path(folder) if trainer.is_global_zero and not is_rehearsal else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

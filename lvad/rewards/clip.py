@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -37,15 +38,15 @@ class CLIP(nn.Module):
             if not (Path(name) / CONFIG_FILE).is_file():
                 raise ValueError(f"{name} is no open_clip folder: it holds no {CONFIG_FILE}")
             name = f"local-dir:{name}"
-        self.clip, _, transform = open_clip.create_model_and_transforms(
+        # ``preprocess`` does on batches of tensors what open_clip's own transform does on one PIL image.
+        self.clip: Any = open_clip.create_model_and_transforms(
             name, pretrained=pretrained, require_pretrained=pretrained is not None
-        )
-        self.tokenizer = open_clip.get_tokenizer(name)
+        )[0]
+        self.tokenizer: Any = open_clip.get_tokenizer(name)
         self.config = {
             "model_cfg": open_clip.get_model_config(name),
             "preprocess_cfg": self.clip.visual.preprocess_cfg,
         }
-        del transform  # made for one PIL image at a time; ``preprocess`` does the same on batches of tensors
 
     @property
     def logit_scale(self) -> Tensor:

@@ -64,7 +64,7 @@ def fit(root, max_epochs, ckpt_path=None, version=0, fast_dev_run=False):
     )  # fmt: skip
     loader = DataLoader(torch.ones(4, 1), batch_size=1)
     trainer.fit(module, loader, DataLoader(torch.ones(1, 1)), ckpt_path=ckpt_path)
-    return Path(trainer.log_dir), module
+    return Path(trainer.log_dir or root), module
 
 
 def rows(folder):
