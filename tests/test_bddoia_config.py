@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lvad.assets import CONFIGS
 from lvad.commands.embedded import CHAT_TEMPLATE, corpus, train_tokenizer
 from lvad.commands.stages import make_cli
 
@@ -69,11 +70,13 @@ def smolvlm_256m(tmp_path_factory):
     return folder
 
 
-def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch):
+def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_path):
+    untrained = tmp_path / "untrained.yaml"
+    untrained.write_text("model: {init_args: {reward: {init_args: {pretrained: null}}}}\n")
     cli = make_cli([
-        "--config", "configs/bddoia/rloo.yaml", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true",
+        "--config", str(CONFIGS / "bddoia/rloo.yaml"), "--config", str(untrained),
+        "--trainer.accelerator", "cpu", "--trainer.precision", "32-true",
         "--trainer.logger", "false", "--model.init_args.policy.init_args.model", str(smolvlm_256m),
-        "--model.init_args.reward.init_args.pretrained", "null",
     ])  # fmt: skip
     policy, reward = cli.model.policy, cli.model.reward
     adapters = [p for name, p in policy.named_parameters() if "lora_" in name]

@@ -25,6 +25,7 @@ HARMLESS_WARNINGS = (
     r".*does not have many workers",
     r".*isinstance\(treespec, LeafSpec\)",
     r".*is_gradient_checkpointing. is deprecated",
+    r"LightningCLI's args parameter is intended",
 )
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",

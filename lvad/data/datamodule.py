@@ -102,27 +102,28 @@ class BDDOIADataModule(LightningDataModule):
             read_frames(self.root, self.num_frames, fps=self.fps)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the scenes; every stage sees the same ones.
+        """Read and split the scenes; every stage sees the same ones, and ``predict`` all of them.
 
         Raises:
-            DataError: if anything on disk cannot be used.
-            ValueError: if ``num_scenes`` asks for more than there is.
+            DataError: if anything on disk cannot be used, or ``num_scenes`` asks for more than there is.
         """
-        if self.reading is not None:
-            return
-        layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
-        reading = read(self.root, layout, self.num_frames, self.images, self.fps)
+        if self.reading is None:
+            layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
+            self.reading = read(self.root, layout, self.num_frames, self.images, self.fps)
+        if not self.scenes and stage != "predict":
+            self.scenes = self._split(self.reading)
+        rank_zero_info(self.summary())
+
+    def _split(self, reading: Reading) -> dict[str, list[Scene]]:
         scenes = arrange(reading, self.subset, self.seed)
         counts = self._counts()
         if self.format == "synthetic":
             _check_drawn(self.root, reading, counts, self.num_frames)
         for split in SPLITS:
-            what = f"num_scenes.{split}"
-            scenes[split] = take(scenes[split], counts[split], self.seed, what)
+            scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
         if self.unlabelled:
             scenes["train"] = [_hidden(scene) for scene in scenes["train"]]
-        self.reading, self.scenes = reading, scenes
-        rank_zero_info(self.summary())
+        return scenes
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled by seed and epoch, the last batch may be smaller."""

@@ -38,15 +38,15 @@ def take(scenes: Sequence[Scene], amount: int | float | None, seed: int, what: s
         what: name of the parameter, for messages.
 
     Raises:
-        ValueError: for a negative count, a share out of range, or more scenes than there are.
+        DataError: for a negative count, a share out of range, or more scenes than there are.
     """
     if amount is None:
         return list(scenes)
     if isinstance(amount, float) and not 0 < amount <= 1:
-        raise ValueError(f"{what} as a share must be in (0, 1], got {amount}")
+        raise DataError(f"{what} as a share must be in (0, 1], got {amount}")
     count = math.ceil(Fraction(str(amount)) * len(scenes)) if isinstance(amount, float) else amount
     if not 0 <= count <= len(scenes):
-        raise ValueError(f"{what} must be between 0 and the {len(scenes)} scenes there are, got {amount}")
+        raise DataError(f"{what} must be between 0 and the {len(scenes)} scenes there are, got {amount}")
     return [scenes[i] for i in sorted(permutation(scenes, seed)[:count])]
 
 
