@@ -26,6 +26,7 @@ HARMLESS_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",
     r".*is_gradient_checkpointing. is deprecated",
     r"LightningCLI's args parameter is intended",
+    r"The dirpath has changed from",  # a checkpoint is evaluated from another folder than it was written to
 )
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",

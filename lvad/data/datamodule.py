@@ -154,9 +154,10 @@ class BDDOIADataModule(LightningDataModule):
         """Say in one line per fact what was read, used and left out."""
         if self.reading is None:
             return f"{self.root}: not read yet"
-        counts = ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
-        hidden = " (train labels hidden)" if self.unlabelled else ""
-        lines = [f"{self.root} ({self.reading.format}): {len(self.reading.scenes)} scenes read; {counts}{hidden}"]
+        lines = [f"{self.root} ({self.reading.format}): {len(self.reading.scenes)} scenes read"]
+        if self.scenes:
+            lines[0] += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
+            lines[0] += " (train labels hidden)" if self.unlabelled else ""
         lines += [f"dropped: {count} {why}" for why, count in self.reading.dropped.items()]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.reading.warnings)])
 
