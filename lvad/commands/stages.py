@@ -67,6 +67,10 @@ class StageCLI(LightningCLI):
             config.recorder.run_dir = str(run)
             config.trainer.logger = False
 
+    def after_fit(self) -> None:
+        """End with the one line that says where the run lies."""
+        print(self._get(self.config_init, "recorder").closing)
+
 
 def last_checkpoint() -> ModelCheckpoint:
     """The state after the latest validation, to resume from.

@@ -42,6 +42,7 @@ class RunRecorder(Callback):
         self.start: dict[str, float] = {}
         self.history: dict[int, dict[str, float]] = {}
         self.curve: list[tuple[int, float, float]] = []
+        self.closing = ""  # for the command to print once the progress bar is gone
         self._folder: Path | None = None
         self._is_resumed = False
         self._fit_start_s = 0.0
@@ -100,7 +101,7 @@ class RunRecorder(Callback):
             _show(trainer, samples, step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write numbers, curve and model of the best checkpoint, and say where they are."""
+        """Write numbers, curve and model of the best checkpoint; ``closing`` says where they are."""
         elapsed_s = time.perf_counter() - self._fit_start_s
         best_step = _load_best(trainer, pl_module)
         if self._folder is None:
@@ -113,7 +114,7 @@ class RunRecorder(Callback):
             curve(*zip(*self.curve, strict=True), path=self._folder / CURVE, held_out=held_out)
         if self.export and isinstance(pl_module, _Exports):
             pl_module.export(self._folder / MODEL)
-        print(closing_line(self._folder, metrics, getattr(pl_module, "next_step", "lvad test")))
+        self.closing = closing_line(self._folder, metrics, getattr(pl_module, "next_step", "lvad test"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test scores to the run's numbers."""

@@ -71,15 +71,15 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
-def test_numbers_are_those_of_the_start_and_of_the_best_checkpoint(tmp_path, capsys):
-    folder, _ = fit(tmp_path, 2)
+def test_numbers_are_those_of_the_start_and_of_the_best_checkpoint(tmp_path):
+    folder, module = fit(tmp_path, 2)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["val/reward_start"] == pytest.approx(0.1)
     assert metrics["val/reward"] == pytest.approx(0.7)
     assert metrics["time/fit_s"] > 0
     assert metrics["memory/peak_mib"] > 100
-    line = capsys.readouterr().out.strip().splitlines()[-1]
-    assert line == f"run: {folder}; held-out reward 0.100 -> 0.700; next: lvad rest"
+    (recorder,) = (c for c in module.trainer.callbacks if isinstance(c, RunRecorder))
+    assert recorder.closing == f"run: {folder}; held-out reward 0.100 -> 0.700; next: lvad rest"
 
 
 def test_the_exported_model_is_the_best_and_not_the_last(tmp_path):
