@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 from lvad.assets import resolve_config, resolve_model
 from lvad.cli import main
@@ -126,17 +128,43 @@ def test_test_without_arguments_evaluates_the_newest_run(finished_run):
     assert [p.name for p in (cwd / "logs/rloo").iterdir()] == ["version_0"]
 
 
-def test_predict_describes_pictures_folders_and_videos(finished_run, tmp_path):
-    from PIL import Image
+def write_video(path, pictures, fps=1):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width = stream.height = 128
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.open(picture))))
+        container.mux(stream.encode())
 
+
+@pytest.mark.parametrize(("source", "num_scenes"), [("street.png", 1), ("frames", 3), ("drive.mp4", 3)])
+def test_predict_describes_a_picture_a_folder_and_a_video(finished_run, tmp_path, monkeypatch, source, num_scenes):
     cwd, _ = finished_run
-    picture = next((cwd / "drawn/data").glob("*.jpg"))
-    Image.open(picture).save(tmp_path / "street.png")
-    run("predict", tmp_path / "street.png", "--predictions.folder", tmp_path / "out", cwd=cwd)
+    pictures = sorted((cwd / "drawn/data").glob("*.jpg"))[:4]
+    Image.open(pictures[0]).save(tmp_path / "street.png")
+    (tmp_path / "frames").mkdir()
+    for picture in pictures:
+        Image.open(picture).save(tmp_path / "frames" / picture.name)
+    write_video(tmp_path / "drive.mp4", pictures)
+
+    monkeypatch.chdir(cwd)
+    assert main(["predict", str(tmp_path / source), "--predictions.folder", str(tmp_path / "out")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert len(rows) == 1
-    assert rows[0]["description"]
-    assert len(list((tmp_path / "out/pictures").iterdir())) == 1
+    assert len(rows) == num_scenes  # windows of two frames
+    assert all(len(row["description"].split()) > 2 for row in rows)
+    assert len(list((tmp_path / "out/pictures").iterdir())) == num_scenes
+
+
+def test_a_run_can_be_continued(finished_run):
+    """From last.ckpt for another epoch; the start's scores are those of the first start."""
+    cwd, _ = finished_run
+    before = json.loads((cwd / "logs/rloo/version_0/metrics.json").read_text())
+    last = cwd / "logs/rloo/version_0/checkpoints/last.ckpt"
+    run("fit", "--config", "configs/rloo.yaml", *SMALL, "--trainer.max_epochs", "2", "--ckpt_path", last, cwd=cwd)
+    folder = cwd / "logs/rloo/version_1"
+    after = json.loads((folder / "metrics.json").read_text())
+    assert after["val/reward_start"] == before["val/reward_start"]
+    assert {json.loads(line)["step"] for line in (folder / "samples.jsonl").read_text().splitlines()} == {3, 4}
 
 
 def test_the_main_job_runs_on_real_frames(shared_data, tmp_path):

@@ -102,17 +102,7 @@ def _processor(tokenizer: Tokenizer) -> Idefics3Processor:
     return Idefics3Processor(image_processor, _fast(tokenizer), image_seq_len=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE)
 
 
-def make_vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: int = 0) -> None:
-    """Write a small SmolVLM with random weights, its tokenizer and its processor.
-
-    Args:
-        folder: where to.
-        vocab_size: entries of the byte-level BPE.
-        num_scenes: drawn scenes whose captions the BPE is trained on.
-        seed: of the weights; the tokenizer is the same for every seed.
-    """
-    tokenizer = train_tokenizer(corpus(num_scenes, seed=0), vocab_size)
-    ids = {token: _id(tokenizer, token) for token in SPECIAL}
+def _vlm_config(vocab_size: int, ids: dict[str, int]) -> SmolVLMConfig:
     text = {
         "model_type": "llama",
         "hidden_size": WIDTH,
@@ -120,7 +110,7 @@ def make_vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: 
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS // 2,
-        "vocab_size": tokenizer.get_vocab_size(),
+        "vocab_size": vocab_size,
         "max_position_embeddings": 2048,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         "tie_word_embeddings": True,
@@ -136,15 +126,28 @@ def make_vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: 
         "image_size": IMAGE_SIZE_PX,
         "patch_size": PATCH_PX,
     }
-    config = SmolVLMConfig(
+    return SmolVLMConfig(
         text_config=text,
         vision_config=vision,
         image_token_id=ids[IMAGE],
         scale_factor=PIXEL_SHUFFLE,
         tie_word_embeddings=True,
     )
+
+
+def make_vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: int = 0) -> None:
+    """Write a small SmolVLM with random weights, its tokenizer and its processor.
+
+    Args:
+        folder: where to.
+        vocab_size: entries of the byte-level BPE.
+        num_scenes: drawn scenes whose captions the BPE is trained on.
+        seed: of the weights; the tokenizer is the same for every seed.
+    """
+    tokenizer = train_tokenizer(corpus(num_scenes, seed=0), vocab_size)
+    ids = {token: _id(tokenizer, token) for token in SPECIAL}
     torch.manual_seed(seed)
-    model = SmolVLMForConditionalGeneration(config)
+    model = SmolVLMForConditionalGeneration(_vlm_config(tokenizer.get_vocab_size(), ids))
     model.generation_config.update(bos_token_id=ids[START], eos_token_id=ids[END], pad_token_id=ids[PAD])
     model.save_pretrained(folder)
     _processor(tokenizer).save_pretrained(folder)
