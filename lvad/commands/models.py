@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from lvad.commands.embedded import make_clip, make_vlm
+from lvad.policy import HFPolicy
 from lvad.rewards.clip import CLIP
 
 
@@ -41,8 +42,6 @@ def ship(source: Path, folder: Path) -> None:
     if (source / "open_clip_config.json").is_file():
         CLIP(str(source)).save_pretrained(folder, "float16")
         return
-    from lvad.policy import HFPolicy
-
     HFPolicy(str(source), lora=None).save_pretrained(folder, "float16")
 
 

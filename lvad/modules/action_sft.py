@@ -16,7 +16,7 @@ from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.policy.hf import HFPolicy
 from lvad.taxonomy import NUM_ACTIONS
 from lvad.text import parse, render
-from lvad.types import UNLABELLED, Batch, Prediction, Prefix, SceneSamples
+from lvad.types import UNLABELLED, Batch, Prediction, Prefix
 
 Target = Literal["action", "answer", "caption"]
 
@@ -58,7 +58,6 @@ class ActionSFT(LightningModule):
         self.loss_mean, self.invalid = MeanMetric(), MeanMetric()
         self.action_f1 = MultilabelF1Score(NUM_ACTIONS, average="macro")
         self.facts = FactScore()
-        self.samples: list[SceneSamples] = []
         self.strict_loading = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

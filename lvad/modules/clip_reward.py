@@ -22,7 +22,7 @@ from lvad.losses.contrastive import info_nce, matching_bce
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.rewards.clip import CLIP
 from lvad.taxonomy import REASON_TEXTS
-from lvad.types import UNLABELLED, Batch, SceneSamples
+from lvad.types import UNLABELLED, Batch
 
 
 class CLIPReward(LightningModule):
@@ -65,7 +65,6 @@ class CLIPReward(LightningModule):
             clip.clip.visual.proj.requires_grad_(True)
         self.auroc, self.loss_mean = BinaryAUROC(), MeanMetric()
         self.right, self.wrong, self.recall_at_1 = MeanMetric(), MeanMetric(), MeanMetric()
-        self.samples: list[SceneSamples] = []
         self.strict_loading = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

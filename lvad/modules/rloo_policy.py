@@ -56,9 +56,11 @@ class RLOOPolicy(LightningModule):
             raise ValueError(f"num_completions must be >= 2 (leave-one-out needs a sibling), got {num_completions}")
         if kl_beta < 0:
             raise ValueError(f"kl_beta must be >= 0, got {kl_beta}")
-        for name, part in (("policy", policy), ("reward", reward)):
-            if not isinstance(part, nn.Module):
-                raise ValueError(f"{name} must be an nn.Module, got {type(part).__name__}")
+        if not isinstance(policy, nn.Module):
+            raise ValueError(f"policy must be an nn.Module, got {type(policy).__name__}")
+        if not isinstance(reward, nn.Module):
+            raise ValueError(f"reward must be an nn.Module, got {type(reward).__name__}")
+        reward.requires_grad_(False)  # whatever its author left open
         self.policy, self.reward = policy, reward
         self.num_completions, self.kl_beta = num_completions, kl_beta
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -110,13 +112,11 @@ class RLOOPolicy(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out scores."""
-        self.log_dict({f"val/{name}": value for name, value in self.held_out.compute().items()})
-        self.held_out.reset()
+        self._log_held_out("val")
 
     def on_test_epoch_end(self) -> None:
         """Log the test scores."""
-        self.log_dict({f"test/{name}": value for name, value in self.held_out.compute().items()})
-        self.held_out.reset()
+        self._log_held_out("test")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start the clock of the step."""
@@ -164,6 +164,10 @@ class RLOOPolicy(LightningModule):
             )
             for b in range(len(scenes.ids))
         ]
+
+    def _log_held_out(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.held_out.compute().items()})
+        self.held_out.reset()
 
     def _log_training(self, values: dict[str, Tensor], batch_size: int) -> None:
         self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=batch_size)

@@ -163,3 +163,12 @@ def test_a_subset_of_a_run_is_a_subset(drawn_root):
     source = data(drawn_root, num_scenes=SceneCounts(train=0.5))
     source.setup("fit")
     assert len(source.scenes["train"]) == 8
+
+
+def test_a_judge_left_open_by_its_author_is_not_trained(make_module):
+    judge = Constant()
+    judge.weight = torch.nn.Parameter(torch.ones(3))
+    module = make_module(judge)
+    assert not judge.weight.requires_grad
+    optimizer = module.configure_optimizers()
+    assert not any(p is judge.weight for group in optimizer.param_groups for p in group["params"])
