@@ -173,3 +173,13 @@ def present(facts: Mapping[str, str]) -> dict[str, str]:
         for attribute, value in facts.items()
         if attribute in DRIVING and value != "none" and (attribute, value) not in _NOT_SALIENT
     }
+
+
+def mirror_facts(facts: Mapping[str, str]) -> dict[str, str]:
+    """The facts of a scene whose pictures are flipped horizontally; twice gives the facts themselves."""
+
+    def other(words: str) -> str:
+        return re.sub(r"left|right", lambda side: "right" if side[0] == "left" else "left", words)
+
+    mirrored = {other(attribute): other(value) for attribute, value in facts.items()}
+    return {attribute: mirrored[attribute] for attribute in facts}

@@ -53,3 +53,14 @@ NUM_ACTIONS: Final = len(ACTIONS)
 NUM_REASONS: Final = len(REASONS)
 REASON_TEXTS: Final = tuple(reason.text for reason in REASONS)
 REASON_INDEX: Final = {reason.key: i for i, reason in enumerate(REASONS)}
+
+
+def _other_side(key: str) -> str:
+    sides = {"l_": "r_", "r_": "l_", "no_l_": "no_r_", "no_r_": "no_l_"}
+    return next((other + key.removeprefix(side) for side, other in sides.items() if key.startswith(side)), key)
+
+
+MIRRORED_ACTIONS: Final = (FORWARD, STOP, RIGHT, LEFT)
+"""Entry i: the action that is possible in the mirrored scene where action i is in the scene itself."""
+MIRRORED_REASONS: Final = tuple(REASON_INDEX[_other_side(reason.key)] for reason in REASONS)
+"""Entry i: the reason that is true of the mirrored scene where reason i is true of the scene itself."""

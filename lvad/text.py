@@ -17,6 +17,8 @@ NONE: Final = "none"
 _ANSWER = re.compile(
     r"\s*action:\s*(?P<actions>[^.]*)\.?(?:\s*reason:\s*(?P<reasons>[^.]*)\.?)?(?P<rest>.*)", re.I | re.S
 )
+# Sides, but not the "right" of "right ahead", which is no side.
+_SIDE = re.compile(r"\b(left|right)\b(?! (?:ahead|away|behind|in front|now|of way))", re.I)
 _ACTION_ALIASES: Final = {
     "move forward": "forward",
     "go forward": "forward",
@@ -139,3 +141,18 @@ def parse(text: str) -> Answer:
     if rest := match["rest"].strip():
         problems.append(Problem(Flaw.TRAILING_TEXT, rest[:80]))
     return Answer(actions.flags, reasons.flags, tuple(problems))
+
+
+def mirror(text: str) -> str:
+    """Exchange left and right, as a horizontal flip of the picture does; twice is the text itself.
+
+    The "right" of "right ahead" and its like stays.
+    """
+
+    def other(match: re.Match[str]) -> str:
+        word = "right" if match[0].lower() == "left" else "left"
+        if match[0].isupper():
+            return word.upper()
+        return word.capitalize() if match[0][0].isupper() else word
+
+    return _SIDE.sub(other, text)

@@ -145,3 +145,20 @@ class Prediction(NamedTuple):
     description: str
     reward: float | None
     """None where no reward model judged the description."""
+
+
+class Decisions(NamedTuple):
+    """Image-text pairs with what a judge says of them, for a confusion matrix and a ROC curve."""
+
+    probabilities: Tensor
+    """float[N], P(match)."""
+    is_match: Tensor
+    """bool[N]."""
+
+
+class Table(NamedTuple):
+    """A table of a run's report."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]

@@ -1,6 +1,6 @@
 import pytest
 
-from lvad.facts import ATTRIBUTES, DRIVING, claims, is_true, present
+from lvad.facts import ATTRIBUTES, DRIVING, claims, is_true, mirror_facts, present
 from lvad.taxonomy import REASON_TEXTS
 
 NOTHING = dict.fromkeys(ATTRIBUTES, "none")
@@ -116,3 +116,17 @@ def test_present_leaves_out_what_asks_nothing():
         "sign": "speed limit",
     }
     assert present(facts) == {"light": "red", "left_lane": "free"}
+
+
+def test_mirrored_facts_exchange_sides():
+    facts = dict.fromkeys(ATTRIBUTES, "none") | {
+        "light": "left arrow", "turn": "right", "left_lane": "car", "right_line": "solid", "lead": "near",
+    }  # fmt: skip
+    other = mirror_facts(facts)
+    changed = {name: other[name] for name in ("light", "turn", "right_lane", "left_lane", "left_line", "lead")}
+    assert changed == {
+        "light": "right arrow", "turn": "left", "right_lane": "car", "left_lane": "none", "left_line": "solid",
+        "lead": "near",
+    }  # fmt: skip
+    assert mirror_facts(other) == facts
+    assert list(other) == list(facts)

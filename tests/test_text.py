@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASON_INDEX, REASONS
-from lvad.text import Flaw, parse, render
+from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS, NUM_ACTIONS, NUM_REASONS, REASON_INDEX, REASONS
+from lvad.text import Flaw, mirror, parse, render
 
 STOP = (0, 1, 0, 0)
 
@@ -79,3 +79,18 @@ def test_a_flawed_answer_keeps_what_could_be_read():
     assert answer.actions == STOP
     assert answer.reasons == one_hot(REASON_INDEX["s_traffic_sign"])
     assert [p.words for p in answer.problems] == ["fly", "bad weather"]
+
+
+def test_mirror_exchanges_sides_and_leaves_what_is_no_side():
+    text = "A red car is right ahead, RIGHT of way, on the Left lane: no left-turn lane, bright lights leftover."
+    other = "A red car is right ahead, RIGHT of way, on the Right lane: no right-turn lane, bright lights leftover."
+    assert mirror(text) == other
+    assert mirror(mirror(text)) == text
+
+
+def test_mirrored_answers_are_answers_of_mirrored_labels():
+    for i in range(4):
+        for j in range(21):
+            actions, reasons = [int(k == i) for k in range(4)], [int(k == j) for k in range(21)]
+            other = [actions[k] for k in MIRRORED_ACTIONS], [reasons[k] for k in MIRRORED_REASONS]
+            assert mirror(render(actions, reasons)) == render(*other)

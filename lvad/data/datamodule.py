@@ -13,7 +13,7 @@ from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.frames import read_frames
 from lvad.data.records import SPLITS, DataError, Reading
-from lvad.data.splits import arrange, take
+from lvad.data.splits import Subset, arrange, take
 from lvad.types import Scene
 
 
@@ -22,7 +22,7 @@ class SceneCounts:
     """How many scenes of each split are used: a count, a share in (0, 1], or None for all.
 
     Args:
-        train: of the training scenes; a smaller choice lies within every larger one.
+        train: of the training scenes; a smaller choice lies within every larger one, and each is stratified.
         val: of the validation scenes.
         test: of the test scenes.
     """
@@ -53,7 +53,8 @@ class BDDOIADataModule(LightningDataModule):
         eval_batch_size: scenes per batch elsewhere; ``batch_size`` if None.
         num_workers: processes that decode; 0 decodes in the training process.
         seed: of the order of training scenes, and of which scenes a subset holds.
-        subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2.
+        subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2 ("single") or 1,400 / 200 /
+            rest ("reward").
         num_scenes: how many scenes of each split to use; for "synthetic" how many to draw (800, 128, 300).
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
         unlabelled: take labels, captions and facts away from the training scenes: nothing can learn from them.
@@ -70,7 +71,7 @@ class BDDOIADataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
-        subset: Literal["all", "single"] = "all",
+        subset: Subset = "all",
         num_scenes: SceneCounts = ALL_SCENES,
         image_size_px: int | None = None,
         unlabelled: bool = False,
@@ -87,7 +88,7 @@ class BDDOIADataModule(LightningDataModule):
         )
         self.num_workers = _at_least(0, num_workers, "num_workers")
         self.seed = _at_least(0, seed, "seed")
-        self.subset: Literal["all", "single"] = subset
+        self.subset: Subset = subset
         self.num_scenes = num_scenes
         self.image_size_px = None if image_size_px is None else _at_least(1, image_size_px, "image_size_px")
         self.unlabelled = unlabelled

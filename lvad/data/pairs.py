@@ -1,42 +1,107 @@
 """Image-text pairs for the reward model (Appendix B.2 of the paper)."""
 
+from functools import cache
+from typing import Final, Literal, NamedTuple, get_args
+
 import torch
 from torch import Tensor
 
+from lvad.data.records import DataError
+from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASON_TEXTS
+from lvad.text import mirror, render
+from lvad.types import UNLABELLED
 
-def draw_negatives(is_true: Tensor, num_negatives: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw wrong labels for each scene, never one that is true of it.
+TextKind = Literal["reason", "action", "output"]
+TEXT_KINDS: Final[tuple[TextKind, ...]] = get_args(TextKind)
 
-    The paper draws "a different reason" for a scene; in a multi-label set that one may be true as well.
+
+class Candidates(NamedTuple):
+    """The C texts of one kind, and what they are for each scene."""
+
+    texts: tuple[str, ...]
+    is_true: Tensor
+    """bool[B, C], all that the text says is true of the scene."""
+    is_false: Tensor
+    """bool[B, C], nothing that it says is; an output with one true half is neither true nor false."""
+
+
+class Pairs(NamedTuple):
+    """S scenes with one right text and N wrong ones each."""
+
+    rows: Tensor
+    """int64[S], indices of scenes."""
+    texts: Tensor
+    """int64[S, 1 + N], indices of candidate texts, the right one first."""
+
+
+@cache
+def candidate_texts(kind: TextKind) -> tuple[str, ...]:
+    """All texts of a kind: 21 reasons, 4 actions ("Action: stop."), or 84 outputs of one action and one reason."""
+    actions = torch.eye(NUM_ACTIONS, dtype=torch.int64).tolist()
+    if kind == "reason":
+        return REASON_TEXTS
+    if kind == "action":
+        return tuple(render(action) for action in actions)
+    if kind == "output":
+        reasons = torch.eye(NUM_REASONS, dtype=torch.int64).tolist()
+        return tuple(render(action, reason) for action in actions for reason in reasons)
+    raise ValueError(f"text kind must be one of {TEXT_KINDS}, got {kind!r}")
+
+
+def candidates(kind: TextKind, ids: list[str], actions: Tensor, reasons: Tensor) -> Candidates:
+    """Which texts of a kind fit which scenes.
 
     Args:
-        is_true: bool[B, C], the labels of each scene.
-        num_negatives: N, drawn without replacement.
-        generator: source of randomness.
-
-    Returns:
-        int64[B, N], indices of labels that are false.
+        kind: the texts.
+        ids: B names, for messages.
+        actions: int64[B, A], as in ``Batch``.
+        reasons: int64[B, R], likewise.
 
     Raises:
-        ValueError: if a scene has fewer than N false labels.
+        DataError: if a scene lacks the labels that the kind speaks of.
     """
-    fewest = int((~is_true).sum(1).min())
-    if fewest < num_negatives:
-        raise ValueError(f"num_negatives is {num_negatives}, but a scene has only {fewest} false labels")
-    return torch.multinomial((~is_true).float(), num_negatives, generator=generator)
+    needed = {"reason": {"reasons": reasons}, "action": {"actions": actions}}
+    for what, labels in needed.get(kind, {"actions": actions, "reasons": reasons}).items():
+        if (lacking := (labels == UNLABELLED).any(1)).any():
+            names = [name for name, is_lacking in zip(ids, lacking.tolist(), strict=True) if is_lacking]
+            remedy = "take labelled scenes (data.unlabelled false), or a text kind that the labels have"
+            raise DataError(f"scenes without {what}, which text kind {kind!r} needs: {names[:5]}; {remedy}")
+    texts = candidate_texts(kind)
+    if kind == "output":
+        action, reason = actions.bool()[:, :, None], reasons.bool()[:, None, :]
+        return Candidates(texts, (action & reason).flatten(1), (~action & ~reason).flatten(1))
+    is_true = (reasons if kind == "reason" else actions).bool()
+    return Candidates(texts, is_true, ~is_true)
 
 
-def draw_positives(is_true: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Draw one true label for each scene that has one.
+@cache
+def mirror_images(kind: TextKind) -> tuple[int, ...]:
+    """Entry i: the index of the candidate that says of the other side what candidate i says; i where it names none."""
+    texts = candidate_texts(kind)
+    return tuple(texts.index(mirror(text)) for text in texts)
 
-    Args:
-        is_true: bool[B, C].
-        generator: source of randomness.
 
-    Returns:
-        int64[S], the rows that have a true label, and int64[S], the label drawn for each.
+def draw_pairs(found: Candidates, num_negatives: int, generator: torch.Generator | None = None) -> Pairs:
+    """Draw a right text and N wrong ones for each scene, wrong in every part.
+
+    The paper draws "a different reason" as the wrong one; in a multi-label set that one may be true as well. A
+    scene without a right or without a wrong text is left out. Wrong texts repeat only where a scene has fewer
+    than N.
+
+    Raises:
+        ValueError: if ``num_negatives`` is below 1.
     """
-    rows = is_true.any(1).nonzero().squeeze(1)
-    if not len(rows):
-        return rows, rows
-    return rows, torch.multinomial(is_true[rows].float(), 1, generator=generator).squeeze(1)
+    if num_negatives < 1:
+        raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+    rows = (found.is_true.any(1) & found.is_false.any(1)).nonzero().squeeze(1)
+    right = _random_order(found.is_true[rows], generator)[:, :1]
+    wrong = _random_order(found.is_false[rows], generator)
+    count = found.is_false[rows].sum(1, keepdim=True)  # int64[S, 1], the first so many of ``wrong`` are false
+    turn = torch.arange(num_negatives, device=wrong.device).expand(len(rows), -1) % count
+    return Pairs(rows, torch.cat([right, wrong.gather(1, turn)], 1))
+
+
+def _random_order(allowed: Tensor, generator: torch.Generator | None) -> Tensor:
+    """int64[S, C]: each row's columns in random order, the allowed ones first."""
+    noise = torch.rand(allowed.shape, generator=generator).to(allowed.device)
+    return torch.where(allowed, noise, 2.0).argsort(1)

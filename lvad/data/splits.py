@@ -1,7 +1,7 @@
-"""Which scenes train, validate and test: every choice is a seeded permutation by hash.
+"""Which scenes train, validate and test: every choice is the beginning of one seeded, stratified permutation.
 
-A scene's place in the permutation depends on the seed, its split and its id alone, not on the order of the
-files nor on the other scenes. So subsets are nested: an eighth lies within a quarter.
+A scene's place depends on the seed, its id and the scenes with equal labels, not on the order of the files. So
+subsets are nested, an eighth lies within a quarter, and each holds its share of every kind of scene.
 """
 
 import hashlib
@@ -17,11 +17,32 @@ TEST_SHARE: Final = Fraction(1, 5)
 """Of the one-action-one-reason subset: the paper splits 8:2 (Appendix A)."""
 VAL_SHARE: Final = Fraction(1, 10)
 """Carved out of train where a source has no validation split."""
+REWARD_COUNTS: Final = (1400, 200, 400)
+"""Training, validation and test scenes of the reward model (Appendix B.3)."""
+
+Subset = Literal["all", "single", "reward"]
 
 
 def permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
-    """Return the scenes' indices in a random order that the seed and their ids fix."""
-    return sorted(range(len(scenes)), key=lambda i: _rank(scenes[i].split, scenes[i].id, seed))
+    """Return the scenes' indices in a random order that the seed and their ids fix, stratified by their labels.
+
+    Every beginning of the order holds nearly its share of every kind of scene: equal actions, and equal reasons
+    where there is a single one. Member i of n of a kind stands at (i + u) / n of the way, u by its own hash.
+    """
+    ranks = [_rank(scene.split, scene.id, seed) for scene in scenes]
+    kinds: dict[object, list[int]] = {}
+    for i in sorted(range(len(scenes)), key=ranks.__getitem__):
+        kinds.setdefault(_kind(scenes[i]), []).append(i)
+    place = {
+        i: (position + Fraction(int.from_bytes(ranks[i][:8]), 1 << 64)) / len(members)
+        for members in kinds.values()
+        for position, i in enumerate(members)
+    }
+    return sorted(place, key=place.__getitem__)
+
+
+def _kind(scene: Scene) -> object:
+    return scene.actions, scene.reasons if scene.reasons and sum(scene.reasons) == 1 else None
 
 
 def _rank(split: str, name: str, seed: int) -> bytes:
@@ -59,11 +80,34 @@ def split_one_one(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     Raises:
         DataError: if no scene has exactly one action and one reason.
     """
+    merged = _one_one(scenes)
+    train, test = _divide(merged, TEST_SHARE, seed)
+    return [s._replace(split="train") for s in train] + [s._replace(split="test") for s in test]
+
+
+def _one_one(scenes: Sequence[Scene]) -> list[Scene]:
     merged = [s for s in scenes if s.actions and s.reasons and sum(s.actions) == 1 and sum(s.reasons) == 1]
     if not merged:
         raise DataError("no scene has exactly one action and one reason; use subset=all")
-    train, test = _divide(merged, TEST_SHARE, seed)
-    return [s._replace(split="train") for s in train] + [s._replace(split="test") for s in test]
+    return merged
+
+
+def split_reward(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """Return the one-action-one-reason scenes split 1,400 / 200 / rest, stratified (Appendix B.3).
+
+    On the real ``gt_4a_21r`` files the rest is 409; the paper names 400 and counts 407. Fewer than 2,000 scenes are
+    split 70 / 10 / 20.
+
+    Raises:
+        DataError: if no scene has exactly one action and one reason.
+    """
+    merged = _one_one(scenes)
+    num_train, num_val, _ = REWARD_COUNTS
+    if len(merged) < (total := sum(REWARD_COUNTS)):
+        num_train, num_val = (len(merged) * count // total for count in (num_train, num_val))
+    order = permutation(merged, seed)
+    split = {i: "train" if n < num_train else "val" if n < num_train + num_val else "test" for n, i in enumerate(order)}
+    return [scene._replace(split=split[i]) for i, scene in enumerate(merged)]
 
 
 def carve_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
@@ -105,23 +149,25 @@ def hold_out(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scen
     )
 
 
-def arrange(reading: Reading, subset: Literal["all", "single"], seed: int) -> dict[str, list[Scene]]:
+def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene]]:
     """Sort a source's scenes into train, val and test; a missing val is parted from train.
 
     Args:
         reading: what a reader found.
-        subset: every scene, or the paper's one-action-one-reason scenes, split anew.
+        subset: every scene, or the paper's one-action-one-reason scenes, split anew for the policy ("single") or for
+            the reward model ("reward").
         seed: of every choice made here.
 
     Raises:
-        DataError: for the single subset of scenes without labels, or where it is empty.
+        DataError: for a subset of scenes without labels, or where it is empty.
     """
     if reading.format == "frames":
-        if subset == "single":
+        if subset != "all":
             raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
         train, val = hold_out(reading.scenes, seed)
         return {"train": train, "val": val, "test": []}
-    scenes = split_one_one(reading.scenes, seed) if subset == "single" else reading.scenes
+    divide = {"single": split_one_one, "reward": split_reward}.get(subset)
+    scenes = divide(reading.scenes, seed) if divide else reading.scenes
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     if not splits["val"]:
         splits["train"], splits["val"] = carve_val(splits["train"], seed)

@@ -1,10 +1,13 @@
-"""Stage 1, reward: a CLIP that tells which reason is true of a scene (Algorithm 1, Appendix B of the paper).
+"""Stage 1, reward: a CLIP that tells which texts are true of a scene (Algorithm 1, Appendix B of the paper).
 
-Departures from the paper:
-1. Negatives are label-safe: never a reason that is true of the scene.
-2. A contrastive loss on captions can be mixed in, so that words outside the 21 reasons keep their meaning. On
-   its own (``bce_weight: 0``) it is the pre-training of the embedded CLIP.
-3. No horizontal flip: it would exchange left and right.
+Departures from the paper, each a value in the configuration but for the first and the last:
+1. Wrong texts are label-safe: never a reason or an action that is true of the scene. The loss is the mean over all
+   pairs that could be drawn, which costs no more: every text is embedded anyway.
+2. A mirrored picture has mirrored texts: the paper's flip exchanged left and right.
+3. A contrastive loss on captions, so that words outside the 21 reasons keep their meaning; on its own (``bce: 0``)
+   it is the pre-training of the embedded CLIP.
+4. Ranking losses against corrupted texts, so that word salad does not pay, and against the other side's texts.
+5. Similarities are cosines and calibrated probabilities, never a softmax over one text.
 """
 
 from pathlib import Path
@@ -15,14 +18,18 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAUROC
 
-from lvad.data.pairs import draw_negatives, draw_positives
+from lvad.data.augment import Augment
+from lvad.data.pairs import TextKind, candidates
 from lvad.losses.contrastive import info_nce, matching_bce
+from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
+from lvad.modules.clip_losses import PairLosses, corrupted_loss, label_loss, own_texts
+from lvad.modules.clip_similarity import Similarity, blended, calibrate, probability
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.rewards.clip import CLIP
-from lvad.taxonomy import REASON_TEXTS
-from lvad.types import UNLABELLED, Batch
+from lvad.types import Batch, Decisions, Table
+
+TUNED = 1.0
 
 
 class CLIPReward(LightningModule):
@@ -30,126 +37,163 @@ class CLIPReward(LightningModule):
 
     Args:
         clip: the model to tune.
-        bce_weight: weight of the binary loss on (scene, reason) pairs.
-        contrastive_weight: weight of the contrastive loss on (scene, caption) pairs.
-        num_negatives: wrong reasons per right one; the paper took 1.
+        kind: what it learns to tell true from false: reasons, actions, or outputs of one action and one reason.
+        losses: which losses, with their weights.
+        num_negatives: wrong texts per right one in the binary loss; the paper took 1.
         freeze_vision: train the text tower and the projections alone.
+        augment: random views of the training scenes; None shows them as they are.
+        wise_ft: shares of the tuned weights to try beside 1 at every validation, the rest from the start weights
+            (WiSE-FT, Wortsman et al. 2022); the share with the best AUROC is tested and exported.
         optimizer: makes the optimizer from the trained parameters.
-        lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
+        lr_scheduler: makes a schedule in optimizer steps, or ReduceLROnPlateau in validations; None keeps the rate.
 
     Raises:
-        ValueError: for negative weights, or two that are zero.
+        ValueError: for no negative, or a share out of range.
     """
 
-    next_step = "give the folder model/ of this run to reward.init_args.model of configs/rloo.yaml"
+    share: Tensor
+    start_calibration: Tensor
+    calibration: Tensor
+    next_step = "lvad audit --reward {folder}, then give that folder to reward.init_args.model of configs/rloo.yaml"
 
     def __init__(
         self,
         clip: CLIP,
-        bce_weight: float = 1.0,
-        contrastive_weight: float = 0.0,
+        kind: TextKind = "reason",
+        losses: PairLosses = PairLosses(),
         num_negatives: int = 1,
         freeze_vision: bool = False,
+        augment: Augment | None = None,
+        wise_ft: list[float] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        if min(bce_weight, contrastive_weight) < 0 or bce_weight + contrastive_weight == 0:
-            raise ValueError(f"bce_weight {bce_weight}, contrastive_weight {contrastive_weight}: one must be > 0")
-        self.clip = clip
-        self.bce_weight, self.contrastive_weight = bce_weight, contrastive_weight
-        self.num_negatives = num_negatives
+        if num_negatives < 1:
+            raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+        if any(not 0 <= share < TUNED for share in wise_ft or []):
+            raise ValueError(f"wise_ft must hold shares in [0, 1), got {wise_ft}")
+        self.kind: TextKind = kind
+        self.clip, self.losses, self.num_negatives = clip, losses, num_negatives
+        self.augment, self.shares = augment, (*(wise_ft or []), TUNED)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         if freeze_vision:
             clip.clip.visual.requires_grad_(False)
             clip.clip.visual.proj.requires_grad_(True)
-        self.auroc, self.loss_mean = BinaryAUROC(), MeanMetric()
-        self.right, self.wrong, self.recall_at_1 = MeanMetric(), MeanMetric(), MeanMetric()
+        self.match = torch.nn.ModuleList(MatchTable() for _ in self.shares)
+        self.recall_at_1 = MeanMetric()
+        self.similarity = Similarity()
+        # What validation found, kept in the checkpoint: the share of the tuned weights, and slope and offset of
+        # P(match) for the start and for the tuned weights.
+        self.register_buffer("share", torch.tensor(TUNED))
+        self.register_buffer("start_calibration", torch.tensor([clip.logit_scale.item(), 0.0]))
+        self.register_buffer("calibration", torch.tensor([clip.logit_scale.item(), 0.0]))
+        self.start: dict[str, Tensor] = {}
+        self.decisions: Decisions | None = None
+        self.report: list[Table] = []
         self.strict_loading = False
+
+    def setup(self, stage: str) -> None:
+        """Remember the start weights, before training or a checkpoint replaces them."""
+        if not self.start:
+            self.start = {name: p.detach().clone() for name, p in self.clip.named_parameters() if p.requires_grad}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Pairs in, loss out."""
-        images = self.clip.embed_frames(batch.frames)
-        loss = images.new_zeros(())
-        if self.bce_weight > 0:
-            loss = loss + self.bce_weight * self._matching_loss(images, batch)
-        if self.contrastive_weight > 0:
-            loss = loss + self.contrastive_weight * self._caption_loss(images, batch)
+        if self.augment is not None:
+            batch = self.augment(batch)
+        images, scale = self.clip.embed_frames(batch.frames), self.clip.logit_scale
+        loss = images.sum() * 0.0
+        if self.losses.bce > 0 or self.losses.mirrored > 0:
+            found = candidates(self.kind, batch.ids, batch.actions, batch.reasons)
+            cosines = images @ self.clip.embed_texts(list(found.texts)).T
+            loss = loss + label_loss(cosines, found, self.kind, scale, self.losses, self.num_negatives)
+        if self.losses.contrastive > 0:
+            texts, is_wrong = own_texts(batch, self.kind)
+            loss = loss + self.losses.contrastive * info_nce(images, self.clip.embed_texts(texts), scale, is_wrong)
+        if self.losses.corrupted:
+            loss = loss + corrupted_loss(self.clip, images, batch, self.kind, self.losses.corrupted)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Every reason against every scene; every caption against the batch's scenes."""
-        self._evaluate(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation."""
-        self._evaluate(batch)
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer over what is trained, with its schedule per step."""
-        return make_optimizer(self, self.optimizer, self.lr_scheduler)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores."""
-        self.log_dict(self._scores("val"))
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores."""
-        self.log_dict(self._scores("test"))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone."""
-        keep_trained_weights(checkpoint, self)
-
-    def export(self, folder: Path) -> None:
-        """Write the tuned CLIP as a folder that plain open_clip loads."""
-        self.clip.save_pretrained(folder)
-
-    def _matching_loss(self, images: Tensor, batch: Batch) -> Tensor:
-        if (batch.reasons == UNLABELLED).any():
-            unlabelled = [i for i, row in zip(batch.ids, batch.reasons, strict=True) if (row == UNLABELLED).any()]
-            raise ValueError(f"scenes without reasons in the training set: {unlabelled[:5]}; set data.unlabelled false")
-        rows, right = draw_positives(batch.reasons.bool())
-        if not len(rows):
-            return images.sum() * 0.0
-        wrong = draw_negatives(batch.reasons[rows].bool(), self.num_negatives)
-        texts = self.clip.embed_texts(list(REASON_TEXTS))[torch.cat([right[:, None], wrong], 1)]
-        cosines = torch.einsum("sd,snd->sn", images[rows], texts)
-        is_match = torch.zeros_like(cosines, dtype=torch.bool)
-        is_match[:, 0] = True
-        return matching_bce(cosines.flatten(), is_match.flatten(), self.clip.logit_scale)
-
-    def _caption_loss(self, images: Tensor, batch: Batch) -> Tensor:
-        texts = []
-        for name, captions in zip(batch.ids, batch.captions, strict=True):
-            if not captions:
-                raise ValueError(f"scene {name} has no caption; set contrastive_weight to 0")
-            texts.append(captions[int(torch.randint(len(captions), ()))])
-        return info_nce(images, self.clip.embed_texts(texts), self.clip.logit_scale)
-
-    def _evaluate(self, batch: Batch) -> None:
-        images = self.clip.embed_frames(batch.frames)
-        cosines = images @ self.clip.embed_texts(list(REASON_TEXTS)).T
-        is_true = batch.reasons == 1
-        self.auroc.update(cosines.flatten(), is_true.flatten().long())
-        self.right.update(cosines[is_true])
-        self.wrong.update(cosines[~is_true])
-        self.loss_mean.update(matching_bce(cosines.flatten(), is_true.flatten(), self.clip.logit_scale))
+        """Every text of the kind against every scene; every caption against the batch's scenes."""
+        for share, table in zip(self.shares, self.tables(), strict=True):
+            with blended(self.clip, self.start, share):
+                images = self._match(table, batch)
         if all(batch.captions):
             texts = self.clip.embed_texts([captions[0] for captions in batch.captions])
             found = (images @ texts.T).argmax(1) == torch.arange(len(images), device=images.device)
             self.recall_at_1.update(found.float())
 
-    def _scores(self, stage: str) -> dict[str, Tensor]:
-        values = {
-            "auroc": self.auroc.compute(),
-            "loss": self.loss_mean.compute(),
-            "cosine_right": self.right.compute(),
-            "cosine_wrong": self.wrong.compute(),
-        }
+    def on_test_start(self) -> None:
+        """Test the weights that validation chose."""
+        self._blend_for_good()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, and all kinds of texts before and after (Table 1 of the paper)."""
+        self._match(self.tables()[-1], batch)
+        self.similarity.update("after", self.clip, batch)
+        with blended(self.clip, self.start, 0.0):
+            self.similarity.update("before", self.clip, batch)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over what is trained, with its schedule."""
+        return make_optimizer(self, self.optimizer, self.lr_scheduler)
+
+    def on_validation_epoch_end(self) -> None:
+        """Choose the share of the tuned weights, calibrate, and log the scores."""
+        found = [table.compute() for table in self.tables()]
+        scores = [ranking(matches) for matches in found]
+        best = max(range(len(scores)), key=lambda i: (scores[i]["auroc"].item(), i))
+        fitted = calibrate(found[best])
+        if self.trainer.sanity_checking:
+            self.start_calibration.copy_(fitted)
+        self.calibration.copy_(fitted)
+        self.share.fill_(self.shares[best])
+        self._log_scores("val", found[best])
+        if len(self.shares) > 1:
+            self.log("val/wise_ft_share", self.share)
         if self.recall_at_1.update_called:
-            values["caption_recall_at_1"] = self.recall_at_1.compute()
-        for metric in (self.auroc, self.loss_mean, self.right, self.wrong, self.recall_at_1):
+            self.log("val/caption_recall_at_1", self.recall_at_1.compute())
+        for metric in (*self.tables(), self.recall_at_1):
             metric.reset()
-        return {f"{stage}/{name}": value for name, value in values.items()}
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores and make Table 1."""
+        self._log_scores("test", self.tables()[-1].compute())
+        self.report = [self.similarity.table(self.start_calibration, self.calibration)]
+        self.tables()[-1].reset()
+        self.similarity.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained weights alone, and what validation fitted."""
+        keep_trained_weights(checkpoint, self)
+
+    def export(self, folder: Path) -> None:
+        """Write the tuned CLIP as a folder that plain open_clip loads."""
+        self._blend_for_good()
+        self.clip.save_pretrained(folder)
+
+    def tables(self) -> list[MatchTable]:
+        """One per share of the tuned weights, the whole one last."""
+        return [table for table in self.match if isinstance(table, MatchTable)]
+
+    def _match(self, table: MatchTable, batch: Batch) -> Tensor:
+        found = candidates(self.kind, batch.ids, batch.actions, batch.reasons)
+        images = self.clip.embed_frames(batch.frames)
+        table.update(images @ self.clip.embed_texts(list(found.texts)).T, found.is_true, found.is_false)
+        return images
+
+    def _log_scores(self, stage: str, matches: Matches) -> None:
+        loss = matching_bce(*matches, self.clip.logit_scale)
+        self.decisions = probability(matches, self.calibration)
+        values = {**ranking(matches), **decisions(*self.decisions), "loss": loss}
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def _blend_for_good(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.clip.named_parameters():
+                if name in self.start:
+                    parameter.copy_(self.start[name].to(parameter.device).lerp(parameter, self.share.item()))
+        self.share.fill_(TUNED)

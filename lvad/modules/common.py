@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import nn
 
 
 def make_optimizer(module: nn.Module, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> Any:
-    """Build what ``configure_optimizers`` returns: an optimizer of the trained parameters, scheduled per step.
+    """Build what ``configure_optimizers`` returns: an optimizer of the trained parameters with its schedule.
+
+    A schedule counts optimizer steps, but for Lightning's ``ReduceLROnPlateau``, which counts validations.
 
     Raises:
         ValueError: if nothing is trained.
@@ -18,13 +20,21 @@ def make_optimizer(module: nn.Module, optimizer: OptimizerCallable, lr_scheduler
     made = optimizer(trained)
     if lr_scheduler is None:
         return made
-    return [made], [{"scheduler": lr_scheduler(made), "interval": "step"}]
+    scheduler = lr_scheduler(made)
+    if isinstance(scheduler, ReduceLROnPlateau):  # waits for a validation score
+        return {
+            "optimizer": made,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor},
+        }
+    return [made], [{"scheduler": scheduler, "interval": "step"}]
 
 
 def keep_trained_weights(checkpoint: dict[str, Any], module: nn.Module) -> None:
     """Drop frozen weights (reward, vision tower, base of the adapters) from a Lightning checkpoint, in place.
 
-    They are loaded from the folders that the configuration names, so ``strict_loading`` must be off.
+    What is trained stays, and the module's own buffers: numbers that validation fitted. Frozen weights are loaded
+    from the folders that the configuration names, so ``strict_loading`` must be off.
     """
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+    kept = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    kept |= {name for name, _ in module.named_buffers(recurse=False)}
+    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}

@@ -1,13 +1,9 @@
-"""Pictures of a run: scenes with what was said of them, and the reward curve. Drawing only, no training state."""
+"""Pictures of a run: scenes with what was said of them. Drawing only, no training state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -114,46 +110,6 @@ def annotate(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> 
     return page
 
 
-def curve(
-    steps: Sequence[int],
-    mean: Sequence[float],
-    best: Sequence[float],
-    path: Path,
-    held_out: Mapping[int, float] | None = None,
-) -> Path:
-    """Plot the reward over the optimizer steps and save it.
-
-    Args:
-        steps: S optimizer steps.
-        mean: S mean rewards of the training completions.
-        best: S means over scenes of the best reward among K completions.
-        path: a ``.png`` to write.
-        held_out: step to mean reward on held-out scenes.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: if the three sequences differ in length.
-    """
-    if not len(steps) == len(mean) == len(best):
-        raise ValueError(f"steps, mean and best must be as long, got {len(steps)}, {len(mean)}, {len(best)}")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: a run keeps no figure open, and needs no display
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="reward")
-    for values, name, colour in ((best, "best of K", "#c85000"), (mean, "mean of K", "#005cab")):
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(steps, _running_mean(values), color=colour, linewidth=2, label=f"training, {name}")
-    if held_out:
-        at = sorted(held_out)
-        axes.plot(at, [held_out[s] for s in at], "o--", color="#1c1e22", markersize=4, label="held-out")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    return path
-
-
 def _check(samples: SceneSamples) -> None:
     lists = {"rewards": samples.rewards, "advantages": samples.advantages, **samples.terms}
     for name, values in lists.items():
@@ -250,12 +206,3 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
 
 def _line_px(size_px: int) -> int:
     return round(size_px * 1.35)
-
-
-def _running_mean(values: Sequence[float]) -> np.ndarray:
-    """Mean over the last tenth of the run, or over what there is of it so far."""
-    window = max(1, len(values) // 10)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(0, end - window)
-    return (sums[end] - sums[start]) / (end - start)

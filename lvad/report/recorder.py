@@ -12,11 +12,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lvad.report.figures import curve, draw_samples
-from lvad.report.runs import CURVE, MODEL, SAMPLES, update_metrics, write_whole
-from lvad.types import SceneSamples
+from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
+from lvad.report.figures import draw_samples
+from lvad.report.runs import CURVE, LOSSES, MODEL, SAMPLES, update_metrics, write_tables, write_whole
+from lvad.types import Decisions, SceneSamples, Table
 
-REWARD_MEAN, REWARD_BEST, HELD_OUT = "reward/mean", "reward/best", "val/reward"
+REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
 
 
 @runtime_checkable
@@ -28,8 +29,10 @@ class RunRecorder(Callback):
     """Writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
 
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
-    ``export(folder)`` (writes the result for other tools), ``next_step`` (what to run next). The validation before
-    the first update (``num_sanity_val_steps: -1``) gives the ``*_start`` metrics. A ``fast_dev_run`` leaves nothing.
+    ``decisions`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the test),
+    ``export(folder)`` (writes the result for other tools), ``next_step`` (what to run next, ``{folder}`` is the
+    exported model). The validation before the first update (``num_sanity_val_steps: -1``) gives the ``*_start``
+    metrics. A ``fast_dev_run`` leaves nothing.
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -42,6 +45,7 @@ class RunRecorder(Callback):
         self.start: dict[str, float] = {}
         self.history: dict[int, dict[str, float]] = {}
         self.curve: list[tuple[int, float, float]] = []
+        self.losses: list[tuple[int, float]] = []
         self.closing = ""  # for the command to print once the progress bar is gone
         self._folder: Path | None = None
         self._is_resumed = False
@@ -49,11 +53,12 @@ class RunRecorder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit must know of the run so far."""
-        return {"start": self.start, "history": self.history, "curve": self.curve}
+        return {name: getattr(self, name) for name in ("start", "history", "curve", "losses")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self.start, self.history, self.curve = (state_dict[key] for key in ("start", "history", "curve"))
+        for name, value in state_dict.items():
+            setattr(self, name, value)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder."""
@@ -78,8 +83,10 @@ class RunRecorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the training reward for the curve."""
+        """Note loss and training reward for the curves."""
         metrics = trainer.callback_metrics
+        if LOSS in metrics:
+            self.losses.append((trainer.global_step, float(metrics[LOSS])))
         if REWARD_MEAN in metrics:
             self.curve.append((trainer.global_step, float(metrics[REWARD_MEAN]), float(metrics[REWARD_BEST])))
 
@@ -99,6 +106,7 @@ class RunRecorder(Callback):
             path = self._folder / SAMPLES
             _write_rows(path, [*_rows_before(path, step), *(json.dumps(_row(scene, step)) for scene in samples)])
             _show(trainer, samples, step)
+        self._draw_decisions(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write numbers, curve and model of the best checkpoint; ``closing`` says where they are."""
@@ -109,17 +117,41 @@ class RunRecorder(Callback):
         scored = best_step if best_step in self.history else max(self.history, default=0)
         metrics = {**self.history.get(scored, {}), **self.start, **_costs(elapsed_s)}
         update_metrics(self._folder, metrics)
+        self._draw_curves(trainer)
+        if self.export and isinstance(pl_module, _Exports):
+            pl_module.export(self._folder / MODEL)
+        next_step = getattr(pl_module, "next_step", "lvad test").format(folder=self._folder / MODEL)
+        self.closing = closing_line(self._folder, metrics, next_step)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the test scores to the run's numbers, its tables and its pictures."""
+        if self._folder is None:
+            return
+        rank_zero_info(f"test scores added to {update_metrics(self._folder, _group(trainer, 'test/'))}")
+        tables: list[Table] = getattr(pl_module, "report", [])
+        if tables:
+            rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
+        self._draw_decisions(trainer, pl_module, "test")
+
+    def _draw_curves(self, trainer: Trainer) -> None:
+        assert self._folder is not None
         if self.curve:
             held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
             curve(*zip(*self.curve, strict=True), path=self._folder / CURVE, held_out=held_out)
-        if self.export and isinstance(pl_module, _Exports):
-            pl_module.export(self._folder / MODEL)
-        self.closing = closing_line(self._folder, metrics, getattr(pl_module, "next_step", "lvad test"))
+        if self.losses:
+            loss_curve(self.losses, self.history, _monitored(trainer), self._folder / LOSSES)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the test scores to the run's numbers."""
-        if self._folder is not None:
-            rank_zero_info(f"test scores added to {update_metrics(self._folder, _group(trainer, 'test/'))}")
+    def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        decisions: Decisions | None = getattr(module, "decisions", None)
+        if decisions is None or self._folder is None:
+            return
+        figure = confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                name = f"{stage}/confusion_roc"
+                logger.experiment.add_image(name, pixels(figure), trainer.global_step, dataformats="HWC")
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
@@ -163,6 +195,11 @@ def _show(trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
             for scene in samples:
                 picture = np.asarray(draw_samples(scene))
                 logger.experiment.add_image(f"samples/{scene.id}", picture, step, dataformats="HWC")
+
+
+def _monitored(trainer: Trainer) -> str | None:
+    names = [getattr(callback, "monitor", None) for callback in trainer.checkpoint_callbacks]
+    return next((name for name in names if name), None)
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:

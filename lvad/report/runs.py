@@ -3,14 +3,18 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
+
+from lvad.types import Table
 
 CONFIG: Final = "config.yaml"
 METRICS: Final = "metrics.json"
 SAMPLES: Final = "samples.jsonl"
 CURVE: Final = "reward_curve.png"
+LOSSES: Final = "loss_curve.png"
+TABLES: Final = "tables.md"
 MODEL: Final = "model"
 
 _CHECKPOINTS: Final = ("best.ckpt", "last.ckpt")  # in order of preference
@@ -73,6 +77,22 @@ def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:
     known |= {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
     write_whole(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
     return path
+
+
+def write_tables(run: Path, tables: Iterable[Table]) -> Path:
+    """Write tables as Markdown into the run folder.
+
+    Returns:
+        The file.
+    """
+    write_whole(run / TABLES, "\n".join(markdown(table) for table in tables))
+    return run / TABLES
+
+
+def markdown(table: Table) -> str:
+    """A table with its title as Markdown."""
+    lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
+    return f"## {table.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from lvad.data.bddoia import collect
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
-from lvad.data.splits import split_one_one
+from lvad.data.records import Reading
+from lvad.data.splits import arrange, split_one_one, take
 from lvad.taxonomy import ACTIONS, FORWARD, LEFT, NUM_REASONS, RIGHT, STOP
 from lvad.types import Scene
 
@@ -93,3 +95,19 @@ def test_real_stills_become_batches(shared_data: Path) -> None:
     data.setup()
     shapes = {tuple(frames.shape) for batch in data.predict_dataloader() for frames in batch.frames}
     assert shapes == {(1, 3, 320, 320), (1, 3, 180, 320)}
+
+
+def test_the_rewards_split_of_the_papers_subset(scenes: list[Scene]) -> None:
+    """1,400 / 200 / rest with seed 42, each with its share of every action, and budgets that lie within each other."""
+    parts = arrange(Reading("gt_4a_21r", scenes), "reward", 42)
+    assert {split: len(members) for split, members in parts.items()} == {"train": 1400, "val": 200, "test": 409}
+    whole = [scene for members in parts.values() for scene in members]
+    assert len({scene.id for scene in whole}) == len(whole) == 2009
+    for index in range(len(ACTIONS)):
+        share = sum(scene.actions[index] for scene in whole if scene.actions) / len(whole)
+        for members in parts.values():
+            found = sum(scene.actions[index] for scene in members if scene.actions)
+            assert abs(found - share * len(members)) <= 4
+    budgets = [{scene.id for scene in take(parts["train"], share, 42)} for share in (0.125, 0.25, 0.5, 1.0)]
+    assert [len(budget) for budget in budgets] == [175, 350, 700, 1400]
+    assert all(small < large for small, large in pairwise(budgets))

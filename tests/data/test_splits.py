@@ -41,6 +41,41 @@ def test_subsets_are_nested_and_keep_the_order(n: int, seed: int, data: st.DataO
     assert chosen == [scene for scene in pool if scene.id in ids(chosen)]
 
 
+def test_every_beginning_holds_its_share_of_every_kind() -> None:
+    pool = [
+        *scenes(600),
+        *scenes(200, actions=(1, 0, 0, 0)),
+        *scenes(40, actions=(0, 0, 1, 0)),
+        *scenes(1, actions=(1, 1, 0, 0)),
+    ]
+    for count in (50, 105, 210, 420):
+        chosen = take(pool, count, 3)
+        for actions, total in (((0, 1, 0, 0), 600), ((1, 0, 0, 0), 200), ((0, 0, 1, 0), 40)):
+            expected = total * count / len(pool)
+            assert abs(sum(s.actions == actions for s in chosen) - expected) <= 1.5
+
+
+def test_a_kind_with_a_single_scene_may_stand_anywhere() -> None:
+    """Else rare kinds would all be in one half."""
+    rare = [Scene(f"rare-{i}", (), "train", (0, 1, 0, 0), tuple(flags(7, i))) for i in range(8, 21)]
+    places = [permutation([*scenes(50), *rare[i : i + 1]], seed).index(50) for i in range(13) for seed in range(20)]
+    assert 20 < sum(places) / len(places) < 30
+    assert min(places) < 5
+    assert max(places) > 45
+
+
+def test_the_reward_split_is_1400_200_rest_and_70_10_20_of_fewer() -> None:
+    pool = [*scenes(1700), *scenes(300, actions=(1, 0, 0, 0)), *scenes(9, actions=(0, 0, 1, 0))]
+    parts = arrange(Reading("gt_4a_21r", pool), "reward", 42)
+    assert {split: len(members) for split, members in parts.items()} == {"train": 1400, "val": 200, "test": 409}
+    # 300 / 2009 of 200 are 29.9.
+    assert sum(s.actions == (1, 0, 0, 0) for s in parts["val"]) in (29, 30, 31)
+    few = arrange(Reading("gt_4a_21r", scenes(55)), "reward", 42)
+    assert {split: len(members) for split, members in few.items()} == {"train": 38, "val": 5, "test": 12}
+    assert arrange(Reading("gt_4a_21r", pool), "reward", 42) == parts
+    assert ids(arrange(Reading("gt_4a_21r", pool), "reward", 43)["val"]) != ids(parts["val"])
+
+
 def test_an_eighth_lies_within_a_quarter() -> None:
     pool = scenes(1606)
     eighth, quarter = take(pool, 0.125, 0), take(pool, 0.25, 0)

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from PIL import Image
 
-from lvad.report.figures import annotate, curve, draw_samples
+from lvad.report.figures import annotate, draw_samples
 from lvad.types import SceneSamples
 
 
@@ -32,10 +31,3 @@ def test_lists_of_other_lengths_and_other_frames_are_refused():
         draw_samples(scene()._replace(rewards=[0.1]))
     with pytest.raises(ValueError, match="uint8"):
         annotate(torch.zeros(2, 3, 8, 8), ["text"])
-
-
-def test_curve_is_a_picture(tmp_path):
-    path = curve([1, 2, 3], [0.1, 0.2, 0.3], [0.2, 0.3, 0.4], tmp_path / "curve.png", held_out={0: 0.1, 3: 0.3})
-    assert Image.open(path).size == (960, 540)
-    with pytest.raises(ValueError, match="as long"):
-        curve([1], [0.1, 0.2], [0.1], tmp_path / "curve.png")

@@ -1,0 +1,77 @@
+"""Random views of labelled scenes, for the reward model (Appendix B.3 of the paper).
+
+Departure from the paper: a horizontal flip exchanges left and right in the labels, captions and facts as well. The
+paper flips the pictures alone, which teaches "no lane on the left" of scenes without a lane on the right.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from lvad.facts import mirror_facts
+from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS
+from lvad.text import mirror
+from lvad.types import Batch
+
+
+def mirrored(batch: Batch) -> Batch:
+    """The batch as seen in a mirror: frames, labels, captions and facts; twice is the batch itself."""
+    return batch._replace(
+        frames=[frames.flip(-1) for frames in batch.frames],
+        actions=batch.actions[:, list(MIRRORED_ACTIONS)],
+        reasons=batch.reasons[:, list(MIRRORED_REASONS)],
+        captions=[tuple(mirror(caption) for caption in captions) for captions in batch.captions],
+        facts=[None if facts is None else mirror_facts(facts) for facts in batch.facts],
+    )
+
+
+class Augment:
+    """RandomResizedCrop, ColorJitter and a mirror, one draw per scene for all its frames.
+
+    Args:
+        min_area: least share of the picture that a crop keeps; 1 switches it off.
+        jitter: strength of the change of brightness, contrast and saturation; 0 switches it off.
+        mirror_probability: share of the scenes that are mirrored, with their labels.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    def __init__(self, min_area: float = 0.8, jitter: float = 0.2, mirror_probability: float = 0.5) -> None:
+        if not 0 < min_area <= 1:
+            raise ValueError(f"min_area must be in (0, 1], got {min_area}")
+        if jitter < 0:
+            raise ValueError(f"jitter must be >= 0, got {jitter}")
+        if not 0 <= mirror_probability <= 1:
+            raise ValueError(f"mirror_probability must be in [0, 1], got {mirror_probability}")
+        self.min_area, self.mirror_probability = min_area, mirror_probability
+        self.colour = v2.ColorJitter(jitter, jitter, jitter) if jitter else None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """A random view of every scene; draws from torch's global random state."""
+        batch = batch._replace(frames=[self._view(frames) for frames in batch.frames])
+        is_flipped = torch.rand(len(batch.ids)) < self.mirror_probability
+        if not is_flipped.any():
+            return batch
+        return _choose(is_flipped, mirrored(batch), batch)
+
+    def _view(self, frames: Tensor) -> Tensor:
+        if self.min_area < 1:
+            height, width = frames.shape[-2:]
+            # The frame's own proportions, a little off: what lies at the side must stay there to be told.
+            ratio = (0.9 * width / height, width / height / 0.9)
+            frames = v2.RandomResizedCrop((height, width), (self.min_area, 1.0), ratio, antialias=True)(frames)
+        return frames if self.colour is None else self.colour(frames)
+
+
+def _choose(is_first: Tensor, first: Batch, second: Batch) -> Batch:
+    """Scene by scene from the one batch or the other."""
+    pick = is_first.tolist()
+    column = is_first.to(first.actions.device)[:, None]
+    return first._replace(
+        frames=[a if p else b for p, a, b in zip(pick, first.frames, second.frames, strict=True)],
+        actions=torch.where(column, first.actions, second.actions),
+        reasons=torch.where(column, first.reasons, second.reasons),
+        captions=[a if p else b for p, a, b in zip(pick, first.captions, second.captions, strict=True)],
+        facts=[a if p else b for p, a, b in zip(pick, first.facts, second.facts, strict=True)],
+    )

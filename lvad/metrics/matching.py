@@ -1,0 +1,92 @@
+"""How well a score tells the texts that are true of a scene from those that are not."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_auroc,
+    binary_f1_score,
+    binary_precision,
+    binary_recall,
+)
+from torchmetrics.utilities import dim_zero_cat
+
+
+class Matches(NamedTuple):
+    """N scenes against C candidate texts."""
+
+    scores: Tensor
+    """float[N, C]."""
+    is_true: Tensor
+    """bool[N, C]."""
+    is_false: Tensor
+    """bool[N, C]; a pair may be neither."""
+
+
+class MatchTable(Metric):
+    """Gathers scores and labels over batches and ranks."""
+
+    full_state_update = False
+    scores: list[Tensor]
+    is_true: list[Tensor]
+    is_false: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("scores", "is_true", "is_false"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, scores: Float[Tensor, "B C"], is_true: Bool[Tensor, "B C"], is_false: Bool[Tensor, "B C"]) -> None:
+        """Add scenes."""
+        self.scores.append(scores.detach())
+        self.is_true.append(is_true)
+        self.is_false.append(is_false)
+
+    def compute(self) -> Matches:
+        """All scenes so far."""
+        return Matches(*(dim_zero_cat(part) for part in (self.scores, self.is_true, self.is_false)))
+
+
+def ranking(matches: Matches) -> dict[str, Tensor]:
+    """Scores that need no threshold.
+
+    Returns:
+        ``auroc`` over all pairs that are true or false. Reasons differ in how often they are true, so a score that
+        looks at no image and likes the frequent ones has a high one too: ``auroc_floor`` is that of the frequencies
+        in these very scenes, the best that such a score can do. ``auroc_per_text`` is the mean over the texts of
+        each text's AUROC over scenes, 0.5 for whoever looks at no image. ``score_right`` and ``score_wrong`` are
+        means over pairs.
+
+    Raises:
+        ValueError: if there is no true or no false pair.
+    """
+    scores, is_true, is_false = matches.scores.float(), matches.is_true, matches.is_false
+    is_clear = is_true | is_false
+    if not is_true.any() or not is_false.any():
+        raise ValueError("an AUROC needs true and false pairs, and the scenes have no two kinds")
+    frequency = is_true.float().mean(0).expand_as(scores)
+    both = (is_true.any(0) & is_false.any(0)).nonzero().flatten().tolist()
+    each = [binary_auroc(scores[is_clear[:, c], c], is_true[is_clear[:, c], c].long()) for c in both]
+    nothing = scores.new_tensor(torch.nan)
+    return {
+        "auroc": binary_auroc(scores[is_clear], is_true[is_clear].long()),
+        "auroc_floor": binary_auroc(frequency[is_clear], is_true[is_clear].long()),
+        "auroc_per_text": torch.stack(each).mean() if each else nothing,
+        "score_right": scores[is_true].mean(),
+        "score_wrong": scores[is_false].mean(),
+    }
+
+
+def decisions(probabilities: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> dict[str, Tensor]:
+    """Accuracy, precision, recall and F1 of "matches" at P > 0.5 (Appendix B.4 of the paper)."""
+    target = is_match.long()
+    return {
+        "accuracy": binary_accuracy(probabilities, target),
+        "precision": binary_precision(probabilities, target),
+        "recall": binary_recall(probabilities, target),
+        "f1": binary_f1_score(probabilities, target),
+    }

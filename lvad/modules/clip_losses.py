@@ -1,0 +1,117 @@
+"""The losses of the reward model that look at whole texts: other scenes' texts, and corrupted ones."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lvad.data.corrupt import CORRUPTIONS, corrupt
+from lvad.data.pairs import Candidates, TextKind, candidates, draw_pairs, mirror_images
+from lvad.losses.contrastive import matching_bce, ranking_loss
+from lvad.rewards.clip import CLIP
+from lvad.types import Batch
+
+
+@dataclass(frozen=True)
+class PairLosses:
+    """Weights of the losses; zero switches one off.
+
+    Args:
+        bce: binary loss on right and label-safe wrong texts of the same image (Appendix B.3).
+        contrastive: InfoNCE against the other texts of the batch: captions where every scene has one, else texts of
+            the labels, of which those that are not false of an image take no part.
+        mirrored: ranking of every true text that names a side over the same text of the other side, where that is
+            false. The other losses meet such a pair so seldom that left and right are hardly learnt.
+        corrupted: ranking of the own text over a corrupted one, a weight per corruption: repeat, remove, insert,
+            swap, shuffle.
+
+    Raises:
+        ValueError: for a negative weight, an unknown corruption, or no positive weight at all.
+    """
+
+    bce: float = 1.0
+    contrastive: float = 0.0
+    mirrored: float = 0.0
+    corrupted: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weights = {"bce": self.bce, "contrastive": self.contrastive, "mirrored": self.mirrored, **self.corrupted}
+        if unknown := sorted(set(self.corrupted) - set(CORRUPTIONS)):
+            raise ValueError(f"losses.corrupted knows {sorted(CORRUPTIONS)}, got {unknown}")
+        if min(weights.values()) < 0 or max(weights.values()) == 0:
+            raise ValueError(f"losses must be >= 0 and one of them > 0, got {weights}")
+
+
+def own_texts(batch: Batch, kind: TextKind) -> tuple[list[str], Tensor | None]:
+    """One right text per scene, and which of them are wrong for which scene.
+
+    Returns:
+        B texts: a random caption each where every scene has captions, else a random true text of the kind; and
+        bool[B, B] whether text j is false of scene i, None for captions, which no label checks.
+    """
+    if all(batch.captions):
+        return [captions[int(torch.randint(len(captions), ()))] for captions in batch.captions], None
+    found = candidates(kind, batch.ids, batch.actions, batch.reasons)
+    pairs = draw_pairs(found, 1)
+    index = torch.zeros(len(batch.ids), dtype=torch.int64, device=found.is_true.device)
+    index[pairs.rows] = pairs.texts[:, 0]
+    is_wrong = found.is_false[:, index]
+    is_drawn = torch.zeros_like(index, dtype=torch.bool)
+    is_drawn[pairs.rows] = True
+    return [found.texts[i] for i in index.tolist()], is_wrong & is_drawn & is_drawn[:, None]
+
+
+def label_loss(
+    cosines: Tensor, found: Candidates, kind: TextKind, scale: Tensor, losses: PairLosses, num_negatives: int
+) -> Tensor:
+    """The losses that the labels alone give: binary, and against mirrored texts.
+
+    Args:
+        cosines: float[B, C] of every scene with every candidate.
+        found: which candidates are true and false.
+        kind: of the candidates.
+        scale: inverse temperature.
+        losses: the weights.
+        num_negatives: wrong texts per right one in the binary loss.
+    """
+    bce = matching_bce(cosines, found.is_true, found.is_false, scale, num_negatives)
+    other_side = list(mirror_images(kind))
+    is_sided = found.is_true & found.is_false[:, other_side]
+    mirrored = ranking_loss(cosines[is_sided], cosines[:, other_side][is_sided], scale)
+    return losses.bce * bce + losses.mirrored * mirrored
+
+
+def corrupted_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, weights: dict[str, float]) -> Tensor:
+    """Own text over a corrupted one: a random caption or a random true text of the kind of every scene.
+
+    Each scene draws its corruption in proportion to the weights; the mean over scenes is weighted by their sum.
+
+    Args:
+        clip: embeds the texts.
+        images: unit vectors float[B, D].
+        batch: the scenes.
+        kind: of the texts that the labels give.
+        weights: per corruption.
+    """
+    rows, texts = _texts_to_spoil(batch, kind)
+    if not rows:
+        return images.sum() * 0.0
+    names = list(weights)
+    drawn = torch.multinomial(torch.tensor([weights[name] for name in names]), len(rows), replacement=True)
+    pool = sorted({word for text in texts for word in text.split()})
+    spoilt = [corrupt(text, names[i], pool) for text, i in zip(texts, drawn.tolist(), strict=True)]
+    better, worse = clip.embed_texts([*texts, *spoilt]).chunk(2)
+    own = images[rows]
+    return sum(weights.values()) * ranking_loss((own * better).sum(1), (own * worse).sum(1), clip.logit_scale)
+
+
+def _texts_to_spoil(batch: Batch, kind: TextKind) -> tuple[list[int], list[str]]:
+    """Scene indices and one text for each, by even chance a caption or a true text, where a scene has both."""
+    found = candidates(kind, batch.ids, batch.actions, batch.reasons)
+    pairs = draw_pairs(found, 1)
+    texts = {row: found.texts[i] for row, i in zip(pairs.rows.tolist(), pairs.texts[:, 0].tolist(), strict=True)}
+    takes_caption = torch.rand(len(batch.ids)) < 0.5
+    for row, captions in enumerate(batch.captions):
+        if captions and (takes_caption[row] or row not in texts):
+            texts[row] = captions[int(torch.randint(len(captions), ()))]
+    return list(texts), list(texts.values())

@@ -1,0 +1,146 @@
+"""Plots of a run: rewards, losses, confusion and ROC. Drawing only, no training state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torchmetrics.functional.classification import binary_auroc, binary_confusion_matrix, binary_roc
+
+from lvad.types import Decisions
+
+# Blue and orange: told apart by colour-blind readers too.
+BLUE: Final = "#005cab"
+ORANGE: Final = "#c85000"
+INK: Final = "#1c1e22"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: a run keeps no figure open, and needs no display
+    return figure
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """uint8[H, W, 3], the drawn figure."""
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def curve(
+    steps: Sequence[int],
+    mean: Sequence[float],
+    best: Sequence[float],
+    path: Path,
+    held_out: Mapping[int, float] | None = None,
+) -> Path:
+    """Plot the reward over the optimizer steps and save it.
+
+    Args:
+        steps: S optimizer steps.
+        mean: S mean rewards of the training completions.
+        best: S means over scenes of the best reward among K completions.
+        path: a ``.png`` to write.
+        held_out: step to mean reward on held-out scenes.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the three sequences differ in length.
+    """
+    if not len(steps) == len(mean) == len(best):
+        raise ValueError(f"steps, mean and best must be as long, got {len(steps)}, {len(mean)}, {len(best)}")
+    figure = new_figure(8, 4.5)
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel="reward")
+    for values, name, colour in ((best, "best of K", ORANGE), (mean, "mean of K", BLUE)):
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+        axes.plot(steps, _running_mean(values), color=colour, linewidth=2, label=f"training, {name}")
+    if held_out:
+        at = sorted(held_out)
+        axes.plot(at, [held_out[s] for s in at], "o--", color=INK, markersize=4, label="held-out")
+    _finish(axes)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def loss_curve(
+    losses: Sequence[tuple[int, float]], history: Mapping[int, Mapping[str, float]], score: str | None, path: Path
+) -> Path:
+    """Plot training and validation loss over the optimizer steps, and beside them the score that is monitored.
+
+    Args:
+        losses: step and training loss.
+        history: step to validation scores, of which ``val/loss`` and the monitored one are drawn.
+        score: name of the monitored score; None draws none.
+        path: a ``.png`` to write.
+
+    Returns:
+        The path.
+    """
+    shown = [name for name in dict.fromkeys([score]) if name and name != "val/loss" and _series(history, name)]
+    figure = new_figure(5.5 * (1 + len(shown)), 4)
+    axes = figure.add_subplot(1, 1 + len(shown), 1, xlabel="optimizer step", ylabel="loss")
+    steps, values = [step for step, _ in losses], [value for _, value in losses]
+    axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
+    axes.plot(steps, _running_mean(values), color=BLUE, linewidth=2, label="training")
+    if held_out := _series(history, "val/loss"):
+        axes.plot(*zip(*held_out, strict=True), "o-", color=ORANGE, markersize=4, label="validation")
+    _finish(axes)
+    for i, name in enumerate(shown):
+        beside = figure.add_subplot(1, 1 + len(shown), 2 + i, xlabel="optimizer step", ylabel=name)
+        beside.plot(*zip(*_series(history, name), strict=True), "o-", color=INK, markersize=4, label=name)
+        _finish(beside)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def confusion_and_roc(decisions: Decisions, title: str) -> Figure:
+    """Draw the confusion matrix at P > 0.5 and the ROC curve (Fig. 11 of the paper).
+
+    Args:
+        decisions: pairs of both kinds.
+        title: of the figure.
+    """
+    p, target = decisions.probabilities.float().cpu(), decisions.is_match.long().cpu()
+    figure = new_figure(8, 4)
+    figure.suptitle(title)
+    counts = binary_confusion_matrix(p, target)
+    names = ("no match", "match")
+    axes = figure.add_subplot(121, xlabel="predicted", ylabel="true")
+    axes.imshow(counts.numpy(), cmap="Blues", vmin=0, vmax=int(counts.sum(1).max()))
+    axes.set_xticks(range(2), names)
+    axes.set_yticks(range(2), names, rotation=90, va="center")
+    dark = counts.max() * 0.6
+    for (row, column), count in np.ndenumerate(counts.numpy()):
+        axes.text(column, row, str(count), ha="center", va="center", color="white" if count > dark else INK, size=14)
+    false_rate, true_rate, _ = binary_roc(p, target)
+    beside = figure.add_subplot(122, xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
+    beside.plot(false_rate, true_rate, color=BLUE, linewidth=2, label=f"AUROC {binary_auroc(p, target):.3f}")
+    beside.plot((0, 1), (0, 1), "--", color=INK, linewidth=1, label="chance")
+    _finish(beside)
+    return figure
+
+
+def _series(history: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[int, float]]:
+    return [(step, scores[name]) for step, scores in sorted(history.items()) if name in scores]
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _running_mean(values: Sequence[float]) -> np.ndarray:
+    """Mean over the last tenth of the run, or over what there is of it so far."""
+    window = max(1, len(values) // 10)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - window)
+    return (sums[end] - sums[start]) / (end - start)

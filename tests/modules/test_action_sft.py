@@ -1,0 +1,55 @@
+"""The answers' stage: it learns what it is shown, and refuses what it cannot learn from."""
+
+import pytest
+import torch
+from lightning import Trainer, seed_everything
+
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.modules import ActionSFT
+from lvad.policy import HFPolicy, Sampling
+
+
+def adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=3e-3)
+
+
+def fit(module, root, tmp_path, max_epochs, **options):
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=max_epochs, default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, BDDOIADataModule("lastframe", str(root), batch_size=8, **options))
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+@pytest.fixture
+def make_sft(vlm_folder):
+    def make(target, **options):
+        seed_everything(0, verbose=False)
+        policy = HFPolicy(str(vlm_folder), Sampling(max_new_tokens=40), lora=None, freeze_vision=False)
+        return ActionSFT(policy, target, optimizer=adamw, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("target", ["action", "answer", "caption"])
+def test_answers_are_learnt(make_sft, drawn_root, tmp_path, target):
+    module = make_sft(target, num_targets=2 if target == "caption" else 1)
+    before = fit(module, drawn_root, tmp_path, 1)
+    after = fit(module, drawn_root, tmp_path, 6)
+    assert after["val/loss"] < 0.8 * before["val/loss"]
+    expected = {"val/fact_precision"} if target == "caption" else {"val/action_macro_f1", "val/no_action_read"}
+    assert expected <= set(after)
+
+
+def test_a_likelihood_needs_the_models_own_law(vlm_folder):
+    policy = HFPolicy(str(vlm_folder), Sampling(temperature=1.5))
+    with pytest.raises(ValueError, match="temperature 1, top_k 0, top_p 1"):
+        ActionSFT(policy)
+
+
+def test_scenes_without_labels_are_refused_by_name(make_sft, drawn_root, tmp_path):
+    with pytest.raises(ValueError, match="has no labels; set data"):
+        fit(make_sft("action"), drawn_root, tmp_path, 1, unlabelled=True)
+    with pytest.raises(ValueError, match="has no caption to learn"):
+        fit(make_sft("caption"), drawn_root, tmp_path, 1, unlabelled=True)
