@@ -1,8 +1,10 @@
 """The semantic alignment reward: cosine of a CLIP between a scene's frames and a sentence."""
 
+import hashlib
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,20 @@ class CLIP(nn.Module):
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors float[N, D]; what exceeds the context length is cut."""
-        tokens = self.tokenizer(texts).to(self.clip.logit_scale.device)
-        return F.normalize(self.clip.encode_text(tokens), dim=-1)
+        model: Any = self.clip
+        tokens: Tensor = self.tokenizer(texts).to(self.clip.logit_scale.device)
+        attn_mask: Tensor | None = getattr(model, "attn_mask", None)
+        if type(self.clip) is not open_clip.model.CLIP or attn_mask is None:
+            return F.normalize(self.clip.encode_text(tokens), dim=-1)
+        # Under a causal mask the padding after the longest text changes nothing, and is most of the work. One column
+        # of it stays: where a text fills the context the last token is its end.
+        is_used = (tokens != tokens[:1, -1:]).any(0).nonzero()
+        length = min(tokens.shape[1], int(is_used.max()) + 2) if len(is_used) else 1
+        cut = {
+            "positional_embedding": model.positional_embedding[:length],
+            "attn_mask": attn_mask[:length, :length],
+        }
+        return torch.func.functional_call(self.clip, cut, kwargs={"text": tokens[:, :length]})[1]
 
     def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
         """Write a folder that plain open_clip loads as ``local-dir:FOLDER``, atomically."""
@@ -95,26 +109,79 @@ class CLIP(nn.Module):
             self.tokenizer.save_pretrained(folder)
 
 
+def _content(frames: Tensor) -> bytes:
+    """A digest of shape and pixels of uint8[M, 3, H, W]: an id may name other pixels after an augmentation."""
+    digest = hashlib.blake2b(repr(tuple(frames.shape)).encode(), digest_size=16)
+    digest.update(frames.cpu().contiguous().numpy().data)
+    return digest.digest()
+
+
 class CLIPCosine(nn.Module):
     """R(I, T) = v . t with a frozen CLIP (section 3.4 of the paper).
+
+    A frozen tower says the same of a scene whenever it is asked, so the scenes seen before are looked up.
 
     Args:
         model: as for ``CLIP``.
         pretrained: as for ``CLIP``.
+        cache_scenes: how many scenes' embeddings to remember, in 4 D bytes of main memory each (100,000 scenes of
+            D = 512: 200 MB); 0 embeds every scene anew.
+
+    Raises:
+        ValueError: for a negative ``cache_scenes``.
     """
 
-    def __init__(self, model: str = "embedded/clip-reward", pretrained: str | None = None) -> None:
+    def __init__(
+        self, model: str = "embedded/clip-reward", pretrained: str | None = None, cache_scenes: int = 100_000
+    ) -> None:
         super().__init__()
+        if cache_scenes < 0:
+            raise ValueError(f"cache_scenes must be >= 0 (0 switches it off), got {cache_scenes}")
         self.clip = CLIP(model, pretrained).requires_grad_(False).eval()
+        self.cache_scenes = cache_scenes
+        # Digest to float[D] on the CPU, the scene used last at the end. No buffer: it enters no checkpoint.
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def train(self, mode: bool = True) -> "CLIPCosine":
         """Stay in evaluation mode: a judge does not change while it judges."""
         return super().train(False)
 
     @torch.no_grad()
+    def embed_scenes(self, batch: Batch) -> Tensor:
+        """Unit vectors float[B, D] on the tower's device; the scenes not yet known in one forward."""
+        if self.cache_scenes == 0:
+            return self.clip.embed_frames(batch.frames).float()
+        keys = [_content(frames) for frames in batch.frames]
+        rows = {key: self._kept[key] for key in keys if key in self._kept}
+        missing = {key: frames for key, frames in zip(keys, batch.frames, strict=True) if key not in rows}
+        if missing:
+            fresh = self.clip.embed_frames(list(missing.values())).float().cpu()
+            # Cloned: a row of the batch's tensor would keep the whole of it alive.
+            rows |= {key: row.clone() for key, row in zip(missing, fresh, strict=True)}
+        for key, row in rows.items():
+            self._kept[key] = row
+            self._kept.move_to_end(key)
+        while len(self._kept) > self.cache_scenes:
+            self._kept.popitem(last=False)
+        return torch.stack([rows[key] for key in keys]).to(self.clip.logit_scale.device)
+
+    @torch.no_grad()
+    def embed_completions(self, rollouts: Rollouts) -> Tensor:
+        """Unit vectors float[B, K, D] in one forward, each different text once."""
+        texts = [text for row in rollouts.texts for text in row]
+        position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        distinct = self.clip.embed_texts(list(position)).float()
+        rows = torch.tensor([position[text] for text in texts], device=distinct.device)
+        return distinct[rows].view(len(rollouts.texts), -1, distinct.shape[-1])
+
+    @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Cosines float[B, K], frames embedded once per scene and all B K texts in one forward."""
-        images = self.clip.embed_frames(batch.frames)
-        texts = self.clip.embed_texts([text for row in rollouts.texts for text in row])
-        cosines = torch.einsum("bd,bkd->bk", images, texts.view(len(images), -1, texts.shape[-1])).float()
+        """Cosines float[B, K], one per completion."""
+        images, texts = self.embed_scenes(batch), self.embed_completions(rollouts)
+        # Not an einsum, which would round to 16 bits under autocast: completions differ by thousandths.
+        cosines = (images.unsqueeze(1) * texts).sum(-1)
         return Scores(cosines, {"clip": cosines})
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._kept.clear()  # what other weights said

@@ -1,0 +1,70 @@
+"""How much better does a sentence fit its own scene than other scenes?
+
+A sentence that suits every street, such as "a road with cars", has a high cosine everywhere and a margin of
+zero: the plain cosine can be raised by saying the same of all scenes, the margin cannot.
+"""
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lvad.rewards.clip import CLIPCosine
+from lvad.types import Batch, Rollouts, Scores
+
+
+class CLIPMargin(nn.Module):
+    """Cosine of a text with its own scene, minus that of the same text with the other scenes of the batch.
+
+    The others are those of the batch alone, so the score of a batch does not depend on what was scored before it,
+    but that of a scene depends on its company: the expected mean is the same at any batch size, the hardest grows
+    harder with it. A scene without company (the last batch of a validation, one picture to predict) has a margin of
+    0, as a text that fits all scenes alike; its completions tie and teach nothing. That is warned of once.
+
+    Args:
+        model: as for ``CLIP``.
+        pretrained: as for ``CLIP``.
+        cache_scenes: as for ``CLIPCosine``.
+        against: ``mean`` of the cosines with the B - 1 other scenes, or the ``hardest``, their maximum.
+
+    Raises:
+        ValueError: for another ``against``.
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded/clip-reward",
+        pretrained: str | None = None,
+        cache_scenes: int = 100_000,
+        against: Literal["mean", "hardest"] = "mean",
+    ) -> None:
+        super().__init__()
+        if against not in ("mean", "hardest"):
+            raise ValueError(f"against must be mean or hardest, got {against!r}")
+        self.against = against
+        self.cosine = CLIPCosine(model, pretrained, cache_scenes)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "CLIPMargin":
+        """Stay in evaluation mode: a judge does not change while it judges."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
+        """Margins float[B, K] in [-2, 2]; the terms are the cosines with the own scene and the margins."""
+        images, texts = self.cosine.embed_scenes(batch), self.cosine.embed_completions(rollouts)
+        with torch.autocast(images.device.type, enabled=False):  # 16 bits are too few for a difference of cosines
+            cosines = torch.einsum("cd,bkd->bkc", images, texts)  # float[B, K, B]
+        is_own = torch.eye(len(images), dtype=torch.bool, device=images.device).unsqueeze(1)  # bool[B, 1, B]
+        own = cosines.masked_fill(~is_own, 0.0).sum(-1)
+        num_others = len(images) - 1
+        if num_others == 0:
+            warnings.warn("CLIPMargin gives a lone scene the margin 0: set batch_size >= 2 to train", stacklevel=2)
+            others = own
+        elif self.against == "mean":
+            others = cosines.masked_fill(is_own, 0.0).sum(-1) / num_others
+        else:
+            others = cosines.masked_fill(is_own, -torch.inf).amax(-1)
+        margin = own - others
+        return Scores(margin, {"clip": own, "margin": margin})
