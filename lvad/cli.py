@@ -16,6 +16,7 @@ usage: lvad COMMAND [options]
   lvad test --config FILE --ckpt_path F   evaluate a named one
   lvad validate --config FILE             the same on the validation scenes
   lvad predict PATH                       describe a picture, a folder of frames or a video with the newest run
+  lvad audit --reward PATH                prove a reward before a policy is trained on it
   lvad data check ROOT                    count a data set and find what is wrong with it
   lvad data draw ROOT                     write a set of drawn scenes in BDD-OIA's layout
   lvad embedded vlm|clip FOLDER           make the embedded models' folders, with random weights
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, args: list[str]) -> int:
     if command == "data":
         from lvad.commands.data import run
+    elif command == "audit":
+        from lvad.commands.audit import run
     elif command == "embedded":
         from lvad.commands.models import run
     elif command in STAGE_COMMANDS:
@@ -58,7 +61,7 @@ def _run(command: str, args: list[str]) -> int:
 
         return run_stage(command, args)
     else:
-        close = difflib.get_close_matches(command, ("data", "embedded", *STAGE_COMMANDS), 1)
+        close = difflib.get_close_matches(command, ("audit", "data", "embedded", *STAGE_COMMANDS), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"lvad: error: unknown command {command!r}{hint} (lvad --help lists them)", file=sys.stderr)
         return 2

@@ -162,3 +162,27 @@ class Table(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+class AnsweredScene(NamedTuple):
+    """What the second stage said of one scene, beside what is true."""
+
+    id: str
+    description: str
+    """What the first stage said; empty without one."""
+    text: str
+    """The answer as it was generated."""
+    actions: tuple[int, ...]
+    """A zeros and ones, read from the answer."""
+    reasons: tuple[int, ...]
+    """R zeros and ones, read from the answer."""
+    is_valid: bool
+    """False where the answer could not be parsed without a flaw."""
+    action_probabilities: tuple[float, ...]
+    """A probabilities in [0, 1]; empty where they were not computed."""
+    reason_probabilities: tuple[float, ...]
+    """R probabilities in [0, 1]; empty where they were not computed."""
+    true_actions: tuple[int, ...] | None
+    """A zeros and ones; None without labels."""
+    true_reasons: tuple[int, ...] | None
+    """R zeros and ones; None without labels."""

@@ -21,7 +21,7 @@ COMMANDS = [
 def test_commands_and_their_configurations_exist():
     assert len(COMMANDS) > 8
     for command in COMMANDS:
-        assert command[1] in {*STAGE_COMMANDS, "data", "embedded"}
+        assert command[1] in {*STAGE_COMMANDS, "audit", "data", "embedded"}
         for name, value in itertools.pairwise(command):
             if name == "--config" and value.startswith("configs/"):
                 assert resolve_config(value).is_file()

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from lvad.assets import resolve_config
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.modules.reward_check import RewardRefused
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
 from lvad.report.runs import best_checkpoint, newest_run
@@ -117,7 +118,7 @@ def run_stage(command: str, args: list[str]) -> int:
     transformers_logging.disable_progress_bar()
     try:
         make_cli(_find_configs(_complete(command, args)), command)
-    except (DataError, FileNotFoundError, ArgumentError) as error:
+    except (DataError, RewardRefused, FileNotFoundError, ArgumentError) as error:
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1
     return 0

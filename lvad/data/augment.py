@@ -53,7 +53,7 @@ class Augment:
         is_flipped = torch.rand(len(batch.ids)) < self.mirror_probability
         if not is_flipped.any():
             return batch
-        return _choose(is_flipped, mirrored(batch), batch)
+        return choose(is_flipped, mirrored(batch), batch)
 
     def _view(self, frames: Tensor) -> Tensor:
         if self.min_area < 1:
@@ -64,8 +64,8 @@ class Augment:
         return frames if self.colour is None else self.colour(frames)
 
 
-def _choose(is_first: Tensor, first: Batch, second: Batch) -> Batch:
-    """Scene by scene from the one batch or the other."""
+def choose(is_first: Tensor, first: Batch, second: Batch) -> Batch:
+    """Scene by scene, bool[B], from the one batch or from the other."""
     pick = is_first.tolist()
     column = is_first.to(first.actions.device)[:, None]
     return first._replace(

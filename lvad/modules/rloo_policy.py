@@ -19,6 +19,7 @@ from lvad.losses.advantages import leave_one_out
 from lvad.losses.policy_gradient import kl_penalised, reinforce
 from lvad.metrics.description import DescriptionScore
 from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.modules.reward_check import Strictness, audit_reward, enforce, validation_scenes
 from lvad.rollouts import advantage_stats, first_scenes, rollout_stats, sample
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, SceneSamples
 
@@ -32,6 +33,9 @@ class RLOOPolicy(LightningModule):
         policy: the vision-language model to train.
         reward: the judge; its weights are never trained.
         num_completions: K, completions per scene; at least 2.
+        audit: what to do at the start with a reward that cannot tell right from wrong on the validation scenes:
+            ``refuse`` to train, ``warn``, or do not look (``off``). The win rate of the right text over each probe is
+            logged as ``audit/<probe>``.
         kl_beta: weight of the KL to the frozen start in the reward, per nat and completion; 0 switches it off.
         optimizer: makes the optimizer from the policy's trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
@@ -48,6 +52,7 @@ class RLOOPolicy(LightningModule):
         reward: Reward,
         num_completions: int = 8,
         kl_beta: float = 0.1,
+        audit: Strictness = "refuse",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -63,6 +68,7 @@ class RLOOPolicy(LightningModule):
         reward.requires_grad_(False)  # whatever its author left open
         self.policy, self.reward = policy, reward
         self.num_completions, self.kl_beta = num_completions, kl_beta
+        self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.held_out = DescriptionScore()
         self.samples: list[SceneSamples] = []
@@ -117,6 +123,17 @@ class RLOOPolicy(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test scores."""
         self._log_held_out("test")
+
+    def on_fit_start(self) -> None:
+        """Audit the reward before anything is trained on it."""
+        if self.audit == "off":
+            return
+        scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
+        audit = audit_reward(self.policy, self.reward, scenes, self.device) if scenes else None
+        if audit is not None and self.logger is not None:
+            found = {f"audit/{name}": p.win_rate.mean for name, p in audit.probes.items() if p.win_rate}
+            self.logger.log_metrics(found, self.trainer.global_step)
+        enforce(audit, self.audit)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start the clock of the step."""

@@ -32,7 +32,7 @@ def make_module(vlm_folder):
         seed_everything(0, verbose=False)
         policy = HFPolicy(str(vlm_folder), Sampling(max_new_tokens=6), lora=Lora(rank=4) if lora else None, **policy)
         optimizer = lambda p: torch.optim.AdamW(p, lr=lr, weight_decay=0.0)  # noqa: E731
-        return RLOOPolicy(policy, reward, num_completions=4, kl_beta=kl_beta, optimizer=optimizer)
+        return RLOOPolicy(policy, reward, num_completions=4, kl_beta=kl_beta, audit="off", optimizer=optimizer)
 
     return make
 

@@ -1,0 +1,149 @@
+"""``lvad audit``: prove that a reward means something before a policy is trained on it."""
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lvad.assets import resolve_config
+from lvad.audit import run_audit
+from lvad.audit.probes import PROBES
+from lvad.audit.texts import TEXT_SOURCES
+from lvad.data.collate import SceneDataset, collate
+from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.records import SPLITS, DataError
+from lvad.data.splits import take
+from lvad.report.audit import audit_picture, audit_table
+from lvad.report.runs import write_whole
+from lvad.rewards import CLIPCosine
+from lvad.types import Reward
+
+_DESCRIPTION: Final = """Hold the right text of labelled scenes against probes that a good reward must rank lower.
+
+A probe passes where the 95 % intervals of the separation (mean of right - probe) and of the win rate lie above 0 and
+1/2. Probes: """
+_REMEDY: Final = (
+    "give a folder that `lvad fit --config configs/clip_reward.yaml` wrote, embedded/clip-reward, hf-hub:NAME, "
+    "or the .yaml of a run with a reward"
+)
+
+
+def make_parser() -> ArgumentParser:
+    """The options of ``lvad audit``."""
+    probes = "; ".join(f"{name}: {probe.says}" for name, probe in PROBES.items())
+    parser = ArgumentParser(prog="lvad audit", description=_DESCRIPTION + probes)
+    add = parser.add_argument
+    add("--reward", required=True, help="CLIP folder, embedded/NAME, hub name, or a .yaml with model.init_args.reward")
+    add("--pretrained", type=str | None, help="weights of an open_clip architecture given by name")
+    add("--texts", choices=TEXT_SOURCES, default="reason", help="where the right texts come from")
+    add("--root", default="data/synthetic", help="folder of the scenes")
+    formats = ("synthetic", "lastframe", "gt_4a_21r")
+    add("--format", choices=formats, default="synthetic", help="its layout; synthetic is drawn if absent")
+    add("--images", type=str | None, help="folder of the pictures, where they lie elsewhere")
+    add("--split", choices=SPLITS, default="test", help="which scenes")
+    add("--num_scenes", type=int, default=300, help="the most scenes to use")
+    add("--num_frames", type=int, default=2, help="the most frames of a scene")
+    add("--batch_size", type=int, default=16, help="scenes scored at once")
+    add("--seed", type=int, default=0, help="of what is drawn: scenes, texts, orders of words")
+    add("--out", default="logs/audit", help="folder for audit.json and audit.png")
+    add("--json", nargs="?", const="", help="print the JSON alone; with a PATH write it there beside the table")
+    return parser
+
+
+def run(args: list[str]) -> int:
+    """Run ``lvad audit ARGS`` and return the exit code: 0 whatever the verdict, 1 where there is none."""
+    config = make_parser().parse_args(args)
+    try:
+        reward = build_reward(config.reward, config.pretrained)
+        _audit(reward, config)
+    # A reward that is not finite or a folder that cannot be written end in one line too.
+    except (ValueError, OSError) as error:
+        print(f"lvad: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_reward(name: str, pretrained: str | None = None) -> Reward:
+    """Build what is to be audited, on the accelerator if there is one.
+
+    Args:
+        name: what ``CLIPCosine`` takes, or a ``.yaml`` with a reward in ``model.init_args``.
+        pretrained: as for ``CLIPCosine``.
+
+    Raises:
+        DataError: for a configuration without a reward, or a model that cannot be loaded.
+        FileNotFoundError: if there is no such file or folder.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        reward = _from_configuration(resolve_config(name))
+    else:
+        try:
+            reward = CLIPCosine(name, pretrained)
+        # open_clip has an error of every kind: an unknown architecture, missing weights, weights of another shape.
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise _one_line(name, error) from error
+    if isinstance(reward, nn.Module) and torch.cuda.is_available():
+        reward.to("cuda")
+    return reward
+
+
+def _from_configuration(path: Path) -> Reward:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["reward"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no reward at model.init_args.reward; {_REMEDY}") from error
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--reward", type=Reward)
+    try:
+        return cast(Reward, parser.instantiate_classes(parser.parse_object({"reward": found}))["reward"])
+    except Exception as error:  # the constructor may be anyone's
+        raise _one_line(str(path), error) from error
+
+
+def _one_line(name: str, error: Exception) -> DataError:
+    # open_clip lists every architecture that it knows, jsonargparse every class.
+    return DataError(f"no reward from {name!r}: {textwrap.shorten(str(error), 300, placeholder=' ...')}; {_REMEDY}")
+
+
+def _audit(reward: Reward, config: Namespace) -> None:
+    audit = run_audit(reward, _scenes(config), config.texts, config.seed)
+    found = {"reward": config.reward, **audit.as_dict()}
+    text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+    folder = Path(config.out)
+    write_whole(folder / "audit.json", text)
+    title = f"{config.reward}, texts: {audit.texts}, {audit.num_scenes} scenes: {audit.verdict}"
+    picture = audit_picture(audit, title, folder / "audit.png")
+    if config.json == "":
+        print(text, end="")
+        return
+    if config.json:
+        write_whole(Path(config.json), text)
+    print(f"audit of {config.reward}, written to {folder / 'audit.json'} and {picture}\n\n{audit_table(audit)}")
+
+
+def _scenes(config: Namespace) -> DataLoader[Any]:
+    """At most so many scenes of the split, in order."""
+    root = Path(config.root).expanduser()
+    is_there = root.is_dir() and any(root.iterdir())
+    data = BDDOIADataModule(
+        format=config.format,
+        root=config.root,
+        images=config.images,
+        num_frames=config.num_frames,
+        # A set drawn earlier may be of any size; a new one is the size that every run draws.
+        num_scenes=SceneCounts(1.0, 1.0, 1.0) if is_there else SceneCounts(),
+    )
+    data.prepare_data()
+    data.setup()
+    found = data.scenes[config.split]
+    scenes = take(found, min(config.num_scenes, len(found)), config.seed, "num_scenes")
+    if not scenes:
+        raise DataError.at(root, "", f"no {config.split} scenes", "choose another --split, or raise --num_scenes")
+    return DataLoader(SceneDataset(scenes, config.num_frames), batch_size=config.batch_size, collate_fn=collate)

@@ -1,0 +1,86 @@
+"""The audit of a reward that stands at the beginning of reinforcement learning."""
+
+from typing import Final, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lvad.audit import Audit, run_audit
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError
+from lvad.rollouts import first_scenes
+from lvad.types import UNLABELLED, Batch, Policy, Reward
+
+NUM_SCENES: Final = 64
+"""Validation scenes that are looked at."""
+
+Strictness = Literal["refuse", "warn", "off"]
+
+
+class RewardRefused(ValueError):
+    """A reward that cannot tell right from wrong; training on it would teach whatever it likes instead."""
+
+
+def validation_scenes(data: object) -> list[Batch]:
+    """The first validation scenes, on the CPU; none where the data is not lvad's own."""
+    if not isinstance(data, BDDOIADataModule):
+        return []
+    found: list[Batch] = []
+    missing = NUM_SCENES
+    for batch in data.val_dataloader():
+        found.append(first_scenes(batch, missing))
+        missing -= len(found[-1].ids)
+        if missing <= 0:
+            break
+    return found
+
+
+def audit_reward(policy: Policy, reward: Reward, scenes: list[Batch], device: torch.device) -> Audit | None:
+    """Audit on captions where there are some, else on true reasons, else on what the policy says by itself.
+
+    Args:
+        policy: speaks for scenes without captions and labels.
+        reward: the judge.
+        scenes: as of ``validation_scenes``.
+        device: of the policy.
+
+    Returns:
+        None where the scenes are too few for an audit.
+    """
+    try:
+        if all(captions for batch in scenes for captions in batch.captions):
+            return run_audit(reward, scenes, "caption")
+        if not any((batch.reasons == UNLABELLED).any() for batch in scenes):
+            return run_audit(reward, scenes, "reason")
+        return run_audit(reward, scenes, [text for batch in scenes for text in _describe(policy, batch, device)])
+    except DataError:  # fewer scenes with a text than an audit needs
+        return None
+
+
+@torch.no_grad()
+def _describe(policy: Policy, batch: Batch, device: torch.device) -> list[str]:
+    moved = batch._replace(frames=[frames.to(device) for frames in batch.frames])
+    return [row[0] for row in policy.generate(policy.encode(moved), 1, greedy=True).texts]
+
+
+def enforce(audit: Audit | None, strictness: Strictness) -> None:
+    """Say what was found, and refuse a reward that fails where right and wrong are known.
+
+    A policy's own descriptions prove nothing against a reward: they may be what is wrong.
+
+    Raises:
+        RewardRefused: naming the probes that failed.
+    """
+    if audit is None:
+        rank_zero_warn("the reward was not audited: that needs 8 validation scenes with a text")
+        return
+    passed = sum(probe.verdict == "pass" for probe in audit.probes.values())
+    failed = f", failed: {', '.join(audit.failed)}" if audit.failed else ""
+    rank_zero_info(f"reward audit on {audit.num_scenes} scenes ({audit.texts}): {passed} probes passed{failed}")
+    if audit.tells_right_from_wrong or audit.texts == "given":
+        return
+    problem = f"the reward cannot tell right from wrong on {audit.num_scenes} validation scenes{failed}"
+    remedy = "look at it with `lvad audit`, tune it with configs/clip_reward.yaml, or set model.audit to warn"
+    if strictness == "refuse":
+        raise RewardRefused(f"{problem}; {remedy}")
+    rank_zero_warn(f"{problem}; {remedy}")
