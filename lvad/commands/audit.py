@@ -17,7 +17,7 @@ from lvad.audit import run_audit
 from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
 from lvad.data.collate import SceneDataset, collate
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import SPLITS, DataError
 from lvad.data.splits import take
 from lvad.report.audit import audit_picture, audit_table
@@ -133,12 +133,10 @@ def _scenes(config: Namespace) -> DataLoader[Any]:
     root = Path(config.root).expanduser()
     is_there = root.is_dir() and any(root.iterdir())
     data = BDDOIADataModule(
-        format=config.format,
+        format="lastframe" if is_there and config.format == "synthetic" else config.format,  # whatever seed drew it
         root=config.root,
         images=config.images,
         num_frames=config.num_frames,
-        # A set drawn earlier may be of any size; a new one is the size that every run draws.
-        num_scenes=SceneCounts(1.0, 1.0, 1.0) if is_there else SceneCounts(),
     )
     data.prepare_data()
     data.setup()

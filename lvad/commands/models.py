@@ -1,10 +1,12 @@
 """``lvad embedded``: make the folders of the embedded models."""
 
+import shutil
 from pathlib import Path
 
 from jsonargparse import auto_cli
 
 from lvad.commands.embedded import make_clip, make_vlm
+from lvad.data.ledger import LEDGER
 from lvad.policy import HFPolicy
 from lvad.rewards.clip import CLIP
 
@@ -33,7 +35,7 @@ def clip(folder: Path, vision_from: Path, seed: int = 0) -> None:
 
 
 def ship(source: Path, folder: Path) -> None:
-    """Copy a trained model in half precision, as the embedded models are shipped.
+    """Copy a trained model in half precision with its ledger, as the embedded models are shipped.
 
     Args:
         source: the folder ``model/`` of a run.
@@ -41,8 +43,10 @@ def ship(source: Path, folder: Path) -> None:
     """
     if (source / "open_clip_config.json").is_file():
         CLIP(str(source)).save_pretrained(folder, "float16")
-        return
-    HFPolicy(str(source), lora=None).save_pretrained(folder, "float16")
+    else:
+        HFPolicy(str(source), lora=None).save_pretrained(folder, "float16")
+    if (source / LEDGER).is_file():
+        shutil.copy(source / LEDGER, folder / LEDGER)
 
 
 def run(args: list[str]) -> int:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Sampler, Sequential
 from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.frames import read_frames
-from lvad.data.records import SPLITS, DataError, Reading
+from lvad.data.records import SPLITS, DataError, Reading, read_json
 from lvad.data.splits import Subset, arrange, take
 from lvad.types import Scene
 
@@ -35,8 +35,6 @@ class SceneCounts:
 ALL_SCENES: Final = SceneCounts()
 DRAWN: Final = {"train": 800, "val": 128, "test": 300}
 """What is drawn where ``num_scenes`` does not say."""
-DRAWING_SEED: Final = 0
-"""Fixed, so that runs with different seeds are tested on the same scenes."""
 
 
 class BDDOIADataModule(LightningDataModule):
@@ -57,6 +55,8 @@ class BDDOIADataModule(LightningDataModule):
             rest ("reward").
         num_scenes: how many scenes of each split to use; for "synthetic" how many to draw (800, 128, 300).
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
+        drawing_seed: which endless series of scenes a drawn set is the beginning of; not ``seed``, so that runs with
+            different seeds are tested on the same scenes.
         unlabelled: take labels, captions and facts away from the training scenes: nothing can learn from them.
     """
 
@@ -74,6 +74,7 @@ class BDDOIADataModule(LightningDataModule):
         subset: Subset = "all",
         num_scenes: SceneCounts = ALL_SCENES,
         image_size_px: int | None = None,
+        drawing_seed: int = 0,
         unlabelled: bool = False,
     ) -> None:
         super().__init__()
@@ -91,6 +92,7 @@ class BDDOIADataModule(LightningDataModule):
         self.subset: Subset = subset
         self.num_scenes = num_scenes
         self.image_size_px = None if image_size_px is None else _at_least(1, image_size_px, "image_size_px")
+        self.drawing_seed = _at_least(0, drawing_seed, "drawing_seed")
         self.unlabelled = unlabelled
         self.reading: Reading | None = None
         self.scenes: dict[str, list[Scene]] = {}
@@ -98,7 +100,7 @@ class BDDOIADataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Draw the synthetic set, or decode videos, once per node."""
         if self.format == "synthetic":
-            _draw(self.root, self._counts(), self.num_frames)
+            _draw(self.root, self._counts(), self.num_frames, self.drawing_seed)
         elif (detect(self.root) if self.format == "auto" else self.format) == "frames":
             read_frames(self.root, self.num_frames, fps=self.fps)
 
@@ -119,7 +121,7 @@ class BDDOIADataModule(LightningDataModule):
         scenes = arrange(reading, self.subset, self.seed)
         counts = self._counts()
         if self.format == "synthetic":
-            _check_drawn(self.root, reading, counts, self.num_frames)
+            _check_drawn(self.root, reading, counts, self.num_frames, self.drawing_seed)
         for split in SPLITS:
             scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
         if self.unlabelled:
@@ -196,26 +198,33 @@ def _hidden(scene: Scene) -> Scene:
     return scene._replace(actions=None, reasons=None, captions=(), facts=None)
 
 
-def _draw(root: Path, counts: dict[str, int | float | None], num_frames: int) -> None:
+def _draw(root: Path, counts: dict[str, int | float | None], num_frames: int, seed: int) -> None:
     """Draw the set where the folder is empty or absent; whether one drawn earlier will do, setup decides."""
     if root.exists() and any(root.iterdir()):
         return
     whole = [count for count in counts.values() if isinstance(count, int)]
     if len(whole) < len(counts):
-        raise ValueError(f"num_scenes must be counts where a set is drawn, got {counts}")
+        raise DataError(
+            f"num_scenes must be counts where a set is drawn, got {counts}; draw it whole, then take a share"
+        )
     from lvad.data.synthetic.write import write_synthetic
 
     try:
-        write_synthetic(root, *whole, seed=DRAWING_SEED, num_frames=num_frames)
+        write_synthetic(root, *whole, seed=seed, num_frames=num_frames)
     except OSError:
         # Another run may have finished the same folder first.
         if not (root.is_dir() and any(root.iterdir())):
             raise
 
 
-def _check_drawn(root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int) -> None:
-    """Refuse a set drawn earlier that is smaller than what is asked for now."""
+def _check_drawn(
+    root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int, seed: int
+) -> None:
+    """Refuse a set drawn earlier that is another one, or smaller than what is asked for now."""
     remedy = "delete the folder to draw it anew, or give another root"
+    recipe = root / "synthetic.json"
+    if recipe.is_file() and (drawn_with := read_json(recipe, dict).get("seed")) != seed:
+        raise DataError.at(root, "", f"drawn with seed {drawn_with}, drawing_seed is {seed}", remedy)
     for split, count in counts.items():
         drawn = sum(scene.split == split for scene in reading.scenes)
         if isinstance(count, int) and count > drawn:

@@ -80,7 +80,7 @@ def enforce(audit: Audit | None, strictness: Strictness) -> None:
     if audit.tells_right_from_wrong or audit.texts == "given":
         return
     problem = f"the reward cannot tell right from wrong on {audit.num_scenes} validation scenes{failed}"
-    remedy = "look at it with `lvad audit`, tune it with configs/clip_reward.yaml, or set model.audit to warn"
+    remedy = "look at it with `lvad audit`, tune it with configs/clip_reward.yaml, or set model.init_args.audit to warn"
     if strictness == "refuse":
         raise RewardRefused(f"{problem}; {remedy}")
     rank_zero_warn(f"{problem}; {remedy}")

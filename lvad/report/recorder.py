@@ -12,6 +12,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lvad.data import ledger
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.figures import draw_samples
 from lvad.report.runs import CURVE, LOSSES, MODEL, SAMPLES, update_metrics, write_tables, write_whole
@@ -34,6 +36,9 @@ class RunRecorder(Callback):
     exported model). The validation before the first update (``num_sanity_val_steps: -1``) gives the ``*_start``
     metrics. A ``fast_dev_run`` leaves nothing.
 
+    It keeps the budget ledger too: which scenes this stage saw, and those before it, whose exported models it holds
+    (their ``folder``). A test on any of these scenes is refused.
+
     Args:
         run_dir: the run folder; None takes the logger's.
         export: write the best weights as ``model/`` at the end of a fit.
@@ -48,6 +53,7 @@ class RunRecorder(Callback):
         self.losses: list[tuple[int, float]] = []
         self.closing = ""  # for the command to print once the progress bar is gone
         self._folder: Path | None = None
+        self._ledger: ledger.Ledger = {}
         self._is_resumed = False
         self._fit_start_s = 0.0
 
@@ -68,8 +74,11 @@ class RunRecorder(Callback):
         self._folder = Path(folder) if trainer.is_global_zero and not is_rehearsal else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and note which scenes are seen."""
         self._fit_start_s = time.perf_counter()
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, BDDOIADataModule):
+            self._ledger = ledger.merge([*_inherited(pl_module), ledger.uses(type(pl_module).__name__, data.scenes)])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember that a fit goes on from a checkpoint, which holds its start already."""
@@ -120,8 +129,17 @@ class RunRecorder(Callback):
         self._draw_curves(trainer)
         if self.export and isinstance(pl_module, _Exports):
             pl_module.export(self._folder / MODEL)
+            write_whole(self._folder / MODEL / ledger.LEDGER, ledger.dump(self._ledger))
+        write_whole(self._folder / ledger.LEDGER, ledger.dump(self._ledger))
         next_step = getattr(pl_module, "next_step", "lvad test").format(folder=self._folder / MODEL)
         self.closing = closing_line(self._folder, metrics, next_step)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse test scenes that a stage has seen."""
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, BDDOIADataModule):
+            own = [ledger.read_ledger(self._folder)] if self._folder is not None else []
+            ledger.check(ledger.merge([*own, *_inherited(pl_module)]), [scene.id for scene in data.scenes["test"]])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test scores to the run's numbers, its tables and its pictures."""
@@ -159,6 +177,12 @@ def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str
     before, after = metrics.get(f"{HELD_OUT}_start"), metrics.get(HELD_OUT)
     reward = "" if before is None or after is None else f"; held-out reward {before:.3f} -> {after:.3f}"
     return f"run: {folder}{reward}; next: {next_step}"
+
+
+def _inherited(module: LightningModule) -> list[ledger.Ledger]:
+    """The ledgers of the models that a stage is built on."""
+    folders = {getattr(part, "folder", None) for part in module.modules()}
+    return [ledger.read_ledger(folder) for folder in folders if isinstance(folder, Path)]
 
 
 def _group(trainer: Trainer, prefix: str) -> dict[str, float]:

@@ -148,8 +148,17 @@ def test_the_drawn_set(tmp_path: Path) -> None:
         ready(root=root)
     with pytest.raises(DataError, match="scenes have 2 frames, num_frames asks for 3"):
         ready(root=root, num_scenes=counts, num_frames=3)
-    with pytest.raises(ValueError, match="must be counts where a set is drawn"):
+    with pytest.raises(DataError, match="must be counts where a set is drawn"):
         ready(root=str(tmp_path / "other"), num_scenes=SceneCounts(train=0.5))
+
+
+def test_sets_of_two_drawing_seeds_share_no_scene(tmp_path: Path) -> None:
+    counts = SceneCounts(train=6, val=1, test=1)
+    sets = [ready(root=str(tmp_path / str(s)), num_scenes=counts, drawing_seed=s) for s in (0, 42)]
+    facts = [{tuple((scene.facts or {}).items()) for scene in data.scenes["train"]} for data in sets]
+    assert not facts[0] & facts[1]
+    with pytest.raises(DataError, match="drawn with seed 42, drawing_seed is 0; delete the folder"):
+        ready(root=str(tmp_path / "42"), num_scenes=counts)
 
 
 def test_a_folder_of_other_files_is_not_drawn_into(tmp_path: Path) -> None:
@@ -167,6 +176,7 @@ def test_a_folder_of_other_files_is_not_drawn_into(tmp_path: Path) -> None:
         ("eval_batch_size", 0),
         ("num_workers", -1),
         ("seed", -1),
+        ("drawing_seed", -1),
         ("image_size_px", 0),
     ],
 )

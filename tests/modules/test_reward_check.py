@@ -59,7 +59,9 @@ def fit(policy_folder, root, tmp_path, reward, audit, **data):
 
 
 def test_a_reward_that_likes_length_is_refused_by_name(vlm_folder, root, tmp_path):
-    with pytest.raises(RewardRefused, match=r"cannot tell right from wrong on 24 .*failed: .*all_21.*set model\.audit"):
+    with pytest.raises(
+        RewardRefused, match=r"cannot tell right from wrong on 24 .*failed: .*all_21.*set model\.init_args\.audit"
+    ):
         fit(vlm_folder, root, tmp_path, LikesLong(), "refuse")
 
 

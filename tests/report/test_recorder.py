@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader
 
 from lvad.commands.stages import last_checkpoint
 from lvad.data.collate import SceneDataset, collate
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.ledger import LEDGER, dump, read_ledger
+from lvad.data.records import DataError
 from lvad.report.predictions import PredictionWriter, picture_name
 from lvad.report.recorder import RunRecorder, closing_line
 from lvad.report.runs import best_checkpoint, newest_run, update_metrics
@@ -203,3 +206,39 @@ def test_predictions_name_their_files_and_spare_those_of_others(tmp_path):
 
 def test_picture_names_never_collide():
     assert picture_name("a/b", 0, 1) != picture_name("a_b", 0, 2) != picture_name("a_b", 1, 2)
+
+
+class Holds(Fake):
+    """Stands on a model that an earlier stage exported."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.part = torch.nn.Identity()
+        self.part.folder = folder
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(torch.ones(1)).mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/reward", 0.5)
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/reward", 0.5)
+
+
+def test_a_test_on_scenes_that_an_earlier_stage_saw_is_refused(tmp_path, drawn_root):
+    """The leak is planted in the model that the stage starts from; the ledger travels with what is exported."""
+    data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True)
+    data.setup()
+    leaked, folder = data.scenes["test"][3].id, tmp_path / "reward"
+    folder.mkdir()
+    quiet = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(**quiet, logger=False, callbacks=[RunRecorder(str(tmp_path / "run"))], default_root_dir=tmp_path)
+    trainer.fit(Holds(folder), data)
+    ledger = read_ledger(tmp_path / "run" / "model")
+    assert ledger == read_ledger(tmp_path / "run")
+    assert {use: len(ids) for use, ids in ledger.items()} == {"Holds train, unlabelled": 16, "Holds val, labelled": 8}
+    trainer.test(Holds(folder), data, verbose=False)
+    (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [leaked]}))
+    with pytest.raises(DataError, match=f"1 test scenes were seen before, as CLIPReward train, labelled: .*{leaked}"):
+        trainer.test(Holds(folder), data, verbose=False)

@@ -1,0 +1,92 @@
+"""The reward's tuning over several seeds, and the audit of every CLIP before and after.
+
+    python benchmarks/clip_reward.py --seeds 42 43 44 --json benchmarks/clip_reward.json
+
+What follows ``--`` is given to ``lvad fit``. Each seed is a process of its own: ``lvad fit``, ``lvad test``, then
+``lvad audit`` of what it wrote, on reasons and on captions; the untuned CLIP is audited too.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROWS = (
+    "val/auroc_start", "val/auroc", "test/auroc", "test/auroc_floor", "test/auroc_per_text", "test/accuracy",
+    "test/precision", "test/recall", "test/f1", "time/fit_s", "memory/peak_mib",
+)  # fmt: skip
+LVAD = [sys.executable, "-m", "lvad.cli"]
+
+
+def run_seed(seed: int, extra: list[str], folder: Path) -> dict[str, float]:
+    options = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.enable_progress_bar", "false"]
+    fit = [*LVAD, "fit", "--config", "configs/clip_reward.yaml", *options, *extra]
+    subprocess.run(fit, cwd=folder, check=True, stdout=sys.stderr)
+    subprocess.run([*LVAD, "test"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((newest(folder) / "metrics.json").read_text())
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("logs/clip_reward/version_*"), key=lambda path: path.stat().st_mtime)
+
+
+def audit(reward: str, texts: str, folder: Path) -> dict:
+    command = [*LVAD, "audit", "--reward", reward, "--texts", texts, "--out", f"logs/audit-{texts}", "--json"]
+    return json.loads(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout)
+
+
+def print_scores(runs: dict[int, dict[str, float]]) -> None:
+    print(f"| metric | {' | '.join(f'seed {seed}' for seed in runs)} | mean | spread (max - min) |")
+    print("|---" * (len(runs) + 3) + "|")
+    for name in ROWS:
+        values = [metrics[name] for metrics in runs.values()]
+        digits = 0 if name.startswith(("time", "memory")) else 3
+        cells = [*values, statistics.mean(values), max(values) - min(values)]
+        print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
+
+
+def print_audits(audits: dict[str, dict]) -> None:
+    print(f"\n| probe | {' | '.join(audits)} |\n{'|---' * (len(audits) + 1)}|")
+    for probe in next(iter(audits.values()))["probes"]:
+        cells = []
+        for found in audits.values():
+            one = found["probes"][probe]
+            shown = one["verdict"] if one["win_rate"] is None else f"{one['win_rate'][0]:.2f} {one['verdict']}"
+            cells.append(shown)
+        print(f"| {probe} | {' | '.join(cells)} |")
+    print(f"| verdict | {' | '.join(found['verdict'] for found in audits.values())} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="copy the first seed's run folder here")
+    parser.add_argument("extra", nargs="*", help="options of lvad fit, after --")
+    args = parser.parse_args()
+    runs, audits, tables = {}, {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for texts in ("reason", "caption"):
+            audits[f"untuned, {texts}"] = audit("embedded/clip", texts, folder)
+        for seed in args.seeds:
+            runs[seed] = run_seed(seed, args.extra, folder)
+            tables[seed] = (newest(folder) / "tables.md").read_text()
+            for texts in ("reason", "caption"):
+                audits[f"seed {seed}, {texts}"] = audit(str(newest(folder) / "model"), texts, folder)
+            if args.keep and seed == args.seeds[0]:
+                shutil.copytree(newest(folder), args.keep)
+    print_scores(runs)
+    print_audits(audits)
+    for seed, table in tables.items():
+        print(f"\nseed {seed}: {table}")
+    if args.json:
+        args.json.write_text(json.dumps({"runs": runs, "audits": audits, "tables": tables}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The budget ledger: which scenes each stage saw, so that none of them is a test scene of any later stage.
+
+A run writes it beside its numbers and into the model that it exports; the next stage reads it from there.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from lvad.data.records import DataError, read_json
+from lvad.types import Scene
+
+LEDGER: Final = "ledger.json"
+
+Ledger = dict[str, list[str]]
+"""Use ("CLIPReward train, labelled") to the sorted ids of its scenes."""
+
+
+def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
+    """What a stage sees while it is fitted: its training scenes, and those it is selected on.
+
+    Args:
+        stage: name of the stage.
+        scenes: scenes of the splits; ``test`` is left out.
+    """
+    found: Ledger = {}
+    for split in ("train", "val"):
+        for scene in scenes.get(split, ()):
+            kind = "unlabelled" if scene.actions is None and scene.reasons is None else "labelled"
+            found.setdefault(f"{stage} {split}, {kind}", []).append(scene.id)
+    return {use: sorted(ids) for use, ids in found.items()}
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """The ledger of a run or of an exported model; empty where there is none.
+
+    Raises:
+        DataError: if the file is no ledger.
+    """
+    path = folder / LEDGER
+    if not path.is_file():
+        return {}
+    content = read_json(path, dict)
+    for use, ids in content.items():
+        if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+            problem = f"{use!r} must be a list of scene ids"
+            raise DataError.at(path, "", problem, "restore the file, or run the stage again")
+    return content
+
+
+def merge(ledgers: Iterable[Ledger]) -> Ledger:
+    """All uses; the same use twice has the scenes of both."""
+    merged: dict[str, set[str]] = {}
+    for ledger in ledgers:
+        for use, ids in ledger.items():
+            merged.setdefault(use, set()).update(ids)
+    return {use: sorted(merged[use]) for use in sorted(merged)}
+
+
+def check(ledger: Ledger, test_ids: Iterable[str]) -> None:
+    """Refuse a test on scenes that a stage has seen.
+
+    Raises:
+        DataError: naming the use and the scenes.
+    """
+    held_out = set(test_ids)
+    for use, ids in ledger.items():
+        if leaked := sorted(held_out.intersection(ids)):
+            raise DataError(
+                f"{len(leaked)} test scenes were seen before, as {use}: {leaked[:5]}; test on other scenes, or train "
+                "that stage without them"
+            )
+
+
+def dump(ledger: Ledger) -> str:
+    """The file's text."""
+    return json.dumps(ledger, indent=0, sort_keys=True) + "\n"
