@@ -6,7 +6,7 @@ Everything here reads words only; the scenes that facts are true of live in ``lv
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 _COLOURS: Final = ("none", "white", "black", "silver", "red", "blue", "yellow")
@@ -150,6 +150,19 @@ def claims(text: str) -> list[tuple[str, str]]:
 
 def _is_closer(claim: tuple[str, str], than: tuple[str, str]) -> bool:
     return claim[0] == than[0] and set(claim[1].split("|")) < set(than[1].split("|"))
+
+
+def contradicts(text: str, truths: Sequence[str]) -> bool:
+    """Whether a text claims what texts that are true rule out: another value of the same attribute.
+
+    It reads words alone, so labels are enough: "a car is on the left lane" contradicts "no lane on the left".
+    """
+    known: dict[str, set[str]] = {}
+    for attribute, value in (claim for truth in truths for claim in claims(truth)):
+        known[attribute] = known.get(attribute, set(ATTRIBUTES[attribute])) & set(value.split("|"))
+    return any(
+        known.get(attribute, set(value.split("|"))).isdisjoint(value.split("|")) for attribute, value in claims(text)
+    )
 
 
 def is_true(claim: tuple[str, str], facts: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
 import pytest
 
-from lvad.facts import ATTRIBUTES, DRIVING, claims, is_true, mirror_facts, present
+from lvad.facts import ATTRIBUTES, DRIVING, claims, contradicts, is_true, mirror_facts, present
 from lvad.taxonomy import REASON_TEXTS
 
 NOTHING = dict.fromkeys(ATTRIBUTES, "none")
@@ -130,3 +130,35 @@ def test_mirrored_facts_exchange_sides():
     }  # fmt: skip
     assert mirror_facts(other) == facts
     assert list(other) == list(facts)
+
+
+@pytest.mark.parametrize(
+    ("text", "truths", "expected"),
+    [
+        ("A car is on the left lane.", ["no lane on the left"], True),
+        ("A car is on the left lane.", ["no lane on the right"], False),
+        ("The light is green.", ["traffic light is not green"], True),
+        ("The light is red.", ["traffic light is not green"], False),
+        ("Nothing that can be read.", list(REASON_TEXTS[:1]), False),
+        ("A car is on the left lane.", [], False),
+    ],
+)
+def test_contradictions_are_read_from_the_words(text, truths, expected):
+    assert contradicts(text, truths) is expected
+
+
+def test_no_caption_contradicts_its_own_scene_and_no_mirrored_one_that_is_accused_is_true():
+    from lvad.data.synthetic.state import facts, labels
+    from lvad.data.synthetic.write import draw_scene
+    from lvad.text import mirror
+
+    accused = 0
+    for index in range(300):
+        scene = draw_scene(4, index)
+        truths = [text for text, flag in zip(REASON_TEXTS, labels(scene.state)[1], strict=True) if flag]
+        for caption in scene.captions:
+            assert not contradicts(caption, truths)
+            if contradicts(mirror(caption), truths):
+                accused += 1
+                assert not all(is_true(claim, facts(scene.state)) for claim in claims(mirror(caption)))
+    assert accused > 100

@@ -7,8 +7,11 @@ from torch import Tensor
 
 from lvad.data.corrupt import CORRUPTIONS, corrupt
 from lvad.data.pairs import Candidates, TextKind, candidates, draw_pairs, mirror_images
-from lvad.losses.contrastive import matching_bce, ranking_loss
+from lvad.facts import contradicts
+from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.rewards.clip import CLIP
+from lvad.taxonomy import REASON_TEXTS
+from lvad.text import mirror
 from lvad.types import Batch
 
 
@@ -21,7 +24,8 @@ class PairLosses:
         contrastive: InfoNCE against the other texts of the batch: captions where every scene has one, else texts of
             the labels, of which those that are not false of an image take no part.
         mirrored: ranking of every true text that names a side over the same text of the other side, where that is
-            false. The other losses meet such a pair so seldom that left and right are hardly learnt.
+            false; of a caption too, where the mirrored one contradicts a true reason. The other losses meet such a
+            pair so seldom that left and right are hardly learnt.
         corrupted: ranking of the own text over a corrupted one, a weight per corruption: repeat, remove, insert,
             swap, shuffle.
 
@@ -59,6 +63,32 @@ def own_texts(batch: Batch, kind: TextKind) -> tuple[list[str], Tensor | None]:
     is_drawn = torch.zeros_like(index, dtype=torch.bool)
     is_drawn[pairs.rows] = True
     return [found.texts[i] for i in index.tolist()], is_wrong & is_drawn & is_drawn[:, None]
+
+
+def caption_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, losses: PairLosses) -> Tensor:
+    """The losses of one right text per scene: against the batch's other texts, and against its own mirror image.
+
+    Args:
+        clip: embeds the texts.
+        images: unit vectors float[B, D].
+        batch: the scenes.
+        kind: of the texts that stand in for captions.
+        losses: the weights.
+    """
+    texts, is_wrong = own_texts(batch, kind)
+    rows = _sided(texts, batch) if losses.mirrored > 0 else []
+    own, other = clip.embed_texts([*texts, *(mirror(texts[i]) for i in rows)]).split([len(texts), len(rows)])
+    contrast = info_nce(images, own, clip.logit_scale, is_wrong)
+    mirrored = ranking_loss((images[rows] * own[rows]).sum(1), (images[rows] * other).sum(1), clip.logit_scale)
+    return losses.contrastive * contrast + losses.mirrored * mirrored
+
+
+def _sided(texts: list[str], batch: Batch) -> list[int]:
+    """The scenes whose labels rule out the mirrored text."""
+    truths = [
+        [text for text, flag in zip(REASON_TEXTS, row, strict=True) if flag == 1] for row in batch.reasons.tolist()
+    ]
+    return [i for i, text in enumerate(texts) if mirror(text) != text and contradicts(mirror(text), truths[i])]
 
 
 def label_loss(

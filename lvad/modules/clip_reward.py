@@ -21,9 +21,9 @@ from torchmetrics import MeanMetric
 
 from lvad.data.augment import Augment
 from lvad.data.pairs import TextKind, candidates
-from lvad.losses.contrastive import info_nce, matching_bce
+from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
-from lvad.modules.clip_losses import PairLosses, corrupted_loss, label_loss, own_texts
+from lvad.modules.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.modules.clip_similarity import Similarity, blended, calibrate, probability
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.rewards.clip import CLIP
@@ -109,8 +109,7 @@ class CLIPReward(LightningModule):
             cosines = images @ self.clip.embed_texts(list(found.texts)).T
             loss = loss + label_loss(cosines, found, self.kind, scale, self.losses, self.num_negatives)
         if self.losses.contrastive > 0:
-            texts, is_wrong = own_texts(batch, self.kind)
-            loss = loss + self.losses.contrastive * info_nce(images, self.clip.embed_texts(texts), scale, is_wrong)
+            loss = loss + caption_loss(self.clip, images, batch, self.kind, self.losses)
         if self.losses.corrupted:
             loss = loss + corrupted_loss(self.clip, images, batch, self.kind, self.losses.corrupted)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))

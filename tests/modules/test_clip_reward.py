@@ -14,12 +14,14 @@ from lvad.data.augment import Augment
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.pairs import candidates
 from lvad.data.records import DataError
+from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.modules import CLIPReward
 from lvad.modules.clip_losses import PairLosses, corrupted_loss, own_texts
 from lvad.modules.clip_similarity import blended
 from lvad.rewards.clip import CLIP
 from lvad.taxonomy import MIRRORED_REASONS, REASON_TEXTS
+from lvad.text import mirror
 from lvad.types import UNLABELLED
 
 
@@ -115,7 +117,14 @@ def test_one_training_loss_by_hand(make_reward, drawn_root):
     better, worse = (torch.stack(side) for side in zip(*sided, strict=True))
     expected = expected + 0.4 * ranking_loss(better, worse, scale)
     texts, _ = own_texts(batch, "reason")
-    expected = expected + 0.3 * info_nce(images, module.clip.embed_texts(texts), scale)
+    own = module.clip.embed_texts(texts)
+    expected = expected + 0.3 * info_nce(images, own, scale)
+    truths = [[t for t, flag in zip(REASON_TEXTS, row, strict=True) if flag] for row in batch.reasons.tolist()]
+    rows = [i for i in range(8) if contradicts(mirror(texts[i]), truths[i])]
+    assert rows
+    other = module.clip.embed_texts([mirror(texts[i]) for i in rows])
+    better, worse = (images[rows] * own[rows]).sum(1), (images[rows] * other).sum(1)
+    expected = expected + 0.4 * ranking_loss(better, worse, scale)
     expected = expected + corrupted_loss(module.clip, images, batch, "reason", {"shuffle": 0.2, "repeat": 0.1})
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
