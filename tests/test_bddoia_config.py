@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from tokenizers import AddedToken
 from transformers import (
     Idefics3Config,
@@ -91,3 +92,28 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_pat
     inputs = policy._inputs(make_batch(1), [policy.prompts.describe])
     assert inputs["pixel_values"].shape == (1, 17, 3, 512, 512)
     assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 17 * 64
+
+
+def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):
+    """Appendix B with random weights of ViT-B/32: AdamW 2e-5 / 0.01, plateau, early stopping, batch 32."""
+    untrained = tmp_path / "untrained.yaml"
+    untrained.write_text("model: {init_args: {clip: {init_args: {pretrained: null}}}}\n")
+    cli = make_cli([
+        "--config", str(CONFIGS / "bddoia/clip_reward.yaml"), "--config", str(untrained),
+        "--trainer.accelerator", "cpu", "--trainer.logger", "false",
+    ])  # fmt: skip
+    module = cli.model
+    assert sum(p.numel() for p in module.parameters()) == CLIP_PARAMETERS
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (2e-5, 0.01)
+    assert (schedule["monitor"], schedule["scheduler"].factor, schedule["scheduler"].patience) == ("val/auroc", 0.2, 3)
+    stopper = next(c for c in cli.trainer.callbacks if isinstance(c, EarlyStopping))
+    assert (stopper.patience, stopper.monitor) == (7, "val/auroc")
+    assert (cli.datamodule.batch_size, cli.datamodule.subset, cli.datamodule.seed) == (32, "reward", 42)
+    batch = make_batch(1, 1)._replace(actions=torch.eye(4)[:2].long(), reasons=torch.eye(21)[[1, 16]].long())
+    module.log = lambda *args, **kwargs: None
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert module.clip.clip.visual.conv1.weight.grad.abs().sum() > 0

@@ -75,3 +75,21 @@ def test_a_set_drawn_with_another_seed_is_refused(tuned, monkeypatch, capsys):
     monkeypatch.chdir(cwd)
     assert main(["fit", "--config", "configs/clip_reward.yaml", *SMALL[:4], *SMALL[6:]]) == 1
     assert "drawn with seed 0, drawing_seed is 42; delete the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.init_args.clip.init_args.model", "."], "is no open_clip folder: it holds no open_clip_config.json"),
+        (["--model.init_args.clip.init_args.model", "./nothing"], "no model folder at './nothing'"),
+        (["--model.init_args.losses.bce", "-1"], "losses must be >= 0"),
+        (["--model.init_args.kind", "output", "--data.unlabelled", "true"], "text kind 'output' needs"),
+        (["--data.num_scenes.train", "0"], "no train scenes; choose a source with that split, or raise num_scenes"),
+    ],
+)
+def test_what_cannot_be_learnt_from_ends_in_one_line(options, message, tuned, monkeypatch, capsys):
+    monkeypatch.chdir(tuned[0])
+    assert main(["fit", "--config", "configs/clip_reward.yaml", *SMALL, *options]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("lvad: error: ")
+    assert message in last

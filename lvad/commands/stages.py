@@ -49,6 +49,19 @@ class StageCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses is the user's to mend, in one line.
+
+        Raises:
+            DataError: with the constructor's message.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError, RuntimeError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise DataError(" ".join(str(error).split())) from error
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: file and command line win over what a checkpoint remembers.
 
