@@ -1,0 +1,124 @@
+"""What answers that look at no image reach on the same scenes: no score means anything without them.
+
+``always_stop``: the action stop; of the reasons that speak of stopping, the most frequent one of training (the first
+of equals), none where training has none.
+``majority``: the action set and the reason set most frequent in training, each by itself (of equals, the one that
+sorts first). Its probabilities are the training frequencies of the classes, so its calibration error shows how
+little a small one proves.
+``all_positive`` and ``all_negative``: every label, and none; the latter is the floor of ``bit_accuracy``.
+
+The probabilities of the others are their labels. All answers count as valid.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lvad.metrics.driving import Answers, check_labels, driving_scores
+from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASONS, STOP
+
+_IS_STOP_REASON = torch.tensor([reason.action == STOP for reason in REASONS])
+
+
+class Labels(NamedTuple):
+    """What is true of N scenes, zeros and ones."""
+
+    actions: Tensor
+    """int[N, A]."""
+    reasons: Tensor | None = None
+    """int[N, R]; None where the stage predicts no reasons."""
+
+
+def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
+    """Predictors that give every scene the same answer.
+
+    Args:
+        true: the scenes to score.
+        training: the labels that a predictor may have learnt from, of other scenes.
+
+    Returns:
+        By the names of the module docstring.
+
+    Raises:
+        ValueError: for labels as in ``check_labels``, no scenes on either side, or reasons without training ones.
+    """
+    _check(true, "true")
+    _check(training, "training")
+    if true.reasons is None:
+        training = training._replace(reasons=None)
+    elif training.reasons is None:
+        raise ValueError("training.reasons must be given where true.reasons are")
+    true, training = (_each(labels, lambda part: part.cpu().bool()) for labels in (true, training))
+    constants = {
+        "always_stop": _always_stop(training),
+        "majority": _each(training, _most_frequent_set),
+        "all_positive": _each(training, lambda labels: labels.new_ones(labels.shape[1])),
+        "all_negative": _each(training, lambda labels: labels.new_zeros(labels.shape[1])),
+    }
+    floors = {name: _answers(true, constant) for name, constant in constants.items()}
+    often = _repeat(_each(training, lambda labels: labels.float().mean(0)), len(true.actions))
+    floors["majority"] = floors["majority"]._replace(
+        action_probabilities=often.actions, reason_probabilities=often.reasons
+    )
+    return floors
+
+
+def floor_scores(true: Labels, training: Labels) -> dict[str, dict[str, Tensor]]:
+    """The scores of ``floor_answers`` under the names of ``DrivingScore``.
+
+    Args:
+        true: the scenes to score.
+        training: the labels that a predictor may have learnt from, of other scenes.
+
+    Raises:
+        ValueError: as ``floor_answers``.
+    """
+    return {name: driving_scores(answers) for name, answers in floor_answers(true, training).items()}
+
+
+def _check(labels: Labels, name: str) -> None:
+    size = labels.actions.shape[:1]
+    if size == (0,):
+        raise ValueError(f"{name} labels are of no scenes")
+    check_labels(labels.actions, f"{name}.actions", (*size, NUM_ACTIONS))
+    if labels.reasons is not None:
+        check_labels(labels.reasons, f"{name}.reasons", (*size, NUM_REASONS))
+
+
+def _each(labels: Labels, change: Callable[[Tensor], Tensor]) -> Labels:
+    return Labels(change(labels.actions), None if labels.reasons is None else change(labels.reasons))
+
+
+def _repeat(row: Labels, size: int) -> Labels:
+    return _each(row, lambda labels: labels.expand(size, -1))
+
+
+def _always_stop(training: Labels) -> Labels:
+    """bool[A] and bool[R], as all rows below."""
+    actions = torch.arange(NUM_ACTIONS) == STOP
+    if training.reasons is None:
+        return Labels(actions)
+    counts = training.reasons.sum(0) * _IS_STOP_REASON
+    is_first = torch.arange(NUM_REASONS) == (counts == counts.max()).nonzero()[0]
+    return Labels(actions, is_first & (counts > 0))
+
+
+def _most_frequent_set(labels: Tensor) -> Tensor:
+    sets, counts = labels.unique(dim=0, return_counts=True)
+    return sets[(counts == counts.max()).nonzero()[0, 0]]
+
+
+def _answers(true: Labels, row: Labels) -> Answers:
+    size = len(true.actions)
+    said, certain = _repeat(row, size), _repeat(_each(row, Tensor.float), size)
+    return Answers(
+        actions=said.actions,
+        true_actions=true.actions,
+        is_valid=torch.ones(size, dtype=torch.bool),
+        reasons=said.reasons,
+        true_reasons=true.reasons,
+        action_probabilities=certain.actions,
+        reason_probabilities=certain.reasons,
+    )
