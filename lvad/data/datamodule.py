@@ -53,7 +53,8 @@ class BDDOIADataModule(LightningDataModule):
         seed: of the order of training scenes, and of which scenes a subset holds.
         subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2 ("single") or 1,400 / 200 /
             rest ("reward").
-        num_scenes: how many scenes of each split to use; for "synthetic" how many to draw (800, 128, 300).
+        num_scenes: how many scenes of each split to use; for "synthetic" how many to draw where there is no set yet
+            (800, 128, 300, also where a share is asked for).
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
         drawing_seed: which endless series of scenes a drawn set is the beginning of; not ``seed``, so that runs with
             different seeds are tested on the same scenes.
@@ -202,11 +203,8 @@ def _draw(root: Path, counts: dict[str, int | float | None], num_frames: int, se
     """Draw the set where the folder is empty or absent; whether one drawn earlier will do, setup decides."""
     if root.exists() and any(root.iterdir()):
         return
-    whole = [count for count in counts.values() if isinstance(count, int)]
-    if len(whole) < len(counts):
-        raise DataError(
-            f"num_scenes must be counts where a set is drawn, got {counts}; draw it whole, then take a share"
-        )
+    # A share is taken of the usual set, which is drawn whole.
+    whole = [count if isinstance(count, int) else DRAWN[split] for split, count in counts.items()]
     from lvad.data.synthetic.write import write_synthetic
 
     try:

@@ -8,17 +8,21 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MultilabelF1Score
 
 from lvad.losses.supervised import token_cross_entropy
+from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
 from lvad.metrics.facts import FactScore
+from lvad.modules.answering import answered_scenes, floors, floors_table, training_labels
 from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
-from lvad.taxonomy import NUM_ACTIONS
-from lvad.text import parse, render
-from lvad.types import UNLABELLED, Batch, Prediction, Prefix
+from lvad.text import render
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Table
 
 Target = Literal["action", "answer", "caption"]
+
+NUM_SHOWN = 60
+"""Test scenes whose frames are kept for the gallery."""
 
 
 class ActionSFT(LightningModule):
@@ -29,6 +33,7 @@ class ActionSFT(LightningModule):
             truncation), since that is the likelihood.
         target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
             5.3), or ``caption`` (a plain description; pre-training).
+        constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
         num_targets: captions drawn per scene and step, all behind one image encoding.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
@@ -43,6 +48,7 @@ class ActionSFT(LightningModule):
         self,
         policy: HFPolicy,
         target: Target = "action",
+        constrain: bool = False,
         num_targets: int = 1,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -54,10 +60,12 @@ class ActionSFT(LightningModule):
         if num_targets < 1 or (num_targets > 1 and target != "caption"):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
         self.policy, self.target, self.num_targets = policy, target, num_targets
+        self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.loss_mean, self.invalid = MeanMetric(), MeanMetric()
-        self.action_f1 = MultilabelF1Score(NUM_ACTIONS, average="macro")
-        self.facts = FactScore()
+        self.loss_mean, self.facts, self.driving = MeanMetric(), FactScore(), DrivingScore()
+        self.answered: list[AnsweredScene] = []
+        self.shown: list[Tensor] = []
+        self.report: list[Table] = []
         self.strict_loading = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -70,13 +78,18 @@ class ActionSFT(LightningModule):
         """Loss, and greedy outputs against the labels."""
         self._evaluate(batch)
 
+    def on_test_epoch_start(self) -> None:
+        """Begin the record of what is answered."""
+        self.answered, self.shown = [], []
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation."""
-        self._evaluate(batch)
+        """As in validation; answers and the first frames are kept for the report."""
+        self.answered += self._evaluate(batch)
+        self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Greedy outputs."""
-        texts = self.policy.generate(self._encode(batch), 1, greedy=True).texts
+        texts = self.policy.generate(self._encode(batch), 1, greedy=True, grammar=self.grammar).texts
         return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
 
     def configure_optimizers(self) -> Any:
@@ -88,7 +101,9 @@ class ActionSFT(LightningModule):
         self.log_dict(self._scores("val"))
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores."""
+        """Log the scores, and those of constant answers."""
+        if self.target != "caption":
+            self._log_floors()
         self.log_dict(self._scores("test"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -125,25 +140,40 @@ class ActionSFT(LightningModule):
         order = torch.randperm(max(len(captions), self.num_targets))[: self.num_targets]
         return [captions[i % len(captions)] for i in order.tolist()]
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> list[AnsweredScene]:
         prefix = self._encode(batch)
         self.loss_mean.update(self._loss(batch, prefix), weight=len(batch.ids))
-        texts = [row[0] for row in self.policy.generate(prefix, 1, greedy=True).texts]
+        texts = [row[0] for row in self.policy.generate(prefix, 1, greedy=True, grammar=self.grammar).texts]
         if self.target == "caption":
             self.facts.update(texts, batch.facts)
-            return
-        answers = [parse(text) for text in texts]
-        said = torch.tensor([a.actions for a in answers], device=batch.actions.device)
-        self.action_f1.update(said, batch.actions)
-        unread = [not any(a.actions) for a in answers]
-        self.invalid.update(torch.tensor(unread).float())
+            return []
+        answered = answered_scenes(batch, texts, [""] * len(texts), self._with_reasons)
+        self.driving.update(answers_of(answered, self._with_reasons))
+        return answered
+
+    @property
+    def _with_reasons(self) -> bool:
+        return self.target == "answer"
 
     def _scores(self, stage: str) -> dict[str, Tensor]:
         values = {"loss": self.loss_mean.compute()}
         if self.target == "caption":
             values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
         else:
-            values |= {"action_macro_f1": self.action_f1.compute(), "no_action_read": self.invalid.compute()}
-        for metric in (self.loss_mean, self.invalid, self.action_f1, self.facts):
+            values |= self.driving.compute()
+        for metric in (self.loss_mean, self.driving, self.facts):
             metric.reset()
         return {f"{stage}/{name}": value for name, value in values.items()}
+
+    def _log_floors(self) -> None:
+        """``test/<floor>/<score>``, and the table; only where the training scenes' labels are at hand."""
+        scenes = getattr(getattr(self.trainer, "datamodule", None), "scenes", {})
+        training = training_labels(scenes.get("train", []), self._with_reasons)
+        if training is None:
+            return
+        with self.driving.sync_context():
+            answers = self.driving.answers()
+        constant = floors(answers, training)
+        self.report = [floors_table(answers, constant)]
+        for name, said in constant.items():
+            self.log_dict({f"test/{name}/{score}": value for score, value in driving_scores(said).items()})

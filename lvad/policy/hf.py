@@ -13,8 +13,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeatur
 
 from lvad.assets import resolve_model
 from lvad.ops import entropy, gather_logps
+from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.sampling import Sampling, draw, log_density
 from lvad.policy.shared_prefix import last_real, pack, prefix_positions, unpack
+from lvad.policy.tokens import banned_tokens, chat_inputs, decode, token_texts, write_targets
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
@@ -67,7 +69,7 @@ class HFPolicy(nn.Module):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        source = resolve_model(model)
+        self.source = source = resolve_model(model)
         vlm = AutoModelForImageTextToText.from_pretrained(
             source, dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
@@ -85,7 +87,9 @@ class HFPolicy(nn.Module):
         config = lora and LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
         self.model: Any = get_peft_model(vlm, config) if config else vlm
         self._reference: list[HFPolicy] = []  # in a list, so that it is no submodule and enters no checkpoint
-        self.register_buffer("banned", self._banned(), persistent=False)
+        banned = banned_tokens(self.processor.tokenizer, vlm.config.text_config.vocab_size, self.end_id)
+        self.register_buffer("banned", banned, persistent=False)
+        self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
         self.train()  # transformers loads in evaluation mode, in which gradient checkpointing is ignored
 
     @property
@@ -103,16 +107,6 @@ class HFPolicy(nn.Module):
         """The token that fills the places after the end."""
         pad = self.processor.tokenizer.pad_token_id
         return self.end_id if pad is None else pad
-
-    def _banned(self) -> Tensor:
-        tokenizer = self.processor.tokenizer
-        vocabulary = self.vlm.config.text_config.vocab_size
-        banned = torch.zeros(vocabulary, dtype=torch.bool)
-        banned[len(tokenizer) :] = True  # rows that exist for the matrix product's sake only
-        special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
-        banned[torch.tensor([*special, *tokenizer.all_special_ids])] = True
-        banned[self.end_id] = False
-        return banned
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
         """Encode frames and prompt of each scene once.
@@ -141,86 +135,104 @@ class HFPolicy(nn.Module):
         return Prefix(embeds, inputs["attention_mask"].bool())
 
     def _inputs(self, batch: Batch, queries: list[str]) -> BatchFeature:
-        texts = []
-        for frames, query in zip(batch.frames, queries, strict=True):
-            content = [*[{"type": "image"}] * len(frames), {"type": "text", "text": query}]
-            message = [{"role": "user", "content": content}]
-            texts.append(self.processor.apply_chat_template(message, add_generation_prompt=True))
-        images = [list(frames) for frames in batch.frames]
-        return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        return chat_inputs(self.processor, batch, queries)
 
     @staticmethod
     def _trains(*modules: nn.Module) -> bool:
         return any(p.requires_grad for module in modules for p in module.parameters())
 
     @torch.no_grad()
-    def generate(self, prefix: Prefix, num_completions: int, greedy: bool = False) -> Rollouts:
+    def generate(
+        self, prefix: Prefix, num_completions: int, greedy: bool = False, grammar: AnswerGrammar | None = None
+    ) -> Rollouts:
         """Prefill each prompt once, then draw K completions from that cache.
 
         Args:
             prefix: B encoded prompts.
             num_completions: K.
             greedy: take the most probable token of the density at each step.
+            grammar: draw its answers alone, each complete within ``max_new_tokens``. The mask is part of the
+                density, so the log-probability methods must be given the same grammar.
+
+        Raises:
+            ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
         """
         was_training = self.training
         self.eval()  # checkpointing layers in training mode drop the cache
         try:
-            return self._sample(prefix, num_completions, greedy)
+            return self._sample(prefix, num_completions, greedy, grammar)
         finally:
             self.train(was_training)
 
-    def _sample(self, prefix: Prefix, num_completions: int, greedy: bool) -> Rollouts:
-        batch = len(prefix.prefix_mask)
-        text_model, cache = self.vlm.model.text_model, DynamicCache(config=self.vlm.config.text_config)
-        output = text_model(
-            inputs_embeds=prefix.embeds,
-            attention_mask=prefix.prefix_mask.long(),
-            position_ids=prefix_positions(prefix.prefix_mask),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden = last_real(output.last_hidden_state, prefix.prefix_mask).repeat_interleave(num_completions, 0)
-        cache.batch_repeat_interleave(num_completions)
+    def _sample(self, prefix: Prefix, num_completions: int, greedy: bool, grammar: AnswerGrammar | None) -> Rollouts:
+        hidden, cache = self._prefill(prefix, num_completions)
+        walk = grammar and self._tokens_of(grammar).start(len(hidden), self.sampling.max_new_tokens)
         seen = prefix.prefix_mask.long().repeat_interleave(num_completions, 0)
         position = seen.sum(1, keepdim=True)
         alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
         steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         while True:
-            logps = log_density(self.vlm.lm_head(hidden), self.sampling, self.banned)
+            banned = walk.banned(hidden.device) if walk else self.banned
+            logps = log_density(self.vlm.lm_head(hidden), self.sampling, banned)
             token = draw(logps, greedy).where(alive, torch.full_like(position[:, 0], self.pad_id))
             steps.append((token, gather_logps(logps, token), entropy(logps), alive))
             alive = alive & (token != self.end_id)
             if len(steps) == self.sampling.max_new_tokens or not alive.any():
                 break
             seen = torch.cat([seen, torch.ones_like(position)], 1)
-            output = text_model(
+            output = self.vlm.model.text_model(
                 input_ids=token[:, None], attention_mask=seen, position_ids=position, past_key_values=cache
             )
             hidden, position = output.last_hidden_state[:, 0], position + 1
+            walk = walk and walk.after(token)
         tokens, logps, entropies, mask = (
-            torch.stack(column, 1).view(batch, num_completions, -1) for column in zip(*steps, strict=True)
+            torch.stack(column, 1).view(-1, num_completions, len(steps)) for column in zip(*steps, strict=True)
         )
         return Rollouts(
             tokens=tokens,
             completion_mask=mask,
             logps=logps.where(mask, 0.0),
             entropies=entropies.where(mask, 0.0),
-            is_truncated=alive.view(batch, num_completions),
+            is_truncated=alive.view(-1, num_completions),
             texts=self._decode(tokens, mask),
         )
 
+    def _prefill(self, prefix: Prefix, num_completions: int) -> tuple[Tensor, DynamicCache]:
+        """float[B K, D], the states that predict the first tokens, and the cache behind them, K times each."""
+        cache = DynamicCache(config=self.vlm.config.text_config)
+        output = self.vlm.model.text_model(
+            inputs_embeds=prefix.embeds,
+            attention_mask=prefix.prefix_mask.long(),
+            position_ids=prefix_positions(prefix.prefix_mask),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_repeat_interleave(num_completions)
+        return last_real(output.last_hidden_state, prefix.prefix_mask).repeat_interleave(num_completions, 0), cache
+
+    def _tokens_of(self, grammar: AnswerGrammar) -> TokenGrammar:
+        if grammar not in self._grammars:
+            texts = token_texts(self.processor.tokenizer, self.banned)
+            self._grammars[grammar] = TokenGrammar(grammar, texts, self.end_id)
+        return self._grammars[grammar]
+
     def _decode(self, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
-        decode = self.processor.tokenizer.decode
-        return [
-            [decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(scene, masks, strict=True)]
-            for scene, masks in zip(tokens, completion_mask, strict=True)
-        ]
+        return decode(self.processor.tokenizer, tokens, completion_mask)
 
-    def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
-        """float[B, K, T] in the sampled density, differentiable: one forward over prefix and all completions."""
-        return self._logprobs(prefix, rollouts, self.sampling)
+    def logprobs(self, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None) -> Tensor:
+        """float[B, K, T] in the sampled density (``grammar``: that of ``generate``), differentiable: one forward.
 
-    def _logprobs(self, prefix: Prefix, rollouts: Rollouts, sampling: Sampling) -> Tensor:
+        Raises:
+            ValueError: if the grammar cannot have drawn a completion, or not within ``max_new_tokens``.
+        """
+        return self._logprobs(prefix, rollouts, self.sampling, grammar)
+
+    def _logprobs(
+        self, prefix: Prefix, rollouts: Rollouts, sampling: Sampling, grammar: AnswerGrammar | None
+    ) -> Tensor:
+        walk = grammar and self._tokens_of(grammar).replay(
+            rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
+        )
         _, num_completions, num_tokens = rollouts.tokens.shape
         row = pack(prefix.prefix_mask, num_completions, num_tokens)
         fed = rollouts.tokens[:, :, :-1].flatten(1)
@@ -234,20 +246,24 @@ class HFPolicy(nn.Module):
         wanted = unpack(hidden, prefix, num_completions, num_tokens)[rollouts.completion_mask]
         tokens = rollouts.tokens[rollouts.completion_mask]
         parts = [
-            checkpoint(self._head, h, t, sampling, use_reentrant=False)
-            for h, t in zip(wanted.split(_HEAD_ROWS), tokens.split(_HEAD_ROWS), strict=True)
+            checkpoint(self._head, h, t, sampling, walk and walk.part(i * _HEAD_ROWS, len(t)), use_reentrant=False)
+            for i, (h, t) in enumerate(zip(wanted.split(_HEAD_ROWS), tokens.split(_HEAD_ROWS), strict=True))
         ]
         logps = torch.cat(parts)
         return torch.zeros(rollouts.tokens.shape, dtype=logps.dtype, device=logps.device).masked_scatter(
             rollouts.completion_mask, logps
         )
 
-    def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling) -> Tensor:
-        return gather_logps(log_density(self.vlm.lm_head(hidden), sampling, self.banned, tokens), tokens)
+    def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling, walk: Walk | None) -> Tensor:
+        # Made here, so that masks over the vocabulary live no longer than the logits.
+        banned = walk.banned(hidden.device) if walk else self.banned
+        return gather_logps(log_density(self.vlm.lm_head(hidden), sampling, banned, tokens), tokens)
 
     @torch.no_grad()
-    def reference_logprobs(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Tensor:
-        """float[B, K, T] under the frozen start: temperature and bans, no truncation.
+    def reference_logprobs(
+        self, batch: Batch, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None
+    ) -> Tensor:
+        """float[B, K, T] under the frozen start: temperature, bans and grammar, no truncation.
 
         Truncation is left out because the start may give a drawn token no place in its own kept set, and
         KL(q || p_ref) would be infinite there.
@@ -255,11 +271,11 @@ class HFPolicy(nn.Module):
         sampling = self.sampling.without_truncation()
         if isinstance(self.model, PeftModel):
             with self.model.disable_adapter():
-                return self._logprobs(prefix, rollouts, sampling)
+                return self._logprobs(prefix, rollouts, sampling, grammar)
         if not self._reference:
             raise RuntimeError("no reference was kept: call keep_reference() before the first update")
         reference = self._reference[0].to(prefix.embeds.device)
-        return reference._logprobs(reference.encode(batch), rollouts, sampling)
+        return reference._logprobs(reference.encode(batch), rollouts, sampling, grammar)
 
     def keep_reference(self) -> None:
         """Remember the present weights as the reference; free where adapters are on (they are switched off)."""
@@ -273,23 +289,7 @@ class HFPolicy(nn.Module):
         Raises:
             ValueError: if scenes have different numbers of texts.
         """
-        if len({len(row) for row in texts}) != 1:
-            raise ValueError(f"every scene needs as many texts, got {[len(row) for row in texts]}")
-        tokenize = self.processor.tokenizer
-        ids = [[[*tokenize(t, add_special_tokens=False)["input_ids"], self.end_id] for t in row] for row in texts]
-        width = max(len(t) for row in ids for t in row)
-        tokens = torch.tensor([[t + [self.pad_id] * (width - len(t)) for t in row] for row in ids])
-        mask = torch.tensor([[[True] * len(t) + [False] * (width - len(t)) for t in row] for row in ids])
-        zeros = torch.zeros(tokens.shape)
-        device = self.banned.device
-        return Rollouts(
-            tokens.to(device),
-            mask.to(device),
-            zeros.to(device),
-            zeros.to(device),
-            ~mask.any(-1).to(device),
-            texts,
-        )
+        return write_targets(self.processor.tokenizer, texts, self.end_id, self.pad_id, self.banned.device)
 
     def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
         """Write model (adapters merged in float32) and processor; plain transformers loads the folder."""

@@ -1,7 +1,8 @@
 """The density that tokens are drawn from, and that the policy gradient differentiates.
 
-Temperature, top-k, top-p and banned tokens change the law of the samples. A gradient taken in any other density
-(peers use the untruncated one) weights the samples wrongly, so both sampler and gradient pass call ``log_density``.
+Temperature, top-k, top-p, banned tokens and an answer grammar change the law of the samples. A gradient taken in any
+other density (peers use the untruncated one) weights the samples wrongly, so both sampler and gradient pass call
+``log_density``.
 """
 
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def log_density(logits: Tensor, sampling: Sampling, banned: Tensor, always_keep:
     Args:
         logits: float[..., V].
         sampling: the law.
-        banned: bool[V], True on tokens that can never be drawn (image and other special tokens).
+        banned: bool[V], True on tokens that can never be drawn (image and other special tokens), or bool[..., V] where
+            a grammar bans other tokens at each place; every row leaves at least one.
         always_keep: int64[...], tokens that truncation must not remove. In the gradient pass these are the drawn
             tokens: rounding between two kernels may move a token across the edge of the kept set, and a drawn token
             was by definition inside it.

@@ -15,11 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
+from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
 from lvad.report.runs import CURVE, LOSSES, MODEL, SAMPLES, update_metrics, write_tables, write_whole
-from lvad.types import Decisions, SceneSamples, Table
+from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
+_HEADLINE = tuple(f"test/{kind}_{score}" for kind in ("action", "reason") for score in ("macro_f1", "exact_match"))
 
 
 @runtime_checkable
@@ -32,12 +34,13 @@ class RunRecorder(Callback):
 
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
     ``decisions`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the test),
+    ``answered`` and ``shown`` (what was answered to the test scenes, and the frames of the first of them),
     ``export(folder)`` (writes the result for other tools), ``next_step`` (what to run next, ``{folder}`` is the
     exported model). The validation before the first update (``num_sanity_val_steps: -1``) gives the ``*_start``
     metrics. A ``fast_dev_run`` leaves nothing.
 
     It keeps the budget ledger too: which scenes this stage saw, and those before it, whose exported models it holds
-    (their ``folder``). A test on any of these scenes is refused.
+    (their ``source``). A test on any of these scenes is refused.
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -146,7 +149,12 @@ class RunRecorder(Callback):
         if self._folder is None:
             return
         rank_zero_info(f"test scores added to {update_metrics(self._folder, _group(trainer, 'test/'))}")
-        tables: list[Table] = getattr(pl_module, "report", [])
+        answered: list[AnsweredScene] = getattr(pl_module, "answered", [])
+        tables: list[Table] = [*getattr(pl_module, "report", [])]
+        if answered:
+            headline = {name: value for name, value in _group(trainer, "test/").items() if name in _HEADLINE}
+            write_driving_report(self._folder, answered, getattr(pl_module, "shown", []), headline)
+            tables += label_tables(answered, any(any(scene.reasons) for scene in answered))
         if tables:
             rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
         self._draw_decisions(trainer, pl_module, "test")
@@ -181,8 +189,8 @@ def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str
 
 def _inherited(module: LightningModule) -> list[ledger.Ledger]:
     """The ledgers of the models that a stage is built on."""
-    folders = {getattr(part, "folder", None) for part in module.modules()}
-    return [ledger.read_ledger(folder) for folder in folders if isinstance(folder, Path)]
+    sources = {getattr(part, "source", None) for part in module.modules()}
+    return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]
 
 
 def _group(trainer: Trainer, prefix: str) -> dict[str, float]:

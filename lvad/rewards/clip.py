@@ -35,10 +35,9 @@ class CLIP(nn.Module):
 
     def __init__(self, model: str = "embedded/clip", pretrained: str | None = None) -> None:
         super().__init__()
-        name = model if model.startswith("hf-hub:") else resolve_model(model)
-        self.folder = Path(name) if os.path.isdir(name) else None
-        if self.folder is not None:
-            if not (self.folder / CONFIG_FILE).is_file():
+        self.source = name = model if model.startswith("hf-hub:") else resolve_model(model)
+        if os.path.isdir(name):
+            if not (Path(name) / CONFIG_FILE).is_file():
                 raise ValueError(f"{name} is no open_clip folder: it holds no {CONFIG_FILE}")
             name = f"local-dir:{name}"
         # ``preprocess`` does on batches of tensors what open_clip's own transform does on one PIL image.

@@ -148,8 +148,13 @@ def test_the_drawn_set(tmp_path: Path) -> None:
         ready(root=root)
     with pytest.raises(DataError, match="scenes have 2 frames, num_frames asks for 3"):
         ready(root=root, num_scenes=counts, num_frames=3)
-    with pytest.raises(DataError, match="must be counts where a set is drawn"):
-        ready(root=str(tmp_path / "other"), num_scenes=SceneCounts(train=0.5))
+
+
+def test_a_share_is_taken_of_the_usual_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lvad.data.datamodule.DRAWN", {"train": 16, "val": 4, "test": 4})
+    data = ready(root=str(tmp_path / "drawn"), num_scenes=SceneCounts(train=0.25, val=1.0))
+    assert sizes(data) == {"train": 4, "val": 4, "test": 4}
+    assert sizes(ready(root=str(tmp_path / "drawn"))) == {"train": 16, "val": 4, "test": 4}
 
 
 def test_sets_of_two_drawing_seeds_share_no_scene(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class Holds(Fake):
     def __init__(self, folder):
         super().__init__()
         self.part = torch.nn.Identity()
-        self.part.folder = folder
+        self.part.source = str(folder)
 
     def training_step(self, batch, batch_idx):
         return self.layer(torch.ones(1)).mean()

@@ -1,0 +1,80 @@
+"""Answers of the second stage as a record: read, scored, and held against constant answers."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
+from lvad.metrics.floors import Labels, floor_answers
+from lvad.text import Flaw, parse
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Scene, Table
+
+SHOWN_SCORES: Final = ("macro_f1", "micro_f1", "f1_all", "exact_match", "bit_accuracy")
+"""What the table of floors shows of actions and of reasons."""
+
+
+def answered_scenes(
+    batch: Batch, texts: Sequence[str], descriptions: Sequence[str], with_reasons: bool
+) -> list[AnsweredScene]:
+    """Read B answers.
+
+    Args:
+        batch: the scenes.
+        texts: B answers as generated.
+        descriptions: B descriptions that stood in the prompt; empty texts without one.
+        with_reasons: False where the stage answers with actions alone: there a missing reason is no flaw.
+    """
+    found = []
+    rows = zip(batch.ids, texts, descriptions, batch.actions.tolist(), batch.reasons.tolist(), strict=True)
+    for name, text, description, actions, reasons in rows:
+        answer = parse(text)
+        flaws = [p for p in answer.problems if with_reasons or p.flaw is not Flaw.NO_REASON]
+        found.append(
+            AnsweredScene(
+                id=name,
+                description=description,
+                text=text,
+                actions=answer.actions,
+                reasons=answer.reasons,
+                is_valid=not flaws,
+                action_probabilities=(),
+                reason_probabilities=(),
+                true_actions=None if UNLABELLED in actions else tuple(actions),
+                true_reasons=None if UNLABELLED in reasons else tuple(reasons),
+            )
+        )
+    return found
+
+
+def training_labels(scenes: Sequence[Scene], with_reasons: bool) -> Labels | None:
+    """The labels that a constant answer may be learnt from; None where the training scenes have none."""
+    known = [s for s in scenes if s.actions is not None and (s.reasons is not None or not with_reasons)]
+    if not known:
+        return None
+    reasons = torch.tensor([s.reasons for s in known]) if with_reasons else None
+    return Labels(torch.tensor([s.actions for s in known]), reasons)
+
+
+def floors(answers: Answers, training: Labels) -> dict[str, Answers]:
+    """Constant answers to the scenes of ``answers``."""
+    return floor_answers(Labels(answers.true_actions, answers.true_reasons), training)
+
+
+def floors_table(answers: Answers, constant: dict[str, Answers]) -> Table:
+    """The model's scores with their 95 % intervals beside those of constant answers, in percent.
+
+    Args:
+        answers: the model's.
+        constant: as of ``floors``.
+    """
+    kinds = ("action", "reason") if answers.reasons is not None else ("action",)
+    names = [f"{kind}_{score}" for kind in kinds for score in SHOWN_SCORES]
+    own = bootstrap_scores(answers)
+    others = {name.replace("_", " "): driving_scores(said) for name, said in constant.items()}
+    rows = []
+    for name in names:
+        mean, low, high = (f"{100 * value:.1f}" for value in own[name])
+        rows.append((name, f"{mean} ({low} to {high})", *(f"{100 * o[name].item():.1f}" for o in others.values())))
+    title = f"Scores on {len(answers.actions)} test scenes and what constant answers reach, %"
+    return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))

@@ -1,0 +1,262 @@
+"""The answers as a formal language: which token may come next, so that whatever is drawn parses.
+
+Two automata. ``AnswerGrammar`` reads characters and accepts exactly the texts that ``render`` writes.
+``TokenGrammar`` reads the tokens of one tokenizer and knows, for every state, which tokens lead to an answer that
+still fits into the tokens that are left. Any division of a text into tokens is allowed: the model chooses it, and a
+mask that allowed one division alone would renormalise more than the grammar asks.
+
+The mask belongs to the sampled density: the gradient pass replays the automaton over the drawn tokens and applies
+the same masks, so the differentiated log-probabilities are those of the renormalised law.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lvad.taxonomy import ACTIONS, NUM_ACTIONS, NUM_REASONS, REASON_TEXTS
+from lvad.text import NONE, render
+
+_ENDED: Final = 0
+_UNREACHABLE: Final = 1 << 30
+
+
+class _After(NamedTuple):
+    """What was written last: a label of a part (0 actions, 1 reasons), or -1 for the words before its first."""
+
+    part: int
+    label: int
+
+
+State = frozenset[tuple[str, _After]]
+"""The texts that may be written next, each with what was written last once it is out."""
+
+
+@dataclass(frozen=True)
+class AnswerGrammar:
+    """The language of ``render``: labels once each, in index order, or ``none``.
+
+    A space before the answer is allowed, since tokenizers put one there and decoding strips it.
+
+    Args:
+        with_reasons: True for "Action: stop. Reason: traffic sign.", False for "Action: stop.".
+    """
+
+    with_reasons: bool = True
+
+    @property
+    def _frame(self) -> list[str]:
+        """The words around the parts: before the first, between the two, after the last."""
+        return render([0] * NUM_ACTIONS, [0] * NUM_REASONS if self.with_reasons else None).split(NONE)
+
+    @property
+    def start(self) -> State:
+        """Nothing is written."""
+        opening = self._frame[0]
+        return frozenset({(opening, _After(0, -1)), (f" {opening}", _After(0, -1))})
+
+    def is_complete(self, state: State) -> bool:
+        """True where a whole answer is written."""
+        return ("", _After(len(self._frame) - 1, -1)) in state
+
+    def successors(self, state: State) -> dict[str, State]:
+        """The next characters, each with the state that it leads to; empty after the last one."""
+        found: defaultdict[str, set[tuple[str, _After]]] = defaultdict(set)
+        for text, after in state:
+            if text[1:]:
+                found[text[0]].add((text[1:], after))
+            elif text:
+                found[text].update(self._next_texts(after))
+        return {char: frozenset(threads) for char, threads in found.items()}
+
+    def _next_texts(self, written: _After) -> Iterator[tuple[str, _After]]:
+        part, last = written
+        frame = self._frame
+        if part == len(frame) - 1:
+            yield "", written
+            return
+        names = (ACTIONS, REASON_TEXTS)[part]
+        for label in range(last + 1, len(names)):
+            yield (names[label] if last < 0 else f", {names[label]}"), _After(part, label)
+        if last < 0:
+            yield NONE, _After(part, len(names))  # no label follows the last one
+        else:
+            yield frame[part + 1], _After(part + 1, -1)
+
+
+@dataclass
+class _Node:
+    """A place in the prefix tree of the token texts."""
+
+    children: dict[str, "_Node"] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
+
+
+def _prefix_tree(texts: Sequence[str]) -> _Node:
+    alphabet = set(render([1] * NUM_ACTIONS, [1] * NUM_REASONS) + NONE)
+    root = _Node()
+    for token, text in enumerate(texts):
+        if text and alphabet.issuperset(text):  # an empty token would use up the budget and write nothing
+            node = root
+            for char in text:
+                node = node.children.setdefault(char, _Node())
+            node.tokens.append(token)
+    return root
+
+
+class Place(NamedTuple):
+    """Where one completion stands."""
+
+    state: int
+    num_left: int
+    """Tokens that may still be drawn, the next one included."""
+
+
+class Walk(NamedTuple):
+    """Where N completions stand, or N positions of given completions."""
+
+    grammar: "TokenGrammar"
+    places: list[Place]
+
+    def banned(self, device: torch.device) -> Tensor:
+        """bool[N, V], True on the tokens that may not come next."""
+        allowed = [self.grammar.allowed(place) for place in self.places]
+        rows = torch.arange(len(allowed)).repeat_interleave(torch.tensor([len(a) for a in allowed], dtype=torch.long))
+        banned = torch.ones(len(allowed), self.grammar.vocabulary, dtype=torch.bool, device=device)
+        if allowed:
+            banned[rows.to(device), torch.cat(allowed).to(device)] = False
+        return banned
+
+    def after(self, tokens: Tensor) -> "Walk":
+        """The walk one token later, int64[N]; a completion that has ended stays where it is."""
+        drawn = zip(self.places, tokens.tolist(), strict=True)
+        return Walk(self.grammar, [self.grammar.after(place, token) for place, token in drawn])
+
+    def part(self, begin: int, size: int) -> "Walk":
+        """Some of the N."""
+        return Walk(self.grammar, self.places[begin : begin + size])
+
+
+class TokenGrammar:
+    """An answer grammar over one tokenizer's tokens, all states laid out.
+
+    Args:
+        grammar: over characters.
+        texts: V strings, what each token writes; empty for the end and for one that may never be drawn.
+        end_id: the token that ends a completion, allowed after a whole answer and nowhere else.
+
+    Raises:
+        ValueError: if the tokens cannot write any answer.
+    """
+
+    def __init__(self, grammar: AnswerGrammar, texts: Sequence[str], end_id: int) -> None:
+        self.vocabulary = len(texts)
+        moves = _all_moves(grammar, _prefix_tree(texts), end_id)
+        needs = _tokens_to_end(moves)
+        self.shortest = needs[_ENDED + 1]
+        """Tokens of the shortest answer, the end included."""
+        if self.shortest >= _UNREACHABLE:
+            raise ValueError(f"the {len(texts)} tokens of the vocabulary cannot write an answer of {grammar}")
+        self._moves = [{t: then for t, then in row.items() if needs[then] < _UNREACHABLE} for row in moves]
+        self._tokens = [torch.tensor(list(row), dtype=torch.long) for row in self._moves]
+        self._needs = needs
+        self._needs_after = [torch.tensor([needs[then] for then in row.values()]) for row in self._moves]
+
+    def start(self, num_completions: int, max_new_tokens: int) -> Walk:
+        """Before the first token of each completion.
+
+        Raises:
+            ValueError: if not even the shortest answer fits.
+        """
+        if self.shortest > max_new_tokens:
+            raise ValueError(
+                f"max_new_tokens must be >= {self.shortest}, the tokens of the shortest answer with its end, "
+                f"got {max_new_tokens}"
+            )
+        return Walk(self, [Place(_ENDED + 1, max_new_tokens)] * num_completions)
+
+    def allowed(self, place: Place) -> Tensor:
+        """int64[N], the tokens after which an answer can still be completed in time; at least one."""
+        return self._tokens[place.state][self._needs_after[place.state] < place.num_left]
+
+    def after(self, place: Place, token: int) -> Place:
+        """The place one token later.
+
+        Raises:
+            ValueError: if the token is not allowed.
+        """
+        if place.state == _ENDED:
+            return place
+        then = self._moves[place.state].get(token)
+        if then is None or self._needs[then] >= place.num_left:
+            raise ValueError(f"token {token} leads to no answer with {place.num_left} tokens left")
+        return Place(then, 1 if then == _ENDED else place.num_left - 1)
+
+    def replay(self, tokens: Tensor, completion_mask: Tensor, max_new_tokens: int) -> Walk:
+        """The places at which given tokens were drawn.
+
+        Args:
+            tokens: int64[B, K, T].
+            completion_mask: bool[B, K, T], True on sampled tokens.
+            max_new_tokens: the budget under which they were drawn.
+
+        Returns:
+            One place per True in ``completion_mask``, in its row-major order.
+
+        Raises:
+            ValueError: naming the completion that this grammar and budget cannot have drawn.
+        """
+        places: list[Place] = []
+        first = self.start(1, max_new_tokens).places[0]
+        rows = zip(tokens.flatten(0, 1).cpu(), completion_mask.flatten(0, 1).cpu(), strict=True)
+        for row, (drawn, keep) in enumerate(rows):
+            place = first
+            for step, token in enumerate(drawn[keep].tolist()):
+                places.append(place)
+                try:
+                    place = self.after(place, token)
+                except ValueError as error:
+                    scene, k = divmod(row, tokens.shape[1])
+                    where = f"completion {k} of scene {scene}, token {step}"
+                    raise ValueError(f"{where}: {error}; pass the grammar it was drawn with") from error
+        return Walk(self, places)
+
+
+def _all_moves(grammar: AnswerGrammar, tree: _Node, end_id: int) -> list[dict[int, int]]:
+    """Token to next state, for every state that tokens can reach: 0 has ended, 1 is the start."""
+    steps = cache(grammar.successors)
+    numbers = {grammar.start: _ENDED + 1}
+    moves = [{end_id: _ENDED}]
+    for state in (queue := [grammar.start]):  # grows while it is walked
+        row = {end_id: _ENDED} if grammar.is_complete(state) else {}
+        frontier = [(state, tree)]
+        while frontier:
+            here, node = frontier.pop()
+            if node.tokens:
+                if here not in numbers:
+                    numbers[here] = len(numbers) + 1
+                    queue.append(here)
+                row.update(dict.fromkeys(node.tokens, numbers[here]))
+            frontier.extend((then, node.children[c]) for c, then in steps(here).items() if c in node.children)
+        moves.append(row)
+    return moves
+
+
+def _tokens_to_end(moves: list[dict[int, int]]) -> list[int]:
+    """The least number of tokens from each state to the end: breadth first, backwards."""
+    sources: list[set[int]] = [set() for _ in moves]
+    for state, row in enumerate(moves):
+        for then in row.values():
+            sources[then].add(state)
+    needs = [_UNREACHABLE] * len(moves)
+    needs[_ENDED] = 0
+    for state in (queue := [_ENDED]):  # grows while it is walked
+        for source in sources[state]:
+            if needs[source] == _UNREACHABLE:
+                needs[source] = needs[state] + 1
+                queue.append(source)
+    return needs

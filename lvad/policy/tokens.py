@@ -1,0 +1,67 @@
+"""Between words and token ids: prompts in, completions out, and what each token of the vocabulary writes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature
+
+from lvad.types import Batch, Rollouts
+
+
+def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeature:
+    """B scenes' frames, each with a question, as the model's inputs, padded."""
+    texts = []
+    for frames, query in zip(batch.frames, queries, strict=True):
+        content = [*[{"type": "image"}] * len(frames), {"type": "text", "text": query}]
+        message = [{"role": "user", "content": content}]
+        texts.append(processor.apply_chat_template(message, add_generation_prompt=True))
+    images = [list(frames) for frames in batch.frames]
+    return processor(text=texts, images=images, padding=True, return_tensors="pt")
+
+
+def decode(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
+    """B times K texts without special tokens, from int64[B, K, T] where bool[B, K, T] is True."""
+    return [
+        [tokenizer.decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(scene, masks, strict=True)]
+        for scene, masks in zip(tokens, completion_mask, strict=True)
+    ]
+
+
+def banned_tokens(tokenizer: Any, vocabulary: int, end_id: int) -> Tensor:
+    """bool[V], True on special tokens other than the end, and on rows that stand for no token."""
+    banned = torch.zeros(vocabulary, dtype=torch.bool)
+    banned[len(tokenizer) :] = True  # rows that exist for the matrix product's sake only
+    special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    banned[torch.tensor([*special, *tokenizer.all_special_ids])] = True
+    banned[end_id] = False
+    return banned
+
+
+def token_texts(tokenizer: Any, banned: Tensor) -> list[str]:
+    """V strings, what each token writes behind others; empty for special and banned tokens.
+
+    Each token is decoded alone: in a byte-level vocabulary a whole text is its tokens' bytes one after the other. A
+    token that holds part of a character gives U+FFFD, which no answer contains.
+    """
+    ids = [[i] for i in range(min(len(banned), len(tokenizer)))]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts += [""] * (len(banned) - len(texts))
+    return ["" if is_banned else text for text, is_banned in zip(texts, banned.tolist(), strict=True)]
+
+
+def write_targets(tokenizer: Any, texts: list[list[str]], end_id: int, pad_id: int, device: torch.device) -> Rollouts:
+    """Given completions, K per scene, as rollouts whose density is not known.
+
+    Raises:
+        ValueError: if scenes have different numbers of texts.
+    """
+    if len({len(row) for row in texts}) != 1:
+        raise ValueError(f"every scene needs as many texts, got {[len(row) for row in texts]}")
+    ids = [[[*tokenizer(t, add_special_tokens=False)["input_ids"], end_id] for t in row] for row in texts]
+    width = max(len(t) for row in ids for t in row)
+    tokens = [[t + [pad_id] * (width - len(t)) for t in row] for row in ids]
+    is_token = [[[True] * len(t) + [False] * (width - len(t)) for t in row] for row in ids]
+    mask = torch.tensor(is_token, device=device)
+    zeros = torch.zeros(mask.shape, device=device)
+    return Rollouts(torch.tensor(tokens, device=device), mask, zeros, zeros, ~mask.any(-1), texts)

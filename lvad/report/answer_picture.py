@@ -1,0 +1,177 @@
+"""One answered scene as a picture, after the paper's Fig. 4. Drawing only, no training state.
+
+Departures from the figure:
+    1. One row of arrows instead of one for the truth and one for the prediction; FP or FN beside an arrow says
+       where they differ.
+    2. Explanations carry TP, FP or FN in letters as well, since colour alone is not enough.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+# The strip of frames and the wrapping of text are those of the run's other pictures.
+from lvad.report.figures import WIDTH_PX, _font, _line_px, _strip, _wrap
+from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.text import NONE
+from lvad.types import AnsweredScene
+
+ARROW_PX: Final = 56
+CELL_PX: Final = 128
+GREEN: Final = (0, 122, 61)
+RED: Final = (190, 30, 45)
+GREY: Final = (105, 110, 118)
+PAPER: Final = (255, 255, 255)
+
+_INK: Final = (28, 30, 34)
+_COLOURS: Final = {"TP": GREEN, "FP": RED, "FN": GREY, "P": _INK}
+_MARGIN_PX: Final = 16
+_GAP_PX: Final = 10
+_TEXT_PX: Final = 17
+_SMALL_PX: Final = 13
+_BADGE_PX: Final = (30, 19)
+_OVERSAMPLING: Final = 4  # Pillow draws polygons with stairs; a smaller copy of a larger one has none
+
+_UP: Final = ((0.5, 0.04), (0.95, 0.5), (0.69, 0.5), (0.69, 0.96), (0.31, 0.96), (0.31, 0.5), (0.05, 0.5))
+_OCTAGON: Final = (
+    (0.3, 0.04),
+    (0.7, 0.04),
+    (0.96, 0.3),
+    (0.96, 0.7),
+    (0.7, 0.96),
+    (0.3, 0.96),
+    (0.04, 0.7),
+    (0.04, 0.3),
+)
+ARROWS: Final = (_UP, _OCTAGON, tuple((y, x) for x, y in _UP), tuple((1 - y, x) for x, y in _UP))
+"""One polygon per action in a square of side 1, y downwards; all cover the centre."""
+
+
+class Explanation(NamedTuple):
+    """A reason that is said, or that should have been."""
+
+    mark: str
+    """``TP``, ``FP`` (said, not true) or ``FN`` (true, not said); ``P`` (said) without labels."""
+    text: str
+
+
+def outcomes(said: Sequence[int], true: Sequence[int] | None) -> list[str]:
+    """Mark each label ``TP``, ``FP``, ``FN`` or ``TN``; without labels ``P`` (said) or ``N``."""
+    if true is None:
+        return ["P" if flag else "N" for flag in said]
+    names = {(1, 1): "TP", (1, 0): "FP", (0, 1): "FN", (0, 0): "TN"}
+    return [names[pair] for pair in zip(said, true, strict=True)]
+
+
+def explanations(scene: AnsweredScene) -> list[Explanation]:
+    """The reasons said and the reasons missed: true positives, false positives, then false negatives."""
+    marks = outcomes(scene.reasons, scene.true_reasons)
+    found = []
+    for i, mark in enumerate(marks):
+        probability = f"  ({scene.reason_probabilities[i]:.2f})" if scene.reason_probabilities else ""
+        found.append(Explanation(mark, REASON_TEXTS[i] + probability))
+    return [row for mark in _COLOURS for row in found if row.mark == mark]
+
+
+def true_words(scene: AnsweredScene) -> str:
+    """The true actions in words."""
+    if scene.true_actions is None:
+        return "true actions: unknown"
+    names = [name for name, flag in zip(ACTIONS, scene.true_actions, strict=True) if flag]
+    return f"true actions: {', '.join(names) or NONE}"
+
+
+def arrow_row(said: Sequence[int], true: Sequence[int] | None) -> Image.Image:
+    """One arrow per action: green where the action is said to be possible, an outline elsewhere.
+
+    Args:
+        said: A zeros and ones.
+        true: A zeros and ones; where they differ, FP or FN stands beside the arrow. None marks nothing.
+
+    Returns:
+        An RGB picture, ``CELL_PX`` wide for each arrow, which stands in the upper middle of its cell.
+    """
+    row = Image.new("RGB", (CELL_PX * len(ACTIONS), ARROW_PX + _line_px(_TEXT_PX) + 2), PAPER)
+    draw = ImageDraw.Draw(row)
+    for i, (name, mark) in enumerate(zip(ACTIONS, outcomes(said, true), strict=True)):
+        left = i * CELL_PX + (CELL_PX - ARROW_PX) // 2
+        row.paste(_arrow(i, bool(said[i])), (left, 0))
+        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), name, _INK, _font(_TEXT_PX), anchor="ma")
+        if mark in ("FP", "FN"):
+            _badge(draw, mark, left + ARROW_PX + 3, 0)
+    return row
+
+
+def draw_answer(scene: AnsweredScene, frames: Tensor) -> Image.Image:
+    """Draw frames, actions, description and explanations of one scene.
+
+    Args:
+        scene: what was said and what is true.
+        frames: uint8[M, 3, H, W].
+
+    Returns:
+        An RGB picture, ``WIDTH_PX`` wide and as high as its content; long texts end in an ellipsis.
+
+    Raises:
+        ValueError: for other frames.
+    """
+    inner = WIDTH_PX - 2 * _MARGIN_PX
+    parts = [
+        _paragraph(scene.id, _TEXT_PX, _INK, inner, 1),
+        _strip(frames, inner),
+        arrow_row(scene.actions, scene.true_actions),
+        _paragraph(true_words(scene), _TEXT_PX, _INK, inner, 1),
+    ]
+    if scene.description:
+        parts.append(_paragraph(scene.description, _TEXT_PX, _INK, inner, 4))
+    parts.append(_explanation_rows(explanations(scene), inner))
+    if not scene.is_valid:
+        parts.append(_paragraph(f"Answer with a flaw: {scene.text or '(empty)'}", _SMALL_PX, RED, inner, 3))
+    height = 2 * _MARGIN_PX + sum(part.height for part in parts) + _GAP_PX * (len(parts) - 1)
+    page = Image.new("RGB", (WIDTH_PX, height), PAPER)
+    y = _MARGIN_PX
+    for part in parts:
+        page.paste(part, (_MARGIN_PX, y))
+        y += part.height + _GAP_PX
+    return page
+
+
+def _arrow(action: int, is_said: bool) -> Image.Image:
+    side = ARROW_PX * _OVERSAMPLING
+    large = Image.new("RGB", (side, side), PAPER)
+    points = [(x * side, y * side) for x, y in ARROWS[action]]
+    if is_said:
+        ImageDraw.Draw(large).polygon(points, fill=GREEN)
+    else:
+        # A line with round joints: the outline of Pillow's polygon() leaves its corners open.
+        ImageDraw.Draw(large).line([*points, *points[:2]], fill=GREY, width=3 * _OVERSAMPLING // 2, joint="curve")
+    return large.resize((ARROW_PX, ARROW_PX), Image.Resampling.LANCZOS)
+
+
+def _badge(draw: ImageDraw.ImageDraw, mark: str, x: int, y: int) -> None:
+    width, height = _BADGE_PX
+    draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=4, fill=_COLOURS[mark])
+    draw.text((x + width / 2, y + height / 2), mark, PAPER, _font(_SMALL_PX), anchor="mm")
+
+
+def _paragraph(text: str, size_px: int, colour: tuple[int, int, int], width_px: int, max_lines: int) -> Image.Image:
+    lines = _wrap(text, size_px, width_px, max_lines)
+    part = Image.new("RGB", (width_px, len(lines) * _line_px(size_px)), PAPER)
+    draw = ImageDraw.Draw(part)
+    for i, line in enumerate(lines):
+        draw.text((0, i * _line_px(size_px)), line, colour, _font(size_px))
+    return part
+
+
+def _explanation_rows(rows: Sequence[Explanation], width_px: int) -> Image.Image:
+    if not rows:
+        return _paragraph("no explanation, none expected or known", _TEXT_PX, GREY, width_px, 1)
+    row_px = _line_px(_TEXT_PX) + 4
+    part = Image.new("RGB", (width_px, len(rows) * row_px), PAPER)
+    draw = ImageDraw.Draw(part)
+    for i, (mark, text) in enumerate(rows):
+        _badge(draw, mark, 0, i * row_px + 1)
+        draw.text((_BADGE_PX[0] + _GAP_PX, i * row_px), text, _COLOURS[mark], _font(_TEXT_PX))
+    return part

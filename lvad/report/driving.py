@@ -1,0 +1,76 @@
+"""The report on answers: everything that a run folder holds of an evaluation besides its numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lvad.metrics.multilabel import confusion
+from lvad.report.answers import ANSWERS, label_matrices, write_answers
+from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure
+from lvad.report.gallery import write_gallery
+from lvad.report.label_tables import label_scores, label_table, write_label_csv
+from lvad.taxonomy import NUM_ACTIONS
+from lvad.types import AnsweredScene, Table
+
+GALLERY: Final = "gallery.html"
+LABELS_CSV: Final = "labels.csv"
+
+
+def write_driving_report(
+    folder: Path, answered: Sequence[AnsweredScene], shown: Sequence[Tensor], scores: Mapping[str, float]
+) -> list[Path]:
+    """Write the answers, a gallery of the first scenes, a table per label and the figures.
+
+    Args:
+        folder: of the run.
+        answered: all scenes.
+        shown: uint8[M, 3, H, W] of the first of them.
+        scores: the headline of the gallery.
+
+    Returns:
+        The files.
+    """
+    files = [
+        write_answers(folder / ANSWERS, answered),
+        write_gallery(folder / GALLERY, answered[: len(shown)], shown, f"{folder}: what was answered", scores),
+    ]
+    matrices = label_matrices(answered)
+    if not len(matrices.true):
+        return files
+    per_label = label_scores(matrices.true, matrices.predicted)
+    files.append(write_label_csv(folder / LABELS_CSV, per_label))
+    counts = confusion(matrices.predicted[:, :NUM_ACTIONS].bool(), matrices.true[:, :NUM_ACTIONS].bool())
+    left_out = f"; {counts.num_left_out} scenes with several actions, or none, left out"
+    figures = {
+        "label_distribution.png": distribution_figure(matrices.true, {"said": matrices.predicted}, "Labels"),
+        "label_f1.png": f1_figure({"model": per_label}, f"F1 per label, {len(matrices.true)} scenes"),
+        "action_confusion.png": confusion_figure(counts.single, f"Actions{left_out if counts.num_left_out else ''}"),
+    }
+    return files + [_save(figure, folder / name) for name, figure in figures.items()]
+
+
+def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool) -> list[Table]:
+    """Tables 2 and 3 of the paper; none where no scene has labels.
+
+    Args:
+        answered: all scenes.
+        with_reasons: whether the answers name reasons.
+    """
+    matrices = label_matrices(answered)
+    if not len(matrices.true):
+        return []
+    rows = label_scores(matrices.true, matrices.predicted)
+    kinds = [("Table 2: actions", "Action", rows[:NUM_ACTIONS])]
+    kinds += [("Table 3: reasons", "Reason", rows[NUM_ACTIONS:])] if with_reasons else []
+    return [
+        label_table(title, kind, {r.label: r for r in part}, {"macro-F1": sum(r.f1 for r in part) / len(part)})
+        for title, kind, part in kinds
+    ]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,208 @@
+"""Figures of an evaluation: labels said and true, F1, confusion, reliability. Drawing only, no training state."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lvad.metrics.calibration import calibration_curve
+from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.label_tables import LABELS, LabelScore
+from lvad.taxonomy import ACTIONS, NUM_ACTIONS, REASONS
+
+DPI: Final = 120
+"""With it a figure is 1200 px wide."""
+
+_WIDTH: Final = 10.0
+_GREY: Final = "#9aa0a6"
+_PURPLE: Final = "#cc79a7"
+_SYSTEM_COLOURS: Final = (BLUE, ORANGE, _PURPLE)
+_BAR_HEIGHT: Final = 0.17  # inches, enough for a number of size 8 beside it
+_HEAD_HEIGHT: Final = 1.5
+
+
+class _Group(NamedTuple):
+    """The bars of one colour, one per label."""
+
+    name: str
+    colour: str
+    lengths: list[float]
+    notes: list[str]
+
+
+def distribution_figure(true: Tensor, predicted: Mapping[str, Tensor], title: str) -> Figure:
+    """How often each label is true and how often it is said (the paper's Fig. 8).
+
+    Args:
+        true: int[N, L] zeros and ones, actions before reasons.
+        predicted: name of a system to its int[N, L]; three systems at most.
+        title: of the figure.
+
+    Raises:
+        ValueError: for another number of columns, rows or systems.
+    """
+    for name, matrix in {"true": true, **predicted}.items():
+        if matrix.ndim != 2 or matrix.shape != (len(true), len(LABELS)):
+            raise ValueError(f"{name} must be [{len(true)}, {len(LABELS)}], got {list(matrix.shape)}")
+    groups = [_count_group("true", _GREY, true)]
+    systems = zip(predicted.items(), _colours(predicted), strict=True)
+    groups += [_count_group(name, colour, matrix) for (name, matrix), colour in systems]
+    return _label_bars(groups, LABELS, f"{title}, {len(true)} scenes", "scenes")
+
+
+def f1_figure(scores: Mapping[str, Sequence[LabelScore]], title: str) -> Figure:
+    """F1 of each label with its support (the paper's Fig. 9); a label that is never true shows a dash.
+
+    Args:
+        scores: name of a system to its L scores, actions before reasons; three systems at most.
+        title: of the figure.
+
+    Raises:
+        ValueError: for other labels, no system or too many, or systems scored on other scenes.
+    """
+    supports = {name: [score.support for score in rows] for name, rows in scores.items()}
+    for name, rows in scores.items():
+        if [score.label for score in rows] != list(LABELS):
+            raise ValueError(f"{name} must have the scores of the {len(LABELS)} labels in their order")
+    if len(set(map(tuple, supports.values()))) != 1:
+        raise ValueError(f"systems must be scored on the same scenes, got supports {supports}")
+    support = next(iter(supports.values()))
+    names = [f"{label}  (n={count})" for label, count in zip(LABELS, support, strict=True)]
+    groups = []
+    for (name, rows), colour in zip(scores.items(), _colours(scores), strict=True):
+        notes = [f"{score.f1:.2f}" if score.support else "-" for score in rows]
+        groups.append(_Group(name, colour, [score.f1 for score in rows], notes))
+    figure = _label_bars(groups, names, title, "F1")
+    for axes in figure.axes:
+        axes.set_xlim(0, 1.08)
+    return figure
+
+
+def confusion_figure(counts: Tensor, title: str) -> Figure:
+    """The actions said beside the actions that are true, with counts and the share of each row.
+
+    Args:
+        counts: int[A, A], rows true, columns predicted.
+        title: of the figure.
+
+    Raises:
+        ValueError: if it is not A by A, or a count is negative.
+    """
+    if counts.shape != (NUM_ACTIONS, NUM_ACTIONS) or bool((counts < 0).any()):
+        raise ValueError(f"counts must be [{NUM_ACTIONS}, {NUM_ACTIONS}] and not negative, got {counts.tolist()}")
+    numbers = counts.cpu().numpy()
+    shares = numbers / np.maximum(numbers.sum(axis=1, keepdims=True), 1)
+    figure = new_figure(_WIDTH * 0.7, _WIDTH * 0.65)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
+    axes.set_title(title, loc="left", color=INK)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(NUM_ACTIONS), ACTIONS)
+    axes.set_yticks(range(NUM_ACTIONS), ACTIONS)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.6 else INK
+        axes.text(column, row - 0.08, f"{numbers[row, column]}", ha="center", va="center", color=colour, size=15)
+        axes.text(column, row + 0.2, f"{share:.0%}", ha="center", va="center", color=colour, size=10)
+    figure.colorbar(picture, ax=axes, label="share of the row", shrink=0.85)
+    return figure
+
+
+def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, num_bins: int = 10) -> Figure:
+    """Claimed against observed probability, with the number of claims in each bin beneath.
+
+    Args:
+        pairs: name of a curve to float[N] probabilities in [0, 1] and bool[N] what is true; three at most.
+        title: of the figure.
+        num_bins: bins of equal width; empty ones are left out.
+
+    Raises:
+        ValueError: for no curve or too many, or a curve without claims or with another number of truths.
+    """
+    colours = _colours(pairs)
+    figure = new_figure(_WIDTH * 0.7, _WIDTH * 0.8)
+    figure.suptitle(title, x=0.01, ha="left", color=INK)
+    rows = figure.add_gridspec(2, 1, height_ratios=(3, 1))
+    axes = figure.add_subplot(rows[0], ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
+    below = figure.add_subplot(rows[1], xlabel="claimed probability", ylabel="claims", xlim=(0, 1), yscale="log")
+    axes.plot((0, 1), (0, 1), "--", color=INK, linewidth=1, label="perfect")
+    bar_width = 0.8 / num_bins / len(pairs)
+    for place, ((name, (claims, truths)), colour) in enumerate(zip(pairs.items(), colours, strict=True)):
+        if claims.ndim != 1 or claims.shape != truths.shape or not len(claims):
+            raise ValueError(
+                f"{name} must be two vectors of one length, got {list(claims.shape)}, {list(truths.shape)}"
+            )
+        curve = calibration_curve(claims.float().cpu(), truths.bool().cpu(), num_bins)
+        error = float((curve.count * (curve.claimed - curve.observed).abs()).sum() / curve.count.sum())
+        marker = "os^"[place]
+        label = f"{name}, ECE {error:.3f}"
+        axes.plot(curve.claimed, curve.observed, f"{marker}-", color=colour, markersize=6, label=label, clip_on=False)
+        bins = (curve.claimed * num_bins).long().clamp(0, num_bins - 1)
+        left = bins / num_bins + 0.1 / num_bins + place * bar_width
+        below.bar(left, curve.count, width=bar_width, align="edge", color=colour)
+    below.set_ylim(bottom=0.7)  # a single claim is visible on the logarithmic axis
+    axes.legend(frameon=False, loc="upper left")
+    for part in (axes, below):
+        _plain(part, "both")
+    return figure
+
+
+def _colours(systems: Mapping[str, object]) -> tuple[str, ...]:
+    if not 0 < len(systems) <= len(_SYSTEM_COLOURS):
+        raise ValueError(f"one to {len(_SYSTEM_COLOURS)} systems can be told apart, got {list(systems)}")
+    return _SYSTEM_COLOURS[: len(systems)]
+
+
+def _count_group(name: str, colour: str, matrix: Tensor) -> _Group:
+    counts = matrix.sum(dim=0).tolist()
+    return _Group(name, colour, counts, [str(count) for count in counts])
+
+
+def _label_bars(groups: Sequence[_Group], names: Sequence[str], title: str, unit: str) -> Figure:
+    """Actions above, reasons beneath: on an axis of their own, because they are far rarer."""
+    row_height = _BAR_HEIGHT * (len(groups) + 0.8)
+    figure = new_figure(_WIDTH, row_height * len(names) + _HEAD_HEIGHT)
+    figure.suptitle(title, x=0.01, ha="left", color=INK)
+    parts = figure.add_gridspec(2, 1, height_ratios=(NUM_ACTIONS, len(names) - NUM_ACTIONS))
+    for part, start, stop in ((0, 0, NUM_ACTIONS), (1, NUM_ACTIONS, len(names))):
+        axes = figure.add_subplot(parts[part], xlabel=unit if part else "")
+        _draw_bars(axes, groups, names, range(start, stop))
+        if not part:
+            place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(groups)}
+            axes.legend(frameon=False, borderaxespad=0.2, **place)
+        else:
+            _separate_kinds(axes)
+    return figure
+
+
+def _draw_bars(axes: Axes, groups: Sequence[_Group], names: Sequence[str], shown: range) -> None:
+    height = 0.84 / len(groups)
+    places = np.arange(len(shown))
+    for i, group in enumerate(groups):
+        lengths = [group.lengths[k] for k in shown]
+        bars = axes.barh(
+            places + (i + 0.5) * height - 0.42, lengths, height=height, color=group.colour, label=group.name
+        )
+        axes.bar_label(bars, [group.notes[k] for k in shown], padding=3, size=8, color=INK)
+    axes.set_yticks(places, [names[k] for k in shown], size=9)
+    axes.set_ylim(len(shown) - 0.45, -0.55)
+    axes.margins(x=0.08)
+    axes.tick_params(axis="y", length=0)
+    _plain(axes, "x")
+
+
+def _separate_kinds(axes: Axes) -> None:
+    """A line where the reasons begin to speak of another action, or against one."""
+    kinds = [(reason.action, reason.supports) for reason in REASONS]
+    for place in range(1, len(kinds)):
+        if kinds[place] != kinds[place - 1]:
+            axes.axhline(place - 0.5, color=INK, linewidth=0.8, alpha=0.35)
+
+
+def _plain(axes: Axes, grid: str) -> None:
+    axes.grid(axis=grid, alpha=0.3)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

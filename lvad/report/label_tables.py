@@ -1,0 +1,103 @@
+"""How well each label is predicted: one row per label, as CSV and as the paper's Tables 2 and 3."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multilabel_f1_score,
+    multilabel_precision,
+    multilabel_recall,
+    multilabel_stat_scores,
+)
+
+from lvad.report.runs import write_whole
+from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.types import Table
+
+LABELS: Final = (*ACTIONS, *REASON_TEXTS)
+"""The L = A + R columns of a label matrix."""
+
+_CSV_COLUMNS: Final = ("label", "support", "predicted", "precision", "recall", "f1")
+
+
+class LabelScore(NamedTuple):
+    """One label over N scenes; a ratio without a denominator is 0, as in the paper's Table 3."""
+
+    label: str
+    share: float
+    """Scenes where it is true, over all N scenes."""
+    support: int
+    """Scenes where it is true."""
+    predicted: int
+    """Scenes where it is said."""
+    precision: float
+    recall: float
+    f1: float
+
+
+def label_scores(true: Tensor, predicted: Tensor, labels: Sequence[str] = LABELS) -> list[LabelScore]:
+    """Score every label on its own.
+
+    Args:
+        true: int[N, L] zeros and ones.
+        predicted: int[N, L] likewise.
+        labels: L names.
+
+    Raises:
+        ValueError: if the matrices are empty, or not both N by L.
+    """
+    if true.shape != predicted.shape or true.ndim != 2 or true.shape[1] != len(labels) or not len(true):
+        shapes = f"true {list(true.shape)}, predicted {list(predicted.shape)}"
+        raise ValueError(f"true and predicted must both be [N, {len(labels)}] with N > 0, got {shapes}")
+    said, target = predicted.long().cpu(), true.long().cpu()
+    counts = multilabel_stat_scores(said, target, len(labels), average=None)
+    ratios = [
+        ratio(said, target, len(labels), average=None, zero_division=0).tolist()
+        for ratio in (multilabel_precision, multilabel_recall, multilabel_f1_score)
+    ]
+    num_true_said, num_false_said, _, _, support = counts.unbind(dim=1)  # true and false positives
+    shares = (support / len(true)).tolist()
+    num_said = (num_true_said + num_false_said).tolist()
+    rows = zip(labels, shares, support.tolist(), num_said, *ratios, strict=True)
+    return [LabelScore(*row) for row in rows]
+
+
+def write_label_csv(path: Path, scores: Sequence[LabelScore]) -> Path:
+    """Write ``label, support, predicted, precision, recall, f1``, whole or not at all; returns the path."""
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(_CSV_COLUMNS)
+    table.writerows([getattr(score, name) for name in _CSV_COLUMNS] for score in scores)
+    write_whole(path, lines.getvalue())
+    return path
+
+
+def label_table(
+    title: str,
+    kind: str,
+    rows: Mapping[str, LabelScore],
+    totals: Mapping[str, float] | None = None,
+    floors: Mapping[str, float] | None = None,
+) -> Table:
+    """A table in the shape of the paper's Table 2 (actions) or Table 3 (reasons).
+
+    Args:
+        title: above the table.
+        kind: heading of the first column, "Action" or "Reason".
+        rows: name to what is known of the label; share and F1 are shown in percent.
+        totals: name to an F1 over all labels in [0, 1], such as the mean.
+        floors: name to the same F1 of an answer that looks at no picture, such as "always stop".
+    """
+    columns = (kind, "Test GT (%)", "Test GT (#)", "Test F1 score (%)")
+    lines = [(name, _percent(row.share), str(row.support), _percent(row.f1)) for name, row in rows.items()]
+    lines += [(name, "-", "-", _percent(f1)) for name, f1 in (totals or {}).items()]
+    lines += [(f"floor: {name}", "-", "-", _percent(f1)) for name, f1 in (floors or {}).items()]
+    return Table(title, columns, tuple(lines))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
