@@ -4,6 +4,7 @@ import json
 
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import run
 
 from lvad.cli import main
@@ -43,6 +44,9 @@ def test_the_run_folder_holds_numbers_tables_and_pictures(tuned):
     assert [line.split(" | ")[0] for line in lines[-2:]] == ["| image vs. '123'", "| image vs. 'abc'"]
     for picture in ("loss_curve.png", "val_confusion_roc.png", "test_confusion_roc.png"):
         assert Image.open(folder / picture).width >= 900
+    board = EventAccumulator(str(folder), size_guidance={"images": 0})
+    board.Reload()
+    assert {"curves/loss", "val/confusion_roc", "test/confusion_roc"} <= set(board.Tags()["images"])
 
 
 def test_the_folder_it_writes_is_a_reward(tuned):

@@ -1,5 +1,6 @@
 """The record of a run, kept by a callback that works with every stage."""
 
+import contextlib
 import json
 import resource
 import time
@@ -11,6 +12,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
@@ -165,7 +168,8 @@ class RunRecorder(Callback):
             held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
             curve(*zip(*self.curve, strict=True), path=self._folder / CURVE, held_out=held_out)
         if self.losses:
-            loss_curve(self.losses, self.history, _monitored(trainer), self._folder / LOSSES)
+            path = loss_curve(self.losses, self.history, _monitored(trainer), self._folder / LOSSES)
+            _add_image(trainer, self._folder, "curves/loss", np.asarray(Image.open(path).convert("RGB")))
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         decisions: Decisions | None = getattr(module, "decisions", None)
@@ -174,10 +178,7 @@ class RunRecorder(Callback):
         figure = confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
         self._folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                name = f"{stage}/confusion_roc"
-                logger.experiment.add_image(name, pixels(figure), trainer.global_step, dataformats="HWC")
+        _add_image(trainer, self._folder, f"{stage}/confusion_roc", pixels(figure))
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
@@ -232,6 +233,14 @@ def _show(trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
 def _monitored(trainer: Trainer) -> str | None:
     names = [getattr(callback, "monitor", None) for callback in trainer.checkpoint_callbacks]
     return next((name for name in names if name), None)
+
+
+def _add_image(trainer: Trainer, folder: Path, name: str, picture: np.ndarray) -> None:
+    """Into TensorBoard, also where a test runs without a logger beside an earlier fit."""
+    found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    with contextlib.ExitStack() as opened:
+        for writer in found or [opened.enter_context(SummaryWriter(folder))]:
+            writer.add_image(name, picture, trainer.global_step, dataformats="HWC")
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:
