@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 from lvad.losses.supervised import token_cross_entropy
 from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
 from lvad.metrics.facts import FactScore
-from lvad.modules.answering import answered_scenes, floors, floors_table, training_labels
+from lvad.modules.answering import action_probabilities, answered_scenes, floors, floors_table, training_labels
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
@@ -147,7 +147,8 @@ class ActionSFT(LightningModule):
         if self.target == "caption":
             self.facts.update(texts, batch.facts)
             return []
-        answered = answered_scenes(batch, texts, [""] * len(texts), self._with_reasons)
+        chances = action_probabilities(self.policy, prefix)
+        answered = answered_scenes(batch, texts, [""] * len(texts), chances, self._with_reasons)
         self.driving.update(answers_of(answered, self._with_reasons))
         return answered
 

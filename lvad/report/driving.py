@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from lvad.metrics.multilabel import confusion
 from lvad.report.answers import ANSWERS, label_matrices, write_answers
-from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure
+from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
 from lvad.report.gallery import write_gallery
 from lvad.report.label_tables import label_scores, label_table, write_label_csv
 from lvad.taxonomy import NUM_ACTIONS
@@ -49,7 +50,23 @@ def write_driving_report(
         "label_f1.png": f1_figure({"model": per_label}, f"F1 per label, {len(matrices.true)} scenes"),
         "action_confusion.png": confusion_figure(counts.single, f"Actions{left_out if counts.num_left_out else ''}"),
     }
+    if claims := _claims(answered):
+        figures["action_reliability.png"] = reliability_figure({"actions": claims}, "Probabilities of the actions")
     return files + [_save(figure, folder / name) for name, figure in figures.items()]
+
+
+def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
+    """Probabilities of all actions of all labelled scenes, and what is true."""
+    pairs = [
+        pair
+        for scene in answered
+        if scene.true_actions is not None
+        for pair in zip(scene.action_probabilities, scene.true_actions, strict=bool(scene.action_probabilities))
+    ]
+    if not pairs:
+        return None
+    claimed, true = zip(*pairs, strict=True)
+    return torch.tensor(claimed), torch.tensor(true).bool()
 
 
 def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool) -> list[Table]:
