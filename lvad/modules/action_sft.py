@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lvad.losses.supervised import token_cross_entropy
@@ -17,7 +17,7 @@ from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.text import render
-from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Table
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Prediction, Prefix, Table
 
 Target = Literal["action", "answer", "caption"]
 
@@ -33,13 +33,16 @@ class ActionSFT(LightningModule):
             truncation), since that is the likelihood.
         target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
             5.3), or ``caption`` (a plain description; pre-training).
+        describer: the model of stage 1; its greedy description stands before the question. It is never trained, so
+            stage 2 cannot spoil the descriptions. None asks about the frames alone (the baseline).
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
         num_targets: captions drawn per scene and step, all behind one image encoding.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
 
     Raises:
-        ValueError: for a policy whose sampling changes the likelihood, or several targets where there is one.
+        ValueError: for a policy whose sampling changes the likelihood, several targets where there is one, or a
+            describer that is the trained policy or no ``nn.Module``.
     """
 
     next_step = "lvad test"
@@ -48,6 +51,7 @@ class ActionSFT(LightningModule):
         self,
         policy: HFPolicy,
         target: Target = "action",
+        describer: Policy | None = None,
         constrain: bool = False,
         num_targets: int = 1,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -60,6 +64,10 @@ class ActionSFT(LightningModule):
         if num_targets < 1 or (num_targets > 1 and target != "caption"):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
         self.policy, self.target, self.num_targets = policy, target, num_targets
+        if describer is policy or not isinstance(describer, nn.Module | None):
+            raise ValueError("describer must be an nn.Module of its own, apart from policy: it is never trained")
+        self.describer = describer.requires_grad_(False) if isinstance(describer, nn.Module) else None
+        self.descriptions: dict[str, str] = {}
         self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.loss_mean, self.facts, self.driving = MeanMetric(), FactScore(), DrivingScore()
@@ -90,7 +98,8 @@ class ActionSFT(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Greedy outputs."""
         texts = self.policy.generate(self._encode(batch), 1, greedy=True, grammar=self.grammar).texts
-        return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
+        said = zip(batch.ids, self._describe(batch), texts, strict=True)
+        return [Prediction(name, f"{description} {row[0]}".strip(), None) for name, description, row in said]
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what is trained, with its schedule per step."""
@@ -116,8 +125,22 @@ class ActionSFT(LightningModule):
 
     def _encode(self, batch: Batch) -> Prefix:
         prompts = self.policy.prompts
-        query = prompts.describe if self.target == "caption" else prompts.decide
-        return self.policy.encode(batch, [query] * len(batch.ids))
+        if self.target == "caption":
+            return self.policy.encode(batch, [prompts.describe] * len(batch.ids))
+        queries = [f"{description} {prompts.decide}".strip() for description in self._describe(batch)]
+        return self.policy.encode(batch, queries)
+
+    @torch.no_grad()
+    def _describe(self, batch: Batch) -> list[str]:
+        """B descriptions, each made once and kept; empty without a describer."""
+        if self.describer is None:
+            return [""] * len(batch.ids)
+        if not all(name in self.descriptions for name in batch.ids):
+            assert isinstance(self.describer, Policy)
+            self.describer.eval()
+            rollouts = self.describer.generate(self.describer.encode(batch), 1, greedy=True)
+            self.descriptions |= {name: row[0] for name, row in zip(batch.ids, rollouts.texts, strict=True)}
+        return [self.descriptions[name] for name in batch.ids]
 
     def _loss(self, batch: Batch, prefix: Prefix) -> Tensor:
         targets = self.policy.targets(self._texts(batch))
@@ -148,7 +171,7 @@ class ActionSFT(LightningModule):
             self.facts.update(texts, batch.facts)
             return []
         chances = action_probabilities(self.policy, prefix)
-        answered = answered_scenes(batch, texts, [""] * len(texts), chances, self._with_reasons)
+        answered = answered_scenes(batch, texts, self._describe(batch), chances, self._with_reasons)
         self.driving.update(answers_of(answered, self._with_reasons))
         return answered
 

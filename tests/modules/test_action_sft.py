@@ -63,3 +63,43 @@ def test_constrained_answers_are_always_valid(make_sft, drawn_root, tmp_path):
         module = make_sft("answer", constrain=constrain)
         module.policy.sampling = replace(module.policy.sampling, max_new_tokens=150)
         assert fit(module, drawn_root, tmp_path, 1)["val/parse_failure"] == failure
+
+
+@pytest.fixture
+def describer(vlm_folder):
+    seed_everything(7, verbose=False)
+    return HFPolicy(str(vlm_folder), Sampling(max_new_tokens=5), lora=None)
+
+
+def test_descriptions_come_from_the_first_stage_before_and_after_training(make_sft, describer, drawn_root, tmp_path):
+    start = {name: value.clone() for name, value in describer.state_dict().items()}
+    module = make_sft("action", describer=describer)
+    asked = []
+    encode = module.policy.encode
+    module.policy.encode = lambda batch, queries: asked.append(queries) or encode(batch, queries)
+    fit(module, drawn_root, tmp_path, 2)
+    assert all(torch.equal(value, start[name]) for name, value in describer.state_dict().items())
+    assert not any(name.startswith("describer.") for name, p in module.named_parameters() if p.requires_grad)
+    data = BDDOIADataModule("lastframe", str(drawn_root), eval_batch_size=8)
+    data.setup()
+    batch = next(iter(data.val_dataloader()))
+    said = describer.generate(describer.encode(batch), 1, greedy=True).texts
+    assert [module.descriptions[name] for name in batch.ids] == [row[0] for row in said]
+    module._encode(batch)
+    assert asked[-1] == [f"{row[0]} {module.policy.prompts.decide}".strip() for row in said]
+    prediction = module.predict_step(batch, 0)[0]
+    assert prediction.description.startswith(said[0][0])
+
+
+def test_each_scene_is_described_once(make_sft, describer, drawn_root, tmp_path):
+    module, calls = make_sft("action", describer=describer), []
+    generate = describer.generate
+    describer.generate = lambda *args, **options: calls.append(1) or generate(*args, **options)
+    fit(module, drawn_root, tmp_path, 3)
+    # 16 + 8 scenes in batches of 8, however many epochs; shuffled batches may hold a few new scenes in the second.
+    assert 3 <= len(calls) <= 6
+
+
+def test_the_trained_policy_cannot_be_its_own_describer(make_sft, describer):
+    with pytest.raises(ValueError, match="apart from policy"):
+        ActionSFT(describer, describer=describer)
