@@ -1,4 +1,10 @@
-"""Stage 2: supervised fine-tuning on answers (Algorithm 3 of the paper); on captions it is pre-training."""
+"""Stage 2: supervised fine-tuning on answers (Algorithm 3 of the paper); on captions it is pre-training.
+
+Departures from the paper:
+1. What is trained never writes the descriptions: they come from the weights that stage 2 started from. In a prototype
+   the describer was gone after 24 labels.
+2. Training stops at nothing but the answer's own tokens: the loss does not see image, prompt, description or padding.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,54 +12,73 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lvad.losses.supervised import token_cross_entropy
+from lvad.losses.balance import action_weights
 from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
 from lvad.metrics.facts import FactScore
-from lvad.modules.answering import action_probabilities, answered_scenes, floors, floors_table, training_labels
+from lvad.metrics.judged import JudgeScore
+from lvad.modules.answer_judge import judge_answers
+from lvad.modules.answering import answered_scenes, floors, floors_table, read_answers, training_labels
+from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
 from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.modules.objectives import CrossEntropy, Lesson, Objective
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
+from lvad.policy.tokens import without_end
+from lvad.taxonomy import NUM_ACTIONS
 from lvad.text import render
-from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Prediction, Prefix, Table
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
 
 Target = Literal["action", "answer", "caption"]
+Describe = Literal["none", "greedy", "sampled"]
 
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
+ANSWER = "answer"
+"""Folder of stage 2's weights beside those of stage 1."""
 
 
 class ActionSFT(LightningModule):
-    """Cross-entropy on the target's tokens alone, never on image, prompt or padding.
+    """Learns answers from labelled scenes, by themselves or behind stage 1's own description.
 
     Args:
         policy: the vision-language model to train; its sampling must leave the model's own law (temperature 1, no
             truncation), since that is the likelihood.
         target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
             5.3), or ``caption`` (a plain description; pre-training).
-        describer: the model of stage 1; its greedy description stands before the question. It is never trained, so
-            stage 2 cannot spoil the descriptions. None asks about the frames alone (the baseline).
+        describe: put the description that the policy's start (stage 1) gives before the question: its ``greedy`` one,
+            made once per scene; one ``sampled`` anew at every training step (greedy in evaluation); or ``none``.
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
         num_targets: captions drawn per scene and step, all behind one image encoding.
+        objective: what is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRisk``.
+        logit_adjustment: make common actions dearer in the decision, see ``balanced_choice``; 0 leaves the model's
+            own.
+        judge: a reward that scores the test answers; the paper's CLIP score and match percentage.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
 
     Raises:
-        ValueError: for a policy whose sampling changes the likelihood, several targets where there is one, or a
-            describer that is the trained policy or no ``nn.Module``.
+        ValueError: for a policy whose sampling changes the likelihood, or several targets, descriptions or an
+            adjustment where they mean nothing.
     """
 
     next_step = "lvad test"
+    action_shares: Tensor
+    """float[A], how often each action is true of the training scenes."""
 
     def __init__(
         self,
         policy: HFPolicy,
         target: Target = "action",
-        describer: Policy | None = None,
+        describe: Describe = "none",
         constrain: bool = False,
         num_targets: int = 1,
+        objective: Objective = CrossEntropy(),
+        logit_adjustment: float = 0.0,
+        judge: Reward | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -63,47 +88,69 @@ class ActionSFT(LightningModule):
             raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {law}")
         if num_targets < 1 or (num_targets > 1 and target != "caption"):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
-        self.policy, self.target, self.num_targets = policy, target, num_targets
-        if describer is policy or not isinstance(describer, nn.Module | None):
-            raise ValueError("describer must be an nn.Module of its own, apart from policy: it is never trained")
-        self.describer = describer.requires_grad_(False) if isinstance(describer, nn.Module) else None
-        self.descriptions: dict[str, str] = {}
+        if target == "caption" and (describe != "none" or logit_adjustment):
+            raise ValueError("target caption has no description before it and no decision: use describe none, 0")
+        if not isinstance(judge, nn.Module | None):
+            raise ValueError(f"judge must be an nn.Module, got {type(judge).__name__}")
+        self.policy, self.target, self.num_targets, self.describe = policy, target, num_targets, describe
+        self.objective, self.logit_adjustment = objective, logit_adjustment
+        self.judge = judge.requires_grad_(False) if isinstance(judge, nn.Module) else None
         self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.loss_mean, self.facts, self.driving = MeanMetric(), FactScore(), DrivingScore()
+        self.register_buffer("action_shares", torch.full((NUM_ACTIONS,), 0.5))
+        self.loss_mean, self.facts, self.driving, self.judged = MeanMetric(), FactScore(), DrivingScore(), JudgeScore()
+        self.scene_weights: dict[str, float] = {}
+        self.descriptions: dict[str, str] = {}
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
         self.strict_loading = False
+        if describe != "none":
+            policy.keep_reference()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log-likelihood of the targets behind each scene's prompt."""
-        loss = self._loss(batch, self._encode(batch))
+        """What the objective asks of the right texts behind each scene's prompt."""
+        lesson = self._lesson(batch)
+        if self.global_step == 0 and batch_idx == 0:
+            self._say_what_is_supervised(lesson)
+        loss, values = self.objective.loss(self.policy, lesson)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.log_dict(values, batch_size=len(batch.ids))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, and greedy outputs against the labels."""
-        self._evaluate(batch)
-
-    def on_test_epoch_start(self) -> None:
-        """Begin the record of what is answered."""
-        self.answered, self.shown = [], []
+        self._evaluate(batch, with_chances=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation; answers and the first frames are kept for the report."""
-        self.answered += self._evaluate(batch)
+        """As in validation, with probabilities; answers and the first frames are kept for the report."""
+        self.answered += self._evaluate(batch, with_chances=True)
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
-        """Greedy outputs."""
-        texts = self.policy.generate(self._encode(batch), 1, greedy=True, grammar=self.grammar).texts
-        said = zip(batch.ids, self._describe(batch), texts, strict=True)
-        return [Prediction(name, f"{description} {row[0]}".strip(), None) for name, description, row in said]
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction] | list[AnsweredScene]:
+        """Greedy descriptions, or answers with all that led to them."""
+        prefix = self._encode(batch)
+        if self.target == "caption":
+            texts = self.policy.generate(prefix, 1, greedy=True).texts
+            return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
+        return self._answer(batch, prefix, with_chances=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what is trained, with its schedule per step."""
         return make_optimizer(self, self.optimizer, self.lr_scheduler)
+
+    def on_fit_start(self) -> None:
+        """Count the training labels."""
+        scenes = self._training_scenes()
+        labels = training_labels(scenes, with_reasons=False)
+        if labels is not None:
+            self.action_shares.copy_(labels.actions.float().mean(0))
+            labelled = [scene.id for scene in scenes if scene.actions is not None]
+            self.scene_weights = dict(zip(labelled, action_weights(labels.actions).tolist(), strict=True))
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the record of what is answered."""
+        self.answered, self.shown = [], []
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -120,8 +167,15 @@ class ActionSFT(LightningModule):
         keep_trained_weights(checkpoint, self)
 
     def export(self, folder: Path) -> None:
-        """Write the trained model as a folder that plain transformers loads."""
-        self.policy.save_pretrained(folder)
+        """Write the trained model as a folder that plain transformers loads; behind descriptions, both stages."""
+        if self.describe == "none":
+            self.policy.save_pretrained(folder)
+        else:
+            self.policy.save_on_start(folder, ANSWER)
+
+    def _lesson(self, batch: Batch) -> Lesson:
+        weights = torch.tensor([self.scene_weights.get(name, 1.0) for name in batch.ids], device=self.device)
+        return Lesson(self._encode(batch), self._texts(batch), weights, self.grammar)
 
     def _encode(self, batch: Batch) -> Prefix:
         prompts = self.policy.prompts
@@ -132,20 +186,18 @@ class ActionSFT(LightningModule):
 
     @torch.no_grad()
     def _describe(self, batch: Batch) -> list[str]:
-        """B descriptions, each made once and kept; empty without a describer."""
-        if self.describer is None:
+        """B descriptions by stage 1's weights; empty where none is wanted."""
+        if self.describe == "none":
             return [""] * len(batch.ids)
-        if not all(name in self.descriptions for name in batch.ids):
-            assert isinstance(self.describer, Policy)
-            self.describer.eval()
-            rollouts = self.describer.generate(self.describer.encode(batch), 1, greedy=True)
-            self.descriptions |= {name: row[0] for name, row in zip(batch.ids, rollouts.texts, strict=True)}
-        return [self.descriptions[name] for name in batch.ids]
-
-    def _loss(self, batch: Batch, prefix: Prefix) -> Tensor:
-        targets = self.policy.targets(self._texts(batch))
-        logps = self.policy.logprobs(prefix, targets)
-        return token_cross_entropy(logps.flatten(0, 1), targets.completion_mask.flatten(0, 1))
+        is_drawn_anew = self.describe == "sampled" and self.training
+        if not is_drawn_anew and all(name in self.descriptions for name in batch.ids):
+            return [self.descriptions[name] for name in batch.ids]
+        with self.policy.as_reference() as start:
+            rows = start.generate(start.encode(batch), 1, greedy=not is_drawn_anew).texts
+        texts = [row[0] for row in rows]
+        if not is_drawn_anew:
+            self.descriptions |= dict(zip(batch.ids, texts, strict=True))
+        return texts
 
     def _texts(self, batch: Batch) -> list[list[str]]:
         if self.target == "caption":
@@ -163,17 +215,39 @@ class ActionSFT(LightningModule):
         order = torch.randperm(max(len(captions), self.num_targets))[: self.num_targets]
         return [captions[i % len(captions)] for i in order.tolist()]
 
-    def _evaluate(self, batch: Batch) -> list[AnsweredScene]:
-        prefix = self._encode(batch)
-        self.loss_mean.update(self._loss(batch, prefix), weight=len(batch.ids))
-        texts = [row[0] for row in self.policy.generate(prefix, 1, greedy=True, grammar=self.grammar).texts]
+    def _evaluate(self, batch: Batch, with_chances: bool) -> list[AnsweredScene]:
+        prefix, texts = self._encode(batch), self._texts(batch)
+        lesson = Lesson(prefix, texts, torch.ones(len(batch.ids), device=self.device), self.grammar)
+        self.loss_mean.update(CrossEntropy().loss(self.policy, lesson)[0], weight=len(batch.ids))
         if self.target == "caption":
-            self.facts.update(texts, batch.facts)
+            said = self.policy.generate(prefix, 1, greedy=True).texts
+            self.facts.update([row[0] for row in said], batch.facts)
             return []
-        chances = action_probabilities(self.policy, prefix)
-        answered = answered_scenes(batch, texts, self._describe(batch), chances, self._with_reasons)
+        answered = self._answer(batch, prefix, with_chances)
         self.driving.update(answers_of(answered, self._with_reasons))
+        if isinstance(self.judge, Reward) and with_chances:
+            said = [scene.text for scene in answered]
+            judge_answers(self.judged, self.judge, self.policy, batch, said, self._with_reasons)
         return answered
+
+    @torch.no_grad()
+    def _answer(self, batch: Batch, prefix: Prefix, with_chances: bool) -> list[AnsweredScene]:
+        """Greedy answers, read; the probabilities are those of the model, whatever the decision."""
+        sets = action_set_logps(self.policy, prefix) if with_chances or self.logit_adjustment else None
+        begin = None
+        if sets is not None and self.logit_adjustment:
+            chosen = balanced_choice(sets, self.action_shares, self.logit_adjustment)
+            begin = self.policy.targets([[render(row)] for row in chosen.tolist()])
+            begin = begin._replace(completion_mask=without_end(begin))
+        rows = self.policy.generate(prefix, 1, greedy=True, grammar=self.grammar, begin=begin).texts
+        texts = [row[0] for row in rows]
+        answers = read_answers(texts, self._with_reasons)
+        chances = None
+        if sets is not None and with_chances:
+            said = [torch.tensor(part) for part in zip(*((a.actions, a.reasons) for a in answers), strict=True)]
+            reasons = reason_probabilities(self.policy, prefix, *said) if self._with_reasons else None
+            chances = Chances(sets, reasons)
+        return answered_scenes(batch, texts, answers, self._describe(batch), chances)
 
     @property
     def _with_reasons(self) -> bool:
@@ -185,14 +259,26 @@ class ActionSFT(LightningModule):
             values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
         else:
             values |= self.driving.compute()
-        for metric in (self.loss_mean, self.driving, self.facts):
+        if self.judged.update_called:
+            values |= {f"clip_{name}": value for name, value in self.judged.compute().items()}
+        for metric in (self.loss_mean, self.driving, self.facts, self.judged):
             metric.reset()
         return {f"{stage}/{name}": value for name, value in values.items()}
 
+    def _training_scenes(self) -> list[Scene]:
+        return getattr(getattr(self.trainer, "datamodule", None), "scenes", {}).get("train", [])
+
+    def _say_what_is_supervised(self, lesson: Lesson) -> None:
+        """The share of the first batch's tokens that the loss sees; all of the prompt would make it near 1."""
+        num_targets = int(self.policy.targets(lesson.texts).completion_mask.sum())
+        share = num_targets / (num_targets + int(lesson.prefix.prefix_mask.sum()))
+        rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
+        if self.logger is not None:
+            self.logger.log_metrics({"train/supervised_share": share}, step=0)
+
     def _log_floors(self) -> None:
         """``test/<floor>/<score>``, and the table; only where the training scenes' labels are at hand."""
-        scenes = getattr(getattr(self.trainer, "datamodule", None), "scenes", {})
-        training = training_labels(scenes.get("train", []), self._with_reasons)
+        training = training_labels(self._training_scenes(), self._with_reasons)
         if training is None:
             return
         with self.driving.sync_context():

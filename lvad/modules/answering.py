@@ -1,65 +1,52 @@
 """Answers of the second stage as a record: read, scored, and held against constant answers."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
-from lvad.ops import sequence_sum
-from lvad.policy.hf import HFPolicy
-from lvad.taxonomy import NUM_ACTIONS
-from lvad.text import Flaw, parse, render
-from lvad.types import UNLABELLED, AnsweredScene, Batch, Prefix, Scene, Table
+from lvad.modules.chances import Chances
+from lvad.text import Answer, Flaw, parse
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Scene, Table
 
 SHOWN_SCORES: Final = ("macro_f1", "micro_f1", "f1_all", "exact_match", "bit_accuracy")
 """What the table of floors shows of actions and of reasons."""
 
 
-ACTION_SETS: Final = torch.tensor(list(itertools.product((0, 1), repeat=NUM_ACTIONS)))
-"""int64[2^A, A], every answer to what may be done."""
-
-
-@torch.no_grad()
-def action_probabilities(policy: HFPolicy, prefix: Prefix) -> Tensor:
-    """P(action is in the answer), float[B, A], by the likelihoods of all 2^A action parts.
-
-    They are scored behind one prefix in one packed forward. The end is left out: with reasons to follow, an answer
-    does not end there.
+def read_answers(texts: Sequence[str], with_reasons: bool) -> list[Answer]:
+    """Parse B answers.
 
     Args:
-        policy: the model.
-        prefix: B scenes with the prompt.
+        texts: as generated.
+        with_reasons: False where the stage answers with actions alone: there a missing reason is no flaw.
     """
-    texts = [render(row) for row in ACTION_SETS.tolist()]
-    targets = policy.targets([texts] * len(prefix.embeds))
-    logps = policy.logprobs(prefix, targets)
-    is_last = targets.completion_mask & (targets.completion_mask.flip(-1).cumsum(-1).flip(-1) == 1)
-    scores = sequence_sum(logps, targets.completion_mask & ~is_last)
-    return scores.float().softmax(-1) @ ACTION_SETS.to(scores.device, torch.float32)
+    answers = [parse(text) for text in texts]
+    return [
+        answer._replace(problems=tuple(p for p in answer.problems if with_reasons or p.flaw is not Flaw.NO_REASON))
+        for answer in answers
+    ]
 
 
 def answered_scenes(
-    batch: Batch, texts: Sequence[str], descriptions: Sequence[str], probabilities: Tensor, with_reasons: bool
+    batch: Batch, texts: Sequence[str], answers: Sequence[Answer], descriptions: Sequence[str], chances: Chances | None
 ) -> list[AnsweredScene]:
-    """Read B answers.
+    """Put B answers on record.
 
     Args:
         batch: the scenes.
-        texts: B answers as generated.
-        descriptions: B descriptions that stood in the prompt; empty texts without one.
-        probabilities: float[B, A], of the actions.
-        with_reasons: False where the stage answers with actions alone: there a missing reason is no flaw.
+        texts: as generated.
+        answers: what they say.
+        descriptions: what stood in the prompt; empty texts without one.
+        chances: None where they were not computed.
     """
     found = []
     labels = batch.actions.tolist(), batch.reasons.tolist()
-    rows = zip(batch.ids, texts, descriptions, probabilities.clamp(0, 1).tolist(), *labels, strict=True)
-    for name, text, description, chances, actions, reasons in rows:
-        answer = parse(text)
-        flaws = [p for p in answer.problems if with_reasons or p.flaw is not Flaw.NO_REASON]
+    of_actions = [()] * len(texts) if chances is None else chances.actions.clamp(0, 1).tolist()
+    of_reasons = [()] * len(texts) if chances is None or chances.reasons is None else chances.reasons.tolist()
+    rows = zip(batch.ids, texts, answers, descriptions, of_actions, of_reasons, *labels, strict=True)
+    for name, text, answer, description, p_actions, p_reasons, actions, reasons in rows:
         found.append(
             AnsweredScene(
                 id=name,
@@ -67,9 +54,9 @@ def answered_scenes(
                 text=text,
                 actions=answer.actions,
                 reasons=answer.reasons,
-                is_valid=not flaws,
-                action_probabilities=tuple(chances),
-                reason_probabilities=(),
+                is_valid=answer.is_valid,
+                action_probabilities=tuple(p_actions),
+                reason_probabilities=tuple(p_reasons),
                 true_actions=None if UNLABELLED in actions else tuple(actions),
                 true_reasons=None if UNLABELLED in reasons else tuple(reasons),
             )

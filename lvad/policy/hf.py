@@ -1,20 +1,23 @@
 """A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: one image encoding and one prefill for K completions."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, DynamicCache
 
 from lvad.assets import resolve_model
-from lvad.ops import entropy, gather_logps
+from lvad.ops import gather_logps
+from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
+from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
-from lvad.policy.sampling import Sampling, draw, log_density
+from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.shared_prefix import last_real, pack, prefix_positions, unpack
 from lvad.policy.tokens import banned_tokens, chat_inputs, decode, token_texts, write_targets
 from lvad.text import Prompts
@@ -22,21 +25,6 @@ from lvad.types import Batch, Prefix, Rollouts
 
 MODEL_TYPES = ("idefics3", "smolvlm")
 _HEAD_ROWS = 2048  # completion positions per slice of the vocabulary projection
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on the linear layers of the text model (Hu et al. 2021, arXiv:2106.09685).
-
-    Args:
-        rank: inner dimension of an update.
-        alpha: the update is scaled by alpha / rank.
-        targets: regular expression over the full names of the adapted modules.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    targets: str = r".*text_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
 class HFPolicy(nn.Module):
@@ -70,9 +58,8 @@ class HFPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)
-        vlm = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-        )
+        load = AutoModelForImageTextToText.from_pretrained
+        vlm = load(source, dtype=getattr(torch, dtype), attn_implementation="sdpa")
         if vlm.config.model_type not in MODEL_TYPES:
             raise ValueError(f"model {model!r} is of type {vlm.config.model_type!r}; known: {MODEL_TYPES}")
         self.processor = AutoProcessor.from_pretrained(source)
@@ -83,9 +70,7 @@ class HFPolicy(nn.Module):
             vlm.model.connector.requires_grad_(False)
         if gradient_checkpointing:
             vlm.model.text_model.gradient_checkpointing_enable()
-        # PEFT freezes all but the adapters.
-        config = lora and LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
-        self.model: Any = get_peft_model(vlm, config) if config else vlm
+        self.model: Any = adapted(vlm, lora) if lora else vlm
         self._reference: list[HFPolicy] = []  # in a list, so that it is no submodule and enters no checkpoint
         banned = banned_tokens(self.processor.tokenizer, vlm.config.text_config.vocab_size, self.end_id)
         self.register_buffer("banned", banned, persistent=False)
@@ -143,7 +128,12 @@ class HFPolicy(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, prefix: Prefix, num_completions: int, greedy: bool = False, grammar: AnswerGrammar | None = None
+        self,
+        prefix: Prefix,
+        num_completions: int,
+        greedy: bool = False,
+        grammar: AnswerGrammar | None = None,
+        begin: Rollouts | None = None,
     ) -> Rollouts:
         """Prefill each prompt once, then draw K completions from that cache.
 
@@ -153,6 +143,7 @@ class HFPolicy(nn.Module):
             greedy: take the most probable token of the density at each step.
             grammar: draw its answers alone, each complete within ``max_new_tokens``. The mask is part of the
                 density, so the log-probability methods must be given the same grammar.
+            begin: tokens that the completions start with, B times K, as of ``targets`` without their end.
 
         Raises:
             ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
@@ -160,42 +151,35 @@ class HFPolicy(nn.Module):
         was_training = self.training
         self.eval()  # checkpointing layers in training mode drop the cache
         try:
-            return self._sample(prefix, num_completions, greedy, grammar)
+            return self._sample(prefix, num_completions, greedy, grammar, begin)
         finally:
             self.train(was_training)
 
-    def _sample(self, prefix: Prefix, num_completions: int, greedy: bool, grammar: AnswerGrammar | None) -> Rollouts:
+    def _sample(
+        self, prefix: Prefix, num_completions: int, greedy: bool, grammar: AnswerGrammar | None, begin: Rollouts | None
+    ) -> Rollouts:
         hidden, cache = self._prefill(prefix, num_completions)
-        walk = grammar and self._tokens_of(grammar).start(len(hidden), self.sampling.max_new_tokens)
         seen = prefix.prefix_mask.long().repeat_interleave(num_completions, 0)
         position = seen.sum(1, keepdim=True)
-        alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
-        steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        while True:
+
+        def density(hidden: Tensor, walk: Walk | None) -> Tensor:
             banned = walk.banned(hidden.device) if walk else self.banned
-            logps = log_density(self.vlm.lm_head(hidden), self.sampling, banned)
-            token = draw(logps, greedy).where(alive, torch.full_like(position[:, 0], self.pad_id))
-            steps.append((token, gather_logps(logps, token), entropy(logps), alive))
-            alive = alive & (token != self.end_id)
-            if len(steps) == self.sampling.max_new_tokens or not alive.any():
-                break
+            return log_density(self.vlm.lm_head(hidden), self.sampling, banned)
+
+        def advance(token: Tensor) -> Tensor:
+            nonlocal seen, position
             seen = torch.cat([seen, torch.ones_like(position)], 1)
             output = self.vlm.model.text_model(
                 input_ids=token[:, None], attention_mask=seen, position_ids=position, past_key_values=cache
             )
-            hidden, position = output.last_hidden_state[:, 0], position + 1
-            walk = walk and walk.after(token)
-        tokens, logps, entropies, mask = (
-            torch.stack(column, 1).view(-1, num_completions, len(steps)) for column in zip(*steps, strict=True)
-        )
-        return Rollouts(
-            tokens=tokens,
-            completion_mask=mask,
-            logps=logps.where(mask, 0.0),
-            entropies=entropies.where(mask, 0.0),
-            is_truncated=alive.view(-1, num_completions),
-            texts=self._decode(tokens, mask),
-        )
+            position = position + 1
+            return output.last_hidden_state[:, 0]
+
+        ending = Ending(self.end_id, self.pad_id, self.sampling.max_new_tokens)
+        walk = grammar and self._tokens_of(grammar).start(len(hidden), ending.max_new_tokens)
+        drawn = draw_completions(hidden, density, advance, ending, greedy, walk, begin)
+        tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
+        return Rollouts(tokens, mask, logps, entropies, is_truncated, self._decode(tokens, mask))
 
     def _prefill(self, prefix: Prefix, num_completions: int) -> tuple[Tensor, DynamicCache]:
         """float[B K, D], the states that predict the first tokens, and the cache behind them, K times each."""
@@ -268,14 +252,24 @@ class HFPolicy(nn.Module):
         Truncation is left out because the start may give a drawn token no place in its own kept set, and
         KL(q || p_ref) would be infinite there.
         """
-        sampling = self.sampling.without_truncation()
+        with self.as_reference() as start:
+            seen = prefix if start is self else start.encode(batch)
+            return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
+
+    @contextmanager
+    def as_reference(self) -> Iterator["HFPolicy"]:
+        """The frozen start, for the time of a block: adapters switched off, or the copy that was kept.
+
+        Raises:
+            RuntimeError: if there are no adapters and no copy.
+        """
         if isinstance(self.model, PeftModel):
             with self.model.disable_adapter():
-                return self._logprobs(prefix, rollouts, sampling, grammar)
-        if not self._reference:
+                yield self
+        elif self._reference:
+            yield self._reference[0].to(self.vlm.device)
+        else:
             raise RuntimeError("no reference was kept: call keep_reference() before the first update")
-        reference = self._reference[0].to(prefix.embeds.device)
-        return reference._logprobs(reference.encode(batch), rollouts, sampling, grammar)
 
     def keep_reference(self) -> None:
         """Remember the present weights as the reference; free where adapters are on (they are switched off)."""
@@ -293,7 +287,18 @@ class HFPolicy(nn.Module):
 
     def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
         """Write model (adapters merged in float32) and processor; plain transformers loads the folder."""
-        model: Any = copy.deepcopy(self.model).float().cpu()
-        merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
-        merged.to(getattr(torch, dtype)).save_pretrained(folder)
+        merged(self.model, dtype).save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    def save_on_start(self, folder: Path, name: str) -> None:
+        """Write the frozen start into ``folder`` and what was trained into ``folder/name``.
+
+        Plain transformers loads the start; the other is a peft adapter on it, or without adapters a whole model.
+        """
+        with self.as_reference() as start:
+            save_start(start.model, folder)
+            self.processor.save_pretrained(folder)
+        if isinstance(self.model, PeftModel):
+            save_adapter(self.model, folder / name)
+        else:
+            self.save_pretrained(folder / name)

@@ -65,3 +65,9 @@ def write_targets(tokenizer: Any, texts: list[list[str]], end_id: int, pad_id: i
     mask = torch.tensor(is_token, device=device)
     zeros = torch.zeros(mask.shape, device=device)
     return Rollouts(torch.tensor(tokens, device=device), mask, zeros, zeros, ~mask.any(-1), texts)
+
+
+def without_end(targets: Rollouts) -> Tensor:
+    """bool[B, K, T], True on the tokens of given texts but not on their end."""
+    mask = targets.completion_mask
+    return mask & (mask.flip(-1).cumsum(-1).flip(-1) > 1)

@@ -11,9 +11,11 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lvad.report.answer_picture import draw_answer
 from lvad.report.figures import annotate
 from lvad.report.runs import write_whole
-from lvad.types import Batch, Prediction
+from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.types import AnsweredScene, Batch, Prediction
 
 ROWS = "predictions.jsonl"
 PICTURES = "pictures"
@@ -50,7 +52,7 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: list[Prediction],
+        prediction: list[Prediction] | list[AnsweredScene],
         batch_indices: Sequence[int] | None,
         batch: Batch,
         batch_idx: int,
@@ -59,9 +61,7 @@ class PredictionWriter(BasePredictionWriter):
         """Append a row per scene to this rank's file, and draw it."""
         with self._part(trainer.global_rank).open("a", encoding="utf-8") as lines:
             for i, (said, frames) in enumerate(zip(prediction, batch.frames, strict=True)):
-                row: dict[str, Any] = {"id": said.id, "description": said.description}
-                if said.reward is not None:
-                    row["reward"] = said.reward
+                row = answer_row(said) if isinstance(said, AnsweredScene) else description_row(said)
                 if paths := _frame_paths(trainer, batch_indices, i):
                     row["frames"] = paths
                 if self.pictures:
@@ -79,15 +79,41 @@ class PredictionWriter(BasePredictionWriter):
                 part.unlink()
             rank_zero_info(f"predictions: {self.folder / ROWS}")
 
-    def _draw(self, said: Prediction, frames: Tensor, rank: int) -> str:
-        note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
+    def _draw(self, said: Prediction | AnsweredScene, frames: Tensor, rank: int) -> str:
         path = f"{PICTURES}/{picture_name(said.id, rank, self.num_written)}.png"
         (self.folder / PICTURES).mkdir(exist_ok=True)
-        annotate(frames, [said.description, note]).save(self.folder / path)
+        if isinstance(said, AnsweredScene):
+            picture = draw_answer(said, frames)
+        else:
+            note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
+            picture = annotate(frames, [said.description, note])
+        picture.save(self.folder / path)
         return path
 
     def _part(self, rank: int) -> Path:
         return self.folder / f"{ROWS}.rank{rank}"
+
+
+def description_row(said: Prediction) -> dict[str, Any]:
+    """One JSON object: id, description and, where a judge was asked, reward."""
+    row: dict[str, Any] = {"id": said.id, "description": said.description}
+    return row if said.reward is None else row | {"reward": said.reward}
+
+
+def answer_row(said: AnsweredScene) -> dict[str, Any]:
+    """One JSON object: id, description, answer, what it names, and the probability of everything it could name."""
+    row: dict[str, Any] = {"id": said.id}
+    if said.description:
+        row["description"] = said.description
+    row |= {"answer": said.text, "is_valid": said.is_valid, "actions": _named(ACTIONS, said.actions)}
+    row["action_probabilities"] = dict(zip(ACTIONS, said.action_probabilities, strict=False))
+    row["reasons"] = _named(REASON_TEXTS, said.reasons)
+    row["reason_probabilities"] = dict(zip(REASON_TEXTS, said.reason_probabilities, strict=False))
+    return {name: value for name, value in row.items() if value != {}}
+
+
+def _named(names: Sequence[str], flags: Sequence[int]) -> list[str]:
+    return [name for name, flag in zip(names, flags, strict=True) if flag]
 
 
 def _frame_paths(trainer: Trainer, batch_indices: Sequence[int] | None, i: int) -> list[str]:

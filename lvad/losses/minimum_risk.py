@@ -1,0 +1,47 @@
+"""Minimum risk training: the expected risk over a sampled set of completions, as a differentiable loss."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def is_first_occurrence(tokens: Int[Tensor, "B K T"], completion_mask: Bool[Tensor, "B K T"]) -> Bool[Tensor, "B K"]:
+    """False on a completion that repeats an earlier one of its scene, token by token."""
+    written = tokens.masked_fill(~completion_mask, -1)
+    equal = (written.unsqueeze(1) == written.unsqueeze(2)).all(-1)  # [B, K, K]
+    return ~equal.tril(-1).any(-1)
+
+
+def minimum_risk(
+    logps: Float[Tensor, "B K"],
+    risks: Float[Tensor, "B K"],
+    sharpness: float,
+    is_first: Bool[Tensor, "B K"],
+) -> Float[Tensor, ""]:
+    """Mean over scenes of sum_k q_k risk_k with q proportional to p^sharpness over the set of distinct completions.
+
+    Its gradient by logps_k is sharpness * q_k (risk_k - sum_j q_j risk_j): no baseline is needed. It is the exact
+    gradient of this sum, but the sum depends on which completions were drawn, so it is biased for the risk of the
+    model's whole law.
+
+    Args:
+        logps: log-probability of each completion, differentiable.
+        risks: what is minimised; no gradient flows through it.
+        sharpness: 0 makes the completions equally probable, 1 leaves the model's proportions.
+        is_first: False on repeated completions: a set holds each once.
+
+    Raises:
+        ValueError: for fewer than two completions, a negative sharpness, or risks that are not finite.
+
+    Source:
+        Shen et al. 2016 (arXiv:1512.02433), section 3: the sampled subspace.
+    """
+    if logps.shape[1] < 2:
+        raise ValueError(f"minimum risk needs num_completions >= 2, got {logps.shape[1]}")
+    if sharpness < 0:
+        raise ValueError(f"sharpness must be >= 0, got {sharpness}")
+    if not risks.isfinite().all():
+        raise ValueError("risks must be finite")
+    scaled = sharpness * logps.to(torch.promote_types(logps.dtype, torch.float32))
+    law = scaled.masked_fill(~is_first, -torch.inf).softmax(1)
+    return (law * risks.detach()).sum(1).mean()

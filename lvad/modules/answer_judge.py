@@ -1,0 +1,38 @@
+"""A frozen judge over answers: the paper's CLIP score and match percentage, with right and wrong texts beside them."""
+
+import torch
+from torch import Tensor
+
+from lvad.metrics.judged import JudgeScore
+from lvad.policy.hf import HFPolicy
+from lvad.text import render
+from lvad.types import Batch, Reward
+
+
+@torch.no_grad()
+def judge_answers(
+    metric: JudgeScore, judge: Reward, policy: HFPolicy, batch: Batch, texts: list[str], with_reasons: bool
+) -> None:
+    """Score what was said of B labelled scenes.
+
+    The wrong text of a scene is the right one of the nearest later scene of the batch that has another.
+
+    Args:
+        metric: collects the scores.
+        judge: the reward.
+        policy: writes texts as completions.
+        batch: the scenes.
+        texts: B answers.
+        with_reasons: whether right answers name reasons.
+    """
+    labels = zip(batch.actions.tolist(), batch.reasons.tolist(), strict=True)
+    right = [render(actions, reasons if with_reasons else None) for actions, reasons in labels]
+    wrong = [_other(right, i) for i in range(len(right))]
+    rows = [[said, own, other or own] for said, own, other in zip(texts, right, wrong, strict=True)]
+    scores: Tensor = judge.score(batch, policy.targets(rows)).total
+    has_other = torch.tensor([other is not None for other in wrong], device=scores.device)
+    metric.update(scores[:, 0], scores[has_other, 1], scores[has_other, 2])
+
+
+def _other(texts: list[str], i: int) -> str | None:
+    return next((text for text in texts[i + 1 :] + texts[:i] if text != texts[i]), None)

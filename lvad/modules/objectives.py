@@ -1,0 +1,111 @@
+"""What the supervised stage minimises: the likelihood of the answer, or the risk of what the model itself says."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lvad.losses.advantages import leave_one_out
+from lvad.losses.minimum_risk import is_first_occurrence, minimum_risk
+from lvad.losses.policy_gradient import reinforce
+from lvad.losses.supervised import token_cross_entropy
+from lvad.ops import sequence_sum
+from lvad.policy.grammar import AnswerGrammar
+from lvad.policy.hf import HFPolicy
+from lvad.rewards.bleu import sentence_bleu
+from lvad.types import Prefix, Rollouts
+
+
+class Lesson(NamedTuple):
+    """B scenes with what should be said of them."""
+
+    prefix: Prefix
+    texts: list[list[str]]
+    """B rows of right texts, as many in each."""
+    weights: Tensor
+    """float[B], of the scenes."""
+    grammar: AnswerGrammar | None
+    """Of what the model may say."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss of the supervised stage."""
+
+    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss float[], and what is logged beside it."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The negative log-likelihood of the right texts per token.
+
+    Args:
+        class_weights: weigh scenes by how rare their actions are, so that always-stop does not pay.
+    """
+
+    class_weights: bool = False
+
+    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """Over the texts' tokens alone, never image, prompt or padding."""
+        targets = policy.targets(lesson.texts)
+        logps = policy.logprobs(lesson.prefix, targets)
+        weights = lesson.weights.repeat_interleave(logps.shape[1]) if self.class_weights else None
+        return token_cross_entropy(logps.flatten(0, 1), targets.completion_mask.flatten(0, 1), weights), {}
+
+
+@dataclass(frozen=True)
+class ExpectedBLEU:
+    """The expected sentence-BLEU of what the model says, by REINFORCE with the leave-one-out baseline.
+
+    Args:
+        num_completions: K drawn answers per scene; at least 2.
+    """
+
+    num_completions: int = 8
+
+    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """A loss whose gradient is unbiased for that of -E[BLEU]; its value means nothing."""
+        rollouts = policy.generate(lesson.prefix, self.num_completions, grammar=lesson.grammar)
+        bleu = _bleu(rollouts, lesson)
+        logps = policy.logprobs(lesson.prefix, rollouts, lesson.grammar)
+        loss = reinforce(logps, leave_one_out(bleu), rollouts.completion_mask)
+        return loss, {"train/bleu": bleu.mean()}
+
+
+@dataclass(frozen=True)
+class MinimumRisk:
+    """Minimum risk training: 1 - BLEU under the model's law renormalised over what was drawn and what is right.
+
+    Args:
+        num_completions: drawn answers per scene.
+        sharpness: exponent of the renormalised law (alpha of Shen et al. 2016, 0.005 there for whole sentences).
+
+    Source:
+        Shen et al. 2016 (arXiv:1512.02433), whose sampled subspace holds the right answer as well.
+    """
+
+    num_completions: int = 8
+    sharpness: float = 0.05
+
+    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """The expected risk over the distinct texts of each scene."""
+        drawn = policy.generate(lesson.prefix, self.num_completions, grammar=lesson.grammar)
+        texts = [[*right, *said] for right, said in zip(lesson.texts, drawn.texts, strict=True)]
+        # Written anew, so that the right text and the same text drawn are one member of the set.
+        subspace = policy.targets(texts)
+        risks = 1 - _bleu(subspace, lesson)
+        logps = sequence_sum(policy.logprobs(lesson.prefix, subspace), subspace.completion_mask)
+        is_first = is_first_occurrence(subspace.tokens, subspace.completion_mask)
+        loss = minimum_risk(logps, risks, self.sharpness, is_first)
+        return loss, {"train/bleu": 1 - risks[:, len(lesson.texts[0]) :].mean()}
+
+
+def _bleu(rollouts: Rollouts, lesson: Lesson) -> Tensor:
+    """float[B, K] in 0 .. 1 against the scene's right texts."""
+    scores = [
+        [sentence_bleu(text, right) for text in said] for said, right in zip(rollouts.texts, lesson.texts, strict=True)
+    ]
+    return torch.tensor(scores, device=rollouts.tokens.device)

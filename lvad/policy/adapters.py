@@ -1,0 +1,54 @@
+"""Low-rank adapters: what they adapt, and how a model is written with them and without."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on the linear layers of the text model (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        rank: inner dimension of an update.
+        alpha: the update is scaled by alpha / rank.
+        targets: regular expression over the full names of the adapted modules.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    targets: str = r".*text_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+def adapted(model: Any, lora: Lora) -> PeftModel:
+    """Put adapters on a model; all else is frozen."""
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
+    return get_peft_model(model, config)
+
+
+def merged(model: Any, dtype: str = "float32") -> Any:
+    """A copy on the CPU with the adapters merged in float32, a plain transformers model."""
+    whole: Any = copy.deepcopy(model).float().cpu()
+    whole = whole.merge_and_unload() if isinstance(whole, PeftModel) else whole
+    return whole.to(getattr(torch, dtype))
+
+
+def save_start(model: Any, folder: Path) -> None:
+    """Write a model as it was before its adapters, as plain transformers has it."""
+    plain: Any = copy.deepcopy(model).cpu()
+    plain = plain.unload() if isinstance(plain, PeftModel) else plain
+    plain.save_pretrained(folder)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapters alone, for ``PeftModel.from_pretrained`` on the model in the folder above."""
+    (config,) = model.peft_config.values()
+    base, config.base_model_name_or_path = config.base_model_name_or_path, ".."
+    try:
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # looks for ".." otherwise
+    finally:
+        config.base_model_name_or_path = base

@@ -1,0 +1,27 @@
+"""What ``lvad predict`` writes of an answered scene."""
+
+from lvad.report.predictions import answer_row, description_row
+from lvad.types import AnsweredScene, Prediction
+
+
+def scene(**changes):
+    start = AnsweredScene(
+        "a", "A red light.", "Action: stop. Reason: traffic sign.", (0, 1, 0, 0), (0,) * 8 + (1,) + (0,) * 12, True,
+        (0.1, 0.8, 0.05, 0.05), (), None, None,
+    )  # fmt: skip
+    return start._replace(**changes)
+
+
+def test_everything_that_was_said_is_named():
+    row = answer_row(scene(reason_probabilities=(0.5,) * 21))
+    assert row["description"] == "A red light."
+    assert (row["actions"], row["reasons"], row["is_valid"]) == (["stop"], ["traffic sign"], True)
+    assert row["action_probabilities"] == {"forward": 0.1, "stop": 0.8, "left": 0.05, "right": 0.05}
+    assert len(row["reason_probabilities"]) == 21
+
+
+def test_what_was_not_computed_is_left_out():
+    row = answer_row(scene(description="", action_probabilities=()))
+    assert set(row) == {"id", "answer", "is_valid", "actions", "reasons"}
+    assert description_row(Prediction("b", "a car", None)) == {"id": "b", "description": "a car"}
+    assert description_row(Prediction("b", "a car", 0.5))["reward"] == 0.5
