@@ -117,3 +117,20 @@ def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):
     loss.backward()
     assert loss.isfinite()
     assert module.clip.clip.visual.conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("config", ["action_sft", "two_stage"])
+def test_the_papers_second_stage_is_built_with_the_real_shapes(smolvlm_256m, config):
+    """Section 5.3: AdamW 1e-4 / 0.01, 4 x 4 scenes, 10 epochs for the baseline and 3 for stage 2."""
+    cli = make_cli([
+        "--config", str(CONFIGS / f"bddoia/{config}.yaml"), "--trainer.accelerator", "cpu", "--trainer.precision",
+        "32-true", "--trainer.logger", "false", "--model.init_args.policy.init_args.model", str(smolvlm_256m),
+    ])  # fmt: skip
+    module, trainer = cli.model, cli.trainer
+    optimizer = module.configure_optimizers()
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-4, 0.01)
+    assert cli.datamodule.batch_size * trainer.accumulate_grad_batches == 16
+    assert trainer.max_epochs == {"action_sft": 10, "two_stage": 3}[config]
+    # The paper's own configurations leave every help against always-stop off.
+    assert (module.logit_adjustment, module.objective.class_weights) == (0, False)
+    assert module.describe == {"action_sft": "none", "two_stage": "greedy"}[config]
