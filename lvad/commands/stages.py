@@ -18,6 +18,7 @@ from lvad.modules.reward_check import RewardRefused
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
 from lvad.report.runs import best_checkpoint, newest_run
+from lvad.report.summary import scores_text
 
 LOGS = Path("logs")
 # Said by the libraries at every start, true by design here, and of no use to whoever runs lvad.
@@ -74,6 +75,8 @@ class StageCLI(LightningCLI):
         if self.subcommand in (None, "fit"):
             return
         config = self.config[self.subcommand]
+        if self.subcommand == "test":
+            config.verbose = False  # Lightning would print every number of every label; see after_test
         if config.recorder.run_dir is not None or not config.ckpt_path:
             return
         run = Path(config.ckpt_path).resolve().parent.parent
@@ -84,6 +87,10 @@ class StageCLI(LightningCLI):
     def after_fit(self) -> None:
         """End with the one line that says where the run lies."""
         print(self._get(self.config_init, "recorder").closing)
+
+    def after_test(self) -> None:
+        """End with the scores over all scenes, and the tables."""
+        print(scores_text(self.trainer.callback_metrics, getattr(self.model, "report", [])))
 
 
 def last_checkpoint() -> ModelCheckpoint:
