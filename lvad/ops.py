@@ -1,4 +1,4 @@
-"""Small tensor functions shared by the losses and the policies."""
+"""Small tensor functions shared by the losses, the policies and the data."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,3 +29,36 @@ def masked_mean(values: Float[Tensor, "*shape"], keep_mask: Bool[Tensor, "*shape
 def sequence_sum(values: Float[Tensor, "B K T"], completion_mask: Bool[Tensor, "B K T"]) -> Float[Tensor, "B K"]:
     """Sum over the tokens of each completion."""
     return torch.where(completion_mask, values, 0.0).sum(-1)
+
+
+def action_weights(actions: Int[Tensor, "N A"] | Bool[Tensor, "N A"]) -> Float[Tensor, " N"]:
+    """How much each scene should count, by the rarest of its true actions: against always-stop.
+
+    w_n = max over its true actions of 1 / share of the action, normalised to mean 1: one formula for balanced sampling
+    and for a weighted loss. Where every scene has a single action, the weights of each action's scenes have the same
+    sum. With several in a scene that holds no longer: what is common beside a rare action stays the more common one.
+    A scene without any action counts like those of the most common one.
+
+    Args:
+        actions: zeros and ones.
+
+    Returns:
+        Positive weights with mean 1 (denominator: the scenes).
+
+    Raises:
+        ValueError: without scenes, or for entries other than 0 and 1.
+
+    Source:
+        Gupta et al. 2019 (arXiv:1908.03195), Appendix B.2: the factor of an image is the largest of its categories'.
+        There a category's factor is max(1, sqrt(t / share)), which leaves categories above the share t alone; here it
+        is 1 / share, inverse frequency.
+    """
+    if not len(actions):
+        raise ValueError("no scenes to weigh")
+    if not ((actions == 0) | (actions == 1)).all():
+        raise ValueError(f"actions must be 0 or 1, got {sorted(actions.unique().tolist())[:5]}; label every scene")
+    labels = actions.float()
+    rarity = 1 / labels.mean(0).clamp(min=1 / len(labels))
+    rarest = (labels * rarity).amax(1)
+    weights = torch.where(rarest > 0, rarest, rarity.min())
+    return weights / weights.mean()

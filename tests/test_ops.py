@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lvad.ops import entropy, gather_logps, masked_mean, sequence_sum
+from lvad.ops import action_weights, entropy, gather_logps, masked_mean, sequence_sum
 
 
 def test_gather_takes_each_tokens_entry():
@@ -29,3 +29,34 @@ def test_masked_mean_is_over_the_kept_entries():
 def test_masked_values_that_are_not_numbers_do_not_leak():
     values = torch.tensor([[[1.0, math.nan]]])
     assert sequence_sum(values, torch.tensor([[[True, False]]])).tolist() == [[1.0]]
+
+
+def test_a_scene_weighs_as_much_as_its_rarest_action():
+    # Shares 3/4 forward, 2/4 stop: 1/share 4/3 and 2. Scenes: 4/3, 4/3, 2, 2 (stop is the rarer of both). Mean 5/3.
+    actions = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0]])
+    weights = action_weights(actions)
+    torch.testing.assert_close(weights, torch.tensor([4 / 5, 4 / 5, 6 / 5, 6 / 5]))
+    assert torch.equal(action_weights(actions.bool()), weights)
+
+
+def test_a_scene_without_action_weighs_like_the_most_common():
+    # Shares 2/4 and 1/4: 2, 2, 4 and again 2; mean 5/2.
+    actions = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(action_weights(actions), torch.tensor([0.8, 0.8, 1.6, 0.8]))
+    assert action_weights(torch.zeros(3, 4, dtype=torch.int64)).tolist() == [1, 1, 1]
+
+
+def test_single_actions_come_to_the_same_weight_whatever_their_order():
+    actions = torch.eye(4, dtype=torch.int64)[[1] * 84 + [0] * 10 + [2] * 3 + [3] * 3]
+    weights = action_weights(actions)
+    assert weights.mean().item() == pytest.approx(1)
+    torch.testing.assert_close((weights[:, None] * actions).sum(0), torch.full((4,), 25.0))
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(action_weights(actions[order]), weights[order])
+
+
+def test_unlabelled_scenes_cannot_be_weighed():
+    with pytest.raises(ValueError, match=r"0 or 1, got \[-1, 0, 1\]; label every scene"):
+        action_weights(torch.tensor([[0, 1, 0, 0], [-1, -1, -1, -1]]))
+    with pytest.raises(ValueError, match="no scenes"):
+        action_weights(torch.zeros(0, 4, dtype=torch.int64))

@@ -13,7 +13,7 @@ def check(
     root: str,
     format: Literal["auto", "lastframe", "gt_4a_21r", "frames"] = "auto",
     images: str | None = None,
-    subset: Literal["all", "single"] = "all",
+    subset: Literal["all", "single", "grouped"] = "all",
     json: bool = False,
     decode: bool = True,
 ) -> int:
@@ -23,7 +23,8 @@ def check(
         root: its folder.
         format: its layout.
         images: folder of the pictures, where they lie elsewhere.
-        subset: ``single`` counts the one-action-one-reason subset of the paper and its 8:2 split.
+        subset: ``single`` counts the one-action-one-reason subset of the paper and its 8:2 split, ``grouped`` one that
+            keeps recordings whole.
         json: print JSON.
         decode: open every picture (slow on a large set).
     """

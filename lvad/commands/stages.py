@@ -90,7 +90,8 @@ class StageCLI(LightningCLI):
 
     def after_test(self) -> None:
         """End with the scores over all scenes, and the tables."""
-        print(scores_text(self.trainer.callback_metrics, getattr(self.model, "report", [])))
+        scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        print(scores_text(scores, getattr(self.model, "report", [])))
 
 
 def last_checkpoint() -> ModelCheckpoint:

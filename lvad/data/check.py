@@ -2,7 +2,6 @@
 
 import dataclasses
 import json as json_format
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Final, Literal
 from lvad.data.bddoia import Layout, collect
 from lvad.data.images import open_image
 from lvad.data.records import DataError
-from lvad.data.splits import split_one_one
+from lvad.data.splits import recording, split_grouped, split_one_one
 from lvad.taxonomy import ACTIONS, FORWARD, REASON_INDEX, REASONS, STOP
 from lvad.types import Scene
 
 NUM_SHOWN: Final = 20
-
-_RECORDING = re.compile(r"[0-9a-f]{8}-[0-9a-f]{8}(_[0-9]+)?")
 
 
 @dataclass
@@ -49,7 +46,7 @@ def check(
     root: str | Path,
     format: Layout | Literal["auto"] = "auto",
     images: str | Path | None = None,
-    subset: Literal["all", "single"] = "all",
+    subset: Literal["all", "single", "grouped"] = "all",
     decode: bool = True,
     num_frames: int = 2,
 ) -> Report:
@@ -59,7 +56,8 @@ def check(
         root: folder of the label files, or of pictures, or one picture or video.
         format: its layout.
         images: folder of the pictures, where they do not lie beside the labels.
-        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split.
+        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split (``single``), or
+            after one that keeps recordings whole (``grouped``).
         decode: open every picture; False only looks whether it exists.
         num_frames: M; the pictures of these frames are looked at.
 
@@ -73,7 +71,8 @@ def check(
         report.format, report.dropped = reading.format, reading.dropped
         report.errors += [str(error) for error in reading.errors]
         report.warnings += reading.warnings
-        scenes = split_one_one(reading.scenes, seed=0) if subset == "single" else reading.scenes
+        split = {"single": split_one_one, "grouped": split_grouped}.get(subset)
+        scenes = split(reading.scenes, seed=0) if split else reading.scenes
     except DataError as error:
         report.errors.append(str(error))
         return report
@@ -152,8 +151,8 @@ def _contradictions(scenes: Sequence[Scene]) -> list[str]:
     found = [f"{count} scenes: {name}" for name, count in counts.items() if count]
     splits_of: dict[str, set[str]] = {}
     for scene in scenes:
-        if _RECORDING.fullmatch(scene.id):
-            splits_of.setdefault(scene.id[:8], set()).add(scene.split)
+        if name := recording(scene.id):
+            splits_of.setdefault(name, set()).add(scene.split)
     if shared := sum(len(splits) > 1 for splits in splits_of.values()):
         found.append(f"{shared} of {len(splits_of)} recordings (first 8 of the id) are in more than one split")
     return found
@@ -188,7 +187,7 @@ def main_check(
     root: str,
     format: Layout | Literal["auto"] = "auto",
     images: str | None = None,
-    subset: Literal["all", "single"] = "all",
+    subset: Literal["all", "single", "grouped"] = "all",
     json: bool = False,
     decode: bool = True,
     num_frames: int = 2,
@@ -199,7 +198,8 @@ def main_check(
         root: folder of the label files, or of pictures, or one picture or video.
         format: its layout; found out if "auto".
         images: folder of the pictures, where they do not lie beside the labels.
-        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split.
+        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split (``single``), or
+            after one that keeps recordings whole (``grouped``).
         json: print one JSON object instead of a table.
         decode: open every picture; False only looks whether it exists.
         num_frames: M, the most frames of a scene; these pictures are looked at.

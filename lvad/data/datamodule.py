@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler, Sampler, SequentialSampler
 
+from lvad.data.balance import BalancedSampler, scene_weights
 from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.frames import read_frames
@@ -51,14 +52,17 @@ class BDDOIADataModule(LightningDataModule):
         eval_batch_size: scenes per batch elsewhere; ``batch_size`` if None.
         num_workers: processes that decode; 0 decodes in the training process.
         seed: of the order of training scenes, and of which scenes a subset holds.
-        subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2 ("single") or 1,400 / 200 /
-            rest ("reward").
+        subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2 ("single"), 8:2 with every
+            recording whole in one split ("grouped"), or 1,400 / 200 / rest ("reward").
         num_scenes: how many scenes of each split to use; for "synthetic" how many to draw where there is no set yet
             (800, 128, 300, also where a share is asked for).
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
         drawing_seed: which endless series of scenes a drawn set is the beginning of; not ``seed``, so that runs with
             different seeds are tested on the same scenes.
         unlabelled: take labels, captions and facts away from the training scenes: nothing can learn from them.
+        balance: draw the training scenes with replacement, as many as there are, each in inverse proportion to the
+            share of its rarest action, so that single actions come equally often (``lvad.ops.action_weights``); not
+            together with class weights in the loss, which correct the same once more.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class BDDOIADataModule(LightningDataModule):
         image_size_px: int | None = None,
         drawing_seed: int = 0,
         unlabelled: bool = False,
+        balance: bool = False,
     ) -> None:
         super().__init__()
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
@@ -95,6 +100,7 @@ class BDDOIADataModule(LightningDataModule):
         self.image_size_px = None if image_size_px is None else _at_least(1, image_size_px, "image_size_px")
         self.drawing_seed = _at_least(0, drawing_seed, "drawing_seed")
         self.unlabelled = unlabelled
+        self.balance = balance
         self.reading: Reading | None = None
         self.scenes: dict[str, list[Scene]] = {}
 
@@ -130,13 +136,21 @@ class BDDOIADataModule(LightningDataModule):
         return scenes
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled by seed and epoch, the last batch may be smaller."""
+        """Shuffled, or drawn in balance, by seed and epoch; the last batch may be smaller.
+
+        Raises:
+            DataError: without training scenes, or where scenes to balance have no labels.
+        """
         scenes = self._of("train")
         # On one device too: Lightning tells this sampler the epoch, so that a resumed run continues with its order,
-        # and it leaves it alone on several devices, where it would wrap any other sampler and tell that nothing.
+        # and it leaves it alone on several devices, where it would wrap any other sampler.
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
-        sampler = DistributedSampler(SceneDataset(scenes, 1), shuffle=True, seed=self.seed << 12, **share)
+        seed = self.seed << 12
+        if self.balance:
+            sampler = BalancedSampler(scene_weights(scenes), seed, **share)
+        else:
+            sampler = DistributedSampler(SceneDataset(scenes, 1), shuffle=True, seed=seed, **share)
         return self._loader(scenes, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:

@@ -6,6 +6,8 @@ subsets are nested, an eighth lies within a quarter, and each holds its share of
 
 import hashlib
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final, Literal
@@ -20,7 +22,9 @@ VAL_SHARE: Final = Fraction(1, 10)
 REWARD_COUNTS: Final = (1400, 200, 400)
 """Training, validation and test scenes of the reward model (Appendix B.3)."""
 
-Subset = Literal["all", "single", "reward"]
+Subset = Literal["all", "single", "grouped", "reward"]
+
+_RECORDING: Final = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(_[0-9]+)?")
 
 
 def permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
@@ -110,6 +114,49 @@ def split_reward(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     return [scene._replace(split=split[i]) for i, scene in enumerate(merged)]
 
 
+def recording(scene_id: str) -> str | None:
+    """The drive that a BDD100K id ("0001542f-ec815219") was cut from, its first 8 digits; None for other ids."""
+    match = _RECORDING.fullmatch(scene_id)
+    return match[1] if match else None
+
+
+def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """Return the paper's subset split as in ``split_one_one`` and ``carve_val``, but no recording into two parts.
+
+    Neighbouring cuts of one drive look alike, so a test scene whose neighbour was trained on is no test. Train, val and
+    test have a quota of every action, the counts that the other split gives. Recordings are placed whole, those of
+    most scenes first, each where the largest share of the quota then stays open; so those of several scenes are spread
+    in proportion, and single scenes fill what is left. Ids that name no recording are recordings of their own.
+
+    Raises:
+        DataError: if no scene has exactly one action and one reason.
+    """
+    merged = _one_one(scenes)
+    groups: dict[str, list[int]] = {}
+    for i in permutation(merged, seed):
+        groups.setdefault(recording(merged[i].id) or merged[i].id, []).append(i)
+    quota = {kind: _quota(count) for kind, count in Counter(scene.actions for scene in merged).items()}
+    left = {kind: dict(parts) for kind, parts in quota.items()}
+    placed: dict[int, str] = {}
+    for group in sorted(groups.values(), key=len, reverse=True):
+        needed = Counter(merged[i].actions for i in group)
+        split = max(
+            SPLITS,
+            key=lambda name: min((left[kind][name] - n) / max(1, quota[kind][name]) for kind, n in needed.items()),
+        )
+        for i in group:
+            left[merged[i].actions][split] -= 1
+            placed[i] = split
+    return [scene._replace(split=placed[i]) for i, scene in enumerate(merged)]
+
+
+def _quota(count: int) -> dict[str, int]:
+    """How many of ``count`` scenes each split gets, shares rounded up as in ``_divide``."""
+    test = math.ceil(TEST_SHARE * count)
+    val = min(math.ceil(VAL_SHARE * (count - test)), max(0, count - test - 1))
+    return {"train": count - test - val, "val": val, "test": test}
+
+
 def carve_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
     """Part a validation split from labelled train scenes, the same share of every set of actions."""
     kept, val = _divide(train, VAL_SHARE, seed, num_kept=1)
@@ -154,8 +201,8 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
 
     Args:
         reading: what a reader found.
-        subset: every scene, or the paper's one-action-one-reason scenes, split anew for the policy ("single") or for
-            the reward model ("reward").
+        subset: every scene, or the paper's one-action-one-reason scenes, split anew for the policy ("single"; "grouped"
+            keeps recordings whole) or for the reward model ("reward").
         seed: of every choice made here.
 
     Raises:
@@ -166,9 +213,10 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
             raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
         train, val = hold_out(reading.scenes, seed)
         return {"train": train, "val": val, "test": []}
-    divide = {"single": split_one_one, "reward": split_reward}.get(subset)
+    divide = {"single": split_one_one, "grouped": split_grouped, "reward": split_reward}.get(subset)
     scenes = divide(reading.scenes, seed) if divide else reading.scenes
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
-    if not splits["val"]:
+    # Carving does not keep recordings whole.
+    if not splits["val"] and subset != "grouped":
         splits["train"], splits["val"] = carve_val(splits["train"], seed)
     return splits

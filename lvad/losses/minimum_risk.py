@@ -1,5 +1,7 @@
 """Minimum risk training: the expected risk over a sampled set of completions, as a differentiable loss."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,21 +29,24 @@ def minimum_risk(
     Args:
         logps: log-probability of each completion, differentiable.
         risks: what is minimised; no gradient flows through it.
-        sharpness: 0 makes the completions equally probable, 1 leaves the model's proportions.
+        sharpness: alpha of the source; 0 makes the completions equally probable, 1 leaves the model's proportions.
         is_first: False on repeated completions: a set holds each once.
 
     Raises:
-        ValueError: for fewer than two completions, a negative sharpness, or risks that are not finite.
+        ValueError: for fewer than two completions, a sharpness that is negative or not finite, risks that are not
+            finite, or a scene without a first occurrence.
 
     Source:
         Shen et al. 2016 (arXiv:1512.02433), section 3: the sampled subspace.
     """
     if logps.shape[1] < 2:
         raise ValueError(f"minimum risk needs num_completions >= 2, got {logps.shape[1]}")
-    if sharpness < 0:
-        raise ValueError(f"sharpness must be >= 0, got {sharpness}")
+    if not 0 <= sharpness < math.inf:
+        raise ValueError(f"sharpness must be finite and >= 0, got {sharpness}")
     if not risks.isfinite().all():
-        raise ValueError("risks must be finite")
+        raise ValueError(f"risks must be finite, got {int((~risks.isfinite()).sum())} that are not")
+    if not is_first.any(1).all():
+        raise ValueError("is_first is False on every completion of a scene: the first of a set is never a repetition")
     scaled = sharpness * logps.to(torch.promote_types(logps.dtype, torch.float32))
     law = scaled.masked_fill(~is_first, -torch.inf).softmax(1)
     return (law * risks.detach()).sum(1).mean()

@@ -13,12 +13,17 @@ def token_cross_entropy(
     Args:
         logps: log-probability of each target token.
         target_mask: True on target tokens, False on padding.
-        weights: of the rows, positive; the average is then sum of weight times nll over sum of weight times tokens.
+        weights: of the rows; the average is then sum of weight times nll over sum of weight times tokens, so that
+            only their proportions count. None, or equal ones, leave the plain mean.
 
     Raises:
-        ValueError: if no token is a target.
+        ValueError: if no token is a target, or a weight is not positive and finite.
     """
     if not target_mask.any():
         raise ValueError("no target token in the batch")
-    counted = target_mask if weights is None else target_mask * weights.unsqueeze(1)
-    return -torch.where(target_mask, logps * counted, 0.0).sum() / counted.sum()
+    if weights is None:
+        return -torch.where(target_mask, logps, 0.0).sum() / target_mask.sum()
+    if not ((weights > 0) & weights.isfinite()).all():
+        raise ValueError(f"weights must be positive and finite, got {weights.min().item()} to {weights.max().item()}")
+    each = weights.unsqueeze(1)
+    return -torch.where(target_mask, logps * each, 0.0).sum() / (target_mask * each).sum()

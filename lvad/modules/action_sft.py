@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lvad.losses.balance import action_weights
 from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
 from lvad.metrics.facts import FactScore
 from lvad.metrics.judged import JudgeScore
@@ -25,6 +24,7 @@ from lvad.modules.answering import answered_scenes, floors, floors_table, read_a
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
+from lvad.ops import action_weights
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
@@ -248,6 +248,11 @@ class ActionSFT(LightningModule):
             reasons = reason_probabilities(self.policy, prefix, *said) if self._with_reasons else None
             chances = Chances(sets, reasons)
         return answered_scenes(batch, texts, answers, self._describe(batch), chances)
+
+    @property
+    def built_on(self) -> list[nn.Module]:
+        """Whose labels count as this stage's: not those of a judge, which teaches nothing."""
+        return [self.policy]
 
     @property
     def _with_reasons(self) -> bool:

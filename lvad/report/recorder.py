@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
@@ -189,8 +190,9 @@ def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str
 
 
 def _inherited(module: LightningModule) -> list[ledger.Ledger]:
-    """The ledgers of the models that a stage is built on."""
-    sources = {getattr(part, "source", None) for part in module.modules()}
+    """The ledgers of the models that a stage is built on: all that it holds, unless it says which (``built_on``)."""
+    roots: list[nn.Module] = getattr(module, "built_on", [module])
+    sources = {getattr(part, "source", None) for root in roots for part in root.modules()}
     return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]
 
 

@@ -13,7 +13,7 @@ def scores_text(metrics: Mapping[str, float], tables: Iterable[Table]) -> str:
         metrics: of the test; those of one label or of a constant answer ("test/a/b") are left to ``metrics.json``.
         tables: the run's own.
     """
-    whole = {name: float(value) for name, value in metrics.items() if name.count("/") == 1 and name[:5] == "test/"}
+    whole = {name: value for name, value in metrics.items() if name.count("/") == 1 and name[:5] == "test/"}
     width = max(map(len, whole), default=0)
     lines = [f"{name:{width}}  {value:.4f}" for name, value in sorted(whole.items())]
     return "\n".join(["", *lines, "", *(markdown(table) for table in tables)])

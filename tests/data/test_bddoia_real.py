@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from lvad.data.balance import scene_weights
 from lvad.data.bddoia import collect
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.records import Reading
-from lvad.data.splits import arrange, split_one_one, take
+from lvad.data.splits import Subset, arrange, recording, split_one_one, take
 from lvad.taxonomy import ACTIONS, FORWARD, LEFT, NUM_REASONS, RIGHT, STOP
 from lvad.types import Scene
 
@@ -111,3 +112,46 @@ def test_the_rewards_split_of_the_papers_subset(scenes: list[Scene]) -> None:
     budgets = [{scene.id for scene in take(parts["train"], share, 42)} for share in (0.125, 0.25, 0.5, 1.0)]
     assert [len(budget) for budget in budgets] == [175, 350, 700, 1400]
     assert all(small < large for small, large in pairwise(budgets))
+
+
+def shared_recordings(scenes: list[Scene], subset: Subset, seed: int) -> tuple[int, int]:
+    """How many recordings are in two splits, and how many test scenes have one that was trained or selected on."""
+    parts = arrange(Reading("gt_4a_21r", scenes), subset, seed)
+    drives = {split: {recording(scene.id) for scene in members} for split, members in parts.items()}
+    assert None not in set.union(*drives.values())
+    shared = drives["train"] & drives["val"] | (drives["train"] | drives["val"]) & drives["test"]
+    return len(shared), sum(recording(scene.id) in shared for scene in parts["test"])
+
+
+@pytest.mark.parametrize(("seed", "shared", "tested"), [(0, 18, 15), (1, 15, 11), (42, 21, 15)])
+def test_the_papers_split_leaks_and_the_grouped_one_does_not(
+    scenes: list[Scene], seed: int, shared: int, tested: int
+) -> None:
+    """Of 1,974 recordings 35 have two scenes in the subset; the counts were made apart, by ``id[:8]``."""
+    assert shared_recordings(scenes, "single", seed) == (shared, tested)
+    assert shared_recordings(scenes, "grouped", seed) == (0, 0)
+
+
+def test_the_releases_own_split_leaks(scenes: list[Scene]) -> None:
+    assert shared_recordings(scenes, "all", 0) == (487, 351)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_the_grouped_split_has_the_papers_counts(scenes: list[Scene], seed: int) -> None:
+    """Table 2: 41, 339, 12 and 11 test scenes; val ceil(rest / 10): 163/10, 1352/10, 48/10, 43/10."""
+    parts = arrange(Reading("gt_4a_21r", scenes), "grouped", seed)
+    found = {
+        split: [sum(scene.actions[i] for scene in members if scene.actions) for i in range(len(ACTIONS))]
+        for split, members in parts.items()
+    }
+    assert found == {"train": [146, 1216, 43, 38], "val": [17, 136, 5, 5], "test": [41, 339, 12, 11]}
+    assert arrange(Reading("gt_4a_21r", scenes[::-1]), "grouped", seed)["test"] == parts["test"][::-1]
+
+
+def test_balanced_draws_of_the_papers_subset(scenes: list[Scene]) -> None:
+    """84 % stop before, a quarter of every action after."""
+    train = arrange(Reading("gt_4a_21r", scenes), "grouped", 0)["train"]
+    actions = torch.tensor([scene.actions for scene in train], dtype=torch.float32)
+    assert actions[:, STOP].mean().item() == pytest.approx(1216 / 1443)
+    expected = scene_weights(train) @ actions / len(train)
+    torch.testing.assert_close(expected, torch.full((4,), 0.25))

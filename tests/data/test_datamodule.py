@@ -73,6 +73,39 @@ def test_the_order_depends_on_seed_and_epoch(labelled: str) -> None:
     assert orders(ready(format="auto", root=labelled, seed=1), 1)[0] not in (first, second)
 
 
+def test_balanced_epochs_have_as_many_draws_of_rare_and_common_actions(labelled: str) -> None:
+    plain, balanced = (ready(format="auto", root=labelled, balance=balance) for balance in (False, True))
+    first, second = orders(balanced)
+    assert [len(first), len(second)] == [20, 20]
+    assert first != second
+    assert orders(ready(format="auto", root=labelled, balance=True)) == [first, second]
+    assert orders(ready(format="auto", root=labelled, balance=True, seed=1), 1)[0] not in (first, second)
+    # 7 of 20 scenes go; drawn in balance a half do: of 2,000 draws 1,000, with a standard deviation of 22.
+    actions = {scene.id: scene.actions for scene in balanced.scenes["train"]}
+    drawn = [actions[name] for order in orders(balanced, 100) for name in order]
+    assert abs(drawn.count(tuple(GO)) - 1000) < 110
+    # Evaluation is left as it is.
+    names = [[batch.ids for batch in data.test_dataloader()] for data in (plain, balanced)]
+    assert names[0] == names[1]
+
+
+def test_balanced_devices_share_one_order(labelled: str) -> None:
+    shares = []
+    for rank in range(2):
+        data = ready(format="auto", root=labelled, balance=True)
+        data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})  # type: ignore[assignment]
+        shares.append(orders(data, 1)[0])
+    (alone,) = orders(ready(format="auto", root=labelled, balance=True), 1)
+    assert shares == [alone[0::2], alone[1::2]]
+
+
+def test_scenes_without_labels_cannot_be_balanced(labelled: str) -> None:
+    data = ready(format="auto", root=labelled, balance=True, unlabelled=True)
+    with pytest.raises(DataError, match=r"20 of 20 training scenes have no actions to balance, first 'train0'"):
+        data.train_dataloader()
+    assert len(data.test_dataloader()) == 1
+
+
 def test_workers_change_nothing(labelled: str) -> None:
     alone, helped = (ready(format="auto", root=labelled, num_workers=n) for n in (0, 2))
     assert orders(alone) == orders(helped)
@@ -235,7 +268,8 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_lightning_runs_every_stage_and_resumes_the_order(labelled: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("balance", [False, True])
+def test_lightning_runs_every_stage_and_resumes_the_order(labelled: str, tmp_path: Path, balance: bool) -> None:
     quiet = {
         "accelerator": "cpu",
         "logger": False,
@@ -244,14 +278,16 @@ def test_lightning_runs_every_stage_and_resumes_the_order(labelled: str, tmp_pat
         "default_root_dir": tmp_path / "run",
     }
     whole, start, rest = Recorder(), Recorder(), Recorder()
-    Trainer(max_epochs=3, enable_checkpointing=False, **quiet).fit(whole, BDDOIADataModule("auto", labelled))
+    Trainer(max_epochs=3, enable_checkpointing=False, **quiet).fit(
+        whole, BDDOIADataModule("auto", labelled, balance=balance)
+    )
     trainer = Trainer(max_epochs=1, **quiet)
-    trainer.fit(start, BDDOIADataModule("auto", labelled))
+    trainer.fit(start, BDDOIADataModule("auto", labelled, balance=balance))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     rest.seen = [*start.seen]
     second = Trainer(max_epochs=3, enable_checkpointing=False, **quiet)
-    second.fit(rest, BDDOIADataModule("auto", labelled), ckpt_path=tmp_path / "one.ckpt")
+    second.fit(rest, BDDOIADataModule("auto", labelled, balance=balance), ckpt_path=tmp_path / "one.ckpt")
     assert rest.seen == whole.seen
     assert whole.seen[0] != whole.seen[1]
-    predicted = Trainer(**quiet).predict(whole, BDDOIADataModule("auto", labelled))
+    predicted = Trainer(**quiet).predict(whole, BDDOIADataModule("auto", labelled, balance=balance))
     assert sum(map(len, predicted or [])) == 30

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from layouts import flags
 
 from lvad.data.records import DataError, Reading
-from lvad.data.splits import arrange, carve_val, hold_out, permutation, split_one_one, take
+from lvad.data.splits import arrange, carve_val, hold_out, permutation, recording, split_grouped, split_one_one, take
 from lvad.types import Scene
 
 
@@ -123,6 +123,80 @@ def test_one_one_keeps_single_labels_and_rounds_the_test_share_up() -> None:
     assert split_one_one(pool, seed=1) != chosen
     with pytest.raises(DataError, match="exactly one action"):
         split_one_one(pool[16:], seed=0)
+
+
+def test_recordings_are_told_by_the_first_half_of_the_id() -> None:
+    assert recording("0001542f-ec815219") == recording("0001542f-00000000_3") == "0001542f"
+    for other in ("0001542f", "0001542f-ec815219_", "0001542F-EC815219", "synthetic-1", "drive/0001542f-ec815219", ""):
+        assert recording(other) is None
+
+
+def cuts(sizes: list[int], actions: tuple[int, ...] = (0, 1, 0, 0), start: int = 0) -> list[Scene]:
+    """Recordings of so many scenes."""
+    return [
+        Scene(f"{start + drive:08x}-{cut:08x}", (), ("train", "test")[cut % 2], actions, tuple(flags(7)))
+        for drive, size in enumerate(sizes)
+        for cut in range(size)
+    ]
+
+
+def parts_of(chosen: list[Scene]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for scene in chosen:
+        found.setdefault(recording(scene.id) or scene.id, set()).add(scene.split)
+    return found
+
+
+def test_recordings_are_kept_whole_and_the_counts_are_those_of_the_other_split() -> None:
+    pool = [*cuts([3] * 10 + [1] * 70), *cuts([2] * 2 + [1] * 16, (0, 0, 1, 0), start=500)]
+    chosen = split_grouped(pool, 0)
+    assert [scene.id for scene in chosen] == [scene.id for scene in pool]
+    assert all(len(splits) == 1 for splits in parts_of(chosen).values())
+    # 100 stops: 20, ceil(80 / 10) = 8, 72. 20 lefts: 4, ceil(16 / 10) = 2, 14.
+    counts = {
+        actions: [sum(s.split == split and s.actions == actions for s in chosen) for split in ("train", "val", "test")]
+        for actions in ((0, 1, 0, 0), (0, 0, 1, 0))
+    }
+    assert counts == {(0, 1, 0, 0): [72, 8, 20], (0, 0, 1, 0): [14, 2, 4]}
+    # The ten recordings of three scenes are spread in proportion, not all put into train.
+    several = [splits for name, splits in parts_of(chosen).items() if int(name, 16) < 10]
+    assert 1 <= several.count({"test"}) <= 3
+    other = arrange(Reading("gt_4a_21r", pool), "single", 0)
+    assert {split: len(members) for split, members in other.items()} == {"train": 86, "val": 10, "test": 24}
+    assert any(len(splits) > 1 for splits in parts_of([s for members in other.values() for s in members]).values())
+
+
+def test_a_recording_of_two_actions_is_kept_whole() -> None:
+    mixed = [scene._replace(actions=((1, 0, 0, 0), (0, 1, 0, 0))[i % 2]) for i, scene in enumerate(cuts([2] * 30))]
+    chosen = split_grouped(mixed, 0)
+    assert all(len(splits) == 1 for splits in parts_of(chosen).values())
+    # 30 of each action: 6, ceil(24 / 10) = 3, 21.
+    assert [sum(s.split == split for s in chosen) for split in ("train", "val", "test")] == [42, 6, 12]
+
+
+@settings(database=None, derandomize=True, max_examples=50)
+@given(sizes=st.lists(st.integers(1, 12), min_size=1, max_size=40), seed=st.integers(0, 5))
+def test_no_recording_is_ever_in_two_parts_and_sizes_stay_near(sizes: list[int], seed: int) -> None:
+    chosen = split_grouped(cuts(sizes), seed)
+    assert all(len(splits) == 1 for splits in parts_of(chosen).values())
+    assert sum(scene.split == "test" for scene in chosen) <= sum(sizes) / 5 + max(sizes)
+
+
+def test_the_grouped_split_depends_on_seed_and_ids_alone() -> None:
+    pool = cuts([2] * 20 + [1] * 60)
+    shuffled = random.Random(0).sample(pool, len(pool))
+    chosen = split_grouped(pool, 3)
+    assert parts_of(chosen) == parts_of(split_grouped(shuffled, 3))
+    assert parts_of(chosen) != parts_of(split_grouped(pool, 4))
+    assert parts_of(split_grouped(scenes(20), 0)).keys() == ids(scenes(20))  # other ids stand for themselves
+    with pytest.raises(DataError, match="exactly one action"):
+        split_grouped([Scene("no labels", (), "train")], 0)
+
+
+def test_a_set_too_small_for_a_grouped_validation_split_has_none() -> None:
+    splits = arrange(Reading("gt_4a_21r", cuts([4])), "grouped", 0)
+    assert sorted(len(members) for members in splits.values()) == [0, 0, 4]
+    assert arrange(Reading("gt_4a_21r", cuts([1] * 20)), "grouped", 0)["val"] != []
 
 
 def test_a_validation_split_is_carved_per_action() -> None:

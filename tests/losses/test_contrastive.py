@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
-from lvad.losses.supervised import token_cross_entropy
 
 
 def test_info_nce_at_chance_is_log_b():
@@ -60,11 +59,3 @@ def test_ranking_loss_by_hand():
     loss = ranking_loss(torch.tensor([0.5, 0.2]), torch.tensor([0.0, 0.2]), torch.tensor(2.0))
     torch.testing.assert_close(loss, (torch.log1p(torch.exp(torch.tensor(-1.0))) + torch.tensor(2.0).log()) / 2)
     assert ranking_loss(torch.empty(0), torch.empty(0), torch.tensor(2.0)).item() == 0
-
-
-def test_token_cross_entropy_is_a_mean_over_target_tokens():
-    # (1 + 2 + 3) / 3; the padding's -50 does not count.
-    logps = torch.tensor([[-1.0, -2.0], [-3.0, -50.0]])
-    assert token_cross_entropy(logps, torch.tensor([[True, True], [True, False]])).item() == 2.0
-    with pytest.raises(ValueError, match="no target token"):
-        token_cross_entropy(logps, torch.zeros(2, 2, dtype=torch.bool))

@@ -1,0 +1,58 @@
+"""Cross-entropy on answers, plain and with weighted rows."""
+
+import math
+
+import pytest
+import torch
+
+from lvad.losses.supervised import token_cross_entropy
+
+LOGPS = torch.tensor([[-1.0, -2.0], [-3.0, -100.0]])
+TARGETS = torch.tensor([[True, True], [True, False]])
+
+
+def test_the_mean_is_over_target_tokens():
+    # (1 + 2 + 3) / 3; the -100 is padding.
+    assert token_cross_entropy(LOGPS, TARGETS).item() == 2.0
+    with pytest.raises(ValueError, match="no target token"):
+        token_cross_entropy(LOGPS, torch.zeros(2, 2, dtype=torch.bool))
+
+
+def test_a_weighted_mean_by_hand():
+    # (1 (1 + 2) + 3 * 3) / (1 * 2 + 3 * 1) = 12 / 5.
+    assert token_cross_entropy(LOGPS, TARGETS, torch.tensor([1.0, 3.0])).item() == pytest.approx(2.4)
+    # Only the proportions count.
+    assert token_cross_entropy(LOGPS, TARGETS, torch.tensor([10.0, 30.0])).item() == pytest.approx(2.4)
+
+
+def test_weights_of_one_leave_the_plain_mean_to_the_last_bit():
+    logps = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) - 3
+    targets = torch.arange(7)[None] < torch.tensor([7, 3, 1, 5, 2])[:, None]
+    for dtype in (torch.float32, torch.float64):
+        plain = token_cross_entropy(logps.to(dtype), targets)
+        assert torch.equal(plain, token_cross_entropy(logps.to(dtype), targets, torch.ones(5)))
+
+
+def test_the_gradient_is_the_rows_share_of_the_weight():
+    logps = LOGPS.clone().requires_grad_()
+    token_cross_entropy(logps, TARGETS, torch.tensor([1.0, 3.0])).backward()
+    assert logps.grad is not None
+    torch.testing.assert_close(logps.grad, torch.tensor([[-0.2, -0.2], [-0.6, 0.0]]))
+
+
+def test_padding_does_not_leak():
+    logps = torch.tensor([[-1.0, -math.inf], [-3.0, math.nan]], requires_grad=True)
+    targets = torch.tensor([[True, False], [True, False]])
+    for weights, expected in ((None, 2.0), (torch.tensor([1.0, 3.0]), 2.5)):
+        logps.grad = None
+        loss = token_cross_entropy(logps, targets, weights)
+        loss.backward()
+        assert loss.item() == expected
+        assert logps.grad is not None
+        assert logps.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_weights_out_of_range(wrong):
+    with pytest.raises(ValueError, match="weights must be positive"):
+        token_cross_entropy(LOGPS, TARGETS, torch.tensor([1.0, wrong]))
