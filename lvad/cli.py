@@ -7,6 +7,7 @@ import sys
 from lvad import __version__
 
 STAGE_COMMANDS = ("fit", "validate", "test", "predict")
+OTHER_COMMANDS = ("audit", "data", "embedded", "pipeline", "report")
 USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language models for interpretable driving
 
 usage: lvad COMMAND [options]
@@ -16,6 +17,8 @@ usage: lvad COMMAND [options]
   lvad test --config FILE --ckpt_path F   evaluate a named one
   lvad validate --config FILE             the same on the validation scenes
   lvad predict PATH                       describe a picture, a folder of frames or a video with the newest run
+  lvad pipeline                           the whole method and its baseline, compared at the end; goes on where it was
+  lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
   lvad audit --reward PATH                prove a reward before a policy is trained on it
   lvad data check ROOT                    count a data set and find what is wrong with it
   lvad data draw ROOT                     write a set of drawn scenes in BDD-OIA's layout
@@ -56,12 +59,16 @@ def _run(command: str, args: list[str]) -> int:
         from lvad.commands.audit import run
     elif command == "embedded":
         from lvad.commands.models import run
+    elif command == "pipeline":
+        from lvad.commands.pipeline import run
+    elif command == "report":
+        from lvad.commands.report import run
     elif command in STAGE_COMMANDS:
         from lvad.commands.stages import run_stage
 
         return run_stage(command, args)
     else:
-        close = difflib.get_close_matches(command, ("audit", "data", "embedded", *STAGE_COMMANDS), 1)
+        close = difflib.get_close_matches(command, (*OTHER_COMMANDS, *STAGE_COMMANDS), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"lvad: error: unknown command {command!r}{hint} (lvad --help lists them)", file=sys.stderr)
         return 2

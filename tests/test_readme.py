@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from lvad.assets import resolve_config
-from lvad.cli import STAGE_COMMANDS
+from lvad.cli import OTHER_COMMANDS, STAGE_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,7 +21,7 @@ COMMANDS = [
 def test_commands_and_their_configurations_exist():
     assert len(COMMANDS) > 8
     for command in COMMANDS:
-        assert command[1] in {*STAGE_COMMANDS, "audit", "data", "embedded"}
+        assert command[1] in {*STAGE_COMMANDS, *OTHER_COMMANDS}
         for name, value in itertools.pairwise(command):
             if name == "--config" and value.startswith("configs/"):
                 assert resolve_config(value).is_file()

@@ -250,9 +250,9 @@ class ActionSFT(LightningModule):
         return answered_scenes(batch, texts, answers, self._describe(batch), chances)
 
     @property
-    def built_on(self) -> list[nn.Module]:
+    def built_on(self) -> nn.Module:
         """Whose labels count as this stage's: not those of a judge, which teaches nothing."""
-        return [self.policy]
+        return self.policy
 
     @property
     def _with_reasons(self) -> bool:

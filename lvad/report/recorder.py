@@ -44,7 +44,8 @@ class RunRecorder(Callback):
     metrics. A ``fast_dev_run`` leaves nothing.
 
     It keeps the budget ledger too: which scenes this stage saw, and those before it, whose exported models it holds
-    (their ``source``). A test on any of these scenes is refused.
+    (their ``source``; a module with ``built_on`` names the part that counts). A test on any of these scenes, or on one
+    that a judge saw, is refused.
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -85,7 +86,8 @@ class RunRecorder(Callback):
         self._fit_start_s = time.perf_counter()
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
-            self._ledger = ledger.merge([*_inherited(pl_module), ledger.uses(type(pl_module).__name__, data.scenes)])
+            before = _inherited(getattr(pl_module, "built_on", pl_module))
+            self._ledger = ledger.merge([*before, ledger.uses(type(pl_module).__name__, data.scenes)])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember that a fit goes on from a checkpoint, which holds its start already."""
@@ -189,10 +191,9 @@ def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str
     return f"run: {folder}{reward}; next: {next_step}"
 
 
-def _inherited(module: LightningModule) -> list[ledger.Ledger]:
-    """The ledgers of the models that a stage is built on: all that it holds, unless it says which (``built_on``)."""
-    roots: list[nn.Module] = getattr(module, "built_on", [module])
-    sources = {getattr(part, "source", None) for root in roots for part in root.modules()}
+def _inherited(module: nn.Module) -> list[ledger.Ledger]:
+    """The ledgers of the models that a part of a stage holds."""
+    sources = {getattr(part, "source", None) for part in module.modules()}
     return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]
 
 

@@ -242,3 +242,22 @@ def test_a_test_on_scenes_that_an_earlier_stage_saw_is_refused(tmp_path, drawn_r
     (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [leaked]}))
     with pytest.raises(DataError, match=f"1 test scenes were seen before, as CLIPReward train, labelled: .*{leaked}"):
         trainer.test(Holds(folder), data, verbose=False)
+
+
+def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tmp_path, drawn_root):
+    class Judged(Holds):
+        @property
+        def built_on(self):
+            return self.layer
+
+    data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True)
+    data.setup()
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [data.scenes["test"][0].id]}))
+    quiet = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(**quiet, logger=False, callbacks=[RunRecorder(str(tmp_path / "run"))], default_root_dir=tmp_path)
+    trainer.fit(Judged(folder), data)
+    assert not any(use.startswith("CLIPReward") for use in read_ledger(tmp_path / "run"))
+    with pytest.raises(DataError, match="CLIPReward train, labelled"):
+        trainer.test(Judged(folder), data, verbose=False)

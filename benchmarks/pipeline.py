@@ -1,0 +1,76 @@
+"""The whole pipeline over several seeds, beside the supervised baseline and the constant answers.
+
+    python benchmarks/pipeline.py --seeds 0 1 2 --json benchmarks/pipeline.json
+
+Each seed is one ``lvad pipeline --seed S --name seed-S``, in logs/pipeline/seed-S of the present folder; a second call
+goes on where the first stopped.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+SCORES = (
+    "action_macro_f1", "action_f1_all", "action_exact_match", "action_f1/forward", "action_f1/stop", "action_f1/left",
+    "action_f1/right", "action_auroc", "reason_macro_f1", "reason_f1_all", "reason_auroc", "parse_failure",
+)  # fmt: skip
+
+
+def run_seed(seed: int) -> dict:
+    name = f"seed-{seed}"
+    command = [sys.executable, "-m", "lvad.cli", "pipeline", "--seed", str(seed), "--name", name]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    folder = Path("logs/pipeline") / name
+    return {part: json.loads((folder / f"{part}.json").read_text()) for part in ("comparison", "pipeline")}
+
+
+def value(run: dict, kind: str, name: str, score: str) -> dict:
+    rows = run["comparison"]["scores"]
+    key = "minus" if kind == "difference" else "name"
+    return next(row for row in rows if (row["kind"], row[key], row["score"]) == (kind, name, score))
+
+
+def percent(values: list[float]) -> str:
+    return f"{100 * statistics.mean(values):.1f} ({100 * (max(values) - min(values)):.1f})"
+
+
+def print_scores(runs: dict[int, dict]) -> None:
+    names = dict.fromkeys((row["kind"], row["name"]) for row in runs[next(iter(runs))]["comparison"]["scores"])
+    systems = [system for system in names if system[0] != "difference"]
+    print(f"| %, mean of {len(runs)} seeds (max - min) | {' | '.join(name for _, name in systems)} |")
+    print("|---" * (len(systems) + 1) + "|")
+    for score in SCORES:
+        cells = []
+        for kind, name in systems:
+            known = [row["mean"] for run in runs.values() for row in run["comparison"]["scores"]
+                     if (row["kind"], row["name"], row["score"]) == (kind, name, score)]  # fmt: skip
+            cells.append(percent(known) if known else "-")
+        print(f"| `{score}` | {' | '.join(cells)} |")
+
+
+def print_differences(runs: dict[int, dict], other: str) -> None:
+    print(f"\n| pipeline minus {other}, points (95 % interval) | {' | '.join(f'seed {seed}' for seed in runs)} |")
+    print("|---" * (len(runs) + 1) + "|")
+    for score in ("action_macro_f1", "action_exact_match", "reason_macro_f1", "reason_f1_all"):
+        rows = [value(run, "difference", other, score) for run in runs.values()]
+        cells = [f"{100 * r['mean']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})" for r in rows]
+        print(f"| `{score}` | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    runs = {seed: run_seed(seed) for seed in args.seeds}
+    print_scores(runs)
+    print_differences(runs, "sft baseline")
+    if args.json:
+        args.json.write_text(json.dumps(runs, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""What a pipeline is, and what there is to do for each of its stages: pure functions of files' contents.
+
+A stage is finished if its record (``stage.json`` in its folder) says so, and says the same of it as the pipeline's
+file now does: the command line, the content of its configuration, and which finished stages it was built on.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from lvad.assets import resolve_config
+from lvad.data.records import DataError
+from lvad.report.runs import MODEL
+
+REPLACED: Final = "replaced"
+"""Beside the stages' folders, for those that later ones replaced."""
+
+_REFERENCE: Final = re.compile(r"\{([A-Za-z_][\w-]*)\}")
+_NAME: Final = re.compile(r"[A-Za-z][\w-]*")
+_LOGGER: Final = "lightning.pytorch.loggers.TensorBoardLogger"
+_SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "trainer.logger", "recorder.run_dir")
+_REMEDY: Final = "see configs/pipeline.yaml"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of ``lvad fit``.
+
+    Args:
+        name: of the stage and of its folder.
+        config: a configuration of ``lvad fit``.
+        overrides: dotted key to value; ``{name}`` in a value is the exported model of that earlier stage.
+        test: run ``lvad test`` after the fit.
+    """
+
+    name: str
+    config: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    test: bool = True
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stages in order, and which of them are compared.
+
+    Args:
+        stages: in order of execution.
+        compare: name of an arm to the stage that it is; the differences are the first one's minus each other's.
+        name: of the folder under ``root``.
+        root: of all pipelines.
+        seed: every stage's ``seed_everything``; None leaves it to the configurations.
+    """
+
+    stages: list[Stage]
+    compare: dict[str, str]
+    name: str = "pipeline"
+    root: str = "logs/pipeline"
+    seed: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of this pipeline."""
+        return Path(self.root) / self.name
+
+
+class Record(NamedTuple):
+    """What is known of a stage's last fit and test; ``stage.json``."""
+
+    command: list[str]
+    """Of the fit, as typed after ``lvad``."""
+    config_sha256: str
+    inputs: dict[str, str]
+    """Stage that it was built on to that stage's ``finished``."""
+    finished: str | None = None
+    """When the fit ended; None while it has not."""
+    fit_s: float | None = None
+    """Wall seconds; of a fit that was broken off, those since it went on."""
+    test_s: float | None = None
+    """None before the test."""
+
+
+def read_pipeline(path: Path, **given: Any) -> Pipeline:
+    """Read and check a pipeline's YAML file.
+
+    Args:
+        path: the file.
+        given: values of the command line, which win over the file's; None is not given.
+
+    Raises:
+        DataError: for an unknown key, a value of another type, a stage name given twice, or a reference to a stage
+            that does not come before.
+        FileNotFoundError: for a stage's configuration that does not exist.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    content = _mapping(content, Pipeline, str(path))
+    content |= {key: value for key, value in given.items() if value is not None}
+    rows = content["stages"]
+    if not isinstance(rows, list) or not rows:
+        raise DataError.at(path, "stages", f"must be a list of stages, got {rows!r:.80}", _REMEDY)
+    stages = [Stage(**_mapping(row, Stage, f"{path}, stages[{i}]")) for i, row in enumerate(rows)]
+    pipeline = Pipeline(**{**content, "stages": stages})
+    _check_types(pipeline, str(path))
+    if Path(pipeline.name).name != pipeline.name:
+        raise DataError.at(
+            path, "name", f"{pipeline.name!r} is no folder's name", "leave out slashes; root may have them"
+        )
+    _check_stages(stages, path)
+    _check_compare(pipeline, path)
+    return pipeline
+
+
+def references(stage: Stage) -> list[str]:
+    """The earlier stages whose models a stage is built on."""
+    texts = [_text(value) for value in stage.overrides.values()]
+    return list(dict.fromkeys(name for text in texts for name in _REFERENCE.findall(text)))
+
+
+def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
+    """What is typed after ``lvad`` to run a stage alone, into its folder."""
+    args = ["fit", "--config", stage.config]
+    for key, value in stage.overrides.items():
+        filled = _REFERENCE.sub(lambda found: str(pipeline.folder / found[1] / MODEL), _text(value))
+        args += [f"--{key}", filled]
+    if pipeline.seed is not None:
+        args += ["--seed_everything", str(pipeline.seed)]
+    place = {"save_dir": pipeline.root, "name": pipeline.name, "version": stage.name}
+    args += ["--trainer.logger", _LOGGER]
+    return args + [part for key, value in place.items() for part in (f"--trainer.logger.init_args.{key}", value)]
+
+
+def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Record]) -> Record:
+    """The record of a fit that begins now.
+
+    Args:
+        pipeline: the whole.
+        stage: of it.
+        records: of the stages before, all finished.
+    """
+    content = resolve_config(stage.config).read_bytes()
+    inputs = {name: records[name].finished or "" for name in references(stage)}
+    return Record(fit_args(pipeline, stage), hashlib.sha256(content).hexdigest(), inputs)
+
+
+def why_stale(known: Record | None, expected: Record) -> str:
+    """Why a fit that was begun cannot be what is asked for now; empty where it is."""
+    if known is None:
+        return "it has not run yet"
+    if known.command != expected.command:
+        changed = [option for option in _options(expected.command) if option not in _options(known.command)]
+        return f"its command line changed: {' '.join(changed) or 'fewer options'}"
+    if known.config_sha256 != expected.config_sha256:
+        return "its configuration file changed"
+    anew = [name for name, finished in expected.inputs.items() if known.inputs.get(name) != finished]
+    return f"{', '.join(anew)} ran anew" if anew else ""
+
+
+def _options(command: Sequence[str]) -> list[str]:
+    return [f"{key} {value}" for key, value in zip(command[1::2], command[2::2], strict=True)]
+
+
+def _text(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _mapping(content: Any, kind: type[Stage] | type[Pipeline], where: str) -> dict[str, Any]:
+    known = [part.name for part in fields(kind)]
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: must be a mapping of {known}, got {content!r:.80}; {_REMEDY}")
+    required = [part.name for part in fields(kind) if part.default is part.default_factory is MISSING]
+    missing = [name for name in required if name not in content]
+    unknown = [name for name in content if name not in known]
+    if unknown or missing:
+        problem = f"unknown key {unknown[0]!r}" if unknown else f"no {missing[0]!r}"
+        raise DataError(f"{where}: {problem}; it takes {known}")
+    return dict(content)
+
+
+def _check_types(pipeline: Pipeline, where: str) -> None:
+    of_pipeline = {"name": str, "root": str, "seed": int | None, "compare": dict}
+    parts = [("", pipeline, of_pipeline)]
+    of_stage = {"name": str, "config": str, "overrides": dict, "test": bool}
+    parts += [(f"stages[{i}].", stage, of_stage) for i, stage in enumerate(pipeline.stages)]
+    for prefix, part, types in parts:
+        for name, kind in types.items():
+            value = getattr(part, name)
+            if not isinstance(value, kind) or (name == "seed" and isinstance(value, bool)):
+                wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+                raise DataError.at(where, prefix + name, f"must be {wanted}, got {value!r:.80}", "correct the file")
+
+
+def _check_stages(stages: Sequence[Stage], path: Path) -> None:
+    names = [stage.name for stage in stages]
+    for i, stage in enumerate(stages):
+        where = f"stage {stage.name!r}"
+        if not _NAME.fullmatch(stage.name) or stage.name == REPLACED:
+            raise DataError.at(
+                path, where, f"its name must be letters, digits, - and _, not {REPLACED!r}", "it names a folder"
+            )
+        if stage.name in names[:i]:
+            raise DataError.at(path, where, "its name is given twice", "each stage has a folder of its own")
+        resolve_config(stage.config)
+        if taken := [key for key in stage.overrides if str(key).startswith(_SET_HERE)]:
+            raise DataError.at(path, where, f"overrides {taken[0]!r}, which the pipeline sets", "leave it out")
+        for name in references(stage):
+            if name not in names:
+                raise DataError.at(path, where, f"refers to an unknown stage {{{name}}}", f"there are {names}")
+            if name not in names[:i]:
+                raise DataError.at(path, where, f"refers to {{{name}}}, which does not come before it", "reorder them")
+
+
+def _check_compare(pipeline: Pipeline, path: Path) -> None:
+    tested = [stage.name for stage in pipeline.stages if stage.test]
+    for arm, name in pipeline.compare.items():
+        if name not in tested:
+            problem = f"{name!r} is no stage with a test"
+            raise DataError.at(path, f"compare, {arm!r}", problem, f"those with a test are {tested}")

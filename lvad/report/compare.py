@@ -1,0 +1,212 @@
+"""Tested runs side by side: every score with its interval, constant answers beside them, paired differences.
+
+Runs are paired by scene id. A score means little alone, so the floors of ``lvad.metrics.floors`` on the same scenes
+stand in the same tables, and so does the number of labels that each run was given.
+
+Departure: the runs do not hold their training labels, so that the floor ``majority`` is left out, and the floor
+``always stop`` names no reason.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+
+from lvad.data.ledger import Ledger, read_ledger
+from lvad.data.records import DataError, read_json
+from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
+from lvad.metrics.floors import Labels, floor_answers
+from lvad.metrics.intervals import Interval
+from lvad.report.answers import ANSWERS, read_answers
+from lvad.report.runs import METRICS
+from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.types import AnsweredScene
+
+ALWAYS_STOP: Final = "always stop"
+FLOORS: Final = (ALWAYS_STOP, "all positive", "all negative")
+
+_LABELLED: Final = ", labelled"  # how the ledger ends the use of scenes that came with their labels
+_SHOWN_IDS: Final = 3
+
+Scores = Mapping[str, Interval]
+"""Score ("action_macro_f1") to its value, as a share."""
+
+
+class Run(NamedTuple):
+    """A tested run."""
+
+    name: str
+    folder: Path
+    answered: list[AnsweredScene]
+    with_reasons: bool
+    """False for a run that answers with actions alone."""
+    ledger: Ledger
+
+
+class Budget(NamedTuple):
+    """Different scenes whose labels a run was given, and the models that it holds: earlier stages, and a judge too."""
+
+    train: int
+    val: int
+    """Only to choose a checkpoint."""
+
+
+class Comparison(NamedTuple):
+    """Runs and floors on the same scenes."""
+
+    num_scenes: int
+    folders: dict[str, Path]
+    """Of each run, the first of which the differences are taken from."""
+    budgets: dict[str, Budget]
+    """Of each run."""
+    arms: dict[str, Scores]
+    floors: dict[str, Scores]
+    differences: dict[str, Scores]
+    """The first run minus this run or floor, paired by scene."""
+
+    @property
+    def first(self) -> str:
+        """The run that the others are subtracted from."""
+        return next(iter(self.arms))
+
+
+def excludes_zero(difference: Interval) -> bool:
+    """Whether the interval of a difference lies on one side of zero."""
+    return difference.low > 0 or difference.high < 0
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: as many of its last parts as tell all of them apart, "version_0" never alone.
+
+    Raises:
+        DataError: if a folder is given twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        twice = next(folder for folder, own in zip(folders, parts, strict=True) if parts.count(own) > 1)
+        raise DataError(f"run {twice} is given twice; a run cannot be compared with itself")
+    is_numbered = any(own[-1].startswith("version_") for own in parts)
+    for depth in range(2 if is_numbered else 1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-depth:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths have different parts")
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read what a tested run said.
+
+    Args:
+        folder: of the run.
+        name: what it is called in the comparison.
+
+    Raises:
+        DataError: naming the remedy, if there is no such folder, it holds no answers, or they cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no run folder at {folder}; give folders such as logs/action_sft/version_0")
+    remedy = f"lvad test --config {folder}/config.yaml --ckpt_path {folder}/checkpoints/best.ckpt"
+    if not (folder / ANSWERS).is_file():
+        raise DataError(f"{folder} has no {ANSWERS} (ActionSFT's test writes it); make it with: {remedy}")
+    try:
+        answered = read_answers(folder / ANSWERS)
+    except ValueError as error:
+        raise DataError(f"{error}; write the file anew with: {remedy}") from error
+    if not answered:
+        raise DataError.at(folder / ANSWERS, "", "holds no scene", f"write the file anew with: {remedy}")
+    if missing := [scene.id for scene in answered if scene.true_actions is None]:
+        problem = f"{len(missing)} of {len(answered)} scenes have no labels, such as {missing[:_SHOWN_IDS]}"
+        raise DataError.at(folder / ANSWERS, "", problem, "test the run on scenes that all have labels")
+    known = read_json(folder / METRICS, dict) if (folder / METRICS).is_file() else {}
+    with_reasons = "test/reason_macro_f1" in known or any(any(scene.reasons) for scene in answered)
+    return Run(name, folder, answered, with_reasons, read_ledger(folder))
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Score runs and floors on the scenes that all of them answered.
+
+    Args:
+        runs: at least one; names are all different.
+
+    Raises:
+        DataError: if two runs answered other scenes or have other truths, or a name is taken.
+    """
+    _check_names([run.name for run in runs])
+    answers = {run.name: _answers(run, _paired(runs[0], run)) for run in runs}
+    first, *others = answers
+    for name in others:
+        _check_truths(first, name, answers)
+    floors = _floors(list(answers.values()))
+    subtracted = {**{name: answers[name] for name in others}, **floors}
+    return Comparison(
+        num_scenes=len(runs[0].answered),
+        folders={run.name: run.folder for run in runs},
+        budgets={run.name: label_budget(run.ledger) for run in runs},
+        arms={name: bootstrap_scores(said) for name, said in answers.items()},
+        floors={name: bootstrap_scores(said) for name, said in floors.items()},
+        differences={name: bootstrap_differences(answers[first], said) for name, said in subtracted.items()},
+    )
+
+
+def label_budget(ledger: Ledger) -> Budget:
+    """Count the labelled scenes of all stages in a ledger, each once."""
+
+    def count(split: str) -> int:
+        return len({name for use, ids in ledger.items() if use.endswith(f" {split}{_LABELLED}") for name in ids})
+
+    return Budget(count("train"), count("val"))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"two runs are named {name!r}; tell them apart with --names")
+        if name in FLOORS or not name.strip():
+            raise DataError(f"a run cannot be named {name!r}; choose names other than the floors' {list(FLOORS)}")
+
+
+def _paired(first: Run, other: Run) -> list[AnsweredScene]:
+    """The other run's scenes in the order of the first one's."""
+    by_id = {scene.id: scene for scene in other.answered}
+    ids = [scene.id for scene in first.answered]
+    known = set(ids)
+    lacks = [name for name in ids if name not in by_id]
+    more = [name for name in by_id if name not in known]
+    if lacks or more:
+        missing = [
+            f"{run.name!r} lacks {len(names)} scenes of {source.name!r}, such as {names[:_SHOWN_IDS]}"
+            for run, source, names in ((other, first, lacks), (first, other, more))
+            if names
+        ]
+        remedy = "test both on the same scenes (the same data.root, data.num_scenes and data.seed)"
+        raise DataError(f"runs are compared on the same scenes, but {', and '.join(missing)}; {remedy}")
+    return [by_id[name] for name in ids]
+
+
+def _answers(run: Run, scenes: Sequence[AnsweredScene]) -> Answers:
+    try:
+        return answers_of(scenes, run.with_reasons)
+    except ValueError as error:
+        raise DataError(f"{run.folder / ANSWERS}: {error}; test the run anew on scenes that all have labels") from error
+
+
+def _check_truths(first: str, other: str, answers: Mapping[str, Answers]) -> None:
+    one, two = answers[first], answers[other]
+    pairs = ((one.true_actions, two.true_actions), (one.true_reasons, two.true_reasons))
+    for kind, (truth, second) in zip(("actions", "reasons"), pairs, strict=True):
+        if truth is not None and second is not None and not torch.equal(truth, second):
+            count = int((truth != second).any(1).sum())
+            problem = f"the true {kind} of {count} scenes differ between {first!r} and {other!r}"
+            raise DataError(f"{problem}; test both on the same label files")
+
+
+def _floors(answers: Sequence[Answers]) -> dict[str, Answers]:
+    """Constant answers to the scenes; with reasons where a run has them."""
+    true = next((said for said in answers if said.true_reasons is not None), answers[0])
+    # What no floor below depends on: the stand-in for training labels, which the runs do not hold.
+    unknown = Labels(torch.zeros(1, NUM_ACTIONS, dtype=torch.int64), torch.zeros(1, NUM_REASONS, dtype=torch.int64))
+    found = floor_answers(Labels(true.true_actions, true.true_reasons), unknown)
+    floors = {name: found[name.replace(" ", "_")] for name in FLOORS}
+    nothing = {"reasons": None, "true_reasons": None, "reason_probabilities": None}
+    return {**floors, ALWAYS_STOP: floors[ALWAYS_STOP]._replace(**nothing)}
