@@ -15,6 +15,7 @@ from transformers import (
 from lvad.assets import CONFIGS
 from lvad.commands.embedded import CHAT_TEMPLATE, corpus, train_tokenizer
 from lvad.commands.stages import make_cli
+from lvad.modules.describing import Description
 
 BASE_TOKENS, VOCABULARY = 49152, 49280
 NUM_PARAMETERS = 256_484_928  # of the published checkpoint
@@ -133,4 +134,4 @@ def test_the_papers_second_stage_is_built_with_the_real_shapes(smolvlm_256m, con
     assert trainer.max_epochs == {"action_sft": 10, "two_stage": 3}[config]
     # The paper's own configurations leave every help against always-stop off.
     assert (module.logit_adjustment, module.objective.class_weights) == (0, False)
-    assert module.describe == {"action_sft": "none", "two_stage": "greedy"}[config]
+    assert module.describer.style == {"action_sft": None, "two_stage": Description()}[config]

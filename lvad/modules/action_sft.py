@@ -23,6 +23,7 @@ from lvad.modules.answer_judge import judge_answers
 from lvad.modules.answering import answered_scenes, floors, floors_table, read_answers, training_labels
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
 from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.modules.describing import Describer, Description
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
 from lvad.ops import action_weights
 from lvad.policy.grammar import AnswerGrammar
@@ -33,7 +34,6 @@ from lvad.text import render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
 
 Target = Literal["action", "answer", "caption"]
-Describe = Literal["none", "greedy", "sampled"]
 
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
@@ -49,8 +49,8 @@ class ActionSFT(LightningModule):
             truncation), since that is the likelihood.
         target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
             5.3), or ``caption`` (a plain description; pre-training).
-        describe: put the description that the policy's start (stage 1) gives before the question: its ``greedy`` one,
-            made once per scene; one ``sampled`` anew at every training step (greedy in evaluation); or ``none``.
+        describe: put what the policy's start (stage 1) says of the scene before the question; None asks about the
+            frames alone (the baseline).
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
         num_targets: captions drawn per scene and step, all behind one image encoding.
         objective: what is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRisk``.
@@ -73,7 +73,7 @@ class ActionSFT(LightningModule):
         self,
         policy: HFPolicy,
         target: Target = "action",
-        describe: Describe = "none",
+        describe: Description | None = None,
         constrain: bool = False,
         num_targets: int = 1,
         objective: Objective = CrossEntropy(),
@@ -88,11 +88,12 @@ class ActionSFT(LightningModule):
             raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {law}")
         if num_targets < 1 or (num_targets > 1 and target != "caption"):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
-        if target == "caption" and (describe != "none" or logit_adjustment):
-            raise ValueError("target caption has no description before it and no decision: use describe none, 0")
+        if target == "caption" and (describe or logit_adjustment):
+            raise ValueError("target caption has no description before it and no decision: set describe null, and 0")
         if not isinstance(judge, nn.Module | None):
             raise ValueError(f"judge must be an nn.Module, got {type(judge).__name__}")
-        self.policy, self.target, self.num_targets, self.describe = policy, target, num_targets, describe
+        self.policy, self.target, self.num_targets = policy, target, num_targets
+        self.describer = Describer(describe)
         self.objective, self.logit_adjustment = objective, logit_adjustment
         self.judge = judge.requires_grad_(False) if isinstance(judge, nn.Module) else None
         self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
@@ -100,12 +101,11 @@ class ActionSFT(LightningModule):
         self.register_buffer("action_shares", torch.full((NUM_ACTIONS,), 0.5))
         self.loss_mean, self.facts, self.driving, self.judged = MeanMetric(), FactScore(), DrivingScore(), JudgeScore()
         self.scene_weights: dict[str, float] = {}
-        self.descriptions: dict[str, str] = {}
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
         self.strict_loading = False
-        if describe != "none":
+        if describe:
             policy.keep_reference()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -168,7 +168,7 @@ class ActionSFT(LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the trained model as a folder that plain transformers loads; behind descriptions, both stages."""
-        if self.describe == "none":
+        if self.describer.style is None:
             self.policy.save_pretrained(folder)
         else:
             self.policy.save_on_start(folder, ANSWER)
@@ -181,23 +181,9 @@ class ActionSFT(LightningModule):
         prompts = self.policy.prompts
         if self.target == "caption":
             return self.policy.encode(batch, [prompts.describe] * len(batch.ids))
-        queries = [f"{description} {prompts.decide}".strip() for description in self._describe(batch)]
-        return self.policy.encode(batch, queries)
-
-    @torch.no_grad()
-    def _describe(self, batch: Batch) -> list[str]:
-        """B descriptions by stage 1's weights; empty where none is wanted."""
-        if self.describe == "none":
-            return [""] * len(batch.ids)
-        is_drawn_anew = self.describe == "sampled" and self.training
-        if not is_drawn_anew and all(name in self.descriptions for name in batch.ids):
-            return [self.descriptions[name] for name in batch.ids]
-        with self.policy.as_reference() as start:
-            rows = start.generate(start.encode(batch), 1, greedy=not is_drawn_anew).texts
-        texts = [row[0] for row in rows]
-        if not is_drawn_anew:
-            self.descriptions |= dict(zip(batch.ids, texts, strict=True))
-        return texts
+        said = self.describer.describe(self.policy, batch, self.training)
+        queries = [f"{description} {prompts.decide}".strip() for description in said]
+        return self.policy.encode(self.describer.hide(batch, self.training), queries)
 
     def _texts(self, batch: Batch) -> list[list[str]]:
         if self.target == "caption":
@@ -244,10 +230,11 @@ class ActionSFT(LightningModule):
         answers = read_answers(texts, self._with_reasons)
         chances = None
         if sets is not None and with_chances:
-            said = [torch.tensor(part) for part in zip(*((a.actions, a.reasons) for a in answers), strict=True)]
-            reasons = reason_probabilities(self.policy, prefix, *said) if self._with_reasons else None
+            read = [torch.tensor(part) for part in zip(*((a.actions, a.reasons) for a in answers), strict=True)]
+            reasons = reason_probabilities(self.policy, prefix, *read) if self._with_reasons else None
             chances = Chances(sets, reasons)
-        return answered_scenes(batch, texts, answers, self._describe(batch), chances)
+        said = self.describer.describe(self.policy, batch, is_training=False)
+        return answered_scenes(batch, texts, answers, said, chances)
 
     @property
     def built_on(self) -> nn.Module:

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.modules import ActionSFT
+from lvad.modules.describing import Description
 from lvad.modules.objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards import CLIPCosine
@@ -83,36 +84,36 @@ def test_descriptions_are_stage_ones_before_and_after_training(make_sft, vlm_fol
     batch = validation(drawn_root)
     seed_everything(0, verbose=False)
     stage_one = says(HFPolicy(str(vlm_folder), Sampling(max_new_tokens=40), lora=None).eval(), batch)
-    module = make_sft("action", describe="greedy", lora=lora)
+    module = make_sft("action", describe=Description(), lora=lora)
     asked = []
     encode = module.policy.encode
     module.policy.encode = lambda batch, queries=None: asked.append(queries) or encode(batch, queries)
     fit(module, drawn_root, tmp_path, 3)
-    module.descriptions.clear()
-    assert module._describe(batch) == stage_one
+    module.describer.known.clear()
+    assert module.describer.describe(module.policy, batch, is_training=False) == stage_one
     assert says(module.policy, batch) != stage_one  # what was trained says something else
-    module._encode(batch)
+    module.eval()._encode(batch)
     assert asked[-1] == [f"{text} {module.policy.prompts.decide}" for text in stage_one]
 
 
 def test_a_greedy_description_is_made_once_and_a_sampled_one_at_every_step(make_sft, drawn_root, tmp_path):
     counts = {}
-    for describe in ("greedy", "sampled"):
-        module = make_sft("action", describe=describe)
+    for sampled in (False, True):
+        module = make_sft("action", describe=Description(sampled))
         with module.policy.as_reference() as start:
             calls, generate = [], start.generate
             start.generate = lambda *args, calls=calls, generate=generate, **options: (
                 calls.append(options["greedy"]) or generate(*args, **options)
             )
         fit(module, drawn_root, tmp_path, 3)
-        counts[describe] = calls.count(True), calls.count(False)
+        counts[sampled] = calls.count(True), calls.count(False)
     # 16 training scenes in batches of 8 for 3 epochs, and 8 validation scenes in one. A shuffled batch of the second
     # epoch holds scenes that are known.
-    assert counts == {"greedy": (3, 0), "sampled": (1, 6)}
+    assert counts == {False: (3, 0), True: (1, 6)}
 
 
 def test_both_stages_travel_together_and_the_first_is_as_it_was(make_sft, vlm_folder, drawn_root, tmp_path):
-    module = make_sft("action", describe="greedy", lora=Lora(rank=4))
+    module = make_sft("action", describe=Description(), lora=Lora(rank=4))
     fit(module, drawn_root, tmp_path, 2)
     module.export(tmp_path / "model")
     start = HFPolicy(str(tmp_path / "model"), lora=None).state_dict()
@@ -173,6 +174,6 @@ def test_a_test_has_probabilities_a_judge_and_a_report(make_sft, clip_folder, dr
 
 
 def test_what_means_nothing_is_refused(make_sft):
-    for options in ({"describe": "greedy"}, {"logit_adjustment": 1.0}):
+    for options in ({"describe": Description()}, {"logit_adjustment": 1.0}):
         with pytest.raises(ValueError, match="no description before it and no decision"):
             make_sft("caption", **options)

@@ -1,0 +1,75 @@
+"""What is drawn is what was counted."""
+
+import numpy as np
+import pytest
+import torch
+
+from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
+from lvad.report.label_tables import LABELS, label_scores
+from lvad.taxonomy import ACTIONS, NUM_ACTIONS
+
+GENERATOR = torch.Generator().manual_seed(0)
+TRUE = torch.randint(0, 2, (40, 25), generator=GENERATOR)
+SAID = torch.randint(0, 2, (40, 25), generator=GENERATOR)
+
+
+def bars(axes, group):
+    return [patch.get_width() for patch in axes.containers[group]]
+
+
+def test_bars_are_as_long_as_labels_are_frequent():
+    actions, reasons = distribution_figure(TRUE, {"said": SAID}, "Labels").axes
+    for group, matrix in enumerate((TRUE, SAID)):
+        assert bars(actions, group) + bars(reasons, group) == matrix.sum(0).tolist()
+    names = [text.get_text() for axes in (actions, reasons) for text in axes.get_yticklabels()]
+    assert names == list(LABELS)
+
+
+def test_bars_of_f1_are_the_scores_and_name_their_support():
+    scores = label_scores(TRUE, SAID)
+    actions, reasons = f1_figure({"model": scores}, "F1").axes
+    assert bars(actions, 0) + bars(reasons, 0) == pytest.approx([score.f1 for score in scores])
+    assert actions.get_yticklabels()[1].get_text() == f"stop  (n={scores[1].support})"
+
+
+def test_a_confusion_shows_its_counts_and_the_share_of_each_row():
+    counts = torch.arange(16).reshape(4, 4)
+    axes = confusion_figure(counts, "Actions").axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[::2] == [str(n) for n in range(16)]
+    assert texts[1] == "0%"
+    assert texts[11] == f"{5 / 22:.0%}"  # 5 of 4 + 5 + 6 + 7
+    drawn = np.asarray(axes.images[0].get_array())
+    np.testing.assert_allclose(drawn, counts / counts.sum(1, keepdim=True))
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(ACTIONS)
+
+
+def test_a_row_without_scenes_is_empty_and_not_a_division():
+    counts = torch.zeros(NUM_ACTIONS, NUM_ACTIONS, dtype=torch.long)
+    assert not np.isnan(np.asarray(confusion_figure(counts, "").axes[0].images[0].get_array())).any()
+
+
+def test_a_reliability_curve_by_hand():
+    """Ten claims of 0.85 of which 7 are true, ten of 0.15 of which 3 are: off by 0.15 everywhere, so ECE 0.15."""
+    claims = torch.tensor([0.85] * 10 + [0.15] * 10)
+    truths = torch.tensor([True] * 7 + [False] * 3 + [True] * 3 + [False] * 7)
+    axes, below = reliability_figure({"actions": (claims, truths)}, "Reliability").axes
+    curve = next(line for line in axes.lines if str(line.get_label()).startswith("actions"))
+    np.testing.assert_allclose(curve.get_xydata(), [[0.15, 0.3], [0.85, 0.7]], atol=1e-6)
+    assert curve.get_label() == "actions, ECE 0.150"
+    assert [patch.get_height() for patch in below.patches] == [10, 10]
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match=r"said must be \[40, 25\]"):
+        distribution_figure(TRUE, {"said": SAID[:3]}, "")
+    with pytest.raises(ValueError, match="one to 3 systems"):
+        distribution_figure(TRUE, {str(i): SAID for i in range(4)}, "")
+    with pytest.raises(ValueError, match="same scenes"):
+        f1_figure({"a": label_scores(TRUE, SAID), "b": label_scores(TRUE[:5], SAID[:5])}, "")
+    with pytest.raises(ValueError, match="25 labels in their order"):
+        f1_figure({"a": label_scores(TRUE, SAID)[::-1]}, "")
+    with pytest.raises(ValueError, match="not negative"):
+        confusion_figure(-torch.ones(4, 4), "")
+    with pytest.raises(ValueError, match="two vectors of one length"):
+        reliability_figure({"a": (torch.rand(3), torch.ones(2).bool())}, "")
