@@ -16,6 +16,7 @@ from lvad.assets import CONFIGS
 from lvad.commands.embedded import CHAT_TEMPLATE, corpus, train_tokenizer
 from lvad.commands.stages import make_cli
 from lvad.modules.describing import Description
+from lvad.policy.tokens import chat_inputs
 
 BASE_TOKENS, VOCABULARY = 49152, 49280
 NUM_PARAMETERS = 256_484_928  # of the published checkpoint
@@ -90,7 +91,7 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_pat
     assert not policy.banned[policy.end_id]
 
     # 17 tiles of 64 tokens: what the checkpoint's own preprocessing makes of a square frame.
-    inputs = policy._inputs(make_batch(1), [policy.prompts.describe])
+    inputs = chat_inputs(policy.processor, make_batch(1), [policy.prompts.describe])
     assert inputs["pixel_values"].shape == (1, 17, 3, 512, 512)
     assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 17 * 64
 

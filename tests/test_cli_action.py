@@ -1,10 +1,12 @@
 """The second stage on the command line: fit, test, and the report that it leaves."""
 
 import csv
+import io
 import json
 
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import SMALL, run
 
 from lvad.report.answers import read_answers
@@ -40,3 +42,18 @@ def test_every_answer_is_kept_and_shown(tested):
     assert sum(int(row["support"]) for row in rows[:4]) == sum(sum(scene.true_actions) for scene in answered)
     for name in ("label_distribution", "label_f1", "action_confusion", "loss_curve"):
         assert Image.open(tested / f"{name}.png").width > 600
+
+
+def test_the_reports_pictures_are_in_tensorboard(tested):
+    events = EventAccumulator(str(tested), size_guidance={"images": 0})
+    events.Reload()
+    shown = {
+        "label_distribution",
+        "label_f1",
+        "action_confusion",
+        "action_reliability",
+        *(f"answers/{i}" for i in range(4)),
+    }
+    assert {f"test/{name}" for name in shown} <= set(events.Tags()["images"])
+    (picture,) = events.Images("test/answers/0")
+    assert Image.open(io.BytesIO(picture.encoded_image_string)).width > 600

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, DynamicCache
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from lvad.assets import resolve_model
 from lvad.ops import gather_logps
@@ -104,7 +104,8 @@ class HFPolicy(nn.Module):
             RuntimeError: if image features and image tokens do not match in number.
         """
         vlm = self.vlm
-        inputs = self._inputs(batch, queries or [self.prompts.describe] * len(batch.ids)).to(vlm.device)
+        queries = queries or [self.prompts.describe] * len(batch.ids)
+        inputs = chat_inputs(self.processor, batch, queries).to(vlm.device)
         ids, pixels = inputs["input_ids"], inputs["pixel_values"]
         is_image = ids == vlm.config.image_token_id
         sees_gradient = self._trains(vlm.model.vision_model, vlm.model.connector)
@@ -118,9 +119,6 @@ class HFPolicy(nn.Module):
         embeds = vlm.get_input_embeddings()(ids)
         embeds = embeds.masked_scatter(is_image.unsqueeze(-1), features.to(embeds.dtype))
         return Prefix(embeds, inputs["attention_mask"].bool())
-
-    def _inputs(self, batch: Batch, queries: list[str]) -> BatchFeature:
-        return chat_inputs(self.processor, batch, queries)
 
     @staticmethod
     def _trains(*modules: nn.Module) -> bool:
@@ -179,7 +177,7 @@ class HFPolicy(nn.Module):
         walk = grammar and self._tokens_of(grammar).start(len(hidden), ending.max_new_tokens)
         drawn = draw_completions(hidden, density, advance, ending, greedy, walk, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
-        return Rollouts(tokens, mask, logps, entropies, is_truncated, self._decode(tokens, mask))
+        return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
 
     def _prefill(self, prefix: Prefix, num_completions: int) -> tuple[Tensor, DynamicCache]:
         """float[B K, D], the states that predict the first tokens, and the cache behind them, K times each."""
@@ -199,9 +197,6 @@ class HFPolicy(nn.Module):
             texts = token_texts(self.processor.tokenizer, self.banned)
             self._grammars[grammar] = TokenGrammar(grammar, texts, self.end_id)
         return self._grammars[grammar]
-
-    def _decode(self, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
-        return decode(self.processor.tokenizer, tokens, completion_mask)
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None) -> Tensor:
         """float[B, K, T] in the sampled density (``grammar``: that of ``generate``), differentiable: one forward.

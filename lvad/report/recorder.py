@@ -13,11 +13,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.report.answer_picture import draw_answer
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
@@ -26,6 +27,8 @@ from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
 _HEADLINE = tuple(f"test/{kind}_{score}" for kind in ("action", "reason") for score in ("macro_f1", "exact_match"))
+NUM_PICTURES = 4
+"""Answered scenes shown in TensorBoard; the gallery has more."""
 
 
 @runtime_checkable
@@ -158,12 +161,20 @@ class RunRecorder(Callback):
         answered: list[AnsweredScene] = getattr(pl_module, "answered", [])
         tables: list[Table] = [*getattr(pl_module, "report", [])]
         if answered:
-            headline = {name: value for name, value in _group(trainer, "test/").items() if name in _HEADLINE}
-            write_driving_report(self._folder, answered, getattr(pl_module, "shown", []), headline)
+            self._report_answers(trainer, answered, getattr(pl_module, "shown", []))
             tables += label_tables(answered, any(any(scene.reasons) for scene in answered))
         if tables:
             rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
         self._draw_decisions(trainer, pl_module, "test")
+
+    def _report_answers(self, trainer: Trainer, answered: list[AnsweredScene], shown: list[Tensor]) -> None:
+        assert self._folder is not None
+        headline = {name: value for name, value in _group(trainer, "test/").items() if name in _HEADLINE}
+        files = write_driving_report(self._folder, answered, shown, headline)
+        pictures = {path.stem: Image.open(path).convert("RGB") for path in files if path.suffix == ".png"}
+        scenes = zip(answered[:NUM_PICTURES], shown, strict=False)
+        pictures |= {f"answers/{i}": draw_answer(scene, frames) for i, (scene, frames) in enumerate(scenes)}
+        _add_images(trainer, self._folder, {f"test/{name}": np.asarray(picture) for name, picture in pictures.items()})
 
     def _draw_curves(self, trainer: Trainer) -> None:
         assert self._folder is not None
@@ -172,7 +183,7 @@ class RunRecorder(Callback):
             curve(*zip(*self.curve, strict=True), path=self._folder / CURVE, held_out=held_out)
         if self.losses:
             path = loss_curve(self.losses, self.history, _monitored(trainer), self._folder / LOSSES)
-            _add_image(trainer, self._folder, "curves/loss", np.asarray(Image.open(path).convert("RGB")))
+            _add_images(trainer, self._folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         decisions: Decisions | None = getattr(module, "decisions", None)
@@ -181,7 +192,7 @@ class RunRecorder(Callback):
         figure = confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
         self._folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
-        _add_image(trainer, self._folder, f"{stage}/confusion_roc", pixels(figure))
+        _add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
@@ -238,12 +249,13 @@ def _monitored(trainer: Trainer) -> str | None:
     return next((name for name in names if name), None)
 
 
-def _add_image(trainer: Trainer, folder: Path, name: str, picture: np.ndarray) -> None:
+def _add_images(trainer: Trainer, folder: Path, pictures: dict[str, np.ndarray]) -> None:
     """Into TensorBoard, also where a test runs without a logger beside an earlier fit."""
     found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     with contextlib.ExitStack() as opened:
         for writer in found or [opened.enter_context(SummaryWriter(folder))]:
-            writer.add_image(name, picture, trainer.global_step, dataformats="HWC")
+            for name, picture in pictures.items():
+                writer.add_image(name, picture, trainer.global_step, dataformats="HWC")
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:

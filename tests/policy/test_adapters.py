@@ -5,10 +5,11 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from lvad.policy import HFPolicy
+from lvad.policy.tokens import chat_inputs
 
 
 def logits(model, policy, batch):
-    inputs = policy._inputs(batch, [policy.prompts.decide] * len(batch.ids))
+    inputs = chat_inputs(policy.processor, batch, [policy.prompts.decide] * len(batch.ids))
     with torch.no_grad():
         return model(**inputs).logits
 
