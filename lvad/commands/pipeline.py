@@ -36,7 +36,11 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="lvad pipeline", description=__doc__)
     add = parser.add_argument
     add("--config", default="configs/pipeline.yaml", help="stages in order, and what is compared")
-    add("--seed", type=int | None, help="seed_everything of every stage; the file's, or each configuration's")
+    add(
+        "--seed",
+        type=int | None,
+        help="seed_everything and data.seed of every stage; the file's, or each configuration's",
+    )
     add("--name", type=str | None, help="folder under the file's root")
     return parser
 

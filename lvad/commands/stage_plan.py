@@ -24,7 +24,7 @@ REPLACED: Final = "replaced"
 _REFERENCE: Final = re.compile(r"\{([A-Za-z_][\w-]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z][\w-]*")
 _LOGGER: Final = "lightning.pytorch.loggers.TensorBoardLogger"
-_SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "trainer.logger", "recorder.run_dir")
+_SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "data.seed", "trainer.logger", "recorder.run_dir")
 _REMEDY: Final = "see configs/pipeline.yaml"
 
 
@@ -54,7 +54,8 @@ class Pipeline:
         compare: name of an arm to the stage that it is; the differences are the first one's minus each other's.
         name: of the folder under ``root``.
         root: of all pipelines.
-        seed: every stage's ``seed_everything``; None leaves it to the configurations.
+        seed: every stage's ``seed_everything`` and ``data.seed``, so that the labelled scenes differ too; None leaves
+            both to the configurations.
     """
 
     stages: list[Stage]
@@ -131,7 +132,7 @@ def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
         filled = _REFERENCE.sub(lambda found: str(pipeline.folder / found[1] / MODEL), _text(value))
         args += [f"--{key}", filled]
     if pipeline.seed is not None:
-        args += ["--seed_everything", str(pipeline.seed)]
+        args += ["--seed_everything", str(pipeline.seed), "--data.seed", str(pipeline.seed)]
     place = {"save_dir": pipeline.root, "name": pipeline.name, "version": stage.name}
     args += ["--trainer.logger", _LOGGER]
     return args + [part for key, value in place.items() for part in (f"--trainer.logger.init_args.{key}", value)]

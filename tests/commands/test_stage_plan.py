@@ -42,7 +42,7 @@ def test_the_command_line_wins_over_the_file(plan):
     pipeline = plan({"seed": 7, "name": "other", "root": None}, seed=3)
     assert (pipeline.seed, str(pipeline.folder)) == (7, "r/other")
     args = fit_args(pipeline, pipeline.stages[0])
-    assert args[args.index("--seed_everything") + 1] == "7"
+    assert [args[args.index(key) + 1] for key in ("--seed_everything", "--data.seed")] == ["7", "7"]
     assert "--seed_everything" not in fit_args(plan(), pipeline.stages[0])
 
 
@@ -65,7 +65,7 @@ def test_a_stage_is_stale_if_anything_that_made_it_changed(plan, tmp_path):
     anew = expected_record(pipeline, rloo, {"reward": records["reward"]._replace(finished="friday")})
     assert why_stale(known, anew) == "reward ran anew"
     seeded = expected_record(plan(seed=1), rloo, records)
-    assert why_stale(known, seeded) == "its command line changed: --seed_everything 1"
+    assert why_stale(known, seeded) == "its command line changed: --seed_everything 1 --data.seed 1"
     assert why_stale(seeded, known) == "its command line changed: fewer options"
     (tmp_path / "mine.yaml").write_text("seed_everything: 1\n")
     assert why_stale(known, expected_record(pipeline, rloo, records)) == "its configuration file changed"
