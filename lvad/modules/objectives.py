@@ -13,7 +13,7 @@ from lvad.losses.supervised import token_cross_entropy
 from lvad.ops import sequence_sum
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
-from lvad.rewards.bleu import sentence_bleu
+from lvad.rewards.bleu import best_bleu
 from lvad.types import Prefix, Rollouts
 
 
@@ -106,6 +106,6 @@ class MinimumRisk:
 def _bleu(rollouts: Rollouts, lesson: Lesson) -> Tensor:
     """float[B, K] in 0 .. 1 against the scene's right texts."""
     scores = [
-        [sentence_bleu(text, right) for text in said] for said, right in zip(rollouts.texts, lesson.texts, strict=True)
+        [best_bleu(text, right) for text in said] for said, right in zip(rollouts.texts, lesson.texts, strict=True)
     ]
     return torch.tensor(scores, device=rollouts.tokens.device)

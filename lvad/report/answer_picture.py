@@ -83,22 +83,28 @@ def true_words(scene: AnsweredScene) -> str:
     return f"true actions: {', '.join(names) or NONE}"
 
 
-def arrow_row(said: Sequence[int], true: Sequence[int] | None) -> Image.Image:
+def action_words(scene: AnsweredScene) -> list[str]:
+    """A names of actions, each with its probability where there is one."""
+    chances = scene.action_probabilities
+    return [f"{name} {p:.2f}" for name, p in zip(ACTIONS, chances, strict=True)] if chances else [*ACTIONS]
+
+
+def arrow_row(scene: AnsweredScene) -> Image.Image:
     """One arrow per action: green where the action is said to be possible, an outline elsewhere.
 
     Args:
-        said: A zeros and ones.
-        true: A zeros and ones; where they differ, FP or FN stands beside the arrow. None marks nothing.
+        scene: where what is said and what is true differ, FP or FN stands beside the arrow.
 
     Returns:
         An RGB picture, ``CELL_PX`` wide for each arrow, which stands in the upper middle of its cell.
     """
     row = Image.new("RGB", (CELL_PX * len(ACTIONS), ARROW_PX + _line_px(_TEXT_PX) + 2), PAPER)
     draw = ImageDraw.Draw(row)
-    for i, (name, mark) in enumerate(zip(ACTIONS, outcomes(said, true), strict=True)):
+    marks = outcomes(scene.actions, scene.true_actions)
+    for i, (words, mark) in enumerate(zip(action_words(scene), marks, strict=True)):
         left = i * CELL_PX + (CELL_PX - ARROW_PX) // 2
-        row.paste(_arrow(i, bool(said[i])), (left, 0))
-        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), name, _INK, _font(_TEXT_PX), anchor="ma")
+        row.paste(_arrow(i, bool(scene.actions[i])), (left, 0))
+        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), words, _INK, _font(_TEXT_PX), anchor="ma")
         if mark in ("FP", "FN"):
             _badge(draw, mark, left + ARROW_PX + 3, 0)
     return row
@@ -121,7 +127,7 @@ def draw_answer(scene: AnsweredScene, frames: Tensor) -> Image.Image:
     parts = [
         _paragraph(scene.id, _TEXT_PX, _INK, inner, 1),
         _strip(frames, inner),
-        arrow_row(scene.actions, scene.true_actions),
+        arrow_row(scene),
         _paragraph(true_words(scene), _TEXT_PX, _INK, inner, 1),
     ]
     if scene.description:

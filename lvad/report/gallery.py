@@ -16,7 +16,7 @@ from typing import Final
 from PIL import Image
 from torch import Tensor
 
-from lvad.report.answer_picture import ARROWS, explanations, outcomes, true_words
+from lvad.report.answer_picture import ARROWS, action_words, explanations, outcomes, true_words
 from lvad.taxonomy import ACTIONS
 from lvad.types import AnsweredScene
 
@@ -147,7 +147,7 @@ def _head(title: str, summary: Mapping[str, float]) -> str:
 <h1>{escape(title)}</h1>
 <p>{escape(numbers)}</p>
 <p class="legend">Filled arrow: the model calls the action possible. TP: said and true. FP: said, not true.
-FN: true, not said. P: said, truth unknown.</p>
+FN: true, not said. P: said, truth unknown. Numbers: probabilities.</p>
 <nav>
 {buttons}</nav>
 <main>
@@ -163,13 +163,14 @@ def _card(scene: AnsweredScene, frames: Tensor) -> Iterator[str]:
     yield '<div class="frames">'
     yield from _images(frames)
     yield '</div>\n<ul class="arrows">\n'
-    for i, mark in enumerate(outcomes(scene.actions, scene.true_actions)):
+    marks = outcomes(scene.actions, scene.true_actions)
+    for i, (words, mark) in enumerate(zip(action_words(scene), marks, strict=True)):
         points = " ".join(f"{x:.3g},{y:.3g}" for x, y in ARROWS[i])
         shape = f'<svg viewBox="0 0 1 1" aria-hidden="true"><polygon points="{points}"/></svg>'
         said = "said" if scene.actions[i] else "not said"
         badge = f" <b>{mark}</b>" if mark in ("FP", "FN") else ""
         kind = f"{'said ' if scene.actions[i] else ''}{mark}"
-        yield f'<li class="{kind}" title="{ACTIONS[i]}: {said}">{shape}{ACTIONS[i]}{badge}</li>\n'
+        yield f'<li class="{kind}" title="{ACTIONS[i]}: {said}">{shape}{words}{badge}</li>\n'
     yield f'</ul>\n<p class="true">{true_words(scene)}</p>\n'
     if scene.description:
         yield f"<p>{_text(scene.description)}</p>\n"

@@ -40,12 +40,16 @@ def sentence_bleu(text: str, references: Sequence[str]) -> float:
     return min(1.0, _scorer().sentence_score(text, list(references)).score / 100)
 
 
+def best_bleu(text: str, rights: Sequence[str]) -> float:
+    """The largest sentence BLEU over right texts, each by itself: a text pieced together from two is neither."""
+    return max(sentence_bleu(text, [right]) for right in rights)
+
+
 class BLEU(nn.Module):
     """Sentence BLEU-4 with the nearest of a scene's right texts: a reward that needs labels.
 
-    The largest score over the right texts, each by itself: a text pieced together from two of them is neither. With a
-    threshold this is the reward R^2 of Appendix A.3; the paper does not say whether a score equal to it passes: here
-    it does.
+    With a threshold this is the reward R^2 of Appendix A.3; the paper does not say whether a score equal to it passes:
+    here it does.
 
     It counts words, not meaning. The format alone earns "Action: left." 0.35 where stop is right, and "Action: forward.
     Reason: traffic light is green." passes the paper's threshold (0.52) before a light that is not: use it beside a
@@ -77,10 +81,7 @@ class BLEU(nn.Module):
             ValueError: naming a scene without a right text.
         """
         rows = [self._right_texts(batch, i) for i in range(len(batch.ids))]
-        scores = [
-            [max(sentence_bleu(text, [right]) for right in rights) for text in said]
-            for said, rights in zip(rollouts.texts, rows, strict=True)
-        ]
+        scores = [[best_bleu(text, rights) for text in said] for said, rights in zip(rollouts.texts, rows, strict=True)]
         bleu = torch.tensor(scores, dtype=torch.float32, device=rollouts.logps.device)
         total = bleu if self.threshold is None else (bleu >= self.threshold).float()
         return Scores(total, {"bleu": bleu})

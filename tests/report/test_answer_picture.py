@@ -11,6 +11,7 @@ from lvad.report.answer_picture import (
     GREY,
     RED,
     Explanation,
+    action_words,
     arrow_row,
     draw_answer,
     explanations,
@@ -44,13 +45,19 @@ def test_what_is_true_in_words():
     assert true_words(scene("a", STOP, None)) == "true actions: unknown"
 
 
+def test_actions_stand_with_their_probabilities():
+    assert action_words(scene("a", STOP, STOP)) == ["forward", "stop", "left", "right"]
+    row = action_words(scene("a", STOP, STOP, action_probabilities=(0.031, 0.9, 0.0, 1.0)))
+    assert row == ["forward 0.03", "stop 0.90", "left 0.00", "right 1.00"]
+
+
 def has(pixels, colour):
     return bool((np.abs(pixels.astype(int) - colour).max(-1) < 8).any())
 
 
 @pytest.mark.parametrize("said", [FORWARD, STOP, (0, 0, 1, 1)])
 def test_an_arrow_is_green_where_its_action_is_said(said):
-    pixels = np.asarray(arrow_row(said, None))
+    pixels = np.asarray(arrow_row(scene("a", said, None)))
     cells = [pixels[:, i * CELL_PX : (i + 1) * CELL_PX] for i in range(4)]
     assert [has(cell, GREEN) for cell in cells] == [bool(flag) for flag in said]
 
