@@ -223,6 +223,10 @@ def _print_times(pipeline: Pipeline, records: dict[str, Record]) -> None:
         test = "" if record.test_s is None else f", test {record.test_s:.0f}"
         print(f"  {name}: fit {record.fit_s or 0:.0f}{test}: {pipeline.folder / name}")
     print(f"pipeline: {pipeline.folder}, commands and seconds in {pipeline.folder / SUMMARY}")
+    if pipeline.compare:
+        first = pipeline.folder / next(iter(pipeline.compare.values()))
+        source = ["--config", str(first / CONFIG), "--ckpt_path", str(best_checkpoint(first))]
+        print(f"next: lvad predict PATH {shlex.join(source)}")
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -214,6 +216,15 @@ REAL = [
 ]
 
 
+def frames_of(tmp_path):
+    """Two of the pictures that the stages were trained on, in a folder of their own."""
+    pictures = sorted(tmp_path.glob("drawn/**/*.png"))[:2] or sorted(tmp_path.glob("drawn/**/*.jpg"))[:2]
+    for picture in pictures:
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        shutil.copy(picture, tmp_path / "frames")
+    return "frames"
+
+
 def test_the_whole_method_on_drawn_scenes(tmp_path, monkeypatch, capfd):
     """One stage in a process of its own as always, the others in this one, which is quicker."""
     monkeypatch.chdir(tmp_path)
@@ -233,6 +244,15 @@ def test_the_whole_method_on_drawn_scenes(tmp_path, monkeypatch, capfd):
     uses = json.loads((folder / "two_stage/ledger.json").read_text())
     assert {use.split()[0] for use in uses} == {"CLIPReward", "RLOOPolicy", "ActionSFT"}
     assert json.loads((folder / "comparison.json").read_text())["num_scenes"] == 8
+
+    closing = next(line for line in said.splitlines() if line.startswith("next: lvad predict PATH "))
+    assert main([frames_of(tmp_path) if arg == "PATH" else arg for arg in shlex.split(closing)[2:]]) == 0
+    row = json.loads((tmp_path / "predictions/predictions.jsonl").read_text().splitlines()[0])
+    assert {"id", "description", "answer", "actions", "action_probabilities", "reasons", "reason_probabilities"} <= set(
+        row
+    )
+    assert (tmp_path / "predictions" / row["picture"]).is_file()
+    capfd.readouterr()
 
     # Killed after its last checkpoint, in the middle of its export.
     record = json.loads((folder / "action_sft/stage.json").read_text())
