@@ -24,7 +24,9 @@ def run_seed(seed: int) -> dict:
     command = [sys.executable, "-m", "lvad.cli", "pipeline", "--seed", str(seed), "--name", name]
     subprocess.run(command, check=True, stdout=sys.stderr)
     folder = Path("logs/pipeline") / name
-    return {part: json.loads((folder / f"{part}.json").read_text()) for part in ("comparison", "pipeline")}
+    run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("comparison", "pipeline")}
+    run["comparison"]["scores"] = [row for row in run["comparison"]["scores"] if row["score"] in SCORES]
+    return run
 
 
 def value(run: dict, kind: str, name: str, score: str) -> dict:

@@ -1,5 +1,6 @@
 """``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
 
+import itertools
 import logging
 import sys
 import warnings
@@ -150,8 +151,20 @@ def _complete(command: str, args: list[str]) -> list[str]:
         return [*_newest(), *args]
     if command == "predict" and args and not args[0].startswith("-"):
         source = [] if _names_config(args) else _newest_or_start()
-        return [*source, "--data.format", "frames", "--data.root", args[0], *args[1:]]
+        configs, rest = _split_configs(args[1:])  # what stands before a file is overridden by it
+        return [*source, *configs, "--data.format", "frames", "--data.root", args[0], *rest]
     return args
+
+
+def _split_configs(args: list[str]) -> tuple[list[str], list[str]]:
+    configs, rest = [], []
+    waiting = iter(args)
+    for arg in waiting:
+        if arg in ("--config", "-c"):
+            configs += [arg, *itertools.islice(waiting, 1)]
+        else:
+            (configs if arg.startswith("--config=") else rest).append(arg)
+    return configs, rest
 
 
 def _names_config(args: list[str]) -> bool:

@@ -56,13 +56,17 @@ def write_answers(path: Path, answered: Iterable[AnsweredScene]) -> Path:
         The path.
 
     Raises:
-        ValueError: for an entry that ``read_answers`` would refuse; the file stays as it was.
+        ValueError: for an entry or a repeated id that ``read_answers`` would refuse; the file stays as it was.
     """
     lines: list[str] = []
+    known: set[str] = set()
     for scene in answered:
         row = scene._asdict()
         if flaw := _flaw(row):
             raise ValueError(f"scene {scene.id!r}: {flaw}")
+        if scene.id in known:
+            raise ValueError(f"scene {scene.id!r}: two answers have this id, and could not be paired by it")
+        known.add(scene.id)
         # ASCII only: a text may hold half a surrogate pair, which UTF-8 cannot carry and \udXXX can.
         lines.append(json.dumps(row) + "\n")
     write_whole(path, "".join(lines))

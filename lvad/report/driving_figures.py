@@ -106,7 +106,9 @@ def confusion_figure(counts: Tensor, title: str) -> Figure:
     for (row, column), share in np.ndenumerate(shares):
         colour = "white" if share > 0.6 else INK
         axes.text(column, row - 0.08, f"{numbers[row, column]}", ha="center", va="center", color=colour, size=15)
-        axes.text(column, row + 0.2, f"{share:.0%}", ha="center", va="center", color=colour, size=10)
+        # A class that is never true has no shares: 0% would say that it was always missed.
+        note = f"{share:.0%}" if numbers[row].any() else "-"
+        axes.text(column, row + 0.2, note, ha="center", va="center", color=colour, size=10)
     figure.colorbar(picture, ax=axes, label="share of the row", shrink=0.85)
     return figure
 

@@ -48,6 +48,7 @@ main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax
   content-visibility: auto; contain-intrinsic-size: auto 34rem; }
 [hidden] { display: none; }
 .frames { display: grid; gap: .4rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9rem), 1fr)); }
+.four { grid-template-columns: 1fr 1fr; }
 .frames img { display: block; width: 100%; height: auto; border-radius: .3rem; }
 ul { list-style: none; margin: .6rem 0; padding: 0; }
 .arrows { display: grid; grid-template-columns: repeat(4, 1fr); text-align: center; }
@@ -160,7 +161,8 @@ def _hash(text: str) -> str:
 
 def _card(scene: AnsweredScene, frames: Tensor) -> Iterator[str]:
     yield f'<article class="card" data-tags="{" ".join(tags(scene))}">\n<h2>{_text(scene.id)}</h2>\n'
-    yield '<div class="frames">'
+    # Four frames, a common number, would stand as three and one.
+    yield f'<div class="frames{" four" if len(frames) == 4 else ""}">'
     yield from _images(frames)
     yield '</div>\n<ul class="arrows">\n'
     marks = outcomes(scene.actions, scene.true_actions)

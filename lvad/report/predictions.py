@@ -106,10 +106,14 @@ def answer_row(said: AnsweredScene) -> dict[str, Any]:
     if said.description:
         row["description"] = said.description
     row |= {"answer": said.text, "is_valid": said.is_valid, "actions": _named(ACTIONS, said.actions)}
-    row["action_probabilities"] = dict(zip(ACTIONS, said.action_probabilities, strict=False))
+    row["action_probabilities"] = _chances(ACTIONS, said.action_probabilities)
     row["reasons"] = _named(REASON_TEXTS, said.reasons)
-    row["reason_probabilities"] = dict(zip(REASON_TEXTS, said.reason_probabilities, strict=False))
+    row["reason_probabilities"] = _chances(REASON_TEXTS, said.reason_probabilities)
     return {name: value for name, value in row.items() if value != {}}
+
+
+def _chances(names: Sequence[str], chances: Sequence[float]) -> dict[str, float]:
+    return {name: round(p, 4) for name, p in zip(names, chances, strict=True)} if chances else {}
 
 
 def _named(names: Sequence[str], flags: Sequence[int]) -> list[str]:

@@ -62,6 +62,8 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
     path = write_answers(tmp_path / "answers.jsonl", [scene("a", STOP, STOP)])
     with pytest.raises(ValueError, match="scene 'b': actions must be"):
         write_answers(path, [scene("b", (0, 1), STOP)])
+    with pytest.raises(ValueError, match="scene 'b': two answers have this id"):
+        write_answers(path, [scene("b", STOP, STOP), scene("b", STOP, FORWARD)])
     assert [one.id for one in read_answers(path)] == ["a"]
 
 

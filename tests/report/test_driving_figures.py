@@ -46,7 +46,11 @@ def test_a_confusion_shows_its_counts_and_the_share_of_each_row():
 
 def test_a_row_without_scenes_is_empty_and_not_a_division():
     counts = torch.zeros(NUM_ACTIONS, NUM_ACTIONS, dtype=torch.long)
-    assert not np.isnan(np.asarray(confusion_figure(counts, "").axes[0].images[0].get_array())).any()
+    counts[1, 2] = 3
+    axes = confusion_figure(counts, "").axes[0]
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), counts / 3)
+    shares = [text.get_text() for text in axes.texts][1::2]
+    assert shares == ["-"] * 4 + ["0%", "0%", "100%", "0%"] + ["-"] * 8
 
 
 def test_a_reliability_curve_by_hand():

@@ -75,6 +75,11 @@ def test_the_page_needs_no_other_file(tmp_path):
         assert (picture.width, picture.height) == (int(image["width"]), int(image["height"])) == (160, 90)
 
 
+def test_four_frames_stand_two_by_two(tmp_path):
+    page = Page(write(tmp_path, [scene(str(m), STOP, STOP) for m in (1, 4, 8)], frames(1, 4, 8)).read_text())
+    assert [part["class"] for part in page.all("div")] == ["frames", "frames four", "frames"]
+
+
 def test_nothing_that_was_said_becomes_part_of_the_page(tmp_path):
     hostile = scene(HOSTILE, STOP, STOP, text=HOSTILE, description=f"</p>{HOSTILE}\ud800", is_valid=False)
     page = Page(write(tmp_path, [hostile], frames(1)).read_text())
