@@ -24,7 +24,7 @@ REPLACED: Final = "replaced"
 _REFERENCE: Final = re.compile(r"\{([A-Za-z_][\w-]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z][\w-]*")
 _LOGGER: Final = "lightning.pytorch.loggers.TensorBoardLogger"
-_SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "data.seed", "trainer.logger", "recorder.run_dir")
+_SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "trainer.logger", "recorder.run_dir")
 _REMEDY: Final = "see configs/pipeline.yaml"
 
 
@@ -35,7 +35,8 @@ class Stage:
     Args:
         name: of the stage and of its folder.
         config: a configuration of ``lvad fit``.
-        overrides: dotted key to value; ``{name}`` in a value is the exported model of that earlier stage.
+        overrides: dotted key to value, which wins over the pipeline's seed; ``{name}`` in a value is the exported model
+            of that earlier stage.
         test: run ``lvad test`` after the fit.
     """
 
@@ -128,11 +129,11 @@ def references(stage: Stage) -> list[str]:
 def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
     """What is typed after ``lvad`` to run a stage alone, into its folder."""
     args = ["fit", "--config", stage.config]
+    if pipeline.seed is not None:
+        args += ["--seed_everything", str(pipeline.seed), "--data.seed", str(pipeline.seed)]
     for key, value in stage.overrides.items():
         filled = _REFERENCE.sub(lambda found: str(pipeline.folder / found[1] / MODEL), _text(value))
         args += [f"--{key}", filled]
-    if pipeline.seed is not None:
-        args += ["--seed_everything", str(pipeline.seed), "--data.seed", str(pipeline.seed)]
     place = {"save_dir": pipeline.root, "name": pipeline.name, "version": stage.name}
     args += ["--trainer.logger", _LOGGER]
     return args + [part for key, value in place.items() for part in (f"--trainer.logger.init_args.{key}", value)]
