@@ -42,6 +42,9 @@ class Report:
         return int(bool(self.errors))
 
 
+_SPLITS: Final = {"single": split_one_one, "grouped": split_grouped}
+
+
 def check(
     root: str | Path,
     format: Layout | Literal["auto"] = "auto",
@@ -71,8 +74,7 @@ def check(
         report.format, report.dropped = reading.format, reading.dropped
         report.errors += [str(error) for error in reading.errors]
         report.warnings += reading.warnings
-        split = {"single": split_one_one, "grouped": split_grouped}.get(subset)
-        scenes = split(reading.scenes, seed=0) if split else reading.scenes
+        scenes = _SPLITS[subset](reading.scenes, seed=0) if subset in _SPLITS else reading.scenes
     except DataError as error:
         report.errors.append(str(error))
         return report
