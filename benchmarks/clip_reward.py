@@ -76,8 +76,9 @@ def main() -> None:
         for seed in args.seeds:
             runs[seed] = run_seed(seed, args.extra, folder)
             tables[seed] = (newest(folder) / "tables.md").read_text()
+            model = str(newest(folder).relative_to(folder) / "model")
             for texts in ("reason", "caption"):
-                audits[f"seed {seed}, {texts}"] = audit(str(newest(folder) / "model"), texts, folder)
+                audits[f"seed {seed}, {texts}"] = audit(model, texts, folder)
             if args.keep and seed == args.seeds[0]:
                 shutil.copytree(newest(folder), args.keep)
     print_scores(runs)
