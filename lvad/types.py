@@ -10,7 +10,7 @@ Batches are NamedTuples because Lightning moves those to a device and ``pin_memo
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -50,12 +50,14 @@ class Batch(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """What the policy sees before it speaks: B prompts with their images, encoded once for all completions."""
+    """What the policy sees before it speaks: B prompts with their images, read once for all completions."""
 
     embeds: Tensor
-    """float[B, P, D] input embeddings, image features in place, padded on the right."""
-    prefix_mask: Tensor
-    """bool[B, P], True on real positions."""
+    """float[N, D] input embeddings of all prompts one after the other, image features in place."""
+    lengths: tuple[int, ...]
+    """Tokens of each of the B prompts, N in all."""
+    trunk: Any = None
+    """What the policy that read the prompts keeps of them, for its own use."""
 
 
 class Rollouts(NamedTuple):

@@ -30,7 +30,9 @@ class Chances(NamedTuple):
     @property
     def actions(self) -> Tensor:
         """float[B, A], the probability that an action is in the answer."""
-        return self.action_sets.exp() @ ACTION_SETS.to(self.action_sets.device, torch.float32)
+        # A sum and no matrix product, here and below: autocast would take that in bfloat16.
+        sets = ACTION_SETS.to(self.action_sets.device)
+        return (self.action_sets.exp().unsqueeze(-1) * sets).sum(-2)
 
 
 @torch.no_grad()
@@ -44,7 +46,7 @@ def action_set_logps(policy: HFPolicy, prefix: Prefix) -> Tensor:
         prefix: B scenes with the prompt.
     """
     texts = [render(row) for row in ACTION_SETS.tolist()]
-    return _text_logps(policy, prefix, [texts] * len(prefix.embeds), with_end=False).log_softmax(-1)
+    return _text_logps(policy, prefix, [texts] * len(prefix.lengths), with_end=False).log_softmax(-1)
 
 
 @torch.no_grad()
@@ -94,5 +96,5 @@ def balanced_choice(action_sets: Tensor, shares: Tensor, strength: float) -> Ten
         Menon et al. 2021 (arXiv:2007.07314), post-hoc logit adjustment, for independent labels.
     """
     sets = ACTION_SETS.to(action_sets.device)
-    price = sets.float() @ shares.clamp(1e-3, 1 - 1e-3).logit().to(action_sets.device)
+    price = (sets * shares.clamp(1e-3, 1 - 1e-3).logit().to(action_sets.device)).sum(-1)
     return sets[(action_sets - strength * price).argmax(-1)]

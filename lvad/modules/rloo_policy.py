@@ -21,7 +21,7 @@ from lvad.metrics.description import DescriptionScore
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.modules.reward_check import Strictness, audit_reward, enforce, validation_scenes
 from lvad.rollouts import advantage_stats, first_scenes, rollout_stats, sample
-from lvad.types import Batch, Policy, Prediction, Prefix, Reward, SceneSamples
+from lvad.types import Batch, Policy, Prediction, Reward, SceneSamples
 
 NUM_SHOWN = 4
 
@@ -98,9 +98,9 @@ class RLOOPolicy(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Greedy descriptions of held-out scenes; K samples of the first few, to look at."""
-        prefix = self._score_greedy(batch)
+        self._score_greedy(batch)
         if batch_idx == 0:
-            self.samples = self._show(batch, prefix)
+            self.samples = self._show(first_scenes(batch, NUM_SHOWN))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Greedy descriptions of test scenes."""
@@ -157,17 +157,13 @@ class RLOOPolicy(LightningModule):
         """Write the trained policy as a folder that plain transformers loads."""
         self.policy.save_pretrained(folder)
 
-    def _score_greedy(self, batch: Batch) -> Prefix:
-        prefix = self.policy.encode(batch)
-        rollouts = self.policy.generate(prefix, 1, greedy=True)
+    def _score_greedy(self, batch: Batch) -> None:
+        rollouts = self.policy.generate(self.policy.encode(batch), 1, greedy=True)
         scores = self.reward.score(batch, rollouts)
         self.held_out.update(rollouts, scores, batch.facts)
-        return prefix
 
-    def _show(self, batch: Batch, prefix: Prefix) -> list[SceneSamples]:
-        shown = Prefix(prefix.embeds[:NUM_SHOWN], prefix.prefix_mask[:NUM_SHOWN])
-        scenes = first_scenes(batch, NUM_SHOWN)
-        rollouts = sample(self.policy, shown, self.num_completions, seed=0)
+    def _show(self, scenes: Batch) -> list[SceneSamples]:
+        rollouts = sample(self.policy, self.policy.encode(scenes), self.num_completions, seed=0)
         scores = self.reward.score(scenes, rollouts)
         advantages = leave_one_out(scores.total)
         return [

@@ -1,7 +1,6 @@
 """The loop that draws completions token by token, whatever model predicts them."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +9,8 @@ from lvad.ops import entropy, gather_logps
 from lvad.policy.grammar import Walk
 from lvad.policy.sampling import draw
 from lvad.types import Rollouts
+
+_CROWDED = 7 / 8  # making room costs a copy of the completions' keys and values
 
 
 class Ending(NamedTuple):
@@ -35,44 +36,89 @@ class Drawn(NamedTuple):
     """bool[N]."""
 
 
+class Stepper(Protocol):
+    """A model that R completions are drawn from, one token at a time."""
+
+    def density(self, hidden: Tensor, walk: Walk | None) -> Tensor:
+        """float[R, V] log-probabilities of the next tokens from the states, and where the grammar stands."""
+        ...
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """The next states float[R, D] after int64[R] tokens; not called after the last ones."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the completions: int64[R'], ascending."""
+        ...
+
+
 def draw_completions(
     hidden: Tensor,
-    density: Callable[[Tensor, Walk | None], Tensor],
-    advance: Callable[[Tensor], Tensor],
+    model: Stepper,
     ending: Ending,
     greedy: bool = False,
     walk: Walk | None = None,
     begin: Rollouts | None = None,
 ) -> Drawn:
-    """Draw N completions.
+    """Draw N completions; those that have ended leave the model's batch.
+
+    Each token costs one random number per completion, whether it has ended or not, so what a completion says does not
+    depend on when the others end.
 
     Args:
         hidden: float[N, D], the states that predict the first tokens.
-        density: float[N, V] log-probabilities of the next token from the states, and where the grammar stands.
-        advance: the next states float[N, D] after int64[N] tokens; not called after the last ones.
+        model: what comes next.
         ending: when to stop.
         greedy: take the most probable token.
         walk: where the grammar starts, if there is one.
         begin: N rows of tokens that every completion starts with, as B scenes times K; they are given and not drawn.
     """
-    alive = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+    drawn = _Draft(len(hidden), hidden.device, ending)
     given = [] if begin is None else list(zip(*_steps_of(begin), strict=True))
-    steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    while True:
-        logps = density(hidden, walk)
-        token = draw(logps, greedy)
-        if len(steps) < len(given):
-            given_token, is_given = given[len(steps)]
-            token = given_token.where(is_given, token)
-        token = token.where(alive, torch.full_like(token, ending.pad_id))
-        steps.append((token, gather_logps(logps, token), entropy(logps), alive))
-        alive = alive & (token != ending.end_id)
-        if len(steps) == ending.max_new_tokens or not alive.any():
+    rows = torch.arange(len(hidden), device=hidden.device)
+    for step in range(ending.max_new_tokens):
+        logps = model.density(hidden, walk)
+        uniform = None if greedy else torch.rand(drawn.size, device=hidden.device)[rows]
+        token = draw(logps, uniform)
+        if step < len(given):
+            given_token, is_given = given[step]
+            token = given_token[rows].where(is_given[rows], token)
+        token = drawn.write(rows, token, logps)
+        alive = drawn.alive[rows]
+        if step + 1 == ending.max_new_tokens or not alive.any():
             break
-        hidden = advance(token)
+        if alive.sum() <= _CROWDED * len(rows):
+            stay = alive.nonzero().squeeze(1)
+            rows, token, walk = rows[stay], token[stay], walk and walk.pick(stay.tolist())
+            model.keep(stay)
+        hidden = model.advance(token)
         walk = walk and walk.after(token)
-    tokens, logps, entropies, mask = (torch.stack(column, 1) for column in zip(*steps, strict=True))
-    return Drawn(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), alive)
+    return drawn.finished()
+
+
+class _Draft:
+    """N completions being written."""
+
+    def __init__(self, size: int, device: torch.device, ending: Ending) -> None:
+        self.size, self.ending = size, ending
+        self.alive = torch.ones(size, dtype=torch.bool, device=device)
+        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def write(self, rows: Tensor, token: Tensor, logps: Tensor) -> Tensor:
+        """Add one token to some rows; the pad token where a row has ended."""
+        token = token.where(self.alive[rows], torch.full_like(token, self.ending.pad_id))
+
+        def column(values: Tensor, empty: float) -> Tensor:
+            return values.new_full((self.size,), empty).scatter(0, rows, values)
+
+        step = (column(token, self.ending.pad_id), column(gather_logps(logps, token), 0), column(entropy(logps), 0))
+        self._steps.append((*step, self.alive))
+        self.alive = self.alive & (step[0] != self.ending.end_id)
+        return token
+
+    def finished(self) -> Drawn:
+        tokens, logps, entropies, mask = (torch.stack(column, 1) for column in zip(*self._steps, strict=True))
+        return Drawn(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self.alive)
 
 
 def _steps_of(begin: Rollouts) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

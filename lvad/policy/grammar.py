@@ -10,7 +10,7 @@ the same masks, so the differentiated log-probabilities are those of the renorma
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, NamedTuple
@@ -136,9 +136,9 @@ class Walk(NamedTuple):
         drawn = zip(self.places, tokens.tolist(), strict=True)
         return Walk(self.grammar, [self.grammar.after(place, token) for place, token in drawn])
 
-    def part(self, begin: int, size: int) -> "Walk":
+    def pick(self, rows: Iterable[int]) -> "Walk":
         """Some of the N."""
-        return Walk(self.grammar, self.places[begin : begin + size])
+        return Walk(self.grammar, [self.places[row] for row in rows])
 
 
 class TokenGrammar:

@@ -1,4 +1,4 @@
-"""A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: one image encoding and one prefill for K completions."""
+"""A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: images and prompt are read once for K completions."""
 
 import copy
 from collections.abc import Iterator
@@ -10,21 +10,22 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import resolve_model
 from lvad.ops import gather_logps
 from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
+from lvad.policy.passes import ATTENTION, Decoder, Trunk, read_completions, read_prompts
 from lvad.policy.sampling import Sampling, log_density
-from lvad.policy.shared_prefix import last_real, pack, prefix_positions, unpack
-from lvad.policy.tokens import banned_tokens, chat_inputs, decode, token_texts, write_targets
+from lvad.policy.tokens import PromptIds, banned_tokens, decode, token_texts, write_targets
+from lvad.policy.vision import Eyes, VisionCache
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
 MODEL_TYPES = ("idefics3", "smolvlm")
-_HEAD_ROWS = 2048  # completion positions per slice of the vocabulary projection
+_LOGITS_AT_ONCE = 2**23  # of the vocabulary projection: 32 MiB of them in float32
 
 
 class HFPolicy(nn.Module):
@@ -37,10 +38,13 @@ class HFPolicy(nn.Module):
         lora: adapters to train; None trains the weights themselves, and KL then needs a second model.
         freeze_vision: keep the vision tower and the connector as they are, and never differentiate them.
         gradient_checkpointing: trade a second forward for the memory of activations.
+        completions_at_once: completions of a scene in one forward of the gradient pass, the same gradient in less
+            memory and with a second forward of the completions; None takes all.
+        vision_cache: where the visual tokens of a frozen tower are kept.
         dtype: of the weights, as transformers names them.
 
     Raises:
-        ValueError: for a model type without a known layout.
+        ValueError: for a model type without a known layout, one with dropout, or ``completions_at_once`` below 1.
     """
 
     banned: Tensor
@@ -54,17 +58,25 @@ class HFPolicy(nn.Module):
         lora: Lora | None = Lora(),
         freeze_vision: bool = True,
         gradient_checkpointing: bool = False,
+        completions_at_once: int | None = None,
+        vision_cache: VisionCache = VisionCache(),
         dtype: str = "float32",
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)
         load = AutoModelForImageTextToText.from_pretrained
-        vlm = load(source, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        attention = {"": "sdpa", "text_config": ATTENTION}
+        vlm = load(source, dtype=getattr(torch, dtype), attn_implementation=attention)
         if vlm.config.model_type not in MODEL_TYPES:
             raise ValueError(f"model {model!r} is of type {vlm.config.model_type!r}; known: {MODEL_TYPES}")
+        if vlm.config.text_config.attention_dropout:
+            raise ValueError(f"model {model!r} has attention dropout, of which its sampler's density knows nothing")
+        if completions_at_once is not None and completions_at_once < 1:
+            raise ValueError(f"completions_at_once must be >= 1, got {completions_at_once}")
         self.processor = AutoProcessor.from_pretrained(source)
         self.processor.tokenizer.padding_side = "right"
-        self.sampling, self.prompts = sampling, prompts
+        self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
+        self._prompt_ids, self._eyes = PromptIds(self.processor), Eyes(self.processor, vision_cache)
         if freeze_vision:
             vlm.model.vision_model.requires_grad_(False)
             vlm.model.connector.requires_grad_(False)
@@ -94,35 +106,31 @@ class HFPolicy(nn.Module):
         return self.end_id if pad is None else pad
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
-        """Encode frames and prompt of each scene once.
+        """Read frames and prompt of each scene once: for the sampler and, where gradients are on, for the gradient.
 
         Args:
             batch: B scenes.
             queries: B prompts; None asks the stage-1 prompt of every scene.
 
         Raises:
-            RuntimeError: if image features and image tokens do not match in number.
+            ValueError: if visual tokens and their places in the prompt do not match in number.
         """
         vlm = self.vlm
-        queries = queries or [self.prompts.describe] * len(batch.ids)
-        inputs = chat_inputs(self.processor, batch, queries).to(vlm.device)
-        ids, pixels = inputs["input_ids"], inputs["pixel_values"]
-        is_image = ids == vlm.config.image_token_id
-        sees_gradient = self._trains(vlm.model.vision_model, vlm.model.connector)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and sees_gradient):
-            output = vlm.model.get_image_features(pixels, inputs.get("pixel_attention_mask"))
-        features = output.pooler_output
-        features = torch.cat(list(features)) if isinstance(features, list | tuple) else features
-        features = features.reshape(-1, features.shape[-1])
-        if len(features) != int(is_image.sum()):
-            raise RuntimeError(f"{len(features)} image features for {int(is_image.sum())} image tokens in {batch.ids}")
+        prompts = [
+            self._prompt_ids(query, frames)
+            for query, frames in zip(queries or [self.prompts.describe] * len(batch.ids), batch.frames, strict=True)
+        ]
+        features = self._eyes.look(vlm, batch.frames)
+        for scene, ids, seen in zip(batch.ids, prompts, features, strict=True):
+            places = int((ids == vlm.config.image_token_id).sum())
+            if len(seen) != places:
+                raise ValueError(f"{scene}: {len(seen)} visual tokens for {places} places in the prompt")
+        ids = torch.cat(prompts).to(vlm.device)
         embeds = vlm.get_input_embeddings()(ids)
-        embeds = embeds.masked_scatter(is_image.unsqueeze(-1), features.to(embeds.dtype))
-        return Prefix(embeds, inputs["attention_mask"].bool())
-
-    @staticmethod
-    def _trains(*modules: nn.Module) -> bool:
-        return any(p.requires_grad for module in modules for p in module.parameters())
+        is_image = (ids == vlm.config.image_token_id).unsqueeze(-1)
+        embeds = embeds.masked_scatter(is_image, torch.cat(features).to(embeds.dtype))
+        lengths = tuple(len(ids) for ids in prompts)
+        return Prefix(embeds, lengths, read_prompts(vlm.model.text_model, embeds, lengths))
 
     @torch.no_grad()
     def generate(
@@ -133,7 +141,7 @@ class HFPolicy(nn.Module):
         grammar: AnswerGrammar | None = None,
         begin: Rollouts | None = None,
     ) -> Rollouts:
-        """Prefill each prompt once, then draw K completions from that cache.
+        """Draw K completions behind each prompt; those that have ended leave the batch.
 
         Args:
             prefix: B encoded prompts.
@@ -146,51 +154,14 @@ class HFPolicy(nn.Module):
         Raises:
             ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
         """
-        was_training = self.training
-        self.eval()  # checkpointing layers in training mode drop the cache
-        try:
-            return self._sample(prefix, num_completions, greedy, grammar, begin)
-        finally:
-            self.train(was_training)
-
-    def _sample(
-        self, prefix: Prefix, num_completions: int, greedy: bool, grammar: AnswerGrammar | None, begin: Rollouts | None
-    ) -> Rollouts:
-        hidden, cache = self._prefill(prefix, num_completions)
-        seen = prefix.prefix_mask.long().repeat_interleave(num_completions, 0)
-        position = seen.sum(1, keepdim=True)
-
-        def density(hidden: Tensor, walk: Walk | None) -> Tensor:
-            banned = walk.banned(hidden.device) if walk else self.banned
-            return log_density(self.vlm.lm_head(hidden), self.sampling, banned)
-
-        def advance(token: Tensor) -> Tensor:
-            nonlocal seen, position
-            seen = torch.cat([seen, torch.ones_like(position)], 1)
-            output = self.vlm.model.text_model(
-                input_ids=token[:, None], attention_mask=seen, position_ids=position, past_key_values=cache
-            )
-            position = position + 1
-            return output.last_hidden_state[:, 0]
-
+        trunk = _trunk(prefix)
         ending = Ending(self.end_id, self.pad_id, self.sampling.max_new_tokens)
+        hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
         walk = grammar and self._tokens_of(grammar).start(len(hidden), ending.max_new_tokens)
-        drawn = draw_completions(hidden, density, advance, ending, greedy, walk, begin)
+        steps = _Steps(self, Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens))
+        drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
-
-    def _prefill(self, prefix: Prefix, num_completions: int) -> tuple[Tensor, DynamicCache]:
-        """float[B K, D], the states that predict the first tokens, and the cache behind them, K times each."""
-        cache = DynamicCache(config=self.vlm.config.text_config)
-        output = self.vlm.model.text_model(
-            inputs_embeds=prefix.embeds,
-            attention_mask=prefix.prefix_mask.long(),
-            position_ids=prefix_positions(prefix.prefix_mask),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache.batch_repeat_interleave(num_completions)
-        return last_real(output.last_hidden_state, prefix.prefix_mask).repeat_interleave(num_completions, 0), cache
 
     def _tokens_of(self, grammar: AnswerGrammar) -> TokenGrammar:
         if grammar not in self._grammars:
@@ -212,31 +183,47 @@ class HFPolicy(nn.Module):
         walk = grammar and self._tokens_of(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
-        _, num_completions, num_tokens = rollouts.tokens.shape
-        row = pack(prefix.prefix_mask, num_completions, num_tokens)
-        fed = rollouts.tokens[:, :, :-1].flatten(1)
-        embeds = torch.cat([prefix.embeds, self.vlm.get_input_embeddings()(fed)], 1)
-        hidden = self.vlm.model.text_model(
-            inputs_embeds=embeds,
-            attention_mask=row.attention_mask,
-            position_ids=row.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        wanted = unpack(hidden, prefix, num_completions, num_tokens)[rollouts.completion_mask]
-        tokens = rollouts.tokens[rollouts.completion_mask]
+        states = self._all_states(_trunk(prefix), rollouts)
+        wanted, tokens = states[rollouts.completion_mask], rollouts.tokens[rollouts.completion_mask]
+        rows = max(1, _LOGITS_AT_ONCE // len(self.banned))
         parts = [
-            checkpoint(self._head, h, t, sampling, walk and walk.part(i * _HEAD_ROWS, len(t)), use_reentrant=False)
-            for i, (h, t) in enumerate(zip(wanted.split(_HEAD_ROWS), tokens.split(_HEAD_ROWS), strict=True))
+            checkpoint(
+                self._head, h, t, sampling, walk and walk.pick(range(i * rows, i * rows + len(t))), use_reentrant=False
+            )
+            for i, (h, t) in enumerate(zip(wanted.split(rows), tokens.split(rows), strict=True))
         ]
         logps = torch.cat(parts)
         return torch.zeros(rollouts.tokens.shape, dtype=logps.dtype, device=logps.device).masked_scatter(
             rollouts.completion_mask, logps
         )
 
+    def _all_states(self, trunk: Trunk, rollouts: Rollouts) -> Tensor:
+        at_once = self.completions_at_once or rollouts.tokens.shape[1]
+        slices = zip(rollouts.tokens.split(at_once, 1), rollouts.completion_mask.split(at_once, 1), strict=True)
+        if at_once >= rollouts.tokens.shape[1]:
+            return self._states(trunk, *next(slices))
+        return torch.cat([checkpoint(self._states, trunk, *part, use_reentrant=False) for part in slices], 1)
+
+    def _states(self, trunk: Trunk, tokens: Tensor, completion_mask: Tensor) -> Tensor:
+        """float[B, K, T, E], the states that predict the tokens: the prompt's last, then each fed token's."""
+        is_fed = completion_mask[:, :, 1:]
+        first = trunk.last[:, None, None].expand(-1, tokens.shape[1], -1, -1)
+        if not is_fed.any():
+            return torch.cat([first, first.expand(-1, -1, is_fed.shape[2], -1)], 2)
+        embeds = self.vlm.get_input_embeddings()(tokens[:, :, :-1][is_fed])
+        hidden = read_completions(self.vlm.model.text_model, trunk, embeds, is_fed)
+        rest = hidden.new_zeros(*is_fed.shape, hidden.shape[-1])
+        return torch.cat([first.to(hidden.dtype), rest.masked_scatter(is_fed.unsqueeze(-1), hidden)], 2)
+
     def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling, walk: Walk | None) -> Tensor:
+        return gather_logps(self._density(hidden, sampling, walk, tokens), tokens)
+
+    def _density(
+        self, hidden: Tensor, sampling: Sampling, walk: Walk | None, always_keep: Tensor | None = None
+    ) -> Tensor:
         # Made here, so that masks over the vocabulary live no longer than the logits.
         banned = walk.banned(hidden.device) if walk else self.banned
-        return gather_logps(log_density(self.vlm.lm_head(hidden), sampling, banned, tokens), tokens)
+        return log_density(self.vlm.lm_head(hidden), sampling, banned, always_keep)
 
     @torch.no_grad()
     def reference_logprobs(
@@ -248,8 +235,11 @@ class HFPolicy(nn.Module):
         KL(q || p_ref) would be infinite there.
         """
         with self.as_reference() as start:
-            seen = prefix if start is self else start.encode(batch)
+            seen = self._read_again(prefix) if start is self else start.encode(batch)
             return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
+
+    def _read_again(self, prefix: Prefix) -> Prefix:
+        return prefix._replace(trunk=read_prompts(self.vlm.model.text_model, prefix.embeds, prefix.lengths))
 
     @contextmanager
     def as_reference(self) -> Iterator["HFPolicy"]:
@@ -297,3 +287,23 @@ class HFPolicy(nn.Module):
             save_adapter(self.model, folder / name)
         else:
             self.save_pretrained(folder / name)
+
+
+class _Steps:
+    """One token at a time, in the sampled density."""
+
+    def __init__(self, policy: HFPolicy, decoder: Decoder) -> None:
+        self._policy, self._decoder = policy, decoder
+        self.keep = decoder.keep
+
+    def density(self, hidden: Tensor, walk: Walk | None) -> Tensor:
+        return self._policy._density(hidden, self._policy.sampling, walk)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        return self._decoder.advance(self._policy.vlm.get_input_embeddings()(tokens))
+
+
+def _trunk(prefix: Prefix) -> Trunk:
+    if not isinstance(prefix.trunk, Trunk):
+        raise TypeError("this prefix was not encoded by an HFPolicy: call its encode()")
+    return prefix.trunk

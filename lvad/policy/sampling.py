@@ -81,6 +81,17 @@ def _kept(logits: Tensor, sampling: Sampling) -> Tensor | None:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, tokens, ~values.isneginf())
 
 
-def draw(logps: Tensor, greedy: bool) -> Tensor:
-    """One token per row of normalised log-probabilities: int64[N] from float[N, V]."""
-    return logps.argmax(-1) if greedy else torch.multinomial(logps.exp(), 1).squeeze(-1)
+def draw(logps: Tensor, uniform: Tensor | None) -> Tensor:
+    """One token per row of normalised log-probabilities, by inversion: int64[N].
+
+    Args:
+        logps: float[N, V].
+        uniform: float[N] in [0, 1), one random number per row; None takes the most probable token.
+    """
+    if uniform is None:
+        return logps.argmax(-1)
+    probs = logps.exp()
+    cumulative = probs.cumsum(-1)
+    # Sums in parallel may round so that an impossible token seems to be next, or none.
+    is_beyond = (cumulative > uniform.unsqueeze(-1) * cumulative[:, -1:]) & (probs > 0)
+    return torch.where(is_beyond.any(-1), is_beyond.int().argmax(-1), probs.argmax(-1))

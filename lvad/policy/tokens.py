@@ -11,13 +11,52 @@ from lvad.types import Batch, Rollouts
 
 def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeature:
     """B scenes' frames, each with a question, as the model's inputs, padded."""
-    texts = []
-    for frames, query in zip(batch.frames, queries, strict=True):
-        content = [*[{"type": "image"}] * len(frames), {"type": "text", "text": query}]
-        message = [{"role": "user", "content": content}]
-        texts.append(processor.apply_chat_template(message, add_generation_prompt=True))
+    texts = [_chat(processor, len(frames), query) for frames, query in zip(batch.frames, queries, strict=True)]
     images = [list(frames) for frames in batch.frames]
     return processor(text=texts, images=images, padding=True, return_tensors="pt")
+
+
+class PromptIds:
+    """Writes frames and a question as token ids, without looking at the frames' pixels.
+
+    An image stands in the prompt as so many tokens as its size asks for, whatever it shows. They are found by giving
+    the processor one blank image of each size.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._of_size: dict[tuple[int, int], list[int]] = {}
+
+    def __call__(self, query: str, frames: Tensor) -> Tensor:
+        """int64[P], what ``chat_inputs`` gives, of uint8[M, 3, H, W] and a question.
+
+        Raises:
+            ValueError: if the question contains the image token.
+        """
+        text = _chat(self._processor, len(frames), query)
+        ids: list[int] = []
+        num_images = 0
+        for token in self._processor.tokenizer(text)["input_ids"]:
+            is_image = token == self._processor.image_token_id
+            num_images += is_image
+            ids += self._image(frames.shape[2], frames.shape[3]) if is_image else [token]
+        if num_images != len(frames):
+            raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
+        return torch.tensor(ids)
+
+    def _image(self, height: int, width: int) -> list[int]:
+        size = (height, width)
+        if size not in self._of_size:
+            blank = torch.zeros(3, height, width, dtype=torch.uint8)
+            token = self._processor.image_token
+            inputs = self._processor(text=[token], images=[[blank]], add_special_tokens=False)
+            self._of_size[size] = list(inputs["input_ids"][0])
+        return self._of_size[size]
+
+
+def _chat(processor: Any, num_frames: int, query: str) -> str:
+    content = [*[{"type": "image"}] * num_frames, {"type": "text", "text": query}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
 def decode(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:

@@ -6,7 +6,7 @@ from listing import only
 
 from lvad.losses.policy_gradient import reinforce
 from lvad.policy.tokens import chat_inputs, decode
-from lvad.types import Batch, Prefix, Rollouts
+from lvad.types import Batch, Rollouts
 
 LAWS = [{}, {"temperature": 1.5, "top_k": 50, "top_p": 0.95}, {"temperature": 0.7, "top_k": 5}]
 
@@ -211,9 +211,3 @@ def test_an_unknown_folder_and_a_foreign_model_are_named(tmp_path):
     LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="llama"):
         HFPolicy(str(tmp_path))
-
-
-def test_prefix_is_a_named_tuple_that_can_be_cut(make_policy, make_batch):
-    prefix = make_policy().encode(make_batch(1, 3))
-    cut = Prefix(*(part[:1] for part in prefix))
-    assert cut.prefix_mask.sum() < cut.prefix_mask.shape[1]

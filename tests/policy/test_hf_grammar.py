@@ -29,7 +29,7 @@ def test_two_hundred_answers_of_a_random_model_are_all_valid(make_policy, make_b
 
 @pytest.mark.parametrize("law", LAWS)
 def test_gradient_pass_gives_the_masked_log_probabilities_of_the_sampler(make_policy, make_batch, law, monkeypatch):
-    monkeypatch.setattr("lvad.policy.hf._HEAD_ROWS", 64)  # several slices
+    monkeypatch.setattr("lvad.policy.hf._LOGITS_AT_ONCE", 64 * 300)  # several slices
     policy = make_policy(max_new_tokens=50, **law)
     prefix = policy.encode(make_batch(2, 1))
     rollouts = policy.generate(prefix, 4, grammar=ANSWERS)
@@ -73,10 +73,9 @@ def test_masked_probabilities_of_all_answers_sum_to_one_and_give_the_exact_gradi
     texts = {tokenizer.decode(s, skip_special_tokens=True).strip() for s in listed}
     assert {"Action: stop.", "Action: left.", "Action: none.", "Action: stop, left."} <= texts
     sequences = as_rollouts(policy, listed)
-    prefix = policy.encode(make_batch(1))
 
     def log_probabilities():
-        return policy.logprobs(prefix, sequences, grammar).sum(-1)[0]
+        return policy.logprobs(policy.encode(make_batch(1)), sequences, grammar).sum(-1)[0]
 
     assert log_probabilities().exp().sum().item() == pytest.approx(1.0, abs=1e-6)
     rewards = torch.linspace(-1, 2, len(listed), dtype=torch.float64) ** 2

@@ -1,0 +1,115 @@
+"""One RLOO step of lvad, taken apart."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lvad.policy.hf as engine
+from lvad.modules import RLOOPolicy
+from lvad.policy import HFPolicy
+from lvad.policy.adapters import Lora
+from lvad.policy.sampling import Sampling
+from lvad.text import Prompts
+from lvad.types import UNLABELLED, Batch, Rollouts, Scores
+from rloo_bench.meters import Memory, Phases, count_operations, count_rows
+from rloo_bench.setting import PROMPT, Cost, Side, draw_frames, score
+
+
+class _FreeReward(nn.Module):
+    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
+        rewards = torch.tensor([score(texts) for texts in rollouts.texts], device=rollouts.logps.device)
+        return Scores(rewards, {})
+
+
+class Ours:
+    """An lvad policy with its optimizer.
+
+    Args:
+        side: the setting and the model's folder.
+        checkpointing: trade a second forward for memory.
+    """
+
+    def __init__(self, side: Side, checkpointing: bool) -> None:
+        setting = side.setting
+        self.setting, self.phases = setting, Phases()
+        policy = HFPolicy(
+            str(side.folder),
+            Sampling(max_new_tokens=setting.tokens),
+            Prompts(describe=PROMPT),
+            Lora() if setting.lora else None,
+            freeze_vision=setting.freeze_vision,
+            gradient_checkpointing=checkpointing,
+            dtype=setting.dtype,
+        ).to(setting.device)
+        policy.banned[policy.end_id] = True  # every completion is as long as allowed
+        self.module = RLOOPolicy(policy, _FreeReward(), setting.k, kl_beta=0.0, audit="off").train()
+        self.module.log_dict = self.module.log = lambda *_, **__: None  # there is no trainer to log to
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)
+        self._watch(policy)
+
+    def _watch(self, policy: Any) -> None:
+        count_rows(self.phases, policy.vlm)
+        self.phases.wrap(policy._eyes, "look", "vision")
+        self.phases.wrap(policy, "logprobs", "forward")
+        self.phases.wrap(self.module.reward, "score", "reward")
+        for name, phase in (("read_prompts", "prefill"), ("draw_completions", "decode")):
+            if not hasattr(getattr(engine, name), "watched"):
+                original = getattr(engine, name)
+
+                def timed(*args: Any, _original: Any = original, _phase: str = phase, **kwargs: Any) -> Any:
+                    with Ours.current.phases.phase(_phase):
+                        return _original(*args, **kwargs)
+
+                timed.watched = True  # type: ignore[attr-defined]
+                setattr(engine, name, timed)
+        Ours.current = self
+
+    current: "Ours"
+
+    def batch(self, step: int) -> Batch:
+        setting = self.setting
+        frames: list[Tensor] = draw_frames(setting, step)
+        size = setting.scenes
+        labels = [torch.full((size, n), UNLABELLED) for n in (4, 21)]
+        return Batch([f"scene-{i}" for i in range(size)], frames, *labels, [()] * size, [None] * size)
+
+    def step(self, step: int) -> Cost:
+        """One update."""
+        Ours.current = self
+        batch, memory = self.batch(step), Memory()
+        self.phases.reset()
+        with memory.measure():
+            wall, cpu = time.perf_counter(), time.process_time()
+            with self.phases.phase("rest"):
+                self._update(batch)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return Cost(wall, cpu, memory.peak_mib, dict(self.phases.seconds), dict(self.phases.counts))
+
+    def _update(self, batch: Batch) -> None:
+        autocast = torch.autocast(self.setting.device.type, torch.bfloat16, enabled=self.setting.dtype == "bfloat16")
+        with autocast:
+            loss = self.module.training_step(batch, 0)["loss"]
+        with self.phases.phase("backward"):
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradient_operations(self) -> int:
+        """Of the prompts' pass, the completions' pass and the backward pass, the tower left out of the forward."""
+        policy = self.module.policy
+        batch = self.batch(0)
+        features = policy._eyes.look(policy.vlm, batch.frames)
+        original, policy._eyes.look = policy._eyes.look, lambda *_: features
+        try:
+            with torch.no_grad():
+                rollouts = policy.generate(policy.encode(batch), self.setting.k)
+            with count_operations() as counter:
+                policy.logprobs(policy.encode(batch), rollouts).sum().backward()
+        finally:
+            policy._eyes.look = original
+            self.optimizer.zero_grad()
+        return counter.get_total_flops()

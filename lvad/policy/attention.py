@@ -1,0 +1,222 @@
+r"""Attention of completions that share a prompt, without copying the prompt's keys and without a mask.
+
+A completion's token sees the whole prompt and the earlier tokens of its own completion:
+
+    query \\ key   prompt   c_1     c_2
+    c_1           all      causal   .
+    c_2           all       .      causal
+
+The softmax over both parts is put together from two softmaxes, one per part, by their log-sum-exps (Dao et al. 2022,
+arXiv:2205.14135, sec. 3.1). The prompt's part is one call for all completions of a scene, the completions' part a
+plain causal call. With the merged output and log-sum-exp, the backward pass of each part alone gives the exact
+gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs that do
+not see each other.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lvad.policy.layout import Layout
+
+
+class Part(NamedTuple):
+    """Attention to some of the keys."""
+
+    out: Tensor
+    """float[B, T, H, D]."""
+    lse: Tensor
+    """float[B, T, H], log of the sum of the exponentiated scores."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
+    """Softmax attention with its log-sum-exp, by the fastest exact kernel of the device.
+
+    Args:
+        q: float[B, T, H, D].
+        k: float[B, S, G, D]; the H heads share G key heads, H / G to each.
+        v: float[B, S, G, D].
+        scale: of the scores.
+        causal: query t sees the keys up to t; then S = T.
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if q.is_cpu:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+    elif _has_cuda_kernel(q):
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[:2]
+    else:
+        scores = _scores(q, k, scale, causal)
+        out, lse = scores.softmax(-1).to(v.dtype) @ _each_head(v, q), scores.logsumexp(-1)
+    return Part(out.transpose(1, 2), lse.transpose(1, 2))
+
+
+def attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, scale: float, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, in their shapes.
+
+    Args:
+        grad: float[B, T, H, D], of the output.
+        q: float[B, T, H, D].
+        k: float[B, S, G, D].
+        v: float[B, S, G, D].
+        part: output and log-sum-exp over all the keys that the queries saw, these and others.
+        scale: as in ``attend``.
+        causal: as in ``attend``.
+    """
+    grad, q, k, v, out = (x.transpose(1, 2) for x in (grad, q, k, v, part.out))
+    lse = part.lse.transpose(1, 2)
+    if q.is_cpu:
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        grads = backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
+    elif _has_cuda_kernel(q):
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        unused = torch.empty(0, dtype=torch.long, device=q.device)  # the random state of dropout
+        lens = (None, None, q.shape[2], k.shape[2])
+        grads = backward(grad, q, k, v, out, lse.contiguous(), *lens, 0.0, causal, unused, unused, scale=scale)
+    else:
+        grads = _plain_backward(grad, q, k, v, out, lse, scale, causal)
+    gq, gk, gv = (g.transpose(1, 2) for g in grads)
+    return gq, gk, gv
+
+
+def _has_cuda_kernel(q: Tensor) -> bool:
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
+
+
+def _each_head(shared: Tensor, q: Tensor) -> Tensor:
+    return shared.repeat_interleave(q.shape[1] // shared.shape[1], 1)
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
+    scores = (q @ _each_head(k, q).transpose(-1, -2)).float() * scale
+    if causal:
+        sees = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~sees, -torch.inf)
+    return scores
+
+
+def _plain_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    probs = (_scores(q, k, scale, causal) - lse.unsqueeze(-1)).exp()
+    weight = grad @ _each_head(v, q).transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)
+    of_scores = (probs * weight * scale).to(q.dtype)
+
+    def per_group(x: Tensor) -> Tensor:
+        return x.unflatten(1, (k.shape[1], -1)).sum(2)
+
+    return (
+        of_scores @ _each_head(k, q),
+        per_group(of_scores.transpose(-1, -2) @ q),
+        per_group(probs.to(grad.dtype).transpose(-1, -2) @ grad),
+    )
+
+
+def merge(first: Part, second: Part) -> Part:
+    """Attention to the keys of both."""
+    lse = torch.logaddexp(first.lse, second.lse)
+    weights = [(part.lse - lse).exp().unsqueeze(-1).to(part.out.dtype) for part in (first, second)]
+    return Part(first.out * weights[0] + second.out * weights[1], lse)
+
+
+class TreeAttention(torch.autograd.Function):
+    """Causal attention inside each completion, and to the whole prompt of its scene if there is one.
+
+    Rows are flat: q float[N, H, D], k and v float[N, G, D]; the prompts' keys float[S, G, D] in a layout of their own
+    with the same groups of the same scenes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layout: Layout,
+        prompts: Layout | None,
+        scale: float,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        prompt_k: Tensor | None,
+        prompt_v: Tensor | None,
+    ) -> Tensor:
+        """Output float[N, H, D]."""
+        ctx.layouts, ctx.scale = (layout, prompts), scale
+        parts = [_attend_grid(seen, scale) for seen in _grids(layout, prompts, (q, k, v), (prompt_k, prompt_v))]
+        out, lse = layout.join([p.out for p in parts]), layout.join([p.lse for p in parts])
+        ctx.save_for_backward(q, k, v, prompt_k, prompt_v, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of q, k, v and the prompts' keys and values."""
+        q, k, v, prompt_k, prompt_v, out, lse = ctx.saved_tensors
+        layout, prompts = ctx.layouts
+        groups = zip(
+            _grids(layout, prompts, (q, k, v), (prompt_k, prompt_v)),
+            layout.split(grads[0], fill_zero=True),
+            layout.split(out),
+            layout.split(lse),
+            strict=True,
+        )
+        parts = [_grid_backward(seen, grad, Part(o, e), ctx.scale) for seen, grad, o, e in groups]
+        columns = list(zip(*parts, strict=True))
+        of_prompts = (None, None) if prompts is None else (prompts.join(columns[3]), prompts.join(columns[4]))
+        return None, None, None, *(layout.join(column) for column in columns[:3]), *of_prompts
+
+
+class _Seen(NamedTuple):
+    """What one group's queries attend to, as grids."""
+
+    shape: tuple[int, int, int]
+    """B scenes, K completions, T tokens."""
+    q: Tensor
+    """float[B K T, H, D]."""
+    k: Tensor
+    """float[B K T, G, D]."""
+    v: Tensor
+    prompt_k: Tensor | None
+    """float[B, P, G, D]."""
+    prompt_v: Tensor | None
+
+
+def _grids(
+    layout: Layout, prompts: Layout | None, own: tuple[Tensor, ...], prompt: tuple[Tensor | None, ...]
+) -> list[_Seen]:
+    shapes = [grid.shape for grid in layout.grids]
+    q, k, v = (layout.split(x) for x in own)
+    if prompts is None:
+        return [_Seen(*row, None, None) for row in zip(shapes, q, k, v, strict=True)]
+    prompt_k, prompt_v = (prompts.split_scenes(x) for x in prompt if x is not None)
+    return [_Seen(*row) for row in zip(shapes, q, k, v, prompt_k, prompt_v, strict=True)]
+
+
+def _attend_grid(seen: _Seen, scale: float) -> Part:
+    scenes, completions, _ = seen.shape
+    q, k, v = (_per(scenes * completions, x) for x in (seen.q, seen.k, seen.v))
+    own = attend(q, k, v, scale, causal=True)
+    own = Part(own.out.flatten(0, 1), own.lse.flatten(0, 1))
+    if seen.prompt_k is None or seen.prompt_v is None:
+        return own
+    prompt = attend(_per(scenes, seen.q), seen.prompt_k, seen.prompt_v, scale, causal=False)
+    return merge(Part(prompt.out.flatten(0, 1), prompt.lse.flatten(0, 1)), own)
+
+
+def _grid_backward(seen: _Seen, grad: Tensor, part: Part, scale: float) -> tuple[Tensor, ...]:
+    scenes, completions, _ = seen.shape
+
+    def backward(batch: int, k: Tensor, v: Tensor, causal: bool) -> list[Tensor]:
+        grad_part, q, out, lse = (_per(batch, x) for x in (grad, seen.q, *part))
+        grads = attend_backward(grad_part, q, k, v, Part(out, lse), scale, causal)
+        return [x.flatten(0, 1) for x in grads]
+
+    branches = scenes * completions
+    gq, gk, gv = backward(branches, _per(branches, seen.k), _per(branches, seen.v), causal=True)
+    if seen.prompt_k is None or seen.prompt_v is None:
+        return gq, gk, gv
+    gq_prompt, *g_prompt = backward(scenes, seen.prompt_k, seen.prompt_v, causal=False)
+    return gq + gq_prompt, gk, gv, *g_prompt
+
+
+def _per(batch: int, rows: Tensor) -> Tensor:
+    return rows.unflatten(0, (batch, -1))
