@@ -46,8 +46,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
     elif _has_cuda_kernel(q):
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[:2]
     else:
-        scores = _scores(q, k, scale, causal)
-        out, lse = scores.softmax(-1).to(v.dtype) @ _each_head(v, q), scores.logsumexp(-1)
+        out, lse = plain_attend(q, k, v, scale, causal)
     return Part(out.transpose(1, 2), lse.transpose(1, 2))
 
 
@@ -76,7 +75,7 @@ def attend_backward(
         lens = (None, None, q.shape[2], k.shape[2])
         grads = backward(grad, q, k, v, out, lse.contiguous(), *lens, 0.0, causal, unused, unused, scale=scale)
     else:
-        grads = _plain_backward(grad, q, k, v, out, lse, scale, causal)
+        grads = plain_backward(grad, q, k, v, out, lse, scale, causal)
     gq, gk, gv = (g.transpose(1, 2) for g in grads)
     return gq, gk, gv
 
@@ -90,16 +89,24 @@ def _each_head(shared: Tensor, q: Tensor) -> Tensor:
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
-    scores = (q @ _each_head(k, q).transpose(-1, -2)).float() * scale
+    scores = q @ _each_head(k, q).transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
     if causal:
         sees = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         scores = scores.masked_fill(~sees, -torch.inf)
     return scores
 
 
-def _plain_backward(
+def plain_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """Output float[B, H, T, D] and log-sum-exp float[B, H, T] by plain products, for devices without a kernel."""
+    scores = _scores(q, k, scale, causal)
+    return scores.softmax(-1).to(v.dtype) @ _each_head(v, q), scores.logsumexp(-1)
+
+
+def plain_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v of ``plain_attend``, heads before tokens."""
     probs = (_scores(q, k, scale, causal) - lse.unsqueeze(-1)).exp()
     weight = grad @ _each_head(v, q).transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)
     of_scores = (probs * weight * scale).to(q.dtype)

@@ -82,7 +82,7 @@ class FeatureStore:
 
     def _remember(self, key: str, features: Tensor) -> None:
         size = features.numel() * features.element_size()
-        if size > self._room:
+        if size > self._room or key in self._kept:
             return
         self._kept[key] = features
         self.num_bytes += size

@@ -85,3 +85,21 @@ def test_a_drawn_token_is_kept_whatever_the_rounding():
 def test_senseless_values_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Sampling(**values)
+
+
+def test_inversion_takes_the_token_in_whose_share_the_number_falls():
+    logps = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0]).log()
+    below_one = 1 - 2**-24
+    uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, below_one])
+    assert draw(logps.expand(6, -1), uniform).tolist() == [1, 1, 3, 3, 4, 4]
+    assert draw(logps.expand(2, -1), None).tolist() == [3, 3]
+
+
+def test_an_impossible_token_is_never_drawn_whatever_the_rounding():
+    torch.manual_seed(0)
+    logits = torch.randn(2000, 500) * 8
+    impossible = torch.rand(2000, 500) < 0.9
+    impossible[:, 0] = False
+    logps = logits.masked_fill(impossible, -torch.inf).log_softmax(-1)
+    for uniform in (torch.zeros(2000), torch.rand(2000), torch.full((2000,), 1 - 2**-24)):
+        assert not impossible.gather(1, draw(logps, uniform)[:, None]).any()
