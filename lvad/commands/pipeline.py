@@ -142,7 +142,9 @@ def read_record(folder: Path) -> Record | None:
         return None
     content: dict[str, Any] = read_json(path, dict)
     if set(content) != set(Record._fields):
-        raise DataError.at(path, "", f"must hold {list(Record._fields)}", "delete it, and the stage runs again")
+        raise DataError.at(
+            path, "", f"must hold {list(Record._fields)}", "move its folder away, and the stage runs again"
+        )
     return Record(**content)
 
 
@@ -152,10 +154,17 @@ def _write_record(folder: Path, record: Record) -> Record:
 
 
 def _clear(folder: Path) -> None:
-    """Move an earlier fit out of the way; what never reached a checkpoint is not worth keeping."""
+    """Move an earlier fit out of the way; what never reached a checkpoint is not worth keeping.
+
+    Raises:
+        DataError: if the folder holds something else than a stage of a pipeline.
+    """
     if not folder.exists():
         return
     if not (folder / "checkpoints").is_dir() and not (folder / MODEL).is_dir():
+        if not (folder / RECORD).is_file() and any(folder.iterdir()):
+            problem = f"holds files, but no {RECORD}: no pipeline made it"
+            raise DataError.at(folder, "", problem, "move it away, or choose another root or name")
         shutil.rmtree(folder)
         return
     parent = folder.parent / REPLACED

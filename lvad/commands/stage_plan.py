@@ -111,9 +111,9 @@ def read_pipeline(path: Path, **given: Any) -> Pipeline:
     stages = [Stage(**_mapping(row, Stage, f"{path}, stages[{i}]")) for i, row in enumerate(rows)]
     pipeline = Pipeline(**{**content, "stages": stages})
     _check_types(pipeline, str(path))
-    if Path(pipeline.name).name != pipeline.name:
+    if pipeline.name in ("", "..") or Path(pipeline.name).name != pipeline.name:
         raise DataError.at(
-            path, "name", f"{pipeline.name!r} is no folder's name", "leave out slashes; root may have them"
+            path, "name", f"{pipeline.name!r} is no folder's name", "give one without slashes; root may have them"
         )
     _check_stages(stages, path)
     _check_compare(pipeline, path)

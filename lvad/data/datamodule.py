@@ -164,8 +164,15 @@ class BDDOIADataModule(LightningDataModule):
         return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader:
-        """Every scene of ``root``, in order, whatever its split."""
+        """Every scene of ``root``, in order, whatever its split.
+
+        Raises:
+            DataError: with fewer scenes than devices, which Lightning cannot share out.
+        """
         scenes = self.reading.scenes if self.reading else []
+        num_devices = self.trainer.world_size if self.trainer else 1
+        if num_devices > max(1, len(scenes)):
+            raise DataError(f"{len(scenes)} scenes for {num_devices} devices; add --trainer.devices 1")
         return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size)
 
     def summary(self) -> str:

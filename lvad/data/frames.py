@@ -1,15 +1,16 @@
 """Scenes without labels from plain pictures and videos.
 
 Every folder that holds pictures is one sequence, in natural order of the names, and so is every video. The
-scenes of a sequence are its sliding windows of M frames, each named after its last frame. Unrelated stills in
-one folder call for ``num_frames=1``: names do not tell them from consecutive frames.
+scenes of a sequence are its sliding windows of M frames, each named after its last frame: without the suffix, or
+with it where files of a folder differ in nothing else. Unrelated stills in one folder call for
+``num_frames=1``: names do not tell them from consecutive frames.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -47,15 +48,13 @@ def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) 
         found = walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
         sequences = {folder: [root / folder / name for name in names] for folder, names in found.items()}
     for folder, files in sequences.items():
-        pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        pictures, videos = (
+            [file for file in files if file.suffix.lower() in suffixes] for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES)
+        )
         reading.scenes += _windows(folder, pictures, num_frames, stride)
-        for video in files:
-            if video.suffix.lower() in VIDEO_SUFFIXES:
-                try:
-                    name = f"{folder}/{video.stem}" if folder else video.stem
-                    reading.scenes += _windows(name, video_frames(video, fps), num_frames, stride)
-                except DataError as error:
-                    reading.errors.append(error)
+        for name, video in zip(_names(folder, videos, sequences), videos, strict=True):
+            with reading.gather():
+                reading.scenes += _windows(name, video_frames(video, fps), num_frames, stride)
     if not reading.scenes and not reading.errors:
         wanted = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError.at(root, "", f"no pictures or videos ({wanted})", "correct the path")
@@ -63,10 +62,18 @@ def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) 
 
 
 def _windows(sequence: str, frames: list[Path], num_frames: int, stride: int) -> Iterator[Scene]:
+    names = _names(sequence, frames)
     for end in range(min(num_frames, len(frames)), len(frames) + 1, stride) if frames else ():
-        last = frames[end - 1]
-        scene_id = f"{sequence}/{last.stem}" if sequence else last.stem
-        yield Scene(scene_id, tuple(frames[max(0, end - num_frames) : end]), split="")
+        yield Scene(names[end - 1], tuple(frames[max(0, end - num_frames) : end]), split="")
+
+
+def _names(folder: str, files: list[Path], taken: Collection[str] = ()) -> list[str]:
+    """Folder and stem of each file; with the suffixes where stems repeat or are taken, for ids must differ."""
+    short, whole = (
+        [f"{folder}/{name}" if folder else name for name in names]
+        for names in ([file.stem for file in files], [file.name for file in files])
+    )
+    return short if len({*short, *taken}) == len(short) + len(taken) else whole
 
 
 def video_frames(path: Path, fps: float, cache: Path | None = None) -> list[Path]:

@@ -10,11 +10,14 @@ def token_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Negative log-probability per target token, averaged over all target tokens of the batch.
 
+    The denominator is the number of target tokens, with weights too. Over the weights' own sum they would cancel in a
+    batch of one row, and four batches of one would weigh other than one of four.
+
     Args:
         logps: log-probability of each target token.
         target_mask: True on target tokens, False on padding.
-        weights: of the rows; the average is then sum of weight times nll over sum of weight times tokens, so that
-            only their proportions count. None, or equal ones, leave the plain mean.
+        weights: of the rows, with mean 1 over the training set; they multiply the rows' negative log-probabilities.
+            None, or ones, leave the plain mean.
 
     Raises:
         ValueError: if no token is a target, or a weight is not positive and finite.
@@ -22,8 +25,7 @@ def token_cross_entropy(
     if not target_mask.any():
         raise ValueError("no target token in the batch")
     if weights is None:
-        return -torch.where(target_mask, logps, 0.0).sum() / target_mask.sum()
+        weights = logps.new_ones(len(logps))
     if not ((weights > 0) & weights.isfinite()).all():
         raise ValueError(f"weights must be positive and finite, got {weights.min().item()} to {weights.max().item()}")
-    each = weights.unsqueeze(1)
-    return -torch.where(target_mask, logps * each, 0.0).sum() / (target_mask * each).sum()
+    return -torch.where(target_mask, logps * weights.unsqueeze(1), 0.0).sum() / target_mask.sum()

@@ -199,7 +199,8 @@ class DrivingScore(Metric):
             nothing.expand(size, width) if part is None else part.detach().float().reshape(size, width)
             for part, width in parts
         ]
-        self.rows.append(torch.cat(columns, 1).flatten())
+        # Answers are read on the CPU; NCCL gathers what lies on the metric's device alone.
+        self.rows.append(torch.cat(columns, 1).flatten().to(self.device))
 
     def answers(self) -> Answers:
         """All scenes so far: of this rank, or inside ``with metric.sync_context():`` of all ranks in rank order.

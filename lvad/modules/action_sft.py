@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -157,8 +158,13 @@ class ActionSFT(LightningModule):
         self.log_dict(self._scores("val"))
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores, and those of constant answers."""
+        """Log the scores, and those of constant answers, over each scene once.
+
+        The loss, the judge's scores and those of captions count a scene twice that the sampler repeats on a second
+        device.
+        """
         if self.target != "caption":
+            self.answered = _of_all_ranks(self.answered, self.trainer.world_size)
             self._log_floors()
         self.log_dict(self._scores("test"))
 
@@ -210,8 +216,9 @@ class ActionSFT(LightningModule):
             self.facts.update([row[0] for row in said], batch.facts)
             return []
         answered = self._answer(batch, prefix, with_chances)
-        self.driving.update(answers_of(answered, self._with_reasons))
-        if isinstance(self.judge, Reward) and with_chances:
+        if not with_chances:  # the test is scored at its end, once the ranks' answers are together
+            self.driving.update(answers_of(answered, self._with_reasons))
+        elif isinstance(self.judge, Reward):
             said = [scene.text for scene in answered]
             judge_answers(self.judged, self.judge, self.policy, batch, said, self._with_reasons)
         return answered
@@ -249,10 +256,12 @@ class ActionSFT(LightningModule):
         values = {"loss": self.loss_mean.compute()}
         if self.target == "caption":
             values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
-        else:
+        elif stage == "val":
             values |= self.driving.compute()
-        if self.judged.update_called:
-            values |= {f"clip_{name}": value for name, value in self.judged.compute().items()}
+        else:
+            values |= driving_scores(answers_of(self.answered, self._with_reasons))
+            if isinstance(self.judge, Reward):
+                values |= {f"clip_{name}": value for name, value in self.judged.compute().items()}
         for metric in (self.loss_mean, self.driving, self.facts, self.judged):
             metric.reset()
         return {f"{stage}/{name}": value for name, value in values.items()}
@@ -263,7 +272,7 @@ class ActionSFT(LightningModule):
     def _say_what_is_supervised(self, lesson: Lesson) -> None:
         """The share of the first batch's tokens that the loss sees; all of the prompt would make it near 1."""
         num_targets = int(self.policy.targets(lesson.texts).completion_mask.sum())
-        share = num_targets / (num_targets + int(lesson.prefix.prefix_mask.sum()))
+        share = num_targets / (num_targets + sum(lesson.prefix.lengths))
         rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
         if self.logger is not None:
             self.logger.log_metrics({"train/supervised_share": share}, step=0)
@@ -273,9 +282,17 @@ class ActionSFT(LightningModule):
         training = training_labels(self._training_scenes(), self._with_reasons)
         if training is None:
             return
-        with self.driving.sync_context():
-            answers = self.driving.answers()
+        answers = answers_of(self.answered, self._with_reasons)
         constant = floors(answers, training)
         self.report = [floors_table(answers, constant)]
         for name, said in constant.items():
             self.log_dict({f"test/{name}/{score}": value for score, value in driving_scores(said).items()})
+
+
+def _of_all_ranks(answered: list[AnsweredScene], world_size: int) -> list[AnsweredScene]:
+    """The answers of every rank, rank 0's first, without the scenes that the sampler repeats to fill the last ranks."""
+    if world_size == 1:
+        return answered
+    parts: list[list[AnsweredScene]] = [[]] * world_size
+    torch.distributed.all_gather_object(parts, answered)
+    return list({scene.id: scene for part in parts for scene in part}.values())

@@ -91,16 +91,25 @@ class MinimumRisk:
     sharpness: float = 0.05
 
     def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
-        """The expected risk over the distinct texts of each scene."""
+        """The expected risk over the distinct finished texts of each scene."""
         drawn = policy.generate(lesson.prefix, self.num_completions, grammar=lesson.grammar)
-        texts = [[*right, *said] for right, said in zip(lesson.texts, drawn.texts, strict=True)]
+        texts = [[*right, *said] for right, said in zip(lesson.texts, _finished(drawn, lesson), strict=True)]
         # Written anew, so that the right text and the same text drawn are one member of the set.
         subspace = policy.targets(texts)
         risks = 1 - _bleu(subspace, lesson)
         logps = sequence_sum(policy.logprobs(lesson.prefix, subspace), subspace.completion_mask)
         is_first = is_first_occurrence(subspace.tokens, subspace.completion_mask)
         loss = minimum_risk(logps, risks, self.sharpness, is_first)
-        return loss, {"train/bleu": 1 - risks[:, len(lesson.texts[0]) :].mean()}
+        return loss, {"train/bleu": _bleu(drawn, lesson).mean()}
+
+
+def _finished(drawn: Rollouts, lesson: Lesson) -> list[list[str]]:
+    """The drawn texts, the scene's right one in place of a truncated one: as a repetition it drops out of the set.
+
+    Written anew, a truncated text would have an end that the model never gave it.
+    """
+    rows = zip(lesson.texts, drawn.texts, drawn.is_truncated.tolist(), strict=True)
+    return [[right[0] if cut else text for text, cut in zip(said, cuts, strict=True)] for right, said, cuts in rows]
 
 
 def _bleu(rollouts: Rollouts, lesson: Lesson) -> Tensor:

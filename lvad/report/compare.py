@@ -19,7 +19,7 @@ from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, boo
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
 from lvad.report.answers import ANSWERS, read_answers
-from lvad.report.runs import METRICS
+from lvad.report.runs import METRICS, REASONS_SCORED
 from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
 from lvad.types import AnsweredScene
 
@@ -119,7 +119,9 @@ def read_run(folder: Path, name: str) -> Run:
         problem = f"{len(missing)} of {len(answered)} scenes have no labels, such as {missing[:_SHOWN_IDS]}"
         raise DataError.at(folder / ANSWERS, "", problem, "test the run on scenes that all have labels")
     known = read_json(folder / METRICS, dict) if (folder / METRICS).is_file() else {}
-    with_reasons = "test/reason_macro_f1" in known or any(any(scene.reasons) for scene in answered)
+    # What a test scored decides: a model that writes freely may name reasons that nobody asked it for.
+    was_scored = any(key.startswith("test/") for key in known)
+    with_reasons = REASONS_SCORED in known if was_scored else any(any(scene.reasons) for scene in answered)
     return Run(name, folder, answered, with_reasons, read_ledger(folder))
 
 

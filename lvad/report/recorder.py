@@ -22,7 +22,7 @@ from lvad.report.answer_picture import draw_answer
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
-from lvad.report.runs import CURVE, LOSSES, MODEL, SAMPLES, update_metrics, write_tables, write_whole
+from lvad.report.runs import CURVE, LOSSES, MODEL, REASONS_SCORED, SAMPLES, update_metrics, write_tables, write_whole
 from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
@@ -162,7 +162,7 @@ class RunRecorder(Callback):
         tables: list[Table] = [*getattr(pl_module, "report", [])]
         if answered:
             self._report_answers(trainer, answered, getattr(pl_module, "shown", []))
-            tables += label_tables(answered, any(any(scene.reasons) for scene in answered))
+            tables += label_tables(answered, REASONS_SCORED in trainer.callback_metrics)
         if tables:
             rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
         self._draw_decisions(trainer, pl_module, "test")

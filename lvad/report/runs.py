@@ -16,6 +16,8 @@ CURVE: Final = "reward_curve.png"
 LOSSES: Final = "loss_curve.png"
 TABLES: Final = "tables.md"
 MODEL: Final = "model"
+REASONS_SCORED: Final = "test/reason_macro_f1"
+"""Among a run's numbers where its stage was asked for reasons, whatever its answers name."""
 
 _CHECKPOINTS: Final = ("best.ckpt", "last.ckpt")  # in order of preference
 

@@ -138,6 +138,19 @@ def test_a_killed_stage_without_a_checkpoint_or_with_another_command_starts_anew
     assert "its command line changed: --seed_everything 5" in said.out
 
 
+def test_a_folder_that_no_pipeline_made_is_left_alone(pipeline, tmp_path):
+    mine = tmp_path / "r/n/reward/notes/mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    code, calls, said = pipeline()
+    assert (code, calls) == (1, [])
+    assert "r/n/reward: holds files, but no stage.json: no pipeline made it; move it away, or choose ano" in said.err
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    mine.parent.rmdir()
+    assert pipeline()[:2] == (0, ALL)  # an empty folder is in nobody's way
+
+
 def test_a_test_that_failed_is_repeated_without_its_fit(pipeline):
     code, calls, said = pipeline(broken="test rloo", code=2)
     assert (code, calls) == (1, ALL[:3])
@@ -178,7 +191,9 @@ def test_a_broken_record_is_named(pipeline, tmp_path):
     code, _, said = pipeline()
     assert code == 1
     assert "stage.json: must hold" in said.err
-    assert "delete it, and the stage runs again" in said.err
+    assert "move its folder away, and the stage runs again" in said.err
+    (tmp_path / "r/n/sft").rename(tmp_path / "away")
+    assert pipeline()[:2] == (0, ALL[3:])
 
 
 SMALL = {

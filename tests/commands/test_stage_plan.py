@@ -95,6 +95,8 @@ def stage(**changed):
         ({"seed": "x"}, r"seed: must be int \| None, got 'x'"),
         ({"seed": True}, r"seed: must be int \| None, got True"),
         ({"name": "a/b"}, "name: 'a/b' is no folder's name"),
+        ({"name": ""}, "name: '' is no folder's name"),
+        ({"name": ".."}, r"name: '\.\.' is no folder's name"),
         ({"compare": ["rloo"]}, "compare: must be dict"),
         ({"compare": {"arm": "reward"}}, "compare, 'arm': 'reward' is no stage with a test"),
     ],

@@ -157,10 +157,13 @@ def test_frames_without_labels(tmp_path: Path) -> None:
         data.test_dataloader()
 
 
-def test_one_picture_can_be_predicted(tmp_path: Path) -> None:
+def test_one_picture_can_be_predicted_on_one_device(tmp_path: Path) -> None:
     data = ready(format="auto", root=str(picture(tmp_path / "a.png")))
     assert [batch.ids for batch in data.predict_dataloader()] == [["a"]]
     assert data.val_dataloader() == []
+    data.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    with pytest.raises(DataError, match=r"1 scenes for 2 devices; add --trainer\.devices 1"):
+        data.predict_dataloader()
 
 
 def test_the_drawn_set(tmp_path: Path) -> None:

@@ -33,6 +33,18 @@ def test_stride_and_short_sequences(tmp_path: Path) -> None:
     assert len(scenes[-1].frames) == 1
 
 
+def test_ids_differ_where_stems_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for name in ("one/a.jpg", "one/a.png", "other/a.jpg", "other/b.png", "drive/000001.jpg"):
+        picture(tmp_path / "in" / name)
+    write_video(tmp_path / "in/drive.mp4", 2)
+    ids = [scene.id for scene in read_frames(tmp_path / "in", num_frames=1, fps=100).scenes]
+    assert ids == [
+        "drive.mp4/000000", "drive.mp4/000001", "drive/000001", "one/a.jpg", "one/a.png", "other/a", "other/b",
+    ]  # fmt: skip
+
+
 def test_one_picture(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.jpeg")
     (scene,) = read_frames(path, num_frames=2).scenes

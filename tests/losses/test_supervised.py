@@ -19,10 +19,17 @@ def test_the_mean_is_over_target_tokens():
 
 
 def test_a_weighted_mean_by_hand():
-    # (1 (1 + 2) + 3 * 3) / (1 * 2 + 3 * 1) = 12 / 5.
-    assert token_cross_entropy(LOGPS, TARGETS, torch.tensor([1.0, 3.0])).item() == pytest.approx(2.4)
-    # Only the proportions count.
-    assert token_cross_entropy(LOGPS, TARGETS, torch.tensor([10.0, 30.0])).item() == pytest.approx(2.4)
+    # (1 (1 + 2) + 3 * 3) / 3 tokens.
+    assert token_cross_entropy(LOGPS, TARGETS, torch.tensor([1.0, 3.0])).item() == pytest.approx(4.0)
+    # A row alone keeps its weight: 3 * 3 / 1 token.
+    assert token_cross_entropy(LOGPS[1:], TARGETS[1:], torch.tensor([3.0])).item() == pytest.approx(9.0)
+
+
+def test_four_batches_of_one_row_weigh_like_one_of_four():
+    logps = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) - 3
+    targets, weights = torch.ones(4, 3, dtype=torch.bool), torch.tensor([0.25, 0.5, 0.75, 2.5])
+    rows = [token_cross_entropy(logps[[i]], targets[[i]], weights[[i]]) for i in range(4)]
+    torch.testing.assert_close(torch.stack(rows).mean(), token_cross_entropy(logps, targets, weights))
 
 
 def test_weights_of_one_leave_the_plain_mean_to_the_last_bit():
@@ -33,17 +40,17 @@ def test_weights_of_one_leave_the_plain_mean_to_the_last_bit():
         assert torch.equal(plain, token_cross_entropy(logps.to(dtype), targets, torch.ones(5)))
 
 
-def test_the_gradient_is_the_rows_share_of_the_weight():
+def test_the_gradient_is_the_rows_weight_over_the_tokens():
     logps = LOGPS.clone().requires_grad_()
     token_cross_entropy(logps, TARGETS, torch.tensor([1.0, 3.0])).backward()
     assert logps.grad is not None
-    torch.testing.assert_close(logps.grad, torch.tensor([[-0.2, -0.2], [-0.6, 0.0]]))
+    torch.testing.assert_close(logps.grad, torch.tensor([[-1 / 3, -1 / 3], [-1.0, 0.0]]))
 
 
 def test_padding_does_not_leak():
     logps = torch.tensor([[-1.0, -math.inf], [-3.0, math.nan]], requires_grad=True)
     targets = torch.tensor([[True, False], [True, False]])
-    for weights, expected in ((None, 2.0), (torch.tensor([1.0, 3.0]), 2.5)):
+    for weights, expected in ((None, 2.0), (torch.tensor([1.0, 3.0]), 5.0)):
         logps.grad = None
         loss = token_cross_entropy(logps, targets, weights)
         loss.backward()

@@ -137,6 +137,12 @@ def test_batches_and_formats_make_no_difference():
     assert metric.compute()["action_macro_f1"] == expected["action_macro_f1"]
 
 
+def test_answers_are_kept_where_the_metric_is():
+    metric = DrivingScore().to("meta")  # another device than the answers', on any machine
+    metric.update(random_answers(1, 3))
+    assert [row.device.type for row in metric.rows] == ["meta"]
+
+
 def work(rank, store, queue):
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
     metric, answers = DrivingScore(), random_answers(2)

@@ -1,5 +1,6 @@
 """The answers' stage: it learns what it is shown, and refuses what it cannot learn from."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
-from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.modules import ActionSFT
 from lvad.modules.describing import Description
 from lvad.modules.objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
+from lvad.report.answers import read_answers
+from lvad.report.recorder import RunRecorder
 from lvad.rewards import CLIPCosine
 
 
@@ -171,6 +174,44 @@ def test_a_test_has_probabilities_a_judge_and_a_report(make_sft, clip_folder, dr
     assert {"test/action_auroc", "test/reason_auroc", "test/clip_score", "test/clip_match"} <= set(scores)
     assert {len(scene.reason_probabilities) for scene in module.answered} == {21}
     assert not any(name.startswith("judge") for name, p in module.named_parameters() if p.requires_grad)
+
+
+def on_a_rank(rank, store, vlm_folder, clip_folder, root, run_dir):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    # As torchrun has it; the port is not used, for the group is there already.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "test"}
+    policy = HFPolicy(str(vlm_folder), Sampling(max_new_tokens=20), lora=None)
+    module = ActionSFT(policy, judge=CLIPCosine(str(clip_folder)))
+    data = BDDOIADataModule("lastframe", str(root), eval_batch_size=2, num_scenes=SceneCounts(test=5))
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, callbacks=[RunRecorder(str(run_dir))],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    (scores,) = trainer.test(module, data, verbose=False)
+    torch.save((scores, module.answered, module.report), run_dir / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_ranks_score_and_write_each_scene_once(vlm_folder, clip_folder, drawn_root, tmp_path):
+    """Of 5 scenes rank 1 has two and, so that it has as many as rank 0, the first one again."""
+    context = torch.multiprocessing.get_context("spawn")
+    given = (tmp_path / "store", vlm_folder, clip_folder, drawn_root, tmp_path)
+    ranks = [context.Process(target=on_a_rank, args=(rank, *given)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    assert found[0] == found[1]
+    scores, answered, report = found[0]
+    written = read_answers(tmp_path / "answers.jsonl")
+    assert written == answered
+    assert len({scene.id for scene in written}) == len(written) == 5
+    assert report[0].title.startswith("Scores on 5 test scenes")
+    stop = sum(scene.true_actions == (0, 1, 0, 0) for scene in written) / 5
+    assert scores["test/always_stop/action_exact_match"] == pytest.approx(stop)
+    assert "test/clip_score" in scores
 
 
 def test_what_means_nothing_is_refused(make_sft):

@@ -76,3 +76,19 @@ def test_common_actions_are_dearer_by_the_logit_of_their_share():
 def test_an_action_that_is_never_true_has_a_finite_price():
     chosen = balanced_choice(torch.zeros(1, 16).log_softmax(-1), torch.tensor([0.0, 1.0, 0.5, 0.5]), 1.0)
     assert chosen[0, :2].tolist() == [1, 0]
+
+
+def test_autocast_leaves_probabilities_and_prices_in_float32():
+    """In bfloat16 the margins of 0.001 below are under the rounding of a price of 2.2."""
+    logps = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    sets = [row.tolist() for row in ACTION_SETS]
+    near = torch.full((2, 16), -50.0)
+    near[:, sets.index([0, 1, 0, 0])] = 0.0
+    near[:, sets.index([0, 0, 1, 0])] = -2.1972 + torch.tensor([0.001, -0.001])  # 2 log 3 is 2.1972
+    shares = torch.tensor([0.5, 0.75, 0.25, 0.5])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, chosen = Chances(logps, None).actions, balanced_choice(near, shares, 1.0)
+    weights = logps.double().exp()
+    expected = [[sum(row[i].item() for i, held in enumerate(sets) if held[a]) for a in range(4)] for row in weights]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)
+    assert chosen.tolist() == [[0, 0, 1, 0], [0, 1, 0, 0]]

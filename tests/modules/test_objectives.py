@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from lvad.losses.supervised import token_cross_entropy
 from lvad.modules.objectives import CrossEntropy, ExpectedBLEU, Lesson, MinimumRisk
 from lvad.policy import HFPolicy, Sampling
 from lvad.rewards.bleu import sentence_bleu
@@ -43,7 +42,7 @@ def test_class_weights_weigh_scenes(policy, make_batch):
     task = lesson(policy, make_batch, (3.0, 1.0))
     targets = policy.targets(task.texts)
     logps, mask = policy.logprobs(task.prefix, targets)[:, 0], targets.completion_mask[:, 0]
-    expected = token_cross_entropy(logps[[0, 0, 0, 1]], mask[[0, 0, 0, 1]])  # the first scene three times
+    expected = -(3 * logps[0][mask[0]].sum() + logps[1][mask[1]].sum()) / mask.sum()
     torch.testing.assert_close(CrossEntropy(class_weights=True).loss(policy, task)[0], expected)
 
 
@@ -82,7 +81,24 @@ def test_minimum_risk_holds_the_right_text_once_and_repeats_once(policy, make_ba
     assert values["train/bleu"].item() == pytest.approx(sum(said) / 6)
 
 
-@pytest.mark.parametrize("objective", [ExpectedBLEU(4), MinimumRisk(4, 0.5)])
+def test_a_truncated_text_is_no_member_of_the_set(policy, make_batch, monkeypatch):
+    """Written anew it would be "a car" with an end, which the model never said."""
+    task = lesson(policy, make_batch)
+    whole = given(policy, monkeypatch, OTHERS[1], OTHERS[1])
+    expected = MinimumRisk(2).loss(policy, task)[0]
+    drawn = given(policy, monkeypatch, OTHERS[1], OTHERS[0])._replace(is_truncated=torch.tensor([[False, True]] * 2))
+    monkeypatch.setattr(policy, "generate", lambda *args, **options: drawn)
+    loss, values = MinimumRisk(2).loss(policy, task)
+    torch.testing.assert_close(loss, expected)
+    # What is logged is of all that was drawn.
+    said = [sentence_bleu(text, right) for right in task.texts for text in (OTHERS[1], OTHERS[0])]
+    assert values["train/bleu"].item() == pytest.approx(sum(said) / 4)
+    # Of no finished text the right one is left, at no risk.
+    monkeypatch.setattr(policy, "generate", lambda *a, **o: whole._replace(is_truncated=torch.ones(2, 2).bool()))
+    assert MinimumRisk(2).loss(policy, task)[0].item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("objective", [ExpectedBLEU(4), MinimumRisk(4, 0.05)])
 def test_what_is_right_becomes_more_probable(policy, make_batch, monkeypatch, objective):
     """With drawn texts replaced by near misses, a step down the loss raises the right text above them."""
     task = lesson(policy, make_batch)._replace(texts=[[RIGHT], [RIGHT]])

@@ -54,6 +54,16 @@ def test_a_run_whose_reasons_are_all_empty_has_predicted_reasons_if_its_test_sco
     assert read_run(folder, "a").with_reasons
 
 
+def test_reasons_that_nobody_asked_for_are_not_scored(tmp_path):
+    """A model that writes freely may name some behind its action."""
+    folder = write_run(tmp_path, STOPS, reasons=REASON)
+    assert read_run(folder, "a").with_reasons
+    (folder / "metrics.json").write_text('{"test/action_macro_f1": 0.5}')
+    assert not read_run(folder, "a").with_reasons
+    (folder / "metrics.json").write_text('{"val/loss": 0.5}')  # of the fit: what the test scored is not known
+    assert read_run(folder, "a").with_reasons
+
+
 def test_scenes_are_paired_by_id_whatever_their_order(runs, tmp_path):
     said, true = (STOP, STOP, STOP, FORWARD), (STOP, STOP, STOP, FORWARD)
     turned = read_run(write_run(tmp_path / "turned", said, true, names="dcba", reasons=REASON), "turned")

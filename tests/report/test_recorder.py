@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answered import REASON, STOP, scene
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -157,6 +158,30 @@ def test_metrics_merge_and_are_always_json(tmp_path):
 
 def test_closing_line_without_a_reward():
     assert closing_line(Path("logs/x"), {}, "lvad test") == "run: logs/x; next: lvad test"
+
+
+class Answers(LightningModule):
+    """Names a reason, whether it was asked for one or not."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores, self.answered = scores, [scene("a", STOP, STOP, reasons=REASON)]
+
+    def test_step(self, batch, batch_idx):
+        self.log_dict(dict.fromkeys(self.scores, 0.5))
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_reasons_have_a_table_where_they_were_scored(tmp_path, is_asked):
+    scores = ["test/action_macro_f1", *(["test/reason_macro_f1"] if is_asked else [])]
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[RunRecorder(str(tmp_path))], enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.test(Answers(scores), DataLoader(torch.ones(1, 1)), verbose=False)
+    tables = (tmp_path / "tables.md").read_text()
+    assert "Table 2: actions" in tables
+    assert ("Table 3: reasons" in tables) == is_asked
 
 
 class Says(LightningModule):
