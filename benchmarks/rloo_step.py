@@ -3,9 +3,9 @@
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/rloo_step.py --geometry smolvlm-256m --tiles 1 --k 8 --steps 3 --json rows.json
 
-The two alternate in one process, first a step of TRL, then one of lvad; the first of each is not counted. Figures are
-medians. Every completion has the same number of tokens. Peak memory is that of a step above what is held at its start
-(weights, states of AdamW), gradients included.
+The two alternate in one process, a step of TRL, then one of lvad. The first of each warms up, the last is for memory,
+the times are medians of those between. Every completion has the same number of tokens. Peak memory is that of a step
+above weights, gradients and the states of AdamW.
 """
 
 import argparse
@@ -25,25 +25,28 @@ from rloo_bench.setting import Cost, Setting, Side
 PHASES = ("vision", "prefill", "decode", "old log-probs", "forward", "backward", "reward", "rest")
 
 
-def median_cost(costs: list[Cost]) -> Cost:
+def median_cost(steps: list[Cost]) -> Cost:
+    """Of the steps between the first, which warms up, and the last, in which memory was measured."""
+    costs = steps[1:-1]
+
     def of(values: list[dict[str, Any]]) -> dict[str, Any]:
         return {name: statistics.median(v.get(name, 0) for v in values) for name in values[0]}
 
     return Cost(
         statistics.median(c.wall_s for c in costs),
         statistics.median(c.cpu_s for c in costs),
-        statistics.median(c.peak_mib for c in costs),
+        steps[-1].peak_mib,
         of([c.phases_s for c in costs]),
         of([c.counts for c in costs]),
     )
 
 
 def row_of(name: str, ours: list[Cost], theirs: list[Cost] | None) -> dict[str, Any]:
-    mine = median_cost(ours[1:])
-    row: dict[str, Any] = {"against": name, "steps": len(ours) - 1, "lvad": asdict(mine)}
+    mine = median_cost(ours)
+    row: dict[str, Any] = {"against": name, "steps": len(ours) - 2, "lvad": asdict(mine)}
     row["lvad"]["wall_s_each"] = [round(c.wall_s, 3) for c in ours]
     if theirs:
-        other = median_cost(theirs[1:])
+        other = median_cost(theirs)
         row["trl"] = asdict(other)
         row["trl"]["wall_s_each"] = [round(c.wall_s, 3) for c in theirs]
         row["speedup"] = other.wall_s / mine.wall_s
@@ -57,14 +60,15 @@ def compare(side: Side, algorithm: str, steps: int, checkpointing: tuple[bool, b
     ours = Ours(side, checkpointing[0])
     costs: list[Cost] = []
     theirs = None
+    last = steps + 1
     if algorithm == "none":
-        costs = [ours.step(step) for step in range(steps + 1)]
+        costs = [ours.step(step, step == last) for step in range(last + 1)]
     else:
         from rloo_bench.theirs import train
 
         with tempfile.TemporaryDirectory() as folder:
-            between = lambda step: costs.append(ours.step(step))  # noqa: E731
-            theirs = train(side, algorithm, checkpointing[1], steps + 1, between, folder)
+            between = lambda step: costs.append(ours.step(step, step == last))  # noqa: E731
+            theirs = train(side, algorithm, checkpointing[1], last + 1, between, folder)
     row = row_of(algorithm, costs, theirs)
     row["checkpointing"] = {"lvad": checkpointing[0], "trl": checkpointing[1]}
     row["operations"] = ours.gradient_operations()
@@ -124,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=1, help="per step")
     parser.add_argument("--k", type=int, default=8, help="completions per scene")
     parser.add_argument("--tokens", type=int, default=40, help="of every completion")
-    parser.add_argument("--steps", type=int, default=3, help="counted ones")
+    parser.add_argument("--steps", type=int, default=3, help="timed ones")
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--freeze-vision", action="store_true")
     parser.add_argument("--against", nargs="+", choices=["rloo", "grpo", "none"], default=["rloo"])

@@ -76,12 +76,12 @@ class Ours:
         labels = [torch.full((size, n), UNLABELLED) for n in (4, 21)]
         return Batch([f"scene-{i}" for i in range(size)], frames, *labels, [()] * size, [None] * size)
 
-    def step(self, step: int) -> Cost:
+    def step(self, step: int, with_memory: bool) -> Cost:
         """One update."""
         Ours.current = self
         batch, memory = self.batch(step), Memory()
         self.phases.reset()
-        with memory.measure():
+        with memory.measure(self.parameters if with_memory else None):
             wall, cpu = time.perf_counter(), time.process_time()
             with self.phases.phase("rest"):
                 self._update(batch)

@@ -42,7 +42,7 @@ class Cost:
     wall_s: float
     cpu_s: float
     peak_mib: float
-    """Above what was held at the start of the step: weights and optimizer states."""
+    """Above weights, gradients and optimizer states; 0 where it was not measured."""
     phases_s: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     """Tiles through the vision tower, positions through the text model."""

@@ -24,7 +24,7 @@ def train(
         algorithm: ``rloo``: RLOOTrainer; ``grpo``: GRPOTrainer with ``dr_grpo`` and unscaled rewards, whose gradient
             is RLOO's times a constant, and which needs no second pass for the old log-probabilities.
         checkpointing: TRL's default is True.
-        steps: how many.
+        steps: how many; memory is measured in the last.
         between: given the number of the step.
         folder: for what TRL writes.
     """
@@ -46,7 +46,7 @@ def train(
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             phases.reset()
             self.memory = Memory()
-            self.measuring = self.memory.measure()
+            self.measuring = self.memory.measure(trainer.model.parameters() if len(costs) == steps - 1 else None)
             self.measuring.__enter__()
             self.rest = phases.phase("rest")
             self.rest.__enter__()

@@ -19,6 +19,7 @@ from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.passes import ATTENTION, Decoder, Trunk, read_completions, read_prompts
 from lvad.policy.sampling import Sampling, log_density
+from lvad.policy.thin_products import thin_products
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, token_texts, write_targets
 from lvad.policy.vision import Eyes, VisionCache
 from lvad.text import Prompts
@@ -159,7 +160,8 @@ class HFPolicy(nn.Module):
         hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
         walk = grammar and self._tokens_of(grammar).start(len(hidden), ending.max_new_tokens)
         steps = _Steps(self, Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens))
-        drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
+        with thin_products([*self.vlm.model.text_model.modules(), self.vlm.lm_head]):
+            drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
 
