@@ -3,9 +3,9 @@
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/rloo_step.py --geometry smolvlm-256m --tiles 1 --k 8 --steps 3 --json rows.json
 
-The two alternate in one process, a step of TRL, then one of lvad. The first of each warms up, the last is for memory,
-the times are medians of those between. Every completion has the same number of tokens. Peak memory is that of a step
-above weights, gradients and the states of AdamW.
+The two alternate in one process, a step of TRL, then one of lvad. The first of each warms up; the times are medians of
+the others. Every completion has the same number of tokens. Peak memory is that of the last step, above weights,
+gradients and the states of AdamW.
 """
 
 import argparse
@@ -26,8 +26,8 @@ PHASES = ("vision", "prefill", "decode", "old log-probs", "forward", "backward",
 
 
 def median_cost(steps: list[Cost]) -> Cost:
-    """Of the steps between the first, which warms up, and the last, in which memory was measured."""
-    costs = steps[1:-1]
+    """Of all steps but the first, which warms up; memory is that of the last."""
+    costs = steps[1:]
 
     def of(values: list[dict[str, Any]]) -> dict[str, Any]:
         return {name: statistics.median(v.get(name, 0) for v in values) for name in values[0]}
@@ -43,7 +43,7 @@ def median_cost(steps: list[Cost]) -> Cost:
 
 def row_of(name: str, ours: list[Cost], theirs: list[Cost] | None) -> dict[str, Any]:
     mine = median_cost(ours)
-    row: dict[str, Any] = {"against": name, "steps": len(ours) - 2, "lvad": asdict(mine)}
+    row: dict[str, Any] = {"against": name, "steps": len(ours) - 1, "lvad": asdict(mine)}
     row["lvad"]["wall_s_each"] = [round(c.wall_s, 3) for c in ours]
     if theirs:
         other = median_cost(theirs)
@@ -60,7 +60,7 @@ def compare(side: Side, algorithm: str, steps: int, checkpointing: tuple[bool, b
     ours = Ours(side, checkpointing[0])
     costs: list[Cost] = []
     theirs = None
-    last = steps + 1
+    last = steps
     if algorithm == "none":
         costs = [ours.step(step, step == last) for step in range(last + 1)]
     else:

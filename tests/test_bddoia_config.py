@@ -3,73 +3,21 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from tokenizers import AddedToken
-from transformers import (
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    Idefics3ImageProcessor,
-    Idefics3Processor,
-    PreTrainedTokenizerFast,
-)
+from rloo_bench.geometries import GEOMETRIES, SPECIAL, make_smolvlm
 
 from lvad.assets import CONFIGS
-from lvad.commands.embedded import CHAT_TEMPLATE, corpus, train_tokenizer
 from lvad.commands.stages import make_cli
 from lvad.modules.describing import Description
-from lvad.policy.tokens import chat_inputs
+from lvad.policy.tokens import PromptIds, chat_inputs
 
-BASE_TOKENS, VOCABULARY = 49152, 49280
 NUM_PARAMETERS = 256_484_928  # of the published checkpoint
 CLIP_PARAMETERS = 151_277_313
-GRID = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
-SPECIAL = ["<global-img>", *GRID, "<fake_token_around_image>", "<image>"]
-
-
-def real_layout_tokenizer():
-    """The checkpoint's token ids: 49,152 words, then the image tokens, <end_of_utterance> last."""
-    backend = train_tokenizer(corpus(20, 0), 400)
-    backend.add_tokens([f"<unused{i}>" for i in range(BASE_TOKENS - backend.get_vocab_size())])
-    reserved = [f"<reserved{i}>" for i in range(VOCABULARY - 1 - BASE_TOKENS - len(SPECIAL))]
-    tokens = [*SPECIAL, *reserved, "<end_of_utterance>"]
-    backend.add_special_tokens(
-        [AddedToken(f"{t} ".strip(), special=True) for t in tokens if backend.token_to_id(t) is None]
-    )
-    return backend
 
 
 @pytest.fixture(scope="module")
 def smolvlm_256m(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "SmolVLM-256M"
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=real_layout_tokenizer(),
-        bos_token="<|im_start|>",
-        eos_token="<end_of_utterance>",
-        pad_token="<pad>",
-    )
-    image_id = tokenizer.convert_tokens_to_ids("<image>")
-    text = {
-        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "vocab_size": VOCABULARY,
-        "max_position_embeddings": 8192, "tie_word_embeddings": False, "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
-    vision = {
-        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-        "image_size": 512, "patch_size": 16,
-    }  # fmt: skip
-    config = Idefics3Config(
-        text_config=text, vision_config=vision, image_token_id=image_id, scale_factor=4, tie_word_embeddings=False
-    )
-    with torch.device("meta"):
-        model = Idefics3ForConditionalGeneration(config)
-    model = model.to(torch.bfloat16).to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.02)
-        for buffer in model.buffers():
-            buffer.zero_()
-    model.save_pretrained(folder)
-    images = Idefics3ImageProcessor(size={"longest_edge": 2048}, max_image_size={"longest_edge": 512})
-    Idefics3Processor(images, tokenizer, image_seq_len=64, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    make_smolvlm(folder, GEOMETRIES["smolvlm-256m"], torch.bfloat16)
     return folder
 
 
@@ -94,6 +42,8 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_pat
     inputs = chat_inputs(policy.processor, make_batch(1), [policy.prompts.describe])
     assert inputs["pixel_values"].shape == (1, 17, 3, 512, 512)
     assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 17 * 64
+    ids = PromptIds(policy.processor)(policy.prompts.describe, make_batch(1).frames[0])
+    assert ids.tolist() == inputs["input_ids"][0].tolist()
 
 
 def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):

@@ -17,8 +17,9 @@ from lvad.ops import gather_logps
 from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
-from lvad.policy.passes import ATTENTION, Decoder, Trunk, read_completions, read_prompts
+from lvad.policy.passes import ATTENTION, Decoder, Trunk, read_prompts
 from lvad.policy.sampling import Sampling, log_density
+from lvad.policy.states import predicting_states
 from lvad.policy.thin_products import thin_products
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, token_texts, write_targets
 from lvad.policy.vision import Eyes, VisionCache
@@ -185,7 +186,8 @@ class HFPolicy(nn.Module):
         walk = grammar and self._tokens_of(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
-        states = self._all_states(_trunk(prefix), rollouts)
+        model, embed = self.vlm.model.text_model, self.vlm.get_input_embeddings()
+        states = predicting_states(model, embed, _trunk(prefix), rollouts, self.completions_at_once)
         wanted, tokens = states[rollouts.completion_mask], rollouts.tokens[rollouts.completion_mask]
         rows = max(1, _LOGITS_AT_ONCE // len(self.banned))
         parts = [
@@ -198,24 +200,6 @@ class HFPolicy(nn.Module):
         return torch.zeros(rollouts.tokens.shape, dtype=logps.dtype, device=logps.device).masked_scatter(
             rollouts.completion_mask, logps
         )
-
-    def _all_states(self, trunk: Trunk, rollouts: Rollouts) -> Tensor:
-        at_once = self.completions_at_once or rollouts.tokens.shape[1]
-        slices = zip(rollouts.tokens.split(at_once, 1), rollouts.completion_mask.split(at_once, 1), strict=True)
-        if at_once >= rollouts.tokens.shape[1]:
-            return self._states(trunk, *next(slices))
-        return torch.cat([checkpoint(self._states, trunk, *part, use_reentrant=False) for part in slices], 1)
-
-    def _states(self, trunk: Trunk, tokens: Tensor, completion_mask: Tensor) -> Tensor:
-        """float[B, K, T, E], the states that predict the tokens: the prompt's last, then each fed token's."""
-        is_fed = completion_mask[:, :, 1:]
-        first = trunk.last[:, None, None].expand(-1, tokens.shape[1], -1, -1)
-        if not is_fed.any():
-            return torch.cat([first, first.expand(-1, -1, is_fed.shape[2], -1)], 2)
-        embeds = self.vlm.get_input_embeddings()(tokens[:, :, :-1][is_fed])
-        hidden = read_completions(self.vlm.model.text_model, trunk, embeds, is_fed)
-        rest = hidden.new_zeros(*is_fed.shape, hidden.shape[-1])
-        return torch.cat([first.to(hidden.dtype), rest.masked_scatter(is_fed.unsqueeze(-1), hidden)], 2)
 
     def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling, walk: Walk | None) -> Tensor:
         return gather_logps(self._density(hidden, sampling, walk, tokens), tokens)
