@@ -21,8 +21,7 @@ from rloo_bench.geometries import GEOMETRIES, LONGEST_EDGE_PX, make_folder
 from rloo_bench.meters import matrix_product_rate
 from rloo_bench.ours import Ours
 from rloo_bench.setting import Cost, Setting, Side
-
-PHASES = ("vision", "prefill", "decode", "old log-probs", "forward", "backward", "reward", "rest")
+from rloo_bench.tables import phases_table, plot, summary_table
 
 
 def median_cost(steps: list[Cost]) -> Cost:
@@ -80,44 +79,10 @@ def compare(side: Side, algorithm: str, steps: int, checkpointing: tuple[bool, b
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| against | side | s | CPU s | " + " | ".join(PHASES) + " | tiles | positions | MiB |"]
-    lines.append("|---" * (len(PHASES) + 7) + "|")
-    for row in rows:
-        for side in ("trl", "lvad"):
-            if side not in row:
-                continue
-            cost = row[side]
-            cells = [row["against"], side, f"{cost['wall_s']:.2f}", f"{cost['cpu_s']:.2f}"]
-            cells += [f"{cost['phases_s'].get(phase, 0):.2f}" for phase in PHASES]
-            cells += [f"{cost['counts'].get(n, 0):.0f}" for n in ("tiles", "positions")] + [f"{cost['peak_mib']:.0f}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    for row in rows:
-        said = [f"gradient pass at {100 * row['gradient_pass_share']:.0f} % of the rate of a matrix product"]
-        if "speedup" in row:
-            said = [f"{row['speedup']:.1f} times faster ({row['speedup_cpu']:.1f} in CPU seconds), "
-                    f"1/{row['memory_ratio']:.1f} of the memory", *said]  # fmt: skip
-        lines.append(f"{row['against']}: {'; '.join(said)}")
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.8 + 0.6 * sum(2 if "trl" in row else 1 for row in rows)), layout="constrained")
-    axes = figure.subplots()
-    bars = [
-        (f"{side} ({row['against']})", row[side]["phases_s"]) for row in rows for side in ("trl", "lvad") if side in row
-    ]
-    left = [0.0] * len(bars)
-    for phase in PHASES:
-        widths = [phases.get(phase, 0.0) for _, phases in bars]
-        axes.barh([name for name, _ in bars], widths, left=left, label=phase)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds per step")
-    axes.legend(fontsize="small")
-    figure.savefig(path)
+def show(rows: list[dict[str, Any]], picture: Path | None) -> None:
+    print(phases_table(rows), summary_table(rows), sep="\n\n")
+    if picture:
+        plot(rows, picture)
 
 
 def parse() -> argparse.Namespace:
@@ -140,11 +105,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16" if torch.cuda.is_available() else "float32")
     parser.add_argument("--json", type=Path, help="rows are added to this list")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--show", type=Path, help="measure nothing: the tables, and the plot, of such a list")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
+    if args.show:
+        show(json.loads(args.show.read_text()), args.plot)
+        return
     checkpointing = {"none": (False, False), "trl": (False, True), "both": (True, True)}[args.checkpointing]
     setting = Setting(
         args.geometry, args.tiles, args.frames, args.scenes, args.k, args.tokens, args.lora,
@@ -156,12 +125,10 @@ def main() -> None:
         rows = [compare(side, algorithm, args.steps, checkpointing) for algorithm in args.against]
     for row in rows:
         row["setting"] = {**asdict(setting), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(table(rows))
+    show(rows, args.plot)
     if args.json:
         before = json.loads(args.json.read_text()) if args.json.exists() else []
         args.json.write_text(json.dumps(before + rows, indent=1) + "\n")
-    if args.plot:
-        plot(rows, args.plot)
 
 
 if __name__ == "__main__":

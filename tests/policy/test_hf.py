@@ -211,3 +211,23 @@ def test_an_unknown_folder_and_a_foreign_model_are_named(tmp_path):
     LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="llama"):
         HFPolicy(str(tmp_path))
+
+
+@pytest.mark.parametrize("way", ["weights", "autocast"])
+def test_bfloat16_samples_in_the_density_that_is_differentiated(vlm_folder, make_batch, way):
+    from contextlib import nullcontext
+
+    from lvad.policy.hf import HFPolicy, Lora
+
+    torch.manual_seed(0)
+    policy = HFPolicy(str(vlm_folder), lora=Lora(rank=4), dtype="bfloat16" if way == "weights" else "float32")
+    batch = make_batch(1, 2)
+    with torch.autocast("cpu", torch.bfloat16) if way == "autocast" else nullcontext():
+        prefix = policy.encode(batch)
+        rollouts = policy.generate(prefix, 3)
+        logps = policy.logprobs(prefix, rollouts)
+    assert logps.dtype == rollouts.logps.dtype == torch.float32
+    assert (logps - rollouts.logps).abs().mean() < 0.02
+    logps.sum().backward()
+    grads = [p.grad for p in policy.parameters() if p.requires_grad]
+    assert all(g is not None and g.isfinite().all() for g in grads)
