@@ -50,7 +50,10 @@ class Batch(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """What the policy sees before it speaks: B prompts with their images, read once for all completions."""
+    """What the policy sees before it speaks: B prompts with their images, read once for all completions.
+
+    It holds until the policy's weights change.
+    """
 
     embeds: Tensor
     """float[N, D] input embeddings of all prompts one after the other, image features in place."""

@@ -75,5 +75,5 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize="small")
     axes.invert_yaxis()
     axes.set_xlabel("seconds per step")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=len(PHASES), fontsize="small")
     figure.savefig(path, dpi=120)

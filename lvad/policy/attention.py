@@ -122,10 +122,9 @@ def plain_backward(
 
 
 def merge(first: Part, second: Part) -> Part:
-    """Attention to the keys of both."""
-    lse = torch.logaddexp(first.lse, second.lse)
-    weights = [(part.lse - lse).exp().unsqueeze(-1).to(part.out.dtype) for part in (first, second)]
-    return Part(first.out * weights[0] + second.out * weights[1], lse)
+    """Attention to the keys of both: the outputs weighted by exp(lse), which leaves one sigmoid."""
+    weight = (first.lse - second.lse).sigmoid().unsqueeze(-1).to(first.out.dtype)
+    return Part(torch.lerp(second.out, first.out, weight), torch.logaddexp(first.lse, second.lse))
 
 
 class TreeAttention(torch.autograd.Function):
