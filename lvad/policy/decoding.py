@@ -62,8 +62,7 @@ def draw_completions(
 ) -> Drawn:
     """Draw N completions; those that have ended leave the model's batch.
 
-    Each token costs one random number per completion, whether it has ended or not, so what a completion says does not
-    depend on when the others end.
+    Each token costs one random number per completion, ended or not: none depends on when the others end.
 
     Args:
         hidden: float[N, D], the states that predict the first tokens.

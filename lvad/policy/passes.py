@@ -134,7 +134,8 @@ class Decoder:
         self._length = torch.tensor(trunk.lengths, device=device)
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._num_fed = 0
-        self._among = list(range(batch))
+        self._among: list[int] = []
+        self._prompts: list[list[tuple[Tensor, Tensor]]] = []
         self._place()
 
     def advance(self, embeds: Tensor) -> Tensor:
@@ -172,14 +173,15 @@ class Decoder:
         counts = torch.bincount(self._scene, minlength=len(self.trunk.lengths))
         is_alive = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
         alive = counts.nonzero().squeeze(1).tolist()
-        if 2 * len(alive) <= len(self._among):  # leaving prompts behind costs a copy of the others
+        if not self._prompts or 2 * len(alive) <= len(self._among):
+            # Leaving prompts behind costs a copy of the others.
             self._among = alive
+            prompts = _prompt_layout(self.trunk.lengths, self._scene.device, alive)
+            self._prompts = [
+                list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
+                for k, v in zip(self.trunk.keys, self.trunk.values, strict=True)
+            ]
         self._layout = lay_out(is_alive.unsqueeze(2), self.trunk.lengths, self._among)
-        prompts = _prompt_layout(self.trunk.lengths, self._scene.device, self._among)
-        self._prompts = [
-            list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
-            for k, v in zip(self.trunk.keys, self.trunk.values, strict=True)
-        ]
 
 
 def _attention(
