@@ -1,8 +1,17 @@
 """Small tensor functions shared by the losses, the policies and the data."""
 
+import hashlib
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
+    """16 bytes of shape and content, the same on every device: an id may name other pixels after an augmentation."""
+    digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
+    digest.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def gather_logps(logps: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

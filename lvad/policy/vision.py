@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_TILES_AT_ONCE = 4  # tiles per call of the tower: more need memory and gain no speed
+from lvad.ops import content_digest
+
+_TILES_AT_ONCE = 4  # tiles per call of the tower: its memory grows with their number
 _BYTES_PER_MB = 2**20
 
 
@@ -122,7 +124,7 @@ class Eyes:
             return self._recall(vlm, scenes, self._digest(vlm, parameters))
 
     def _recall(self, vlm: Any, scenes: Sequence[Tensor], tower: bytes) -> list[Tensor]:
-        keys = [_key(tower, frames) for frames in scenes]
+        keys = [content_digest(frames, tower).hex() for frames in scenes]
         found = {key: self._store.get(key) for key in keys}
         missing = {key: frames for key, frames in zip(keys, scenes, strict=True) if found[key] is None}
         for key, features in zip(missing, self._encode(vlm, list(missing.values())), strict=True):
@@ -137,7 +139,7 @@ class Eyes:
             digest = hashlib.blake2b(self._processor.image_processor.to_json_string().encode())
             digest.update(repr(state[:2]).encode())
             for parameter in parameters:
-                digest.update(_bytes(parameter.detach()))
+                digest.update(content_digest(parameter))
             self._tower_state, self._tower_digest = state, digest.digest()
         return self._tower_digest
 
@@ -162,14 +164,3 @@ def _features(vlm: Any, tiles: Tensor, is_seen: Tensor) -> Tensor:
     output = vlm.model.get_image_features(tiles, is_seen).pooler_output
     features = output[0] if isinstance(output, list | tuple) else output
     return features.reshape(tiles.shape[1], -1, features.shape[-1])
-
-
-def _key(tower: bytes, frames: Tensor) -> str:
-    digest = hashlib.blake2b(tower, digest_size=20)
-    digest.update(repr(tuple(frames.shape)).encode())
-    digest.update(_bytes(frames))
-    return digest.hexdigest()
-
-
-def _bytes(values: Tensor) -> memoryview:
-    return values.cpu().contiguous().view(torch.uint8).numpy().data

@@ -1,6 +1,5 @@
 """The semantic alignment reward: cosine of a CLIP between a scene's frames and a sentence."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from lvad.assets import resolve_model
+from lvad.ops import content_digest
 from lvad.types import Batch, Rollouts, Scores
 
 CONFIG_FILE = "open_clip_config.json"
@@ -109,13 +109,6 @@ class CLIP(nn.Module):
             self.tokenizer.save_pretrained(folder)
 
 
-def _content(frames: Tensor) -> bytes:
-    """A digest of shape and pixels of uint8[M, 3, H, W]: an id may name other pixels after an augmentation."""
-    digest = hashlib.blake2b(repr(tuple(frames.shape)).encode(), digest_size=16)
-    digest.update(frames.cpu().contiguous().numpy().data)
-    return digest.digest()
-
-
 class CLIPCosine(nn.Module):
     """R(I, T) = v . t with a frozen CLIP (section 3.4 of the paper).
 
@@ -151,7 +144,7 @@ class CLIPCosine(nn.Module):
         """Unit vectors float[B, D] on the tower's device; the scenes not yet known in one forward."""
         if self.cache_scenes == 0:
             return self.clip.embed_frames(batch.frames).float()
-        keys = [_content(frames) for frames in batch.frames]
+        keys = [content_digest(frames) for frames in batch.frames]
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         missing = {key: frames for key, frames in zip(keys, batch.frames, strict=True) if key not in rows}
         if missing:
