@@ -1,7 +1,7 @@
 """The main job over several seeds: what it gains, what it costs, with its spread.
 
     python benchmarks/main_job.py --seeds 0 1 2 --json benchmarks/main_job.json
-    python benchmarks/main_job.py --seeds 0 1 2 -- --model.init_args.kl_beta 0
+    python benchmarks/main_job.py --seeds 0 1 2 -- --model.init_args.kl null
 
 What follows ``--`` is given to ``lvad fit``. Each seed is a process of its own: ``lvad fit``, then ``lvad test``.
 """

@@ -12,7 +12,7 @@ USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language m
 
 usage: lvad COMMAND [options]
 
-  lvad fit --config configs/rloo.yaml     train; every value of the file can be overridden: --model.kl_beta 0.05
+  lvad fit --config configs/rloo.yaml     train; every value of the file can be overridden: --model.kl.beta 0.05
   lvad test                               evaluate the newest run (its config, its best checkpoint)
   lvad test --config FILE --ckpt_path F   evaluate a named one
   lvad validate --config FILE             the same on the validation scenes

@@ -1,10 +1,13 @@
 """Drawing completions, and what can be said of them without a reward."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
+from lvad.losses.advantages import leave_one_out
 from lvad.ops import masked_mean
-from lvad.types import Batch, Policy, Prefix, Rollouts
+from lvad.types import Batch, Policy, Prefix, Rollouts, SceneSamples, Scores
 
 
 def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | None = None) -> Rollouts:
@@ -37,29 +40,62 @@ def first_scenes(batch: Batch, count: int) -> Batch:
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:
-    """Entropy in nats per token, length in tokens and share of truncated completions: float[] each."""
+    """What can be said without a reward: float[] each.
+
+    Returns:
+        Entropy in nats per token, length in tokens, share of truncated completions, and the share of completions that
+        are the most common text of all.
+    """
     mask = rollouts.completion_mask
+    texts = [text for row in rollouts.texts for text in row]
+    most_common = Counter(texts).most_common(1)[0][1]
     return {
         "rollout/entropy": masked_mean(rollouts.entropies, mask),
         "rollout/length": mask.sum(-1).float().mean(),
         "rollout/truncated": rollouts.is_truncated.float().mean(),
+        "rollout/common": torch.tensor(most_common / len(texts), device=mask.device),
     }
 
 
-def advantage_stats(rewards: Tensor, advantages: Tensor) -> dict[str, Tensor]:
-    """What a group of K rewards can teach.
+def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[str, Tensor]:
+    """What the groups of K rewards can teach.
 
     Args:
-        rewards: float[B, K] before the KL term.
+        scores: of B scenes, before any penalty.
         advantages: float[B, K] as used.
+        is_kept: bool[B], False on scenes whose rewards were not finite.
 
     Returns:
-        Mean reward and mean of the best of K (Fig. 6 of the paper), standard deviation of the advantages, and the
-        share of scenes whose K rewards are all equal, which teach nothing.
+        float[] each: the number of scenes dropped and, over the others, the mean reward and the mean of every term,
+        the mean of the best of K (Fig. 6 of the paper), the standard deviation of the advantages, and the share of
+        scenes whose K rewards are all equal, which teach nothing.
     """
+    dropped = {"reward/dropped": (~is_kept).sum().float()}
+    if not is_kept.any():
+        return dropped
+    rewards, kept = scores.total[is_kept], advantages[is_kept]
     return {
+        **dropped,
         "reward/mean": rewards.mean(),
         "reward/best": rewards.amax(1).mean(),
-        "advantage/std": advantages.std(),
+        "advantage/std": kept.std(correction=0),
         "advantage/zero_spread": (rewards.amax(1) == rewards.amin(1)).float().mean(),
+        **{f"reward/{name}": term[is_kept].mean() for name, term in scores.terms.items()},
     }
+
+
+def scene_samples(scenes: Batch, rollouts: Rollouts, scores: Scores) -> list[SceneSamples]:
+    """K completions of each of B scenes for the run's record; the advantages are those over their siblings."""
+    can_compare = scores.total.shape[1] > 1
+    advantages = leave_one_out(scores.total).tolist() if can_compare else [[]] * len(scenes.ids)
+    return [
+        SceneSamples(
+            id=scenes.ids[b],
+            frames=scenes.frames[b].cpu(),
+            texts=rollouts.texts[b],
+            rewards=scores.total[b].tolist(),
+            advantages=advantages[b],
+            terms={name: term[b].tolist() for name, term in scores.terms.items()},
+        )
+        for b in range(len(scenes.ids))
+    ]

@@ -93,6 +93,11 @@ class Scores(NamedTuple):
 class Policy(Protocol):
     """A model that completes a scene's prompt; an ``nn.Module`` with these methods."""
 
+    @property
+    def state_size(self) -> int:
+        """D of ``states``."""
+        ...
+
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
         """Encode frames and prompt once (``queries``: B prompts instead of the stage-1 prompt)."""
         ...
@@ -109,8 +114,28 @@ class Policy(Protocol):
         """float[B, K, T] under the frozen start, with the temperature and bans but no truncation."""
         ...
 
+    def targets(self, texts: list[list[str]]) -> Rollouts:
+        """B times K given texts as completions."""
+        ...
+
+    def states(self, prefix: Prefix) -> Tensor:
+        """float[B, D], what the model knows of each scene before it speaks; without gradient."""
+        ...
+
     def keep_reference(self) -> None:
         """Remember the present weights as the reference, before the first update."""
+        ...
+
+    def refresh_reference(self) -> None:
+        """Make the present weights the reference, at any time."""
+        ...
+
+    def reference_state(self) -> dict[str, Tensor] | None:
+        """What a checkpoint must hold of a refreshed reference; None while it is the start."""
+        ...
+
+    def load_reference_state(self, state: dict[str, Tensor]) -> None:
+        """Take it back."""
         ...
 
     def save_pretrained(self, folder: Path) -> None:

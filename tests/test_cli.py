@@ -56,7 +56,7 @@ def test_every_shipped_config_parses(config, capsys):
         (["--model.init_args.num_completion", "4"], "num_completion"),
         (["--data.batchsize", "4"], "batchsize"),
         (["--model.init_args.policy", "torch.nn.Linear"], "Linear"),
-        (["--model.init_args.kl_beta", "much"], "kl_beta"),
+        (["--model.init_args.kl.beta", "much"], "beta"),
     ],
 )
 def test_a_mistake_is_refused_by_name(args, message, tmp_path, monkeypatch, capsys):

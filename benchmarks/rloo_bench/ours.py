@@ -44,7 +44,7 @@ class Ours:
             dtype=setting.dtype,
         ).to(setting.device)
         policy.banned[policy.end_id] = True  # every completion is as long as allowed
-        self.module = RLOOPolicy(policy, _FreeReward(), setting.k, kl_beta=0.0, audit="off").train()
+        self.module = RLOOPolicy(policy, _FreeReward(), num_completions=setting.k, kl=None, audit="off").train()
         self.module.log_dict = self.module.log = lambda *_, **__: None  # there is no trainer to log to
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)

@@ -1,5 +1,6 @@
-"""The policy gradient as a loss whose gradient is Eq. 1 of the paper."""
+"""The policy gradient as a loss whose gradient is Eq. 1 of the paper, and its form for rollouts that are used again."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -27,20 +28,30 @@ def reinforce(
     return -(advantages.detach() * sequence_sum(logps, completion_mask)).sum(1).mean()
 
 
-def kl_penalised(
-    rewards: Float[Tensor, "B K"],
+def clipped_surrogate(
     logps: Float[Tensor, "B K T"],
-    ref_logps: Float[Tensor, "B K T"],
+    drawn_logps: Float[Tensor, "B K T"],
+    advantages: Float[Tensor, "B K"],
     completion_mask: Bool[Tensor, "B K T"],
-    beta: float,
-) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-    """Rewards less beta times the k1 estimate of the KL to the reference, and that estimate.
+    clip: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """``reinforce`` for rollouts that an earlier state of the policy drew: the loss, and the share that is clipped.
 
-    k1 = sum_t (log q(y_t) - log p_ref(y_t)) is unbiased for KL(q || p_ref) in nats per completion; as a part
-    of the reward its policy gradient is the gradient of the KL itself, so the optimum is p_ref exp(r / beta) / Z.
+    -(1 / B) sum_b sum_i min(w A, clamp(w, 1 - clip, 1 + clip) A), with w = pi(T_bi) / pi_drawn(T_bi) the ratio of the
+    whole completions in the sampled density: one completion is one action. Where the policy has not moved w is 1 and
+    the gradient is that of ``reinforce``.
+
+    Args:
+        logps: differentiable, in the sampled density.
+        drawn_logps: the same when the completions were drawn.
+        advantages: weights; no gradient flows through them.
+        completion_mask: True on sampled tokens.
+        clip: how far w may go from 1 before a completion stops pushing further.
 
     Source:
-        Schulman 2020, "Approximating KL divergence" (k1); as reward: Ouyang et al. 2022.
+        Schulman et al. 2017 (arXiv:1707.06347), Eq. 7; per completion as in Ahmadian et al. 2024 (arXiv:2402.14740).
     """
-    kl = sequence_sum(logps - ref_logps, completion_mask).detach()
-    return rewards - beta * kl, kl
+    weights = advantages.detach()
+    ratio = sequence_sum(logps - drawn_logps.detach(), completion_mask).exp()
+    free, held = ratio * weights, ratio.clamp(1 - clip, 1 + clip) * weights
+    return -torch.minimum(free, held).sum(1).mean(), (held < free).float().mean()

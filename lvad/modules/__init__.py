@@ -1,7 +1,10 @@
-"""The stages as LightningModules."""
+"""The stages as LightningModules, and what is configured in them."""
 
 from lvad.modules.action_sft import ActionSFT
 from lvad.modules.clip_reward import CLIPReward
+from lvad.modules.controls import Controls
+from lvad.modules.kl_control import KL
+from lvad.modules.rehearsal import Rehearsal
 from lvad.modules.rloo_policy import RLOOPolicy
 
-__all__ = ["ActionSFT", "CLIPReward", "RLOOPolicy"]
+__all__ = ["KL", "ActionSFT", "CLIPReward", "Controls", "RLOOPolicy", "Rehearsal"]

@@ -23,7 +23,7 @@ from lvad.metrics.judged import JudgeScore
 from lvad.modules.answer_judge import judge_answers
 from lvad.modules.answering import answered_scenes, floors, floors_table, read_answers, training_labels
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
-from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
 from lvad.modules.describing import Describer, Description
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
 from lvad.ops import action_weights
@@ -91,12 +91,10 @@ class ActionSFT(LightningModule):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
         if target == "caption" and (describe or logit_adjustment):
             raise ValueError("target caption has no description before it and no decision: set describe null, and 0")
-        if not isinstance(judge, nn.Module | None):
-            raise ValueError(f"judge must be an nn.Module, got {type(judge).__name__}")
         self.policy, self.target, self.num_targets = policy, target, num_targets
         self.describer = Describer(describe)
         self.objective, self.logit_adjustment = objective, logit_adjustment
-        self.judge = judge.requires_grad_(False) if isinstance(judge, nn.Module) else None
+        self.judge = None if judge is None else frozen(judge, "judge")
         self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.register_buffer("action_shares", torch.full((NUM_ACTIONS,), 0.5))

@@ -6,18 +6,34 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import nn
 
 
-def make_optimizer(module: nn.Module, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> Any:
+def make_optimizer(
+    module: nn.Module,
+    optimizer: OptimizerCallable,
+    lr_scheduler: LRSchedulerCallable | None,
+    apart: nn.Module | None = None,
+    lr_apart: float | None = None,
+) -> Any:
     """Build what ``configure_optimizers`` returns: an optimizer of the trained parameters with its schedule.
 
     A schedule counts optimizer steps, but for Lightning's ``ReduceLROnPlateau``, which counts validations.
 
+    Args:
+        module: whose parameters are trained.
+        optimizer: as configured.
+        lr_scheduler: as configured.
+        apart: a part of the module with a learning rate of its own.
+        lr_apart: that rate.
+
     Raises:
-        ValueError: if nothing is trained.
+        ValueError: if nothing is trained beside that part.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    others = [] if apart is None else [parameter for parameter in apart.parameters() if parameter.requires_grad]
+    ids = {id(parameter) for parameter in others}
+    trained = [p for p in module.parameters() if p.requires_grad and id(p) not in ids]
     if not trained:
         raise ValueError(f"{type(module).__name__} has no trained parameter: give it lora, or unfreeze a part")
-    made = optimizer(trained)
+    groups: Any = [{"params": trained}, {"params": others, "lr": lr_apart, "name": "critic"}] if others else trained
+    made = optimizer(groups)
     if lr_scheduler is None:
         return made
     scheduler = lr_scheduler(made)
@@ -32,9 +48,23 @@ def make_optimizer(module: nn.Module, optimizer: OptimizerCallable, lr_scheduler
 def keep_trained_weights(checkpoint: dict[str, Any], module: nn.Module) -> None:
     """Drop frozen weights (reward, vision tower, base of the adapters) from a Lightning checkpoint, in place.
 
-    What is trained stays, and the module's own buffers: numbers that validation fitted. Frozen weights are loaded
-    from the folders that the configuration names, so ``strict_loading`` must be off.
+    What is trained stays, and the buffers of the module itself and of its parts with ``keeps_buffers``: numbers that
+    the run has found. Frozen weights are loaded from the folders that the configuration names, so ``strict_loading``
+    must be off.
     """
     kept = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    kept |= {name for name, _ in module.named_buffers(recurse=False)}
+    for name, part in module.named_modules():
+        if part is module or getattr(part, "keeps_buffers", False):
+            kept |= {f"{name}.{buffer}".lstrip(".") for buffer, _ in part.named_buffers(recurse=False)}
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+
+def frozen(judge: object, name: str) -> Any:
+    """A judge whose weights are not trained, whatever its author left open.
+
+    Raises:
+        ValueError: if it is no module, which would stay on the CPU.
+    """
+    if not isinstance(judge, nn.Module):
+        raise ValueError(f"{name} must be an nn.Module, got {type(judge).__name__}")
+    return judge.requires_grad_(False)

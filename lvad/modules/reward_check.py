@@ -1,18 +1,21 @@
 """The audit of a reward that stands at the beginning of reinforcement learning."""
 
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lvad.audit import Audit, run_audit
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
-from lvad.rollouts import first_scenes
-from lvad.types import UNLABELLED, Batch, Policy, Reward
+from lvad.rollouts import first_scenes, sample
+from lvad.types import UNLABELLED, Batch, Policy, Reward, Rollouts
 
 NUM_SCENES: Final = 64
 """Validation scenes that are looked at."""
+NUM_CALIBRATING: Final = 32
+"""Validation scenes that the terms of a reward are measured on."""
 
 Strictness = Literal["refuse", "warn", "off"]
 
@@ -33,6 +36,33 @@ def validation_scenes(data: object) -> list[Batch]:
         if missing <= 0:
             break
     return found
+
+
+@runtime_checkable
+class _Calibrated(Protocol):
+    is_calibrated: Tensor
+
+    def calibrate(self, batch: Batch, rollouts: Rollouts) -> None: ...
+
+
+@torch.no_grad()
+def calibrate(policy: Policy, reward: Reward, scenes: list[Batch], num_completions: int, device: torch.device) -> None:
+    """Bring the terms of a reward that asks for it to one scale, by what the policy says before it is trained.
+
+    Done once: a run that goes on keeps the scales that its checkpoint holds.
+
+    Raises:
+        DataError: without validation scenes to draw completions for.
+    """
+    if not isinstance(reward, _Calibrated) or bool(reward.is_calibrated):
+        return
+    if not scenes:
+        raise DataError(
+            "a reward with normalise needs validation scenes to measure its terms on: give some, or set it false"
+        )
+    batch = first_scenes(scenes[0], NUM_CALIBRATING)
+    batch = batch._replace(frames=[frames.to(device) for frames in batch.frames])
+    reward.calibrate(batch, sample(policy, policy.encode(batch), num_completions, seed=0))
 
 
 def audit_reward(policy: Policy, reward: Reward, scenes: list[Batch], device: torch.device) -> Audit | None:
@@ -61,6 +91,21 @@ def audit_reward(policy: Policy, reward: Reward, scenes: list[Batch], device: to
 def _describe(policy: Policy, batch: Batch, device: torch.device) -> list[str]:
     moved = batch._replace(frames=[frames.to(device) for frames in batch.frames])
     return [row[0] for row in policy.generate(policy.encode(moved), 1, greedy=True).texts]
+
+
+def check_reward(
+    policy: Policy, reward: Reward, scenes: list[Batch], device: torch.device, strictness: Strictness
+) -> Audit | None:
+    """Audit a reward and act on what is found; None where nothing was looked at.
+
+    Raises:
+        RewardRefused: naming the probes that failed, if ``strictness`` is ``refuse``.
+    """
+    if strictness == "off":
+        return None
+    audit = audit_reward(policy, reward, scenes, device) if scenes else None
+    enforce(audit, strictness)
+    return audit
 
 
 def enforce(audit: Audit | None, strictness: Strictness) -> None:

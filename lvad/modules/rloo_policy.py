@@ -1,29 +1,45 @@
-"""Stage 1, policy: REINFORCE leave-one-out on unlabelled scenes (Algorithm 2, Eq. 1 of the paper).
+"""Stage 1, policy: policy gradients on unlabelled scenes (Algorithm 2, Eq. 1; Algorithm 4 with a critic).
 
 Departures from the paper, each a value in the configuration:
-1. A KL term to the frozen start, as part of the reward (k1 estimate); the paper had none and its policy forgot.
+1. A KL term to the frozen start; the paper had none and its policy forgot.
 2. A prompt; the paper asked nothing in this stage.
 3. The differentiated density is the sampled one, truncation included.
 """
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lvad.losses.advantages import leave_one_out
-from lvad.losses.policy_gradient import kl_penalised, reinforce
-from lvad.metrics.description import DescriptionScore
-from lvad.modules.common import keep_trained_weights, make_optimizer
-from lvad.modules.reward_check import Strictness, audit_reward, enforce, validation_scenes
-from lvad.rollouts import advantage_stats, first_scenes, rollout_stats, sample
-from lvad.types import Batch, Policy, Prediction, Reward, SceneSamples
+from lvad.data.records import DataError
+from lvad.estimators import RLOO, Estimate, Estimator, Judged
+from lvad.losses.policy_gradient import clipped_surrogate, reinforce
+from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
+from lvad.modules.controls import Controls
+from lvad.modules.held_out import HeldOut
+from lvad.modules.kl_control import KL, KLControl
+from lvad.modules.reward_check import Strictness, calibrate, check_reward, validation_scenes
+from lvad.ops import sequence_sum
+from lvad.rewards.finite import check_finite
+from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
+from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
+
+
+class Experience(NamedTuple):
+    """What was drawn for a batch, and what it is worth."""
+
+    rollouts: Rollouts
+    ref_logps: Tensor | None
+    """float[B, K, T] under the reference; None without a KL."""
+    estimate: Estimate
+    values: dict[str, Tensor]
+    """float[] to log."""
 
 
 class RLOOPolicy(LightningModule):
@@ -32,16 +48,21 @@ class RLOOPolicy(LightningModule):
     Args:
         policy: the vision-language model to train.
         reward: the judge; its weights are never trained.
-        num_completions: K, completions per scene; at least 2.
+        estimator: of the policy gradient (``lvad.estimators``); None is RLOO.
+        num_completions: K, completions per scene.
+        kl: the pull to the frozen start; None for none, and no reference is kept.
+        controls: what else holds the policy, and how often a rollout is used.
+        judge: a second judge that is never trained on; its mean on the validation scenes is ``val/judge``, a score to
+            choose a checkpoint by and to see reward hacking with.
+        answers: the policy answers with actions and reasons (Algorithm 4): validation and test score them.
         audit: what to do at the start with a reward that cannot tell right from wrong on the validation scenes:
             ``refuse`` to train, ``warn``, or do not look (``off``). The win rate of the right text over each probe is
             logged as ``audit/<probe>``.
-        kl_beta: weight of the KL to the frozen start in the reward, per nat and completion; 0 switches it off.
-        optimizer: makes the optimizer from the policy's trained parameters.
+        optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
 
     Raises:
-        ValueError: for fewer than two completions, a negative weight, or a policy without a trained parameter.
+        ValueError: for fewer completions than the estimator needs, or a policy without a trained parameter.
     """
 
     next_step = "lvad test"
@@ -50,141 +71,231 @@ class RLOOPolicy(LightningModule):
         self,
         policy: Policy,
         reward: Reward,
+        estimator: Estimator | None = None,
         num_completions: int = 8,
-        kl_beta: float = 0.1,
+        kl: KL | None = KL(),
+        controls: Controls = Controls(),
+        judge: Reward | None = None,
+        answers: bool = False,
         audit: Strictness = "refuse",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        if num_completions < 2:
-            raise ValueError(f"num_completions must be >= 2 (leave-one-out needs a sibling), got {num_completions}")
-        if kl_beta < 0:
-            raise ValueError(f"kl_beta must be >= 0, got {kl_beta}")
+        estimator = estimator or RLOO()
+        if num_completions < (least := estimator.min_completions):
+            name = type(estimator).__name__
+            raise ValueError(f"num_completions must be >= {least} for {name} estimates, got {num_completions}")
         if not isinstance(policy, nn.Module):
             raise ValueError(f"policy must be an nn.Module, got {type(policy).__name__}")
-        if not isinstance(reward, nn.Module):
-            raise ValueError(f"reward must be an nn.Module, got {type(reward).__name__}")
-        reward.requires_grad_(False)  # whatever its author left open
-        self.policy, self.reward = policy, reward
-        self.num_completions, self.kl_beta = num_completions, kl_beta
+        self.policy, self.reward = policy, frozen(reward, "reward")
+        estimator.prepare(policy.state_size)
+        self.estimator, self.num_completions = estimator, num_completions
+        self.kl, self.controls = KLControl(kl) if kl else None, controls
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.held_out = DescriptionScore()
+        self.held_out = HeldOut(frozen(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
+        self.shown: list[Tensor] = []
         self.strict_loading = False
-        if kl_beta > 0:
+        self._update = 0  # of the present rollouts
+        self._experience: Experience
+        self._drawn_logps: Tensor
+        if kl:
             policy.keep_reference()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One on-policy update."""
+        """One update; where ``controls.updates`` asks for more, they use the rollouts of the first."""
         prefix = self.policy.encode(batch)
-        rollouts = sample(self.policy, prefix, self.num_completions)
-        scores = self.reward.score(batch, rollouts)
-        rewards, kl = scores.total, None
-        if self.kl_beta > 0:
-            ref_logps = self.policy.reference_logprobs(batch, prefix, rollouts)
-            rewards, kl = kl_penalised(rewards, rollouts.logps, ref_logps, rollouts.completion_mask, self.kl_beta)
-        advantages = leave_one_out(rewards)
-        logps = self.policy.logprobs(prefix, rollouts)
-        loss = reinforce(logps, advantages, rollouts.completion_mask)
+        if self._update == 0:
+            self._experience = self._collect(batch, prefix)
+        seen = self._experience
+        logps = self.policy.logprobs(prefix, seen.rollouts)
+        loss = self._policy_loss(logps, seen)
+        if self.kl is not None and seen.ref_logps is not None:
+            loss = loss + self.kl.loss(logps, seen.ref_logps, seen.rollouts.completion_mask)
+        if seen.estimate.loss is not None and self._update == 0:
+            loss = loss + seen.estimate.loss
+        if rehearsal := self.controls.rehearsal:
+            step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+            rehearsed, logged = rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
+            loss = loss + rehearsed
+            seen.values.update(logged)
+        self._log_training({**seen.values, "train/loss": loss}, len(batch.ids))
+        return {"loss": loss, "num_tokens": seen.rollouts.completion_mask.sum()}
 
-        values = {**rollout_stats(rollouts), **advantage_stats(scores.total, advantages), "train/loss": loss}
-        values |= {f"reward/{name}": term.mean() for name, term in scores.terms.items()}
-        if kl is not None:
-            values["train/kl"] = kl.mean()
-        self._log_training(values, len(batch.ids))
-        return {"loss": loss, "num_tokens": rollouts.completion_mask.sum()}
+    def _collect(self, batch: Batch, prefix: Prefix) -> Experience:
+        """Draw completions, have them judged, and estimate what each is worth."""
+        rollouts = sample(self.policy, prefix, self.num_completions)
+        mask = rollouts.completion_mask
+        scores, is_kept = self._judge(batch, rollouts)
+        rewards, ref_logps = scores.total, None
+        values = rollout_stats(rollouts)
+        if self.controls.entropy_bonus:
+            rewards = rewards - self.controls.entropy_bonus * sequence_sum(rollouts.logps, mask)
+        if self.kl is not None:
+            ref_logps = self.policy.reference_logprobs(batch, prefix, rollouts)
+            kl = self.kl.measure(rollouts.logps, ref_logps, mask)
+            rewards = rewards - self.kl.penalty(kl)
+            values |= {"train/kl": kl.mean(), "train/kl_beta": self.kl.beta.float()}
+            if self.kl.config.target is not None:
+                self.kl.steer(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
+        estimate = self.estimator.estimate(
+            Judged(
+                rewards,
+                is_kept,
+                rollouts,
+                states=lambda: self.policy.states(prefix),
+                greedy_rewards=lambda: self._judge(batch, self._speak(prefix))[0].total[:, 0],
+            )
+        )
+        advantages = estimate.advantages.where(is_kept.unsqueeze(1), 0.0)
+        values |= {**reward_stats(scores, advantages, is_kept), **estimate.logged}
+        return Experience(rollouts, ref_logps, estimate._replace(advantages=advantages), values)
+
+    def _policy_loss(self, logps: Tensor, seen: Experience) -> Tensor:
+        advantages, mask = seen.estimate.advantages, seen.rollouts.completion_mask
+        if self.controls.updates == 1:
+            return reinforce(logps, advantages, mask)
+        if self._update == 0:
+            # Of this pass and not of the sampler, so that rounding leaves the first ratio at 1.
+            self._drawn_logps = logps.detach()
+        loss, share = clipped_surrogate(logps, self._drawn_logps, advantages, mask, self.controls.clip)
+        seen.values["train/clipped"] = share
+        return loss
+
+    def _judge(self, batch: Batch, rollouts: Rollouts) -> tuple[Scores, Tensor]:
+        return check_finite(self.reward.score(batch, rollouts), batch.ids, self.controls.non_finite == "drop")
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """As many updates as ``controls.updates`` says; each runs ``training_step`` again."""
+        for update in range(self.controls.updates):
+            self._update = update
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self._update = 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the policy's gradient; a critic's, of another size, would take part of its norm and is set aside."""
+        grads = {parameter: parameter.grad for parameter in self.estimator.parameters()}
+        for parameter in grads:
+            parameter.grad = None
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        for parameter, grad in grads.items():
+            parameter.grad = grad
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Greedy descriptions of held-out scenes; K samples of the first few, to look at."""
+        """Greedy texts of held-out scenes; K samples of the first few, to look at."""
         self._score_greedy(batch)
         if batch_idx == 0:
-            self.samples = self._show(first_scenes(batch, NUM_SHOWN))
+            scenes = first_scenes(batch, NUM_SHOWN)
+            rollouts = sample(self.policy, self.policy.encode(scenes), self.num_completions, seed=0)
+            self.samples = scene_samples(scenes, rollouts, self.reward.score(scenes, rollouts))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Greedy descriptions of test scenes."""
+        """Greedy texts of test scenes; the first frames are kept for the report."""
         self._score_greedy(batch)
+        self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
         """Greedy descriptions with their rewards."""
-        rollouts = self.policy.generate(self.policy.encode(batch), 1, greedy=True)
+        rollouts = self._speak(self.policy.encode(batch))
         rewards = self.reward.score(batch, rollouts).total[:, 0].tolist()
         return [Prediction(*row) for row in zip(batch.ids, (t[0] for t in rollouts.texts), rewards, strict=True)]
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over what the policy trains, with its schedule per step."""
-        return make_optimizer(self, self.optimizer, self.lr_scheduler)
+        """The optimizer over what the policy trains, with its schedule per step; a critic has a rate of its own."""
+        return make_optimizer(self, self.optimizer, self.lr_scheduler, self.estimator, self.estimator.lr)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the held-out scores."""
-        self._log_held_out("val")
+    def prepare_data(self) -> None:
+        """Bring the labelled scenes of the rehearsal onto the disk."""
+        if self.controls.rehearsal:
+            self.controls.rehearsal.data.prepare_data()
 
-    def on_test_epoch_end(self) -> None:
-        """Log the test scores."""
-        self._log_held_out("test")
+    def setup(self, stage: str) -> None:
+        """Read the labelled scenes of the rehearsal."""
+        if self.controls.rehearsal and stage == "fit":
+            self.controls.rehearsal.setup()
 
     def on_fit_start(self) -> None:
-        """Audit the reward before anything is trained on it."""
-        if self.audit == "off":
-            return
+        """Audit the reward before anything is trained on it, and bring its terms to one scale if it asks for that."""
+        if self.controls.updates > 1 and self.trainer.accumulate_grad_batches > 1:
+            raise DataError(
+                "controls.updates makes several steps of one rollout, accumulate_grad_batches one step of several "
+                "rollouts: set one of them to 1; policy.completions_at_once saves memory too"
+            )
         scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
-        audit = audit_reward(self.policy, self.reward, scenes, self.device) if scenes else None
+        calibrate(self.policy, self.reward, scenes, self.num_completions, self.device)
+        audit = check_reward(self.policy, self.reward, scenes, self.device, self.audit)
         if audit is not None and self.logger is not None:
             found = {f"audit/{name}": p.win_rate.mean for name, p in audit.probes.items() if p.win_rate}
             self.logger.log_metrics(found, self.trainer.global_step)
-        enforce(audit, self.audit)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scenes of the last validation."""
+        self.held_out.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out scores."""
+        self.log_dict({f"val/{name}": value for name, value in self.held_out.compute().items()})
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the scenes of the last test."""
+        self.held_out.reset()
+        self.shown = []
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test scores."""
+        self.log_dict({f"test/{name}": value for name, value in self.held_out.compute().items()})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Start the clock of the step."""
         self._step_start_s = time.perf_counter()
 
     def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
-        """Log the speed of the step."""
+        """Log the speed of the step, and refresh the reference when it is due."""
         elapsed_s = time.perf_counter() - self._step_start_s
         self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
+        if self.kl is not None and self.kl.is_due(self.global_step):
+            self.policy.refresh_reference()
+            self.kl.refreshed_at.fill_(self.global_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the gradient norm before clipping."""
-        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        """Log the gradient norm of the policy before clipping."""
+        grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone."""
+        """Keep what is trained, and the reference if it is no longer the start."""
         keep_trained_weights(checkpoint, self)
+        checkpoint["reference"] = self.policy.reference_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the reference back."""
+        if state := checkpoint.get("reference"):
+            self.policy.load_reference_state(state)
 
     def export(self, folder: Path) -> None:
         """Write the trained policy as a folder that plain transformers loads."""
         self.policy.save_pretrained(folder)
 
+    @property
+    def answered(self) -> list[AnsweredScene]:
+        """The answers of the last evaluation on this process, for the report."""
+        return self.held_out.answered
+
+    def _speak(self, prefix: Prefix) -> Rollouts:
+        return self.policy.generate(prefix, 1, greedy=True)
+
     def _score_greedy(self, batch: Batch) -> None:
-        rollouts = self.policy.generate(self.policy.encode(batch), 1, greedy=True)
-        scores = self.reward.score(batch, rollouts)
-        self.held_out.update(rollouts, scores, batch.facts)
-
-    def _show(self, scenes: Batch) -> list[SceneSamples]:
-        rollouts = sample(self.policy, self.policy.encode(scenes), self.num_completions, seed=0)
-        scores = self.reward.score(scenes, rollouts)
-        advantages = leave_one_out(scores.total)
-        return [
-            SceneSamples(
-                id=scenes.ids[b],
-                frames=scenes.frames[b].cpu(),
-                texts=rollouts.texts[b],
-                rewards=scores.total[b].tolist(),
-                advantages=advantages[b].tolist(),
-                terms={name: term[b].tolist() for name, term in scores.terms.items()},
-            )
-            for b in range(len(scenes.ids))
-        ]
-
-    def _log_held_out(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.held_out.compute().items()})
-        self.held_out.reset()
+        rollouts = self._speak(self.policy.encode(batch))
+        self.held_out.update(batch, rollouts, self.reward.score(batch, rollouts))
 
     def _log_training(self, values: dict[str, Tensor], batch_size: int) -> None:
         self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=batch_size)
-        shown = {"reward": values["reward/mean"]}
-        if "train/kl" in values:
-            shown["kl"] = values["train/kl"]
+        shown = {name: values[key] for name, key in (("reward", "reward/mean"), ("kl", "train/kl")) if key in values}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)

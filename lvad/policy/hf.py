@@ -1,14 +1,11 @@
 """A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: images and prompt are read once for K completions."""
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -18,6 +15,7 @@ from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.passes import ATTENTION, Decoder, Trunk, read_prompts
+from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
 from lvad.policy.thin_products import thin_products
@@ -30,7 +28,7 @@ MODEL_TYPES = ("idefics3", "smolvlm")
 _LOGITS_AT_ONCE = 2**23  # of the vocabulary projection: 32 MiB of them in float32
 
 
-class HFPolicy(nn.Module):
+class HFPolicy(HasReference):
     """A vision-language model by name or folder.
 
     Args:
@@ -85,7 +83,6 @@ class HFPolicy(nn.Module):
         if gradient_checkpointing:
             vlm.model.text_model.gradient_checkpointing_enable()
         self.model: Any = adapted(vlm, lora) if lora else vlm
-        self._reference: list[HFPolicy] = []  # in a list, so that it is no submodule and enters no checkpoint
         banned = banned_tokens(self.processor.tokenizer, vlm.config.text_config.vocab_size, self.end_id)
         self.register_buffer("banned", banned, persistent=False)
         self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
@@ -106,6 +103,15 @@ class HFPolicy(nn.Module):
         """The token that fills the places after the end."""
         pad = self.processor.tokenizer.pad_token_id
         return self.end_id if pad is None else pad
+
+    @property
+    def state_size(self) -> int:
+        """D of ``states``."""
+        return self.vlm.config.text_config.hidden_size
+
+    def states(self, prefix: Prefix) -> Tensor:
+        """float[B, D], the last hidden state of each prompt, which has attended to all of it; without gradient."""
+        return _trunk(prefix).last.detach()
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
         """Read frames and prompt of each scene once: for the sampler and, where gradients are on, for the gradient.
@@ -227,26 +233,9 @@ class HFPolicy(nn.Module):
     def _read_again(self, prefix: Prefix) -> Prefix:
         return prefix._replace(trunk=read_prompts(self.vlm.model.text_model, prefix.embeds, prefix.lengths))
 
-    @contextmanager
-    def as_reference(self) -> Iterator["HFPolicy"]:
-        """The frozen start, for the time of a block: adapters switched off, or the copy that was kept.
-
-        Raises:
-            RuntimeError: if there are no adapters and no copy.
-        """
-        if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
-                yield self
-        elif self._reference:
-            yield self._reference[0].to(self.vlm.device)
-        else:
-            raise RuntimeError("no reference was kept: call keep_reference() before the first update")
-
-    def keep_reference(self) -> None:
-        """Remember the present weights as the reference; free where adapters are on (they are switched off)."""
-        if not isinstance(self.model, PeftModel):
-            self._reference = []
-            self._reference = [copy.deepcopy(self).requires_grad_(False).eval()]
+    def shared_with_reference(self) -> list[object]:
+        """One store of visual tokens, whose keys tell towers apart, serves both."""
+        return [self._eyes]
 
     def targets(self, texts: list[list[str]]) -> Rollouts:
         """Write given completions, K per scene, as rollouts whose ``logprobs`` are the supervised log-likelihood.

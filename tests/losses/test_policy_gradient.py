@@ -1,13 +1,11 @@
-"""The loss whose gradient is Eq. 1, and the KL as a part of the reward."""
+"""The loss whose gradient is Eq. 1, and its clipped form."""
 
-import itertools
 import math
 
 import pytest
 import torch
 
-from lvad.losses.advantages import leave_one_out
-from lvad.losses.policy_gradient import kl_penalised, reinforce
+from lvad.losses.policy_gradient import clipped_surrogate, reinforce
 
 
 def test_reinforce_by_hand():
@@ -26,33 +24,33 @@ def test_gradient_is_the_advantage_on_sampled_tokens_alone():
     assert logps.grad.tolist() == [[[-3.0, -3.0], [3.0, 0.0]]]
 
 
-def test_kl_by_hand():
-    # Completion 1: (-1 + 2) + (-1 + 1) = 1, completion 2: -2 + 1 = -1 (its second token is padding).
-    logps = torch.tensor([[[-1.0, -1.0], [-2.0, 7.0]]])
-    ref = torch.tensor([[[-2.0, -1.0], [-1.0, 0.0]]])
+def test_clipped_surrogate_by_hand():
+    # Ratios 1.5 and 0.5 with advantages 1 and -1, clip 0.2: min(1.5, 1.2) + min(-0.5, -0.8) = 0.4. Both are clipped.
+    drawn = torch.tensor([[[-1.0, -1.0], [-2.0, 7.0]]], dtype=torch.float64)
+    now = drawn.clone()
+    now[0, 0, 1] += math.log(1.5)
+    now[0, 1, 0] += math.log(0.5)
     keep = torch.tensor([[[True, True], [True, False]]])
-    rewards, kl = kl_penalised(torch.tensor([[1.0, 2.0]]), logps, ref, keep, beta=0.5)
-    assert kl.tolist() == [[1.0, -1.0]]
-    assert rewards.tolist() == [[0.5, 2.5]]
+    loss, share = clipped_surrogate(now, drawn, torch.tensor([[1.0, -1.0]], dtype=torch.float64), keep, clip=0.2)
+    assert loss.item() == pytest.approx(-0.4)
+    assert share.item() == 1.0
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3])
-def test_mean_over_all_groups_is_the_exact_gradient(beta):
-    """Enumerate every group of K = 3 draws from 4 actions: the mean loss gradient is -K grad (E[r] - beta KL)."""
-    num_completions, rewards = 3, torch.tensor([0.1, 1.0, -0.5, 2.0], dtype=torch.float64)
-    ref_logp = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
-    theta = torch.tensor([0.3, -0.2, 0.5, 0.0], dtype=torch.float64, requires_grad=True)
+def test_an_unmoved_policy_has_the_gradient_of_reinforce():
+    logps = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    keep, advantages = torch.rand(2, 3, 4) < 0.7, torch.randn(2, 3, dtype=torch.float64)
+    (plain,) = torch.autograd.grad(reinforce(logps, advantages, keep), logps)
+    loss, share = clipped_surrogate(logps, logps.detach(), advantages, keep, clip=0.2)
+    (reused,) = torch.autograd.grad(loss, logps)
+    torch.testing.assert_close(reused, plain, rtol=1e-14, atol=0)
+    assert share == 0
 
-    logp = theta.log_softmax(0)
-    objective = (logp.exp() * (rewards - beta * (logp - ref_logp))).sum()
-    (exact,) = torch.autograd.grad(objective, theta)
 
-    mean = torch.zeros_like(theta)
-    for group in itertools.product(range(4), repeat=num_completions):
-        actions = torch.tensor(group)
-        logps = theta.log_softmax(0)[actions].view(1, num_completions, 1)
-        keep = torch.ones_like(logps, dtype=torch.bool)
-        total, _ = kl_penalised(rewards[actions][None], logps.detach(), ref_logp[actions].view_as(logps), keep, beta)
-        (grad,) = torch.autograd.grad(reinforce(logps, leave_one_out(total), keep), theta)
-        mean += math.exp(logps.sum().item()) * grad
-    torch.testing.assert_close(mean, -num_completions * exact, rtol=0, atol=1e-12)
+def test_beyond_the_clip_a_completion_pushes_no_further_and_may_come_back():
+    drawn, keep = torch.zeros(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)
+    now = torch.tensor([[[0.5], [0.5]]], requires_grad=True)  # ratio 1.65, both
+    loss, _ = clipped_surrogate(now, drawn, torch.tensor([[1.0, -1.0]]), keep, clip=0.2)
+    loss.backward()
+    assert now.grad is not None
+    assert now.grad[0, 0] == 0
+    assert now.grad[0, 1] > 0

@@ -48,7 +48,7 @@ def root(tmp_path_factory):
 def fit(policy_folder, root, tmp_path, reward, audit, **data):
     seed_everything(0, verbose=False)
     policy = HFPolicy(str(policy_folder), Sampling(max_new_tokens=4), lora=Lora(rank=2))
-    module = RLOOPolicy(policy, reward, 2, kl_beta=0.0, audit=audit)
+    module = RLOOPolicy(policy, reward, num_completions=2, kl=None, audit=audit)
     trainer = Trainer(
         accelerator="cpu", max_steps=1, default_root_dir=tmp_path, logger=CSVLogger(tmp_path), num_sanity_val_steps=0,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,

@@ -1,0 +1,54 @@
+"""What an estimator is given and what it returns."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lvad.types import Rollouts
+
+
+class Judged(NamedTuple):
+    """K judged completions of each of B scenes."""
+
+    rewards: Tensor
+    """float[B, K], penalties included; finite."""
+    is_kept: Tensor
+    """bool[B], False on scenes that take no part because a reward of theirs was not finite."""
+    rollouts: Rollouts
+    states: Callable[[], Tensor]
+    """float[B, D], what the policy knows of each scene before it speaks; without gradient."""
+    greedy_rewards: Callable[[], Tensor]
+    """float[B] of each scene's greedy completion, without penalties: one more decode."""
+
+
+class Estimate(NamedTuple):
+    """What the completions are weighted with."""
+
+    advantages: Tensor
+    """float[B, K]."""
+    loss: Tensor | None = None
+    """float[], of what the estimator learns itself, differentiable by its own parameters alone."""
+    logged: Mapping[str, Tensor] = MappingProxyType({})
+    """float[] by name."""
+
+
+class Estimator(nn.Module):
+    """A way to estimate the policy gradient; a subclass says in its docstring what it is unbiased for.
+
+    Buffers and parameters of an estimator are part of a checkpoint.
+    """
+
+    min_completions = 2
+    """The least K."""
+    keeps_buffers = True
+    lr: float | None = None
+    """Learning rate of the estimator's own parameters."""
+
+    def prepare(self, state_size: int) -> None:
+        """Make what depends on the policy, whose states have ``state_size`` entries; before training."""
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Advantages float[B, K], in a training step; what depends on earlier steps moves on."""
+        raise NotImplementedError

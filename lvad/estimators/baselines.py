@@ -1,0 +1,107 @@
+"""Estimators that subtract a baseline from the reward."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.losses.advantages import group_relative, leave_one_out, over_baseline
+
+
+class RLOO(Estimator):
+    """REINFORCE leave-one-out, Eq. 1 of the paper: the baseline of a completion is the mean of its siblings' rewards.
+
+    Unbiased: the mean is K grad E[R]. Costs nothing beside the K completions.
+    """
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Advantages float[B, K]; each row sums to zero."""
+        return Estimate(leave_one_out(judged.rewards))
+
+
+class Reinforce(Estimator):
+    """REINFORCE, with or without the mean of earlier rewards as baseline.
+
+    Unbiased: the mean is K grad E[R]. The running mean is that of the steps before, never of the step itself. With
+    several processes the baseline is that of the first.
+
+    Args:
+        baseline: ``none``, or ``running_mean``, an exponential mean over the steps (0 before the first).
+        momentum: of the running mean; 0 takes the step before alone.
+
+    Raises:
+        ValueError: for another ``baseline``, or a momentum outside [0, 1).
+
+    Source:
+        Williams 1992.
+    """
+
+    min_completions = 1
+    mean: Tensor
+    """float[], nan before the first step."""
+
+    def __init__(self, baseline: Literal["none", "running_mean"] = "none", momentum: float = 0.9) -> None:
+        super().__init__()
+        if baseline not in ("none", "running_mean"):
+            raise ValueError(f"baseline must be none or running_mean, got {baseline!r}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self.baseline, self.momentum = baseline, momentum
+        self.register_buffer("mean", torch.tensor(torch.nan))
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Advantages float[B, K]; the mean moves on afterwards."""
+        if self.baseline == "none":
+            return Estimate(judged.rewards)
+        baseline = self.mean.nan_to_num(0.0).to(judged.rewards.dtype)
+        if judged.is_kept.any():
+            now = judged.rewards[judged.is_kept].mean().to(self.mean.dtype)
+            self.mean.copy_(torch.where(self.mean.isnan(), now, self.mean.lerp(now, 1 - self.momentum)))
+        return Estimate(over_baseline(judged.rewards, baseline.expand(len(judged.rewards))))
+
+
+class SCST(Estimator):
+    """Self-critical sequence training: the baseline is the reward of the greedy completion.
+
+    Unbiased: the mean is K grad E[R]. Costs one more decode per scene, behind the same prompt. Its variance is that of
+    RLOO plus K times the squared distance between greedy and mean reward, more or less: best for a policy that is
+    sure.
+
+    Source:
+        Rennie et al. 2017 (arXiv:1612.00563).
+    """
+
+    min_completions = 1
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Advantages float[B, K]; all of one sign where the greedy completion is best or worst."""
+        greedy = judged.greedy_rewards()
+        return Estimate(over_baseline(judged.rewards, greedy), logged={"reward/greedy": greedy.mean()})
+
+
+class GRPO(Estimator):
+    """Group relative advantages.
+
+    With the defaults those of the source: biased, by the group's standard deviation (a scene whose rewards differ
+    little weighs as much as one whose rewards differ a lot) and by the length (the tokens of a long completion weigh
+    less). With both switched off it is Dr. GRPO: the mean is (K - 1) grad E[R].
+
+    Args:
+        scale_by_std: divide by the group's standard deviation.
+        per_token: divide each completion's advantage by its length in tokens.
+
+    Source:
+        Shao et al. 2024 (arXiv:2402.03300); Liu et al. 2025 (arXiv:2503.20783), Dr. GRPO.
+    """
+
+    def __init__(self, scale_by_std: bool = True, per_token: bool = True) -> None:
+        super().__init__()
+        self.scale_by_std, self.per_token = scale_by_std, per_token
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Advantages float[B, K]."""
+        advantages = group_relative(judged.rewards, self.scale_by_std)
+        if self.per_token:
+            advantages = advantages / judged.rollouts.completion_mask.sum(-1)
+        return Estimate(advantages)

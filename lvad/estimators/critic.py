@@ -1,0 +1,77 @@
+"""Advantage actor-critic: a small network learns the baseline."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.losses.advantages import over_baseline
+
+
+class A2C(Estimator):
+    """The baseline of a scene is a critic's guess of its reward, from what the policy knows of the scene.
+
+    Unbiased: the mean is K grad E[R], however bad the critic, which does not see the completions. The critic is an MLP
+    on the policy's hidden state after the prompt (the last token's, which has attended to everything before it), and
+    learns by the squared error to the K rewards. Its gradient does not reach the policy.
+
+    Args:
+        lr: of the critic; the policy has its own.
+        hidden_size: of the critic's two hidden layers.
+        warmup_steps: training batches in which the critic learns alone: the advantages are 0.
+
+    Raises:
+        ValueError: for sizes below 1, a rate that is not positive, or a negative warm-up.
+
+    Source:
+        Algorithm 4 and Appendix A.3 of the paper ("a simple multilayer perceptron"); Konda and Tsitsiklis 1999.
+    """
+
+    min_completions = 1
+    num_steps: Tensor
+    """int64[], training batches so far."""
+
+    def __init__(self, lr: float = 1e-3, hidden_size: int = 128, warmup_steps: int = 10) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"lr must be > 0, got {lr}")
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size must be >= 1, got {hidden_size}")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be >= 0, got {warmup_steps}")
+        self.lr, self.hidden_size, self.warmup_steps = lr, hidden_size, warmup_steps
+        self.critic: nn.Module = nn.Identity()
+        self.register_buffer("num_steps", torch.tensor(0))
+
+    def prepare(self, state_size: int) -> None:
+        """Make the critic; it guesses 0 for every scene at first."""
+        width = self.hidden_size
+        last = nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        # The norm makes the critic's rate independent of how large the policy's states are.
+        self.critic = nn.Sequential(
+            nn.LayerNorm(state_size), nn.Linear(state_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last
+        )
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Advantages float[B, K], the critic's loss, and how much of the rewards' variance it explains."""
+        with torch.autocast(judged.rewards.device.type, enabled=False):
+            values = self.critic(judged.states().float()).squeeze(-1)
+        is_warm = bool(self.num_steps >= self.warmup_steps)
+        self.num_steps += 1
+        advantages = over_baseline(judged.rewards, values.detach().to(judged.rewards.dtype))
+        targets = judged.rewards[judged.is_kept].to(values.dtype)
+        guesses = values[judged.is_kept].unsqueeze(1).expand_as(targets)
+        # A sum of nothing where no scene is kept, so that every process has a gradient.
+        loss = F.mse_loss(guesses, targets, reduction="sum") / max(1, targets.numel())
+        logged = {"critic/loss": loss.detach(), "critic/explained_variance": explained_variance(guesses, targets)}
+        return Estimate(advantages if is_warm else torch.zeros_like(advantages), loss, logged)
+
+
+def explained_variance(guesses: Tensor, targets: Tensor) -> Tensor:
+    """1 - Var(target - guess) / Var(target): 1 for a perfect critic, 0 for a constant one; 0 without any variance."""
+    if targets.numel() < 2:
+        return targets.new_zeros(())
+    total = targets.var()
+    return torch.where(total > 0, 1 - (targets - guesses.detach()).var() / total, torch.zeros_like(total))

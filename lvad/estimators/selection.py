@@ -1,0 +1,47 @@
+"""Estimators that choose or re-weight completions instead of subtracting a baseline; none is unbiased for grad E[R]."""
+
+from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.losses.advantages import best_of_n, minimum_risk_weights
+from lvad.losses.minimum_risk import is_first_occurrence
+from lvad.ops import sequence_sum
+
+
+class BestOfN(Estimator):
+    """The best of K completions becomes the label of its scene, as the paper's section 5.3 describes stage 1.
+
+    The mean is the gradient towards the law of the best of K draws, which any group moves along, also one whose
+    rewards are all equal: nothing tells a good group from a bad one.
+    """
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Weights float[B, K], a single 1 in each row."""
+        return Estimate(best_of_n(judged.rewards))
+
+
+class MinimumRisk(Estimator):
+    """Minimum risk training over the distinct completions drawn.
+
+    The exact gradient of the expected reward under the model's law renormalised over them, not of E[R].
+
+    Args:
+        sharpness: exponent of the renormalised law (alpha of the source, 0.005 there for whole sentences).
+
+    Raises:
+        ValueError: for a sharpness that is not positive.
+
+    Source:
+        Shen et al. 2016 (arXiv:1512.02433).
+    """
+
+    def __init__(self, sharpness: float = 0.05) -> None:
+        super().__init__()
+        if not sharpness > 0:
+            raise ValueError(f"sharpness must be > 0, got {sharpness}")
+        self.sharpness = sharpness
+
+    def estimate(self, judged: Judged) -> Estimate:
+        """Weights float[B, K]; each row sums to zero."""
+        rollouts = judged.rollouts
+        logps = sequence_sum(rollouts.logps, rollouts.completion_mask).to(judged.rewards.dtype)
+        is_first = is_first_occurrence(rollouts.tokens, rollouts.completion_mask)
+        return Estimate(minimum_risk_weights(judged.rewards, logps, self.sharpness, is_first))

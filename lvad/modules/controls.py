@@ -1,0 +1,42 @@
+"""What keeps a policy from forgetting and hacking, and how often its rollouts are used."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from lvad.modules.rehearsal import Rehearsal
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Beside the KL.
+
+    Args:
+        entropy_bonus: reward per nat of -log pi(completion), whose mean is the entropy of the policy's law.
+        rehearsal: supervised cross-entropy on a few labelled scenes beside the policy gradient; None for none.
+        updates: optimizer steps per rollout. The paper and the default: 1, on-policy. The later ones weight each
+            completion with the ratio of its probabilities, clipped.
+        clip: how far that ratio may go from 1.
+        non_finite: what to do with a reward that is nan or infinite: ``error``, or ``drop`` its scene from the step
+            and count it as ``reward/dropped``.
+
+    Raises:
+        ValueError: for a bonus that is negative or not finite, fewer than one update, a clip outside (0, 1), or
+            another word for ``non_finite``.
+    """
+
+    entropy_bonus: float = 0.0
+    rehearsal: Rehearsal | None = None
+    updates: int = 1
+    clip: float = 0.2
+    non_finite: Literal["error", "drop"] = "error"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.entropy_bonus < math.inf:
+            raise ValueError(f"entropy_bonus must be >= 0 and finite, got {self.entropy_bonus}")
+        if self.updates < 1:
+            raise ValueError(f"updates must be >= 1, got {self.updates}")
+        if not 0 < self.clip < 1:
+            raise ValueError(f"clip must be in (0, 1), got {self.clip}")
+        if self.non_finite not in ("error", "drop"):
+            raise ValueError(f"non_finite must be error or drop, got {self.non_finite!r}")

@@ -1,0 +1,59 @@
+"""How a policy does on scenes that it is not trained on."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lvad.metrics.description import DescriptionScore
+from lvad.metrics.driving import DrivingScore, answers_of
+from lvad.modules.answering import answered_scenes, read_answers
+from lvad.types import AnsweredScene, Batch, Reward, Rollouts, Scores
+
+
+class HeldOut(nn.Module):
+    """The scores of one greedy text per scene.
+
+    Args:
+        judge: a reward that is never trained on, in ``judge``; None for none.
+        answers: the texts are answers with actions and reasons, which are scored against the labels too.
+    """
+
+    def __init__(self, judge: nn.Module | None, answers: bool) -> None:
+        super().__init__()
+        self.judge, self.answers = judge, answers
+        self.description, self.judged, self.driving = DescriptionScore(), MeanMetric(), DrivingScore()
+        self.answered: list[AnsweredScene] = []
+
+    @torch.no_grad()
+    def update(self, batch: Batch, rollouts: Rollouts, scores: Scores) -> None:
+        """Add B scenes with K = 1 completion each.
+
+        Raises:
+            ValueError: naming a scene without labels where answers are to be scored.
+        """
+        self.description.update(rollouts, scores, batch.facts)
+        if self.judge is not None:
+            self.judged.update(cast(Reward, self.judge).score(batch, rollouts).total)
+        if self.answers:
+            texts = [row[0] for row in rollouts.texts]
+            read = read_answers(texts, with_reasons=True)
+            found = answered_scenes(batch, texts, read, [""] * len(texts), None)
+            self.driving.update(answers_of(found, with_reasons=True))
+            self.answered += found
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores since the last reset."""
+        values = self.description.compute()
+        if self.judge is not None:
+            values["judge"] = self.judged.compute()
+        if self.answers:
+            values |= self.driving.compute()
+        return values
+
+    def reset(self) -> None:
+        """Forget all scenes."""
+        for metric in (self.description, self.judged, self.driving):
+            metric.reset()
+        self.answered = []

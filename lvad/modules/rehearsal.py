@@ -1,0 +1,113 @@
+"""A few labelled scenes between the unlabelled ones, so that the policy does not forget how to speak."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lvad.data.collate import SceneDataset, collate
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError
+from lvad.losses.supervised import token_cross_entropy
+from lvad.text import render
+from lvad.types import Batch, Policy, Scene
+
+
+class Rehearsal:
+    """Supervised cross-entropy on labelled scenes beside the policy gradient ("PTX").
+
+    Which scenes a step takes depends on its number alone, so a resumed run goes on with the same ones. They count as
+    labelled in the run's budget ledger.
+
+    Args:
+        data: where the scenes come from; its training scenes are used, with ``num_scenes.train`` saying how many.
+        target: what is right to say: one of a scene's ``caption`` texts, or its ``answer`` ("Action: stop. Reason:
+            ...").
+        weight: of the cross-entropy per token, beside a policy gradient that sums over K completions.
+        decay_steps: training batches after which the weight has fallen to 0, by a straight line; None keeps it.
+        batch_size: labelled scenes per training step and process.
+
+    Raises:
+        ValueError: for a weight that is not positive, sizes or a decay below 1, or data whose labels are hidden.
+
+    Source:
+        Ouyang et al. 2022 (arXiv:2203.02155), Eq. 2 ("PPO-ptx").
+    """
+
+    def __init__(
+        self,
+        data: BDDOIADataModule,
+        target: Literal["caption", "answer"] = "caption",
+        weight: float = 1.0,
+        decay_steps: int | None = None,
+        batch_size: int = 4,
+    ) -> None:
+        if target not in ("caption", "answer"):
+            raise ValueError(f"target must be caption or answer, got {target!r}")
+        if not weight > 0:
+            raise ValueError(f"rehearsal weight must be > 0, got {weight}; leave rehearsal out for none")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if decay_steps is not None and decay_steps < 1:
+            raise ValueError(f"decay_steps must be >= 1, or null to keep the weight, got {decay_steps}")
+        if data.unlabelled:
+            raise ValueError("rehearsal needs labels: set data.unlabelled false in it")
+        self.data, self.target, self.weight = data, target, weight
+        self.decay_steps, self.batch_size = decay_steps, batch_size
+
+    @property
+    def scenes(self) -> list[Scene]:
+        """The labelled scenes, once ``data`` is set up."""
+        return self.data.scenes.get("train", [])
+
+    def setup(self) -> None:
+        """Read the scenes.
+
+        Raises:
+            DataError: without scenes, or naming one that has nothing to rehearse.
+        """
+        self.data.setup("fit")
+        if not self.scenes:
+            raise DataError.at(self.data.root, "", "no training scenes to rehearse", "raise num_scenes.train")
+        for scene in self.scenes:
+            if not (scene.captions if self.target == "caption" else scene.actions and scene.reasons):
+                problem = f"scene {scene.id!r} has no {self.target} to rehearse"
+                raise DataError.at(self.data.root, "", problem, "choose the other target, or label it")
+
+    def weight_at(self, step: int) -> float:
+        """The weight after that many training batches."""
+        return self.weight if self.decay_steps is None else self.weight * max(0.0, 1 - step / self.decay_steps)
+
+    def batch_at(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The labelled scenes of a training batch: each once before any comes again."""
+        dataset = SceneDataset(self.scenes, self.data.num_frames, self.data.image_size_px)
+        first = (step * world_size + rank) * self.batch_size
+        return collate([dataset[self._index(place)] for place in range(first, first + self.batch_size)])
+
+    def _index(self, place: int) -> int:
+        epoch, position = divmod(place, len(self.scenes))
+        generator = torch.Generator().manual_seed((self.data.seed << 20) + epoch)
+        return int(torch.randperm(len(self.scenes), generator=generator)[position])
+
+    def loss(self, policy: Policy, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted cross-entropy per target token behind the stage-1 prompt, float[], and what is logged of it.
+
+        Args:
+            policy: the model.
+            step: training batches before this one.
+            rank: of this process.
+            world_size: number of processes.
+        """
+        weight = self.weight_at(step)
+        if weight == 0:
+            return torch.zeros(()), {"rehearsal/weight": torch.tensor(0.0)}
+        batch = self.batch_at(step, rank, world_size)
+        targets = policy.targets([[self._right(batch, i, step)] for i in range(len(batch.ids))])
+        logps = policy.logprobs(policy.encode(batch), targets)
+        loss = token_cross_entropy(logps.flatten(0, 1), targets.completion_mask.flatten(0, 1))
+        return weight * loss, {"rehearsal/loss": loss.detach(), "rehearsal/weight": torch.tensor(weight)}
+
+    def _right(self, batch: Batch, i: int, step: int) -> str:
+        if self.target == "caption":
+            return batch.captions[i][step % len(batch.captions[i])]
+        return render(batch.actions[i].tolist(), batch.reasons[i].tolist())
