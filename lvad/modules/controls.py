@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lvad.data.records import DataError
 from lvad.modules.rehearsal import Rehearsal
 
 
@@ -40,3 +41,15 @@ class Controls:
             raise ValueError(f"clip must be in (0, 1), got {self.clip}")
         if self.non_finite not in ("error", "drop"):
             raise ValueError(f"non_finite must be error or drop, got {self.non_finite!r}")
+
+    def check(self, accumulated: int) -> None:
+        """Refuse a rollout for several steps where a step is made of several rollouts.
+
+        Raises:
+            DataError: with the remedy.
+        """
+        if self.updates > 1 and accumulated > 1:
+            raise DataError(
+                "controls.updates makes several steps of one rollout, accumulate_grad_batches one step of several "
+                "rollouts: set one of them to 1; policy.completions_at_once saves memory too"
+            )

@@ -108,6 +108,11 @@ def check_reward(
     return audit
 
 
+def win_rates(audit: Audit) -> dict[str, float]:
+    """How often the right text beats each probe, by ``audit/<probe>``."""
+    return {f"audit/{name}": probe.win_rate.mean for name, probe in audit.probes.items() if probe.win_rate}
+
+
 def enforce(audit: Audit | None, strictness: Strictness) -> None:
     """Say what was found, and refuse a reward that fails where right and wrong are known.
 

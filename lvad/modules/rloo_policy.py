@@ -15,18 +15,17 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lvad.data.records import DataError
 from lvad.estimators import RLOO, Estimate, Estimator, Judged
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
 from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
 from lvad.modules.controls import Controls
 from lvad.modules.held_out import HeldOut
 from lvad.modules.kl_control import KL, KLControl
-from lvad.modules.reward_check import Strictness, calibrate, check_reward, validation_scenes
+from lvad.modules.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
 from lvad.ops import sequence_sum
 from lvad.rewards.finite import check_finite
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
-from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
+from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, Scene, SceneSamples, Scores
 
 NUM_SHOWN = 4
 
@@ -223,17 +222,12 @@ class RLOOPolicy(LightningModule):
 
     def on_fit_start(self) -> None:
         """Audit the reward before anything is trained on it, and bring its terms to one scale if it asks for that."""
-        if self.controls.updates > 1 and self.trainer.accumulate_grad_batches > 1:
-            raise DataError(
-                "controls.updates makes several steps of one rollout, accumulate_grad_batches one step of several "
-                "rollouts: set one of them to 1; policy.completions_at_once saves memory too"
-            )
+        self.controls.check(self.trainer.accumulate_grad_batches)
         scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
         calibrate(self.policy, self.reward, scenes, self.num_completions, self.device)
         audit = check_reward(self.policy, self.reward, scenes, self.device, self.audit)
         if audit is not None and self.logger is not None:
-            found = {f"audit/{name}": p.win_rate.mean for name, p in audit.probes.items() if p.win_rate}
-            self.logger.log_metrics(found, self.trainer.global_step)
+            self.logger.log_metrics(win_rates(audit), self.trainer.global_step)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scenes of the last validation."""
@@ -287,6 +281,11 @@ class RLOOPolicy(LightningModule):
     def answered(self) -> list[AnsweredScene]:
         """The answers of the last evaluation on this process, for the report."""
         return self.held_out.answered
+
+    @property
+    def rehearsed(self) -> list[Scene]:
+        """Labelled scenes that are learnt from beside those of the data module, for the budget ledger."""
+        return self.controls.rehearsal.scenes if self.controls.rehearsal else []
 
     def _speak(self, prefix: Prefix) -> Rollouts:
         return self.policy.generate(prefix, 1, greedy=True)

@@ -90,7 +90,9 @@ class RunRecorder(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             before = _inherited(getattr(pl_module, "built_on", pl_module))
-            self._ledger = ledger.merge([*before, ledger.uses(type(pl_module).__name__, data.scenes)])
+            stage = type(pl_module).__name__
+            beside = ledger.uses(f"{stage} rehearsal", {"train": getattr(pl_module, "rehearsed", [])})
+            self._ledger = ledger.merge([*before, ledger.uses(stage, data.scenes), beside])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember that a fit goes on from a checkpoint, which holds its start already."""
