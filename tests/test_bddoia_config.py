@@ -23,7 +23,9 @@ def smolvlm_256m(tmp_path_factory):
 
 def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_path):
     untrained = tmp_path / "untrained.yaml"
-    untrained.write_text("model: {init_args: {reward: {init_args: {pretrained: null}}}}\n")
+    untrained.write_text(
+        "model: {init_args: {reward: {init_args: {pretrained: null}}, judge: {init_args: {pretrained: null}}}}\n"
+    )
     cli = make_cli([
         "--config", str(CONFIGS / "bddoia/rloo.yaml"), "--config", str(untrained),
         "--trainer.accelerator", "cpu", "--trainer.precision", "32-true",

@@ -16,6 +16,7 @@ from lvad.assets import resolve_config
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.reward_check import RewardRefused
+from lvad.report.alarms import Alarms
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
 from lvad.report.runs import best_checkpoint, newest_run
@@ -41,13 +42,15 @@ CHECKPOINT_DEFAULTS = {
 class StageCLI(LightningCLI):
     """The modules by class path, the data module, and the callbacks that every run has.
 
-    ``checkpoint`` (ModelCheckpoint), ``recorder`` and ``predictions`` are configured beside ``model`` and ``data``.
+    ``checkpoint`` (ModelCheckpoint), ``recorder``, ``alarms`` and ``predictions`` are configured beside ``model`` and
+    ``data``.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what every run has."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(RunRecorder, "recorder")
+        parser.add_lightning_class_args(Alarms, "alarms")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
@@ -86,7 +89,9 @@ class StageCLI(LightningCLI):
             config.trainer.logger = False
 
     def after_fit(self) -> None:
-        """End with the one line that says where the run lies."""
+        """End with what went wrong, and the one line that says where the run lies."""
+        for alarm in self._get(self.config_init, "alarms").raised:
+            print(f"alarm at step {alarm['step']}, {alarm['alarm']}: {alarm['text']}")
         print(self._get(self.config_init, "recorder").closing)
 
     def after_test(self) -> None:
@@ -95,12 +100,15 @@ class StageCLI(LightningCLI):
         print(scores_text(scores, getattr(self.model, "report", [])))
 
 
-def last_checkpoint() -> ModelCheckpoint:
+class LastCheckpoint(ModelCheckpoint):
     """The state after the latest validation, to resume from.
 
-    ModelCheckpoint's own ``save_last`` writes only when the monitored value improved (Lightning 2.6).
+    ModelCheckpoint's own ``save_last`` writes only when the monitored value improved (Lightning 2.6), and two of one
+    class must not both go without a monitored value: their states have the same name.
     """
-    return ModelCheckpoint(filename="last", save_top_k=1, enable_version_counter=False)
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", save_top_k=1, enable_version_counter=False)
 
 
 def make_cli(args: list[str], command: str | None = None) -> StageCLI:
@@ -115,7 +123,7 @@ def make_cli(args: list[str], command: str | None = None) -> StageCLI:
         datamodule_class=BDDOIADataModule,
         subclass_mode_model=True,
         auto_configure_optimizers=False,
-        trainer_defaults={"callbacks": [last_checkpoint()]},
+        trainer_defaults={"callbacks": [LastCheckpoint()]},
         seed_everything_default=0,
         save_config_callback=SaveConfigCallback if command == "fit" else None,
         save_config_kwargs={"overwrite": True},  # where no versioned logger is set, a second run replaces the first

@@ -129,6 +129,8 @@ class BDDOIADataModule(LightningDataModule):
         counts = self._counts()
         if self.format == "synthetic":
             _check_drawn(self.root, reading, counts, self.num_frames, self.drawing_seed)
+        if self.subset != "all":  # of which there are fewer than were drawn
+            counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
         for split in SPLITS:
             scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
         if self.unlabelled:

@@ -4,7 +4,8 @@ from lvad.modules.action_sft import ActionSFT
 from lvad.modules.clip_reward import CLIPReward
 from lvad.modules.controls import Controls
 from lvad.modules.kl_control import KL
+from lvad.modules.kl_rate import KLRate
 from lvad.modules.rehearsal import Rehearsal
 from lvad.modules.rloo_policy import RLOOPolicy
 
-__all__ = ["KL", "ActionSFT", "CLIPReward", "Controls", "RLOOPolicy", "Rehearsal"]
+__all__ = ["KL", "ActionSFT", "CLIPReward", "Controls", "KLRate", "RLOOPolicy", "Rehearsal"]

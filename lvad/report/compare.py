@@ -18,7 +18,8 @@ from lvad.data.records import DataError, read_json
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
-from lvad.report.answers import ANSWERS, read_answers
+from lvad.report.answers import ANSWERS, label_matrices, read_answers
+from lvad.report.label_tables import LabelScore, label_scores
 from lvad.report.runs import METRICS, REASONS_SCORED
 from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
 from lvad.types import AnsweredScene
@@ -64,6 +65,8 @@ class Comparison(NamedTuple):
     floors: dict[str, Scores]
     differences: dict[str, Scores]
     """The first run minus this run or floor, paired by scene."""
+    labels: dict[str, list[LabelScore]]
+    """Of each run, every label on its own: actions, and reasons where the run names them."""
 
     @property
     def first(self) -> str:
@@ -148,7 +151,14 @@ def compare(runs: Sequence[Run]) -> Comparison:
         arms={name: bootstrap_scores(said) for name, said in answers.items()},
         floors={name: bootstrap_scores(said) for name, said in floors.items()},
         differences={name: bootstrap_differences(answers[first], said) for name, said in subtracted.items()},
+        labels={run.name: _label_scores(run) for run in runs},
     )
+
+
+def _label_scores(run: Run) -> list[LabelScore]:
+    matrices = label_matrices(run.answered)
+    scores = label_scores(matrices.true, matrices.predicted) if len(matrices.true) else []
+    return scores if run.with_reasons else scores[:NUM_ACTIONS]
 
 
 def label_budget(ledger: Ledger) -> Budget:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from lvad.metrics.intervals import Interval
 from lvad.report.compare import Comparison, Scores, excludes_zero
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.label_tables import label_comparison
 from lvad.report.runs import markdown, write_whole
 from lvad.taxonomy import ACTIONS
 from lvad.types import Table
@@ -59,7 +60,7 @@ def comparison_tables(found: Comparison) -> list[Table]:
         for title, columns in _TABLES.items()
         if any(score in scores for score in columns for scores in found.arms.values())
     ]
-    return [*tables, _differences_table(found), _budgets_table(found)]
+    return [*tables, *label_comparison(found.labels), _differences_table(found), _budgets_table(found)]
 
 
 def comparison_text(found: Comparison) -> str:

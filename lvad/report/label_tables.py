@@ -99,5 +99,32 @@ def label_table(
     return Table(title, columns, tuple(lines))
 
 
+def label_comparison(runs: Mapping[str, Sequence[LabelScore]]) -> list[Table]:
+    """How often each label is true and said, and its F1, in the shape of the paper's Figures 8 and 9.
+
+    Args:
+        runs: name to the labels of a run; a run that names no reasons has the actions alone.
+
+    Returns:
+        Two tables with a row per label that is true or said at all, and a column per run.
+    """
+    rows: dict[str, dict[str, LabelScore]] = {}
+    for name, labels in runs.items():
+        for score in labels:
+            rows.setdefault(score.label, {})[name] = score
+    rows = {label: each for label, each in rows.items() if any(s.support or s.predicted for s in each.values())}
+    if not rows:
+        return []
+    said, f1 = [], []
+    for label, scores in rows.items():
+        true = next(iter(scores.values())).support
+        said.append((label, str(true), *(str(scores[name].predicted) if name in scores else "-" for name in runs)))
+        f1.append((label, *(_percent(scores[name].f1) if name in scores else "-" for name in runs)))
+    return [
+        Table("Labels: in how many scenes true and said (Fig. 8)", ("label", "true", *runs), tuple(said)),
+        Table("F1 of each label, % (Fig. 9)", ("label", *runs), tuple(f1)),
+    ]
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}"

@@ -2,8 +2,23 @@
 
 from lvad.rewards.bleu import BLEU
 from lvad.rewards.clip import CLIPCosine
+from lvad.rewards.judge import JudgeError, LLMJudge
 from lvad.rewards.margin import CLIPMargin
 from lvad.rewards.mix import Ensemble, Mix
+from lvad.rewards.reason import OnReason
 from lvad.rewards.rules import Consistency, Format, Length, Repetition
 
-__all__ = ["BLEU", "CLIPCosine", "CLIPMargin", "Consistency", "Ensemble", "Format", "Length", "Mix", "Repetition"]
+__all__ = [
+    "BLEU",
+    "CLIPCosine",
+    "CLIPMargin",
+    "Consistency",
+    "Ensemble",
+    "Format",
+    "JudgeError",
+    "LLMJudge",
+    "Length",
+    "Mix",
+    "OnReason",
+    "Repetition",
+]

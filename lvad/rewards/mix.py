@@ -1,15 +1,18 @@
 """Several judges as one: a weighted sum of different ones, or the verdict of several of a kind."""
 
 import math
-from typing import Literal, cast
+import warnings
+from typing import Final, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lvad.types import Batch, Reward, Rollouts, Scores
 
 # What the stages log beside the terms, as reward/mean and reward/best.
-_TAKEN_NAMES = ("mean", "best")
+_TAKEN_NAMES: Final = ("mean", "best")
+# Of a part's largest score: what rounding alone may spread.
+_NO_SPREAD: Final = 1e-6
 
 
 def _check_name(name: str) -> None:
@@ -20,34 +23,54 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_judge(name: str, judge: Reward) -> None:
+def check_judge(name: str, judge: Reward) -> None:
+    """Refuse a judge that is no module, or that hides a ``Mix`` with ``normalise``.
+
+    Raises:
+        ValueError: naming it.
+    """
     if not isinstance(judge, nn.Module):
         raise ValueError(f"reward {name!r} must be an nn.Module, got {type(judge).__name__}: else it stays on the CPU")
+    if any(isinstance(part, Mix) and part.normalise for part in judge.modules()):
+        raise ValueError(
+            f"reward {name!r} holds a Mix with normalise, which only the outermost reward may have: nobody would "
+            "measure its scales"
+        )
 
 
-def _ask(name: str, judge: nn.Module, batch: Batch, rollouts: Rollouts) -> Scores:
-    scores = cast(Reward, judge).score(batch, rollouts)
-    if num_broken := int((~scores.total.isfinite()).sum()):
-        raise ValueError(f"reward {name!r} gave {num_broken} scores that are not finite")
-    return scores
+def _ask(judge: nn.Module, batch: Batch, rollouts: Rollouts) -> Scores:
+    return cast(Reward, judge).score(batch, rollouts)
 
 
 class Mix(nn.Module):
     """The weighted sum of its parts.
 
-    The terms are each part's total under the part's name, before weighting, and its own terms as ``name/term`` where
-    it has several. A part of weight 0 is watched without being paid.
+    The terms are each part's total under the part's name, before weighting and scaling, and its own terms as
+    ``name/term`` where it has several. A part of weight 0 is watched without being paid, and may be NaN or infinite
+    without harm; such a score of a paid part goes on into the total, where the training module finds it.
+
+    Parts with little to say beside others' can be brought to one scale (``normalise``): each total is then divided by
+    its root mean square deviation among siblings, which is measured once, under the starting policy, and stays. A
+    scale that followed the batch would make the reward another one at each step, and a completion's own score a part
+    of the scale that it is compared by, which biases the estimators. Until ``calibrate`` the scales are one.
 
     Args:
         parts: the judges by name.
         weights: one finite number per part; a penalty (at most 0 by itself) has a positive weight too.
+        normalise: divide each part by its scale; a weight then is worth the same in every part.
 
     Raises:
         ValueError: without parts, for weights that do not name exactly the parts or are not finite, for a part that
-            is no ``nn.Module``, and for a name that cannot be logged.
+            is no ``nn.Module`` or holds a normalised ``Mix``, and for a name that cannot be logged.
     """
 
-    def __init__(self, parts: dict[str, Reward], weights: dict[str, float]) -> None:
+    keeps_buffers: Final = True
+    """To the training module: the scales are found by the run, and belong into its checkpoints."""
+
+    scales: Tensor
+    is_calibrated: Tensor
+
+    def __init__(self, parts: dict[str, Reward], weights: dict[str, float], normalise: bool = False) -> None:
         super().__init__()
         if not parts or parts.keys() != weights.keys():
             raise ValueError(
@@ -56,12 +79,16 @@ class Mix(nn.Module):
             )
         for name, part in parts.items():
             _check_name(name)
-            _check_judge(name, part)
+            check_judge(name, part)
         endless = {name: weight for name, weight in weights.items() if not math.isfinite(weight)}
         if endless:
             raise ValueError(f"weights must be finite, got {endless}")
         self.parts = nn.ModuleDict(cast(dict[str, nn.Module], parts)).requires_grad_(False)
         self.weights = {name: float(weights[name]) for name in parts}
+        self.normalise = normalise
+        # Without normalise there is nothing to measure, and no checkpoint to tell a later run that it was.
+        self.register_buffer("scales", torch.ones(len(parts)), persistent=normalise)  # float[N], N parts
+        self.register_buffer("is_calibrated", torch.tensor(not normalise), persistent=normalise)
         self.eval()
 
     def train(self, mode: bool = True) -> "Mix":
@@ -69,27 +96,65 @@ class Mix(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K], in the sum of the parts' units.
+    def calibrate(self, batch: Batch, rollouts: Rollouts) -> None:
+        """Measure the scale of each part, once; nothing without ``normalise`` or where the scales are known.
+
+        The scale is sqrt(mean over scenes of the unbiased variance among the K siblings). Scenes with a score that is
+        not finite are left out. A part that gives all siblings the same keeps 1, with a warning.
+
+        Args:
+            batch: scenes.
+            rollouts: K >= 2 completions of each, by the starting policy.
 
         Raises:
-            ValueError: naming a part with scores that are not finite.
+            ValueError: for fewer than two completions per scene, and naming a part without a scene of finite scores.
         """
+        if self.is_calibrated:
+            return
+        measured = [
+            _sibling_deviation(name, _ask(part, batch, rollouts).total, self.weights[name])
+            for name, part in self.parts.items()
+        ]
+        self.scales.copy_(torch.tensor(measured))
+        self.is_calibrated.fill_(True)
+
+    @torch.no_grad()
+    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
+        """float[B, K], in the sum of the parts' units, or in none with ``normalise``; not finite where a part is."""
         terms, total = {}, torch.zeros(())
-        for name, part in self.parts.items():
-            scores = _ask(name, part, batch, rollouts)
-            total = self.weights[name] * scores.total + total
+        for (name, part), scale in zip(self.parts.items(), self.scales, strict=True):
+            scores = _ask(part, batch, rollouts)
+            # Not 0 * NaN, which is NaN.
+            paid = self.weights[name] * scores.total if self.weights[name] else torch.zeros_like(scores.total)
+            total = paid / scale.to(paid) + total if self.normalise else paid + total
             terms[name] = scores.total
             if len(scores.terms) > 1:
                 terms |= {f"{name}/{term}": values for term, values in scores.terms.items()}
         return Scores(total, terms)
 
 
+def _sibling_deviation(name: str, total: Tensor, weight: float) -> float:
+    """Root mean square deviation among siblings of float[B, K]; 1 where there is none."""
+    if total.shape[1] < 2:
+        raise ValueError(f"Mix needs at least 2 completions per scene to calibrate, got {total.shape[1]}")
+    known = total[total.isfinite().all(1)].double()
+    if not len(known):
+        if not weight:
+            return 1.0
+        raise ValueError(f"Mix cannot measure the scale of part {name!r}: in no scene are all its scores finite")
+    deviation = float(known.var(1).mean().sqrt())
+    if deviation > _NO_SPREAD * float(known.abs().max()):
+        return deviation
+    warnings.warn(f"part {name!r} gives all completions of a scene the same: its scale stays 1", stacklevel=3)
+    return 1.0
+
+
 class Ensemble(nn.Module):
     """The mean or the worst verdict of several judges on the same scale.
 
     What one judge overrates another may not: the worst is the harder to deceive. The terms are each member's total
-    as ``member_0``, ``member_1``, ... and ``disagreement``, their standard deviation (denominator: the members).
+    as ``member_0``, ``member_1``, ... and ``disagreement``, their standard deviation (denominator: the members). Where
+    any member is NaN or infinite the total is NaN: a minimum would hide it.
 
     Args:
         members: the judges, such as CLIPs of different seeds; at least two.
@@ -107,7 +172,7 @@ class Ensemble(nn.Module):
         if len(members) < 2:
             raise ValueError(f"an ensemble needs at least 2 members, got {len(members)}")
         for i, member in enumerate(members):
-            _check_judge(f"member_{i}", member)
+            check_judge(f"member_{i}", member)
         if aggregate not in ("mean", "worst"):
             raise ValueError(f"aggregate must be mean or worst, got {aggregate!r}")
         self.members = nn.ModuleList(cast(list[nn.Module], members)).requires_grad_(False)
@@ -120,12 +185,9 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in the members' unit.
-
-        Raises:
-            ValueError: naming a member with scores that are not finite: a minimum would hide or spread them.
-        """
-        verdicts = {f"member_{i}": _ask(f"member_{i}", m, batch, rollouts).total for i, m in enumerate(self.members)}
+        """float[B, K] in the members' unit; NaN where a member is not finite."""
+        verdicts = {f"member_{i}": _ask(member, batch, rollouts).total for i, member in enumerate(self.members)}
         each = torch.stack(list(verdicts.values()))  # float[N, B, K], N members
         total = each.mean(0) if self.aggregate == "mean" else each.amin(0)
+        total = total.where(each.isfinite().all(0), torch.nan)
         return Scores(total, verdicts | {"disagreement": each.std(0, correction=0)})

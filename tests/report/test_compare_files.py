@@ -10,6 +10,7 @@ from PIL import Image
 from lvad.metrics.intervals import Interval
 from lvad.report.compare import Budget, Comparison
 from lvad.report.compare_files import comparison_tables, comparison_text, write_comparison
+from lvad.report.label_tables import LabelScore
 
 EQUAL = (Budget(100, 8), Budget(100, 8))
 
@@ -28,11 +29,15 @@ def comparison(budgets=EQUAL, auroc=float("nan")):
             "other": {"action_macro_f1": Interval(0.25, 0.1, 0.4)},
             "always stop": {"action_macro_f1": Interval(0.375, -0.01, 0.5)},
         },
+        labels={
+            "mine": [LabelScore("stop", 0.5, 150, 120, 0.9, 0.72, 0.8), LabelScore("left", 0.0, 0, 0, 0, 0, 0)],
+            "other": [LabelScore("stop", 0.5, 150, 300, 0.5, 1.0, 0.667), LabelScore("left", 0.0, 0, 9, 0, 0, 0)],
+        },
     )
 
 
 def test_tables_have_runs_and_floors_as_rows():
-    actions, probabilities, differences, budgets = comparison_tables(comparison())
+    actions, probabilities, said, f1, differences, budgets = comparison_tables(comparison())
     assert [cell.strip() for cell in actions.columns] == ["", "macro-F1"]
     rows = {row[0].strip(): row[1].strip() for row in actions.rows}
     assert list(rows) == ["mine", "other", "always stop", "all positive", "all negative"]
@@ -41,6 +46,9 @@ def test_tables_have_runs_and_floors_as_rows():
     assert differences.title.startswith("mine minus each other")
     cells = [cell.strip() for cell in differences.rows[0]]
     assert cells == ["action_macro_f1", "+25.0 (+10.0 to +40.0) *", "+37.5 (-1.0 to +50.0)"]
+    assert said.columns == ("label", "true", "mine", "other")
+    assert said.rows == (("stop", "150", "120", "300"), ("left", "0", "0", "9"))
+    assert f1.rows == (("stop", "80.00", "66.70"), ("left", "0.00", "0.00"))
     assert [cell.strip() for cell in budgets.rows[0]] == ["mine", "100", "8", "logs/mine"]
 
 

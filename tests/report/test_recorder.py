@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lvad.commands.stages import last_checkpoint
+from lvad.commands.stages import LastCheckpoint
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump, read_ledger
@@ -62,7 +62,7 @@ def fit(root, max_epochs, ckpt_path=None, version=0, fast_dev_run=False):
     module = Fake()
     trainer = Trainer(
         accelerator="cpu", max_epochs=max_epochs, logger=TensorBoardLogger(root, "fake", version),
-        callbacks=[RunRecorder(), checkpoint, last_checkpoint()],  # as the command line orders them
+        callbacks=[RunRecorder(), checkpoint, LastCheckpoint()],  # as the command line orders them
         num_sanity_val_steps=-1, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         fast_dev_run=fast_dev_run,
     )  # fmt: skip

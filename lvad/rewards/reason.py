@@ -1,0 +1,52 @@
+"""A judge that reads the justification of an answer and nothing else."""
+
+import re
+from typing import Final
+
+import torch
+from torch import nn
+
+from lvad.rewards.mix import check_judge
+from lvad.types import Batch, Reward, Rollouts, Scores
+
+_REASON: Final = re.compile(r"reason:\s*(?P<words>[^.]*)", re.IGNORECASE)
+
+
+class OnReason(nn.Module):
+    """What a judge says of the words behind "Reason:", which Appendix A.3 of the paper calls R1.
+
+    An answer without a reason, or with an empty one, earns ``missing`` and is not shown to the judge: to a CLIP the
+    empty text may look better than a wrong one.
+
+    Args:
+        reward: the judge.
+        missing: the score without a reason; -1 is the lowest cosine.
+
+    Raises:
+        ValueError: if the judge is no ``nn.Module``.
+    """
+
+    def __init__(self, reward: Reward, missing: float = -1.0) -> None:
+        super().__init__()
+        check_judge("on reason", reward)
+        self.reward, self.missing = reward, missing
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "OnReason":
+        """Stay in evaluation mode: a judge does not change while it judges."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
+        """float[B, K] in the judge's unit; the terms are the judge's, before ``missing``."""
+        reasons = [[reason_of(text) for text in row] for row in rollouts.texts]
+        scores = self.reward.score(batch, rollouts._replace(texts=reasons))
+        is_given = torch.tensor([[bool(reason) for reason in row] for row in reasons], device=scores.total.device)
+        return Scores(scores.total.where(is_given, self.missing), scores.terms)
+
+
+def reason_of(text: str) -> str:
+    """The words behind "Reason:", up to the full stop; empty where there are none."""
+    match = _REASON.search(text)
+    return match["words"].strip() if match else ""

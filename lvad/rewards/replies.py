@@ -1,0 +1,159 @@
+"""What a chat server replies: what it means, what is wrong with it, and how it is kept on disk."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import httpx2
+
+Then = Literal["retry", "next", "stop"]
+
+MAX_RETRY_AFTER_S: Final = 300.0
+"""A server that asks to wait longer is out of reach."""
+_PASSING: Final = (408, 409, 429)
+REMEDY_UP: Final = "see that the server is up, reachable and not overloaded, or raise endpoint.retries"
+
+
+class ChatError(RuntimeError):
+    """A prompt without a usable reply: what happened, and what to do about it.
+
+    Args:
+        cause: what happened; never holds the key.
+        remedy: what to do.
+        then: ``retry`` the prompt, take the ``next`` one, or ``stop``, where no prompt will do better.
+        wait_s: how long the server asked to wait before a retry; None for the usual pause.
+    """
+
+    def __init__(self, cause: str, remedy: str, then: Then = "retry", wait_s: float | None = None) -> None:
+        super().__init__(f"{cause}; {remedy}")
+        self.cause, self.remedy, self.wait_s = cause, remedy, wait_s
+        self.then: Then = then
+
+
+def refusal_of(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:
+    """What a response other than a good one means."""
+    status, cause = response.status_code, f"HTTP {response.status_code}, {shorten(body)}"
+    if status in _PASSING or status >= 500:
+        wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        if wait_s is not None and wait_s > MAX_RETRY_AFTER_S:
+            return ChatError(f"{cause}, to be asked again in {wait_s:.0f} s", "run again later", "next")
+        return ChatError(cause, REMEDY_UP, wait_s=wait_s)
+    if status < 400:
+        return ChatError(f"HTTP {status}, a redirect", "write the final address into endpoint.url", "stop")
+    if status == 401:
+        where = api_key_env or "a variable, and name that in endpoint.api_key_env"
+        return ChatError(cause, f"put a valid key into {where}", "stop")
+    if status == 404:
+        return ChatError(cause, "see that endpoint.url is the base address (.../v1) and has endpoint.model", "stop")
+    return ChatError(cause, "see what the server says: it may not know one of endpoint's settings", "next")
+
+
+def _retry_after_s(header: str) -> float | None:
+    """Seconds of a Retry-After header, in either of its two forms; None where it is neither."""
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header.strip()):
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def content_of(body: str) -> str:
+    """The one reply in a response.
+
+    Raises:
+        ChatError: without a whole one.
+    """
+    try:
+        (choice,) = json.loads(body)["choices"]
+        reply, end = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ChatError(f"no chat completion: {shorten(body)}", "see that endpoint.url is a chat server") from None
+    if end == "length":
+        # "0" may be the beginning of "0.9".
+        raise ChatError(f"a reply that was cut: {shorten(str(reply))}", "raise endpoint.max_tokens", wait_s=0.0)
+    if not isinstance(reply, str):
+        raise ChatError(f"a reply without text: {shorten(body)}", "see what the server says", wait_s=0.0)
+    return reply
+
+
+def meaning_of(reply: str, read: Callable[[str], float]) -> float:
+    """What ``read`` makes of a reply.
+
+    Raises:
+        ChatError: where it makes nothing of it.
+    """
+    try:
+        return read(reply)
+    except ValueError as error:
+        remedy = "ask in the prompt for one number, or take a model that follows it"
+        raise ChatError(f"reply {shorten(reply)}: {error}", remedy, wait_s=0.0) from None
+
+
+def shorten(text: str, num_chars: int = 160) -> str:
+    """A quotation for a message: one line of printable characters in quotation marks."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * num_chars]).split())
+    return repr(line if len(line) <= num_chars and len(text) <= 4 * num_chars else f"{line[:num_chars]} ...")
+
+
+class Replies:
+    """One file per request, under a digest of all of it: model, prompt and settings.
+
+    Files appear whole, so ranks and runs may share the folder. Servers that serve other weights under one name may not.
+
+    Args:
+        folder: made when the first reply is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def recall(self, request: dict[str, Any]) -> str | None:
+        """The reply to a request; None where there is none, and with a warning where its file is damaged.
+
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        path = self._path(request)
+        if not path.exists():
+            return None
+        try:
+            kept = json.loads(path.read_bytes())
+            if kept["digest"] == _digest(path.stem + kept["reply"]):
+                return kept["reply"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        warnings.warn(f"{path} is damaged: the model is asked again", stacklevel=2)
+        return None
+
+    def keep(self, request: dict[str, Any], reply: str) -> None:
+        """Write a reply, over what there was.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        path = self._path(request)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"request": request, "reply": reply, "digest": _digest(path.stem + reply)}
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            (Path(scratch) / path.name).write_text(json.dumps(kept, indent=1))
+            os.replace(Path(scratch) / path.name, path)
+
+    def _path(self, request: dict[str, Any]) -> Path:
+        name = _digest(json.dumps(request, sort_keys=True))
+        return self.folder / name[:2] / f"{name}.json"
+
+
+def _digest(text: str) -> str:
+    # Escaped by JSON, as a reply may hold half a surrogate pair, which UTF-8 cannot write.
+    return hashlib.blake2b(json.dumps(text).encode(), digest_size=16).hexdigest()
