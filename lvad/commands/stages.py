@@ -13,9 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from transformers.utils import logging as transformers_logging
 
 from lvad.assets import resolve_config
+from lvad.commands.resume import LAST, go_on
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.reward_check import RewardRefused
+from lvad.modules.step_seeds import StepSeeds
 from lvad.report.alarms import Alarms
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
@@ -75,10 +77,14 @@ class StageCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Evaluation writes into the run that it evaluates instead of opening a new one."""
-        if self.subcommand in (None, "fit"):
+        """A fit that goes on, and an evaluation, write into the run's folder instead of opening a new one."""
+        if self.subcommand is None:
             return
         config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            if config.ckpt_path == LAST:
+                go_on(config)
+            return
         if self.subcommand == "test":
             config.verbose = False  # Lightning would print every number of every label; see after_test
         if config.recorder.run_dir is not None or not config.ckpt_path:
@@ -123,7 +129,7 @@ def make_cli(args: list[str], command: str | None = None) -> StageCLI:
         datamodule_class=BDDOIADataModule,
         subclass_mode_model=True,
         auto_configure_optimizers=False,
-        trainer_defaults={"callbacks": [LastCheckpoint()]},
+        trainer_defaults={"callbacks": [StepSeeds(), LastCheckpoint()]},
         seed_everything_default=0,
         save_config_callback=SaveConfigCallback if command == "fit" else None,
         save_config_kwargs={"overwrite": True},  # where no versioned logger is set, a second run replaces the first

@@ -1,10 +1,9 @@
 """Training scenes drawn so that rare actions come as often as common ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler, WeightedRandomSampler
 
 from lvad.data.records import DataError
 from lvad.ops import action_weights
@@ -29,27 +28,3 @@ def scene_weights(scenes: Sequence[Scene]) -> Tensor:
             "balance to false, or train on labelled scenes (unlabelled: false)"
         )
     return action_weights(torch.tensor([scene.actions for scene in scenes]))
-
-
-class BalancedSampler(DistributedSampler[int]):
-    """Draws with replacement, as many as there are weights, anew in every epoch.
-
-    It is a ``DistributedSampler`` so that Lightning tells it the epoch and does not wrap it: every device makes the
-    same draws and takes its share of them, and a resumed run goes on with its order. The count is rounded up to one
-    that the devices share equally.
-
-    Args:
-        weights: float[N], in proportion to which the scenes are drawn.
-        seed: of the draws; the epoch is added to it.
-        num_replicas: number of devices.
-        rank: which of them.
-    """
-
-    def __init__(self, weights: Tensor, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
-        super().__init__(range(len(weights)), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
-        self.weights = weights.tolist()
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = list(WeightedRandomSampler(self.weights, self.total_size, generator=generator))
-        return iter(drawn[self.rank :: self.num_replicas])

@@ -7,13 +7,14 @@ from typing import Final, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, DistributedSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from lvad.data.balance import BalancedSampler, scene_weights
+from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.frames import read_frames
 from lvad.data.records import SPLITS, DataError, Reading, read_json
+from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
 from lvad.data.splits import Subset, arrange, take
 from lvad.types import Scene
 
@@ -144,15 +145,14 @@ class BDDOIADataModule(LightningDataModule):
             DataError: without training scenes, or where scenes to balance have no labels.
         """
         scenes = self._of("train")
-        # On one device too: Lightning tells this sampler the epoch, so that a resumed run continues with its order,
-        # and it leaves it alone on several devices, where it would wrap any other sampler.
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        share = {name: share[name] for name in ("num_replicas", "rank")}
         # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
         seed = self.seed << 12
         if self.balance:
             sampler = BalancedSampler(scene_weights(scenes), seed, **share)
         else:
-            sampler = DistributedSampler(SceneDataset(scenes, 1), shuffle=True, seed=seed, **share)
+            sampler = EpochSampler(len(scenes), seed, **share)
         return self._loader(scenes, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -201,7 +201,7 @@ class BDDOIADataModule(LightningDataModule):
         return self.scenes[split]
 
     def _loader(self, scenes: list[Scene], sampler: Sampler[int], batch_size: int) -> DataLoader:
-        return DataLoader(
+        return ResumableLoader(
             SceneDataset(scenes, self.num_frames, self.image_size_px),
             batch_size=batch_size,
             sampler=sampler,

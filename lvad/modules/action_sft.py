@@ -167,8 +167,13 @@ class ActionSFT(LightningModule):
         self.log_dict(self._scores("test"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone."""
+        """Keep the trained weights alone, and the descriptions that were made."""
         keep_trained_weights(checkpoint, self)
+        checkpoint["descriptions"] = self.describer.known
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the descriptions back: made again in other batches they might differ."""
+        self.describer.known = checkpoint.get("descriptions", {})
 
     def export(self, folder: Path) -> None:
         """Write the trained model as a folder that plain transformers loads; behind descriptions, both stages."""

@@ -56,4 +56,4 @@ class HeldOut(nn.Module):
         """Forget all scenes."""
         for metric in (self.description, self.judged, self.driving):
             metric.reset()
-        self.answered = []
+        self.answered.clear()

@@ -95,6 +95,7 @@ class RLOOPolicy(LightningModule):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.held_out = HeldOut(frozen(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
+        self.answered: list[AnsweredScene] = self.held_out.answered
         self.shown: list[Tensor] = []
         self.strict_loading = False
         self._update = 0  # of the present rollouts
@@ -223,6 +224,8 @@ class RLOOPolicy(LightningModule):
     def on_fit_start(self) -> None:
         """Audit the reward before anything is trained on it, and bring its terms to one scale if it asks for that."""
         self.controls.check(self.trainer.accumulate_grad_batches)
+        if self.trainer.ckpt_path is not None:  # was done when the run began
+            return
         scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
         calibrate(self.policy, self.reward, scenes, self.num_completions, self.device)
         audit = check_reward(self.policy, self.reward, scenes, self.device, self.audit)
@@ -276,11 +279,6 @@ class RLOOPolicy(LightningModule):
     def export(self, folder: Path) -> None:
         """Write the trained policy as a folder that plain transformers loads."""
         self.policy.save_pretrained(folder)
-
-    @property
-    def answered(self) -> list[AnsweredScene]:
-        """The answers of the last evaluation on this process, for the report."""
-        return self.held_out.answered
 
     @property
     def rehearsed(self) -> list[Scene]:

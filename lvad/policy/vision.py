@@ -127,7 +127,10 @@ class Eyes:
         keys = [content_digest(frames, tower).hex() for frames in scenes]
         found = {key: self._store.get(key) for key in keys}
         missing = {key: frames for key, frames in zip(keys, scenes, strict=True) if found[key] is None}
-        for key, features in zip(missing, self._encode(vlm, list(missing.values())), strict=True):
+        for key, frames in missing.items():
+            # Each by itself: products round otherwise in other company, and a run that goes on meets its scenes in
+            # other company than the one that was broken off.
+            (features,) = self._encode(vlm, [frames])
             self._store.put(key, features)
             found[key] = features
         return [features.to(vlm.device) for key in keys if (features := found[key]) is not None]

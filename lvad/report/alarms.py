@@ -224,7 +224,8 @@ class Alarms(Callback):
             since = next(row["step"] for row in reversed(self.raised) if row["alarm"] == alarm)
             rank_zero_info(f"alarm {alarm}, raised at step {since}, is over at step {step}")
         for logger in trainer.loggers:
-            logger.log_metrics({f"alarm/{alarm}": float(is_on)}, step)
+            # As Lightning counts; what stands at a checkpoint's own step is taken back on resuming.
+            logger.log_metrics({f"alarm/{alarm}": float(is_on)}, max(0, step - 1))
 
 
 def _reward(last: Mapping[str, float]) -> str:

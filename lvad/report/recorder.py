@@ -239,6 +239,8 @@ def _write_rows(path: Path, rows: list[str]) -> None:
 
 
 def _show(trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
+    # Lightning counts its validation scores so; what stands at the checkpoint's own step is taken back on resuming.
+    step = max(0, step - 1)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             for scene in samples:

@@ -141,16 +141,16 @@ class CLIPCosine(nn.Module):
 
     @torch.no_grad()
     def embed_scenes(self, batch: Batch) -> Tensor:
-        """Unit vectors float[B, D] on the tower's device; the scenes not yet known in one forward."""
+        """Unit vectors float[B, D] on the tower's device; the scenes not yet known in a forward each."""
         if self.cache_scenes == 0:
             return self.clip.embed_frames(batch.frames).float()
         keys = [content_digest(frames) for frames in batch.frames]
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         missing = {key: frames for key, frames in zip(keys, batch.frames, strict=True) if key not in rows}
-        if missing:
-            fresh = self.clip.embed_frames(list(missing.values())).float().cpu()
-            # Cloned: a row of the batch's tensor would keep the whole of it alive.
-            rows |= {key: row.clone() for key, row in zip(missing, fresh, strict=True)}
+        for key, frames in missing.items():
+            # Each by itself: products round otherwise in other company, and a run that goes on meets its scenes in
+            # other company than the one that was broken off.
+            rows[key] = self.clip.embed_frames([frames]).float().cpu()[0]
         for key, row in rows.items():
             self._kept[key] = row
             self._kept.move_to_end(key)

@@ -1,127 +1,18 @@
 """A chat client against a real server on this machine that does everything wrong."""
 
-import json
 import random
 import socket
 import threading
 import time
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_server import ask, completion, drips, drops, failure, fast, running, says, slow, status  # noqa: F401
 
 from lvad.rewards import chat as chat_module
 from lvad.rewards.chat import Chat, Endpoint
-from lvad.rewards.replies import ChatError, content_of, shorten
+from lvad.rewards.replies import ChatError
 
-KEY = "sk-secret-0123456789"
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by script: one behaviour per request, the last one for ever."""
-
-    daemon_threads = True
-
-    def __init__(self, *script) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.lock = list(script), threading.Lock()
-        self.requests, self.headers, self.paths, self.times = [], [], [], []
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request, client_address) -> None:
-        """A client that hangs up is part of the tests."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.times.append(time.monotonic())
-            self.server.requests.append(body)
-            self.server.headers.append(dict(self.headers))
-            self.server.paths.append(self.path)
-            script = self.server.script
-            behave = script.pop(0) if len(script) > 1 else script[0]
-        behave(self)
-
-    def log_message(self, *args) -> None:
-        """Quiet."""
-
-
-def status(code, body="", **headers):
-    def behave(handler) -> None:
-        handler.send_response(code)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(body.encode())))
-        handler.end_headers()
-        handler.wfile.write(body.encode())
-
-    return behave
-
-
-def completion(content, finish_reason="stop"):
-    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
-    return json.dumps({"object": "chat.completion", "choices": [choice]})
-
-
-def says(content, **how):
-    return status(200, completion(content, **how))
-
-
-def slow(seconds, then):
-    def behave(handler) -> None:
-        time.sleep(seconds)
-        then(handler)
-
-    return behave
-
-
-def drips(handler) -> None:
-    """A byte now and then, each well within the time of a read."""
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(40):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.05)
-
-
-def drops(handler) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def running(*script):
-    server = Server(*script)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(chat_module, "BACKOFF_S", 0.001)
-    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def ask(server, *prompts, cache=None, is_patient=False, **settings):
-    chat = Chat(Endpoint(server.url, "judge", **{"timeout_s": 5.0, "retries": 2} | settings), cache)
-    return chat.ask(prompts or ["one"], float, is_patient)
-
-
-def failure(server, **settings) -> ChatError:
-    (error,) = ask(server, **settings).values()
-    assert isinstance(error, ChatError)
-    return error
+pytestmark = pytest.mark.usefixtures("fast")
 
 
 def test_a_request_is_what_openai_documents():
@@ -204,22 +95,6 @@ def test_nobody_there():
     assert "see that the server is up" in str(error)
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_server_that_asks_to_wait_is_given_its_time(form):
-    # A date has whole seconds: two ahead are at least one.
-    later = "1" if form == "seconds" else format_datetime(datetime.now(UTC) + timedelta(seconds=2.2), usegmt=True)
-    with running(status(429, Retry_After=later), says("1")) as server:
-        assert ask(server) == {"one": 1.0}
-    assert 1.0 <= server.times[1] - server.times[0] < 3
-
-
-@pytest.mark.parametrize("header", ["soon", "-5", "nan", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_retry_after_without_sense_or_in_the_past_is_no_wait(header):
-    with running(status(503, Retry_After=header), says("1")) as server:
-        assert ask(server) == {"one": 1.0}
-    assert server.times[1] - server.times[0] < 1
-
-
 def test_pauses_grow_and_differ(monkeypatch):
     monkeypatch.setattr(chat_module, "BACKOFF_S", 0.5)
     chat = Chat(Endpoint("http://x/v1", "judge"))
@@ -285,87 +160,6 @@ def test_one_failure_ends_the_rest_unless_patience_is_asked_for():
         assert len(server.requests) < 8
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch, tmp_path):
-    monkeypatch.setenv("JUDGE_KEY", f"{KEY}\n")
-    echo = f"no entry for {KEY} " + "x" * 10
-    for wrong in (status(401, echo), status(400, echo), status(200, echo), says(echo), status(500, "." * 150 + KEY)):
-        with running(wrong) as server:
-            error = failure(server, api_key_env="JUDGE_KEY", retries=0)
-        assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
-        assert "sk-" not in str(error)
-        assert "sk-" not in repr(error.__dict__)
-    with running(says("1")) as server:
-        ask(server, api_key_env="JUDGE_KEY", cache=str(tmp_path))
-    assert not any(KEY in path.read_text() for path in tmp_path.rglob("*.json"))
-
-
-def test_a_stand_in_for_a_key_is_no_secret(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", "1")
-    with running(says("1")) as server:
-        assert ask(server, api_key_env="JUDGE_KEY") == {"one": 1.0}
-
-
-@pytest.mark.parametrize(("value", "message"), [(None, "holds no key"), (" ", "holds no key"), ("a\nb", "characters")])
-def test_a_key_that_is_none(monkeypatch, value, message):
-    monkeypatch.delenv("JUDGE_KEY", raising=False)
-    if value:
-        monkeypatch.setenv("JUDGE_KEY", value)
-    with running(says("1")) as server:
-        error = failure(server, api_key_env="JUDGE_KEY")
-        assert not server.requests
-    assert message in str(error)
-    assert "export JUDGE_KEY" in str(error)
-    assert error.then == "stop"
-
-
-def test_a_redirect_takes_the_key_nowhere(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    with running(says("1")) as other, running(status(307, Location=f"{other.url}/chat/completions")) as server:
-        error = failure(server, api_key_env="JUDGE_KEY")
-        assert not other.requests
-    assert "HTTP 307, a redirect; write the final address into endpoint.url" in str(error).replace(" (attempts: 1)", "")
-
-
-def test_a_reply_is_kept_for_the_same_request_only(tmp_path):
-    with running(says("0.5"), says("0.25")) as server:
-        assert ask(server, cache=str(tmp_path)) == {"one": 0.5}
-        assert ask(server, cache=str(tmp_path)) == {"one": 0.5}
-        assert len(server.requests) == 1
-        for other in ({"temperature": 0.5}, {"max_tokens": 3}):
-            assert ask(server, cache=str(tmp_path), **other) == {"one": 0.25}
-        assert ask(server, "two", cache=str(tmp_path)) == {"two": 0.25}
-        assert len(server.requests) == 4
-    # Neither server nor key is needed for what is known.
-    assert ask(server, cache=str(tmp_path), api_key_env="NO_SUCH_KEY", retries=0) == {"one": 0.5}
-
-
-def test_what_cannot_be_read_is_not_kept(tmp_path):
-    with running(says("garbage")) as server:
-        failure(server, cache=str(tmp_path))
-    assert not list(tmp_path.rglob("*.json"))
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"reply": "1"}', b"\xff\xfe", '{"reply": 1, "digest": 1}', "flip"])
-def test_a_damaged_file_is_asked_for_again(tmp_path, damage):
-    with running(says("0.5")) as server:
-        ask(server, cache=str(tmp_path))
-        (path,) = tmp_path.rglob("*.json")
-        whole = path.read_text()
-        damage = whole.replace('"0.5"', '"0.9"') if damage == "flip" else damage
-        path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-        with pytest.warns(UserWarning, match="is damaged: the model is asked again"):
-            assert ask(server, cache=str(tmp_path)) == {"one": 0.5}
-        assert len(server.requests) == 2
-    assert path.read_text() == whole
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
-
-
-def test_a_cache_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").touch()
-    with running(says("1")) as server, pytest.raises(OSError, match="file"):
-        ask(server, cache=str(tmp_path / "file"))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -385,16 +179,3 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path):
 def test_an_endpoint_that_makes_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         Endpoint(**{"url": "http://host/v1", "model": "m"} | settings)
-
-
-def test_a_password_in_an_address_is_refused_and_not_repeated():
-    for url in (f"http://user:{KEY}@host/v1", f"http://user:{KEY}/x@host/v1"):
-        with pytest.raises(ValueError, match="endpoint.url must be") as caught:
-            Endpoint(url, "m")
-        assert KEY not in str(caught.value)
-
-
-def test_quotations_are_short_and_printable():
-    assert shorten("a\n\x1b[31mb\u202e  c") == "'a [31mb c'"
-    assert len(shorten("word " * 10_000, 80)) < 100
-    assert content_of(completion("\ud800")) == "\ud800"

@@ -1,0 +1,140 @@
+"""Kills a fit with SIGKILL at random moments, goes on each time, and compares the end with a fit left in peace.
+
+    python benchmarks/kill_and_resume.py --stage rloo --kills 30
+    python benchmarks/kill_and_resume.py --stage clip_reward --kills 1
+    python benchmarks/kill_and_resume.py --stage action_sft --kills 1
+
+Exit code 0 means: weights, states of optimizer and schedule, what callbacks remember, metrics, sample tables, every
+scalar in TensorBoard and the exported model are the same bit for bit, but for times and memory.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+QUIET = ["--trainer.enable_progress_bar", "false"]
+SMALL_POLICY = ["--model.init_args.policy.init_args.sampling.max_new_tokens", "16"]
+STAGES = {
+    "rloo": [
+        "--config", "configs/rloo.yaml", *SMALL_POLICY, "--model.init_args.estimator", "A2C",
+        "--model.init_args.kl.target", "0.5", "--model.init_args.audit", "off", "--trainer.max_epochs", "3",
+        "--trainer.val_check_interval", "3", "--trainer.limit_val_batches", "1",
+        "--data.num_scenes", "{train: 80, val: 16, test: 16}",
+    ],
+    "clip_reward": ["--config", "configs/clip_reward.yaml", "--trainer.max_epochs", "3"],
+    "action_sft": [
+        "--config", "configs/action_sft.yaml", "--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "1",
+        "--trainer.limit_val_batches", "1",
+    ],
+}  # fmt: skip
+UNSTEADY = ("time/", "memory/")
+
+
+def command(stage: str) -> list[str]:
+    return [sys.executable, "-m", "lvad.cli", "fit", *STAGES[stage], *QUIET, "--ckpt_path", "last"]
+
+
+def run_in_peace(stage: str, folder: Path) -> float:
+    start_s = time.perf_counter()
+    subprocess.run(command(stage), cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start_s
+
+
+def run_with_kills(stage: str, folder: Path, kills: int, longest_s: float, generator: random.Random) -> int:
+    """Returns how many kills came while the fit was at work."""
+    done = 0
+    while done < kills:
+        fit = subprocess.Popen(command(stage), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            code = fit.wait(generator.uniform(0.1, longest_s))
+        except subprocess.TimeoutExpired:
+            fit.send_signal(signal.SIGKILL)
+            fit.wait()
+            done += 1
+            continue
+        if code:
+            raise RuntimeError(f"a fit that went on ended with exit code {code}")
+        return done  # it came to its end between two kills
+    run_in_peace(stage, folder)
+    return done
+
+
+def differences(left: Any, right: Any, path: str = "") -> list[str]:
+    """Where two nested results differ, bit for bit."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        found = [f"{path}.{key}: only on one side" for key in left.keys() ^ right.keys()]
+        return found + [
+            d for key in left.keys() & right.keys() for d in differences(left[key], right[key], f"{path}.{key}")
+        ]
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        if len(left) != len(right):
+            return [f"{path}: {len(left)} and {len(right)} entries"]
+        return [d for i, pair in enumerate(zip(left, right, strict=True)) for d in differences(*pair, f"{path}[{i}]")]
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return [] if torch.equal(left, right) or (left.isnan().all() and right.isnan().all()) else [f"{path}: tensors"]
+    return [] if left == right or (left != left and right != right) else [f"{path}: {left!r} and {right!r}"]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    (run,) = folder.glob("logs/*/version_*")
+    found: dict[str, Any] = {"scalars": scalars(run)}
+    for path in sorted((run / "checkpoints").iterdir()):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        kept = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "reference")
+        found[path.name] = {name: content.get(name) for name in kept}
+        for state in found[path.name]["callbacks"].values():
+            state.pop("dirpath", None)
+            state.pop("best_model_path", None)
+            state.pop("kth_best_model_path", None)
+            state.pop("best_k_models", None)
+            state.pop("last_model_path", None)
+    metrics = json.loads((run / "metrics.json").read_text())
+    found["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(UNSTEADY)}
+    samples = run / "samples.jsonl"
+    found["samples"] = samples.read_text().splitlines() if samples.exists() else []
+    found["model"] = {path.name: path.read_bytes() for path in (run / "model").rglob("*.safetensors")}
+    return found
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=True)
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.startswith(UNSTEADY)]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=STAGES, default="rloo")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--longest-s", type=float, help="a kill comes after at most that long; half of a fit in peace")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        peace, war = Path(scratch) / "peace", Path(scratch) / "war"
+        peace.mkdir()
+        war.mkdir()
+        seconds = run_in_peace(args.stage, peace)
+        print(f"{args.stage}: a fit in peace takes {seconds:.0f} s")
+        longest_s = args.longest_s or seconds / 2
+        kills = run_with_kills(args.stage, war, args.kills, longest_s, random.Random(args.seed))
+        found = differences(result(peace), result(war))
+        rows = len(result(war)["samples"])
+    print(f"{kills} kills; {rows} sample rows; {len(found)} differences")
+    print("\n".join(found[:20]))
+    return 1 if found or kills < args.kills else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

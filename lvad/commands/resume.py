@@ -1,0 +1,72 @@
+"""``lvad fit --ckpt_path last``: go on with a run that was broken off, in its own folder."""
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from lvad.data.records import DataError
+
+LAST: Final = "last"
+_CHECKPOINT: Final = Path("checkpoints") / "last.ckpt"
+
+
+class Broken(NamedTuple):
+    """A run that can go on."""
+
+    folder: Path
+    checkpoint: Path
+    step: int
+    """Optimizer steps done."""
+
+
+def find_broken(runs: Path) -> Broken | None:
+    """The run that wrote its last checkpoint latest; None where none has one.
+
+    Args:
+        runs: the folder of a stage's runs, such as ``logs/rloo``.
+
+    Raises:
+        DataError: if the checkpoint cannot be read.
+    """
+    found = [folder for folder in runs.glob("*") if (folder / _CHECKPOINT).exists()]
+    if not found:
+        return None
+    folder = max(found, key=lambda run: (run / _CHECKPOINT).stat().st_mtime_ns)
+    checkpoint = folder / _CHECKPOINT
+    return Broken(folder, checkpoint, _steps_done(checkpoint))
+
+
+def _steps_done(checkpoint: Path) -> int:
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    except Exception as error:  # torch names no common class for what a broken file makes of it
+        problem = f"is no checkpoint that can be read ({' '.join(str(error).split())[:120]})"
+        remedy = "delete it to start anew, or give another one, such as best.ckpt, with --ckpt_path"
+        raise DataError.at(checkpoint, "", problem, remedy) from error
+
+
+def go_on(config: Any) -> None:
+    """Complete a ``fit`` configuration whose ``ckpt_path`` is ``last``, in place.
+
+    Where the configuration's logger has written no run yet, the fit starts anew: a job that a cluster starts again
+    and again has one command line. TensorBoard drops what the broken run logged after its checkpoint.
+
+    Raises:
+        DataError: for a logger without a run folder of its own.
+    """
+    logger = config.trainer.logger
+    options = getattr(logger, "init_args", None)
+    if options is None or not getattr(options, "save_dir", None):
+        raise DataError("--ckpt_path last needs one logger with a save_dir, as the shipped configurations have")
+    runs = Path(options.save_dir) / (getattr(options, "name", None) or "")
+    broken = find_broken(runs)
+    if broken is None:
+        print(f"lvad: no run to go on with in {runs}: starting anew")
+        config.ckpt_path = None
+        return
+    print(f"lvad: going on with {broken.folder} after {broken.step} steps")
+    config.ckpt_path = str(broken.checkpoint)
+    number = broken.folder.name.removeprefix("version_")
+    options.version = int(number) if number.isdigit() else broken.folder.name
+    logger.dict_kwargs = {**(getattr(logger, "dict_kwargs", None) or {}), "purge_step": broken.step}
