@@ -2,7 +2,7 @@
 
     python benchmarks/estimators.py --seeds 0 1 2 --json benchmarks/estimators.json
     python benchmarks/estimators.py --only collapse defaults --at-once 1
-    python benchmarks/estimators.py --show benchmarks/estimators.json
+    python benchmarks/estimators.py --show benchmarks/estimators.json --plot docs/estimators.png
 
 Each run is ``lvad fit`` with ``configs/rloo.yaml`` and the options of its row, then ``lvad test``; the rows differ in
 these options alone. ``--at-once 2`` runs two processes of one thread each: faster in all, and the times are no longer
@@ -17,7 +17,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from main_job import run_seed
+from matplotlib.figure import Figure
 
 POLICY = "--model.init_args.estimator"
 ROWS: dict[str, list[str]] = {
@@ -66,16 +68,39 @@ def table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def plot(runs: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """Reward against truth: where every seed of every row ended, and where all began."""
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    start = next(iter(next(iter(runs.values())).values()))
+    axes.axhline(start["val/fact_precision_start"], color="#999999", linestyle=":", linewidth=1)
+    axes.plot(start["val/reward_start"], start["val/fact_precision_start"], "k*", markersize=14, label="the start")
+    for (name, seeds), colour in zip(runs.items(), colours, strict=False):
+        points = [(run["val/reward"], run["val/fact_precision"]) for run in seeds.values()]
+        marker = "X" if "without" in name else "o"
+        axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=8, linestyle="none", label=name)
+    axes.set_xlabel("reward of held-out descriptions")
+    axes.set_ylabel("share of their claims that are true")
+    axes.set_title(f"After equal rollouts, {max(len(seeds) for seeds in runs.values())} seeds each")
+    figure.legend(loc="outside right upper", frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=list(ROWS), help="rows by the beginning of their names")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--json", type=Path, help="runs are added to this file")
-    parser.add_argument("--show", type=Path, help="measure nothing: the table of such a file")
+    parser.add_argument("--show", type=Path, help="measure nothing: the table, and the plot, of such a file")
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     if args.show:
-        print(table(json.loads(args.show.read_text())))
+        known = json.loads(args.show.read_text())
+        print(table(known))
+        if args.plot:
+            plot(known, args.plot)
         return
     if args.at_once > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
