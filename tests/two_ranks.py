@@ -1,0 +1,74 @@
+"""Run by ``tests/modules/test_two_ranks.py``: some steps of the main stage on one process or two, with given texts."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.estimators import A2C, RLOO
+from lvad.modules import KL, RLOOPolicy
+from lvad.policy import HFPolicy, Lora, Sampling
+from lvad.types import Scores
+
+LETTERS = "abcdefghijklmnop"
+
+
+class Given(HFPolicy):
+    """Says texts that depend on the scene alone, so that their gradient does not depend on who draws them."""
+
+    def encode(self, batch, queries=None):
+        self.names = batch.ids
+        return super().encode(batch, queries)
+
+    @torch.no_grad()
+    def generate(self, prefix, num_completions, greedy=False, grammar=None, begin=None):
+        texts = [[name[-k - 3 :] + LETTERS[k] for k in range(num_completions)] for name in self.names]
+        rollouts = self.targets(texts)
+        return rollouts._replace(logps=self.logprobs(prefix, rollouts))
+
+
+class Digits(torch.nn.Module):
+    """Pays by the digits."""
+
+    def score(self, batch, rollouts):
+        rows = [[sum(int(c, 16) for c in text if c in "0123456789") / 40 for text in row] for row in rollouts.texts]
+        total = torch.tensor(rows)
+        return Scores(total, {"digits": total})
+
+
+class Watch(RLOOPolicy):
+    """Keeps the gradient of every step."""
+
+    def on_before_optimizer_step(self, optimizer):
+        self.seen = [*getattr(self, "seen", []), [p.grad.clone() for p in self.parameters() if p.grad is not None]]
+
+
+def main(folder: str, vlm: str, root: str, devices: int, batch_size: int, accumulate: int, critic: bool) -> None:
+    seed_everything(0, verbose=False)
+    policy = Given(vlm, Sampling(max_new_tokens=8), lora=Lora(rank=4))
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)  # zeros would leave half of the gradients zero
+    estimator = A2C(warmup_steps=0) if critic else RLOO()
+    module = Watch(
+        policy, Digits(), estimator, num_completions=3, kl=KL(0.1), audit="off",
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=2,
+        accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, val_check_interval=2 * accumulate,
+    )  # fmt: skip
+    data = BDDOIADataModule("lastframe", root, unlabelled=True, batch_size=batch_size, eval_batch_size=4)
+    trainer.fit(module, data)
+    if trainer.is_global_zero:
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        torch.save(module.seen, Path(folder) / "gradients.pt")
+        (Path(folder) / "scores.json").write_text(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], *map(int, sys.argv[4:7]), critic=bool(int(sys.argv[7])))
