@@ -55,7 +55,7 @@ def table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
     ]
     starts = [metrics for seeds in runs.values() for metrics in seeds.values()]
     if starts:
-        cells = [f"{starts[0][f'{column}_start']:.3f}" if f"{column}_start" in starts[0] else "" for column in COLUMNS]
+        cells = [f"{starts[0][f'{column}_start']:.3g}" if f"{column}_start" in starts[0] else "" for column in COLUMNS]
         lines.append(f"| the start | {' | '.join(cells)} |")
     for name, seeds in runs.items():
         cells = []

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.distributed
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,7 +20,14 @@ from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
 from lvad.metrics.facts import FactScore
 from lvad.metrics.judged import JudgeScore
 from lvad.modules.answer_judge import judge_answers
-from lvad.modules.answering import answered_scenes, floors, floors_table, read_answers, training_labels
+from lvad.modules.answering import (
+    answered_scenes,
+    floors,
+    floors_table,
+    gather_answers,
+    read_answers,
+    training_labels,
+)
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
 from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
 from lvad.modules.describing import Describer, Description
@@ -162,7 +168,7 @@ class ActionSFT(LightningModule):
         device.
         """
         if self.target != "caption":
-            self.answered = _of_all_ranks(self.answered, self.trainer.world_size)
+            self.answered = gather_answers(self.answered, self.trainer.world_size)
             self._log_floors()
         self.log_dict(self._scores("test"))
 
@@ -290,12 +296,3 @@ class ActionSFT(LightningModule):
         self.report = [floors_table(answers, constant)]
         for name, said in constant.items():
             self.log_dict({f"test/{name}/{score}": value for score, value in driving_scores(said).items()})
-
-
-def _of_all_ranks(answered: list[AnsweredScene], world_size: int) -> list[AnsweredScene]:
-    """The answers of every rank, rank 0's first, without the scenes that the sampler repeats to fill the last ranks."""
-    if world_size == 1:
-        return answered
-    parts: list[list[AnsweredScene]] = [[]] * world_size
-    torch.distributed.all_gather_object(parts, answered)
-    return list({scene.id: scene for part in parts for scene in part}.values())

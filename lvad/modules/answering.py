@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+import torch.distributed
 
 from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
@@ -95,3 +96,12 @@ def floors_table(answers: Answers, constant: dict[str, Answers]) -> Table:
         rows.append((name, f"{mean} ({low} to {high})", *(f"{100 * o[name].item():.1f}" for o in others.values())))
     title = f"Scores on {len(answers.actions)} test scenes and what constant answers reach, %"
     return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))
+
+
+def gather_answers(answered: list[AnsweredScene], world_size: int) -> list[AnsweredScene]:
+    """The answers of every rank, rank 0's first, without the scenes that the sampler repeats to fill the last ranks."""
+    if world_size == 1:
+        return answered
+    parts: list[list[AnsweredScene]] = [[]] * world_size
+    torch.distributed.all_gather_object(parts, answered)
+    return list({scene.id: scene for part in parts for scene in part}.values())

@@ -37,18 +37,28 @@ def merged(model: Any, dtype: str = "float32") -> Any:
     return whole.to(getattr(torch, dtype))
 
 
+def start_of(model: Any) -> Any:
+    """A copy on the CPU of a model as it was before its adapters, a plain transformers model."""
+    plain: Any = copy.deepcopy(model).cpu()
+    return plain.unload() if isinstance(plain, PeftModel) else plain
+
+
 def save_start(model: Any, folder: Path) -> None:
     """Write a model as it was before its adapters, as plain transformers has it."""
-    plain: Any = copy.deepcopy(model).cpu()
-    plain = plain.unload() if isinstance(plain, PeftModel) else plain
-    plain.save_pretrained(folder)
+    start_of(model).save_pretrained(folder)
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapters alone, for ``PeftModel.from_pretrained`` on the model in the folder above."""
+def save_adapter(model: PeftModel, folder: Path, base: str = "..") -> None:
+    """Write the adapters alone, for ``PeftModel.from_pretrained`` on the model that they were trained on.
+
+    Args:
+        model: with its adapters.
+        folder: where to.
+        base: name or folder of that model; by default the folder above.
+    """
     (config,) = model.peft_config.values()
-    base, config.base_model_name_or_path = config.base_model_name_or_path, ".."
+    before, config.base_model_name_or_path = config.base_model_name_or_path, base
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)  # looks for ".." otherwise
     finally:
-        config.base_model_name_or_path = base
+        config.base_model_name_or_path = before

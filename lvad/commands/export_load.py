@@ -1,0 +1,185 @@
+"""A finished run as ``lvad export`` takes it: its module with the weights of a checkpoint, and scenes to try it on."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from lightning import LightningModule
+from torch import Tensor
+
+from lvad.commands.stages import make_cli
+from lvad.data.collate import decode
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError
+from lvad.data.synthetic import draw_scene
+from lvad.data.synthetic.render import render
+from lvad.modules.common import keep_trained_weights
+from lvad.report.runs import CONFIG, best_checkpoint
+
+BEST, LAST = "best", "last"
+NUM_SCENES: Final = 4
+_OF_THE_FIT: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote
+_BUILD_ONLY: Final = (
+    *("--trainer.logger", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"),
+    *("--trainer.num_nodes", "1", "--trainer.strategy", "auto", "--trainer.precision", "32-true"),
+    *("--trainer.plugins", "null"),
+)
+
+
+class Run(NamedTuple):
+    """A run with its weights in place, on the CPU."""
+
+    folder: Path
+    module: LightningModule
+    data: Any
+    base: str
+    """The model that the run started from, as its configuration names it."""
+    checkpoint: Path
+    step: int
+    """Optimizer steps of the checkpoint."""
+
+
+class Shown(NamedTuple):
+    """Scenes that a model is tried on."""
+
+    frames: list[Tensor]
+    """uint8[M, 3, H, W] per scene."""
+    source: str
+    """Where they come from, in words."""
+
+
+def load_run(folder: Path, checkpoint: str = BEST) -> Run:
+    """Build the module of a run and give it the weights of a checkpoint.
+
+    Args:
+        folder: what ``lvad fit`` wrote.
+        checkpoint: ``best`` (``last`` where there is no best one), ``last``, or a file.
+
+    Raises:
+        DataError: if there is no such run, or the checkpoint cannot be read or is that of another model.
+        FileNotFoundError: if there is no checkpoint.
+    """
+    if not (folder / CONFIG).is_file():
+        remedy = "give the folder of a run, such as logs/rloo/version_0"
+        raise DataError.at(folder, "", f"no run here: it holds no {CONFIG}", remedy)
+    path = _find_checkpoint(folder, checkpoint)
+    content = read_checkpoint(path)
+    config, cli = _build(folder / CONFIG)
+    module = cli.model
+    module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
+    _load(module, content["state_dict"], path)
+    return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    remedy = "give another one with --checkpoint: best, last, or a file"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"state_dict", "global_step"} <= set(content):
+            raise ValueError("it holds no state_dict and global_step")
+    except Exception as error:  # torch names no common class for what a broken file makes of it
+        problem = f"is no checkpoint that can be read ({' '.join(str(error).split())[:120]})"
+        raise DataError.at(path, "", problem, remedy) from error
+    return content
+
+
+def scenes_to_try(data: Any) -> Shown:
+    """A few validation scenes of the run; drawn ones where its data is not there any more."""
+    try:
+        with _quiet("lightning.pytorch.utilities.rank_zero"):
+            data.setup("validate")
+        scenes = data.scenes["val"][:NUM_SCENES]
+        if scenes:
+            frames = [decode(scene, data.num_frames, data.image_size_px) for scene in scenes]
+            return Shown(frames, "validation scenes of the run")
+        reason = "the run has no validation scenes"
+    except (DataError, OSError) as error:
+        reason = f"the run's data cannot be read ({error})"
+    print(f"lvad: {reason}: trying the model on drawn frames")
+    return Shown(_drawn(data), "drawn frames")
+
+
+def sources(module: LightningModule) -> list[Path]:
+    """The folders of the models that a module was built from."""
+    names = {getattr(part, "source", None) for part in module.modules()}
+    return [Path(name) for name in sorted(name for name in names if isinstance(name, str)) if Path(name).is_dir()]
+
+
+def _find_checkpoint(folder: Path, name: str) -> Path:
+    if name == BEST:
+        path = best_checkpoint(folder)
+    elif name == LAST:
+        path = folder / "checkpoints" / "last.ckpt"
+    else:
+        path = Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.is_dir():
+        raise DataError.at(path, "", "is a sharded checkpoint", "export on the machine that made it, from model/")
+    return path
+
+
+def _build(path: Path) -> tuple[dict[str, Any], Any]:
+    """The configuration without what only a fit takes, and what it builds."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        problem = f"is no configuration ({' '.join(str(error).split())[:120]})"
+        raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote") from error
+    with tempfile.TemporaryDirectory() as scratch, _quiet("lightning.pytorch.utilities.rank_zero"):
+        file = Path(scratch) / CONFIG
+        file.write_text(yaml.safe_dump(kept), encoding="utf-8")
+        return config, make_cli(["--config", str(file), *_BUILD_ONLY])
+
+
+def _base_name(config: dict[str, Any]) -> str:
+    options = config["model"]["init_args"]
+    part = options.get("policy") or options.get("clip") or {}
+    part = part.get("init_args", part)
+    return str(part.get("model", "unknown"))
+
+
+def _load(module: LightningModule, state: dict[str, Tensor], path: Path) -> None:
+    trained: dict[str, Any] = {"state_dict": module.state_dict()}
+    keep_trained_weights(trained, module)
+    remedy = "take the checkpoint and the configuration of one and the same run"
+    if missing := sorted(trained["state_dict"].keys() - state.keys()):
+        raise DataError.at(path, "", f"lacks {len(missing)} weights that the run trains: {missing[:3]}", remedy)
+    try:
+        unexpected = module.load_state_dict(state, strict=False).unexpected_keys
+    except RuntimeError as error:  # weights of another shape
+        raise DataError.at(path, "", " ".join(str(error).split())[:200], remedy) from error
+    if unexpected:
+        problem = f"holds {len(unexpected)} weights that the run's module lacks: {unexpected[:3]}"
+        raise DataError.at(path, "", problem, remedy)
+
+
+def _drawn(data: Any) -> list[Tensor]:
+    count = data.num_frames if isinstance(data, BDDOIADataModule) else 1
+    scenes = [draw_scene(0, index).state for index in range(NUM_SCENES)]
+    pictures = [[np.asarray(render(state, i, count)) for i in range(count)] for state in scenes]
+    return [torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous() for frames in pictures]
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without what a library says of devices and data at every start."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
