@@ -45,6 +45,7 @@ def leave_one_out(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         Eq. 1 of the paper; Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!".
     """
     num_completions = _group_size(rewards, "leave-one-out")
+    rewards = _from_the_first(rewards)
     return (num_completions * rewards - rewards.sum(1, keepdim=True)) / (num_completions - 1)
 
 
@@ -66,6 +67,7 @@ def group_relative(rewards: Float[Tensor, "B K"], scale_by_std: bool, epsilon: f
         Shao et al. 2024 (arXiv:2402.03300), section 4.1 (scaled); Liu et al. 2025 (arXiv:2503.20783), Dr. GRPO.
     """
     _group_size(rewards, "a group")
+    rewards = _from_the_first(rewards)
     centred = rewards - rewards.mean(1, keepdim=True)
     return centred / (rewards.std(1, keepdim=True) + epsilon) if scale_by_std else centred
 
@@ -110,8 +112,14 @@ def minimum_risk_weights(
         Shen et al. 2016 (arXiv:1512.02433), Eq. 13.
     """
     _group_size(rewards, "minimum risk")
+    rewards = _from_the_first(rewards)
     law = (sharpness * logps).masked_fill(~is_first, -torch.inf).softmax(1)
     return sharpness * law * (rewards - (law * rewards).sum(1, keepdim=True))
+
+
+def _from_the_first(rewards: Tensor) -> Tensor:
+    """Shifted so that equal rewards are exactly 0: an optimizer like Adam would make steps of what rounding leaves."""
+    return rewards - rewards[:, :1]
 
 
 def _group_size(rewards: Tensor, what: str) -> int:

@@ -18,18 +18,21 @@ class Controls:
         updates: optimizer steps per rollout. The paper and the default: 1, on-policy. The later ones weight each
             completion with the ratio of its probabilities, clipped.
         clip: how far that ratio may go from 1.
+        reward_clip: rewards beyond this distance from 0 are moved there before any penalty, so that one outlier cannot
+            outweigh a batch; None for no limit. The logged rewards are those before.
         non_finite: what to do with a reward that is nan or infinite: ``error``, or ``drop`` its scene from the step
             and count it as ``reward/dropped``.
 
     Raises:
-        ValueError: for a bonus that is negative or not finite, fewer than one update, a clip outside (0, 1), or
-            another word for ``non_finite``.
+        ValueError: for a bonus that is negative or not finite, fewer than one update, a clip outside (0, 1), a limit
+            that is not positive, or another word for ``non_finite``.
     """
 
     entropy_bonus: float = 0.0
     rehearsal: Rehearsal | None = None
     updates: int = 1
     clip: float = 0.2
+    reward_clip: float | None = None
     non_finite: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
@@ -39,8 +42,16 @@ class Controls:
             raise ValueError(f"updates must be >= 1, got {self.updates}")
         if not 0 < self.clip < 1:
             raise ValueError(f"clip must be in (0, 1), got {self.clip}")
+        if self.reward_clip is not None and not self.reward_clip > 0:
+            raise ValueError(f"reward_clip must be > 0, or null for no limit, got {self.reward_clip}")
         if self.non_finite not in ("error", "drop"):
             raise ValueError(f"non_finite must be error or drop, got {self.non_finite!r}")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest reward that counts."""
+        limit = math.inf if self.reward_clip is None else self.reward_clip
+        return -limit, limit
 
     def check(self, accumulated: int) -> None:
         """Refuse a rollout for several steps where a step is made of several rollouts.

@@ -129,7 +129,7 @@ class RLOOPolicy(LightningModule):
         rollouts = sample(self.policy, prefix, self.num_completions)
         mask = rollouts.completion_mask
         scores, is_kept = self._judge(batch, rollouts)
-        rewards, ref_logps = scores.total, None
+        rewards, ref_logps = scores.total.clamp(*self.controls.limits), None
         values = rollout_stats(rollouts)
         if self.controls.entropy_bonus:
             rewards = rewards - self.controls.entropy_bonus * sequence_sum(rollouts.logps, mask)
@@ -146,7 +146,9 @@ class RLOOPolicy(LightningModule):
                 is_kept,
                 rollouts,
                 states=lambda: self.policy.states(prefix),
-                greedy_rewards=lambda: self._judge(batch, self._speak(prefix))[0].total[:, 0],
+                greedy_rewards=lambda: (
+                    self._judge(batch, self._speak(prefix))[0].total[:, 0].clamp(*self.controls.limits)
+                ),
             )
         )
         advantages = estimate.advantages.where(is_kept.unsqueeze(1), 0.0)

@@ -75,3 +75,13 @@ def test_minimum_risk_weights_are_the_gradient_of_minimum_risk():
 def test_groups_of_one_are_refused(what):
     with pytest.raises(ValueError, match="num_completions >= 2, got 1"):
         what(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("reward", [0.7, 1e-3, 123.456, -1 / 3])
+def test_equal_rewards_leave_nothing_for_an_optimizer_to_amplify(reward):
+    """Exactly zero, not what rounding leaves of K R - sum R."""
+    rewards, logps = torch.full((2, 7), reward), torch.randn(2, 7)
+    first = torch.ones(2, 7, dtype=torch.bool)
+    assert (leave_one_out(rewards) == 0).all()
+    assert (group_relative(rewards, scale_by_std=True) == 0).all()
+    assert (minimum_risk_weights(rewards, logps, 0.5, first) == 0).all()

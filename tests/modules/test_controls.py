@@ -218,6 +218,30 @@ def test_a_broken_reward_never_reaches_a_weight(fit, value, make_estimator):
     assert all(math.isfinite(number) for row in watch.rows for number in row.values())
 
 
+@pytest.mark.parametrize("make_estimator", ESTIMATORS)
+@pytest.mark.parametrize("value", [1e6, -1e6, 0.0])
+def test_an_outlier_leaves_weights_and_optimizer_finite(fit, make_estimator, value):
+    controls = Controls(reward_clip=5.0)
+    module, watch, loop = fit(Letters(value), estimator=make_estimator(), controls=controls)
+    assert max(map(abs, watch.column("reward/mean"))) >= abs(value) / 20  # what is logged is not clipped
+    assert max(watch.column("advantage/std")) <= 10
+    assert all(weights.isfinite().all() for weights in trained(module).values())
+    states = [part for state in loop.optimizers[0].state.values() for part in state.values()]
+    assert all(part.isfinite().all() for part in states)
+
+
+@pytest.mark.parametrize("make_estimator", [RLOO, SCST, GRPO, lambda: GRPO(False, False), MinimumRisk])
+def test_a_constant_reward_teaches_nothing(fit, make_estimator):
+    class Constant(torch.nn.Module):
+        def score(self, batch, rollouts):
+            return Scores(torch.full(rollouts.tokens.shape[:2], 0.7), {})
+
+    start = trained(fit(dry=True)[0])
+    module, watch, _ = fit(Constant(), estimator=make_estimator())
+    assert watch.column("advantage/zero_spread") == [1.0, 1.0]
+    assert all(torch.equal(weights, start[name]) for name, weights in trained(module).items())
+
+
 def test_a_step_in_which_everything_breaks_moves_nothing(fit):
     class Broken(torch.nn.Module):
         def score(self, batch, rollouts):
@@ -242,6 +266,7 @@ def test_a_step_in_which_everything_breaks_moves_nothing(fit):
         (lambda: Controls(entropy_bonus=-1), "entropy_bonus must be >= 0"),
         (lambda: Controls(updates=0), "updates must be >= 1"),
         (lambda: Controls(clip=1.0), r"clip must be in \(0, 1\)"),
+        (lambda: Controls(reward_clip=0), "reward_clip must be > 0"),
         (lambda: Controls(non_finite="ignore"), "non_finite must be error or drop"),
     ],
 )
