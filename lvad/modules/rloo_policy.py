@@ -25,7 +25,7 @@ from lvad.modules.reward_check import Strictness, calibrate, check_reward, valid
 from lvad.ops import sequence_sum
 from lvad.rewards.finite import check_finite
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
-from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, Scene, SceneSamples, Scores
+from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
 
@@ -90,7 +90,7 @@ class RLOOPolicy(LightningModule):
         self.policy, self.reward = policy, frozen(reward, "reward")
         estimator.prepare(policy.state_size)
         self.estimator, self.num_completions = estimator, num_completions
-        self.kl, self.controls = KLControl(kl) if kl else None, controls
+        self.kl, self.controls, self.rehearsal = KLControl(kl) if kl else None, controls, controls.rehearsal
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.held_out = HeldOut(frozen(judge, "judge") if judge is not None else None, answers)
@@ -116,9 +116,9 @@ class RLOOPolicy(LightningModule):
             loss = loss + self.kl.loss(logps, seen.ref_logps, seen.rollouts.completion_mask)
         if seen.estimate.loss is not None and self._update == 0:
             loss = loss + seen.estimate.loss
-        if rehearsal := self.controls.rehearsal:
+        if self.rehearsal:
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-            rehearsed, logged = rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
+            rehearsed, logged = self.rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
             loss = loss + rehearsed
             seen.values.update(logged)
         self._log_training({**seen.values, "train/loss": loss}, len(batch.ids))
@@ -215,13 +215,13 @@ class RLOOPolicy(LightningModule):
 
     def prepare_data(self) -> None:
         """Bring the labelled scenes of the rehearsal onto the disk."""
-        if self.controls.rehearsal:
-            self.controls.rehearsal.data.prepare_data()
+        if self.rehearsal:
+            self.rehearsal.data.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Read the labelled scenes of the rehearsal."""
-        if self.controls.rehearsal and stage == "fit":
-            self.controls.rehearsal.setup()
+        if self.rehearsal and stage == "fit":
+            self.rehearsal.setup()
 
     def on_fit_start(self) -> None:
         """Audit the reward before anything is trained on it, and bring its terms to one scale if it asks for that."""
@@ -281,11 +281,6 @@ class RLOOPolicy(LightningModule):
     def export(self, folder: Path) -> None:
         """Write the trained policy as a folder that plain transformers loads."""
         self.policy.save_pretrained(folder)
-
-    @property
-    def rehearsed(self) -> list[Scene]:
-        """Labelled scenes that are learnt from beside those of the data module, for the budget ledger."""
-        return self.controls.rehearsal.scenes if self.controls.rehearsal else []
 
     def _speak(self, prefix: Prefix) -> Rollouts:
         return self.policy.generate(prefix, 1, greedy=True)

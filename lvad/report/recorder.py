@@ -91,7 +91,9 @@ class RunRecorder(Callback):
         if isinstance(data, BDDOIADataModule):
             before = _inherited(getattr(pl_module, "built_on", pl_module))
             stage = type(pl_module).__name__
-            beside = ledger.uses(f"{stage} rehearsal", {"train": getattr(pl_module, "rehearsed", [])})
+            beside = ledger.uses(
+                f"{stage} rehearsal", {"train": getattr(getattr(pl_module, "rehearsal", None), "scenes", [])}
+            )
             self._ledger = ledger.merge([*before, ledger.uses(stage, data.scenes), beside])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
