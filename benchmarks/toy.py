@@ -33,7 +33,8 @@ def lvad(*args: str, folder: Path) -> None:
 def run_seed(seed: int, folder: Path, extra: list[str]) -> dict[str, dict[str, float]]:
     found = {}
     for name in ("toy_sft", "toy_a2c"):
-        options = ["--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
+        # The data's seed too: it decides which scenes are labelled, and which are tested.
+        options = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.enable_progress_bar", "false"]
         model = ["--model.init_args.policy.init_args.model", f"logs/toy_sft/version_{seed}/model"]
         options += ["--trainer.logger.init_args.version", str(seed), *([*model, *extra] if name == "toy_a2c" else [])]
         lvad("fit", "--config", f"configs/{name}.yaml", *options, folder=folder)

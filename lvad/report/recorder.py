@@ -47,8 +47,8 @@ class RunRecorder(Callback):
     metrics. A ``fast_dev_run`` leaves nothing.
 
     It keeps the budget ledger too: which scenes this stage saw, and those before it, whose exported models it holds
-    (their ``source``; a module with ``built_on`` names the part that counts). A test on any of these scenes, or on one
-    that a judge saw, is refused.
+    (their ``source``; a module with ``built_on`` names the part that counts; a ``rehearsal`` has labelled ``scenes`` of
+    its own). A test on any of these scenes, or on one that a judge saw, is refused.
 
     Args:
         run_dir: the run folder; None takes the logger's.
