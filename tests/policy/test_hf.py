@@ -162,15 +162,18 @@ def test_gradient_checkpointing_changes_no_gradient(vlm_folder, make_batch):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_the_vision_tower_runs_once_whatever_k_and_length(make_policy, make_batch):
+def test_the_vision_tower_sees_every_tile_once_whatever_k_and_length(make_policy, make_batch):
     policy = make_policy(max_new_tokens=8)
-    calls = []
-    policy.vlm.model.vision_model.register_forward_hook(lambda *_: calls.append(1))
+    seen = []
+    policy.vlm.model.vision_model.register_forward_hook(lambda _, __, output: seen.append(len(output[0])))
     prefix = policy.encode(make_batch(2, 2))
+    pixels = policy.processor.image_processor([list(frames) for frames in make_batch(2, 2).frames])["pixel_values"]
+    assert sum(seen) == len(pixels) * len(pixels[0])
+    calls = len(seen)
     rollouts = policy.generate(prefix, 8)
     policy.logprobs(prefix, rollouts)
     policy.reference_logprobs(make_batch(2, 2), prefix, rollouts)
-    assert len(calls) == 1
+    assert len(seen) == calls
 
 
 def test_targets_are_the_supervised_likelihood(make_policy, make_batch):

@@ -69,7 +69,7 @@ class Written(Logger):
 
 
 def fit(root, training=HEALTHY, held_out=HEALTHY_HELD_OUT, ckpt_path=None, sanity=-1, **config):
-    """Two epochs; the alarms, and what they logged."""
+    """Two epochs; the alarms, and what they logged: at the batch that raised it, one below the steps then done."""
     alarms, written = Alarms(**{"window": 2, **config}), Written()
     every = ModelCheckpoint(root, filename="{step}", save_top_k=-1, monitor=None)
     trainer = Trainer(
@@ -121,7 +121,7 @@ def test_a_healthy_run_raises_nothing_and_logs_each_alarm_once(tmp_path):
         alarms, rows = fit(tmp_path)
     assert alarms.raised == []
     assert sorted(rows) == [
-        (0, "alarm/hacking", 0.0), (2, "alarm/no_spread", 0.0), (2, "alarm/runaway", 0.0), (2, "alarm/takeover", 0.0),
+        (0, "alarm/hacking", 0.0), (1, "alarm/no_spread", 0.0), (1, "alarm/runaway", 0.0), (1, "alarm/takeover", 0.0),
     ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_takeover_rings_when_a_window_is_above_the_share_and_ends_after_a_quiet_
     script = HEALTHY | {"rollout/common": [0.1, 0.1, 0.1, 0.9, 0.9, 0.1, 0.1, 0.1]}
     with pytest.warns(UserWarning, match=r"ALARM takeover at step 5: one text is 90% of .* 10% of the first"):
         alarms, rows = fit(tmp_path, script)
-    assert of(rows, "takeover") == [(2, 0.0), (5, 1.0), (7, 0.0)]
+    assert of(rows, "takeover") == [(1, 0.0), (4, 1.0), (6, 0.0)]
     (raised,) = alarms.raised
     assert (raised["step"], raised["alarm"]) == (5, "takeover")
     assert "reward/mean 0.300, val/distinct 0.90: raise kl.beta" in raised["text"]
@@ -144,7 +144,7 @@ def test_an_alarm_at_its_limit_rings_once(tmp_path):
     script = HEALTHY | {"rollout/common": [0.1, 0.1, 0.1, 0.7, 0.7, 0.2, 0.9, 0.2]}
     with pytest.warns(UserWarning, match="ALARM takeover"):
         alarms, rows = fit(tmp_path, script)
-    assert of(rows, "takeover") == [(2, 0.0), (5, 1.0)]
+    assert of(rows, "takeover") == [(1, 0.0), (4, 1.0)]
     assert len(alarms.raised) == 1
 
 
@@ -153,7 +153,7 @@ def test_no_spread_rings_when_a_whole_window_teaches_nothing(tmp_path):
     script = HEALTHY | {"advantage/zero_spread": [0.5, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]}
     with pytest.warns(UserWarning, match=r"ALARM no_spread at step 3: .* reward/mean 0.200"):
         alarms, rows = fit(tmp_path, script)
-    assert of(rows, "no_spread") == [(2, 0.0), (3, 1.0), (6, 0.0)]
+    assert of(rows, "no_spread") == [(1, 0.0), (2, 1.0), (5, 0.0)]
     assert [row["alarm"] for row in alarms.raised] == ["no_spread"]
 
 
@@ -168,7 +168,7 @@ def test_runaway_rings_on_length_and_on_truncation(tmp_path, name, values, text)
     # length: step 4 20, which is no more than twice 10, 5 30; truncated: step 4 0.5, which is not above, 5 0.9
     with pytest.warns(UserWarning, match=f"ALARM runaway at step 5: .*{text}"):
         alarms, rows = fit(tmp_path, HEALTHY | {name: values})
-    assert of(rows, "runaway") == [(2, 0.0), (5, 1.0)]
+    assert of(rows, "runaway") == [(1, 0.0), (4, 1.0)]
     assert [row["alarm"] for row in alarms.raised] == ["runaway"]
 
 
@@ -177,7 +177,7 @@ def test_hacking_rings_at_the_second_validation_in_a_row(tmp_path, judge):
     script = {"val/reward": [0.3, 0.4, 0.5, 0.6, 0.7], judge: [0.5, 0.4, 0.3, 0.2, 0.5]}
     with pytest.warns(UserWarning, match=rf"ALARM hacking at step 4: .* {judge}, .* 0.500 to 0.300, at a KL of 0.25"):
         alarms, rows = fit(tmp_path, held_out=script)
-    assert of(rows, "hacking") == [(0, 0.0), (4, 1.0), (8, 0.0)]
+    assert of(rows, "hacking") == [(0, 0.0), (3, 1.0), (7, 0.0)]
     assert len(alarms.raised) == 1
 
 
@@ -185,7 +185,7 @@ def test_one_bad_validation_is_noise_but_at_the_end(tmp_path):
     script = {"val/reward": [0.3, 0.4, 0.5, 0.6, 0.7], "val/judge": [0.5, 0.4, 0.5, 0.5, 0.4]}
     with pytest.warns(UserWarning, match="ALARM hacking at step 8"):
         _, rows = fit(tmp_path, held_out=script)
-    assert of(rows, "hacking") == [(0, 0.0), (8, 1.0)]
+    assert of(rows, "hacking") == [(0, 0.0), (7, 1.0)]
 
 
 def test_a_start_over_a_few_scenes_is_not_compared_with(tmp_path):
@@ -193,12 +193,12 @@ def test_a_start_over_a_few_scenes_is_not_compared_with(tmp_path):
     script = {"val/reward": [0.1, 0.4, 0.5, 0.6, 0.7], "val/judge": [0.9, 0.5, 0.5, 0.5, 0.5]}
     alarms, rows = fit(tmp_path, held_out=script, sanity=2)
     assert alarms.first_scores["val/judge"] == pytest.approx(0.5)
-    assert of(rows, "hacking") == [(2, 0.0)]
+    assert of(rows, "hacking") == [(1, 0.0)]
 
 
 def test_what_a_run_does_not_log_is_not_judged(tmp_path):
     alarms, rows = fit(tmp_path, {"rollout/length": [10.0] * STEPS}, {"val/reward": [0.1, 0.2, 0.3, 0.4, 0.5]})
-    assert rows == [(2, "alarm/runaway", 0.0)]
+    assert rows == [(1, "alarm/runaway", 0.0)]
     assert alarms.is_on == {"runaway": False}
     alarms, rows = fit(tmp_path, {}, {})
     assert rows == []
@@ -222,7 +222,7 @@ def test_a_resumed_run_knows_what_an_unbroken_one_knows(tmp_path, step):
     whole, rows = fit(tmp_path, training, held_out)
     resumed, later = fit(tmp_path / "resumed", training, held_out, ckpt_path=tmp_path / f"step={step}.ckpt")
     assert resumed.state_dict() == whole.state_dict()
-    assert later == [row for row in rows if row[0] > step]
+    assert later == [row for row in rows if row[0] >= step]
     assert {row["alarm"] for row in whole.raised} == {"takeover", "runaway", "hacking"}
 
 
