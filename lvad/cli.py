@@ -7,7 +7,7 @@ import sys
 from lvad import __version__
 
 STAGE_COMMANDS = ("fit", "validate", "test", "predict")
-OTHER_COMMANDS = ("audit", "data", "embedded", "pipeline", "report")
+OTHER_COMMANDS = ("audit", "data", "embedded", "export", "pipeline", "report")
 USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language models for interpretable driving
 
 usage: lvad COMMAND [options]
@@ -19,6 +19,7 @@ usage: lvad COMMAND [options]
   lvad predict PATH                       describe a picture, a folder of frames or a video with the newest run
   lvad pipeline                           the whole method and its baseline, compared at the end; goes on where it was
   lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
+  lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same
   lvad audit --reward PATH                prove a reward before a policy is trained on it
   lvad data check ROOT                    count a data set and find what is wrong with it
   lvad data draw ROOT                     write a set of drawn scenes in BDD-OIA's layout
@@ -59,6 +60,8 @@ def _run(command: str, args: list[str]) -> int:
         from lvad.commands.audit import run
     elif command == "embedded":
         from lvad.commands.models import run
+    elif command == "export":
+        from lvad.commands.export import run
     elif command == "pipeline":
         from lvad.commands.pipeline import run
     elif command == "report":

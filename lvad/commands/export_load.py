@@ -1,9 +1,10 @@
 """A finished run as ``lvad export`` takes it: its module with the weights of a checkpoint, and scenes to try it on."""
 
+import io
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,16 +16,14 @@ from torch import Tensor
 
 from lvad.commands.stages import make_cli
 from lvad.data.collate import decode
-from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
-from lvad.data.synthetic import draw_scene
-from lvad.data.synthetic.render import render
+from lvad.data.synthetic import draw_scene, render
 from lvad.modules.common import keep_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint
 
 BEST, LAST = "best", "last"
-NUM_SCENES: Final = 4
 _OF_THE_FIT: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote
+_TALKATIVE: Final = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 _BUILD_ONLY: Final = (
     *("--trainer.logger", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"),
     *("--trainer.num_nodes", "1", "--trainer.strategy", "auto", "--trainer.precision", "32-true"),
@@ -94,12 +93,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def scenes_to_try(data: Any) -> Shown:
-    """A few validation scenes of the run; drawn ones where its data is not there any more."""
+def scenes_to_try(data: Any, count: int) -> Shown:
+    """So many validation scenes of the run; drawn ones where its data is not there any more."""
     try:
-        with _quiet("lightning.pytorch.utilities.rank_zero"):
+        with _quiet():
             data.setup("validate")
-        scenes = data.scenes["val"][:NUM_SCENES]
+        scenes = data.scenes["val"][:count]
         if scenes:
             frames = [decode(scene, data.num_frames, data.image_size_px) for scene in scenes]
             return Shown(frames, "validation scenes of the run")
@@ -107,7 +106,7 @@ def scenes_to_try(data: Any) -> Shown:
     except (DataError, OSError) as error:
         reason = f"the run's data cannot be read ({error})"
     print(f"lvad: {reason}: trying the model on drawn frames")
-    return Shown(_drawn(data), "drawn frames")
+    return Shown(_drawn(data, count), "drawn frames")
 
 
 def sources(module: LightningModule) -> list[Path]:
@@ -126,7 +125,12 @@ def _find_checkpoint(folder: Path, name: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.is_dir():
-        raise DataError.at(path, "", "is a sharded checkpoint", "export on the machine that made it, from model/")
+        raise DataError.at(
+            path,
+            "",
+            "is a sharded checkpoint",
+            "bring it into one file first, as Lightning's guide to sharded checkpoints says",
+        )
     return path
 
 
@@ -138,10 +142,16 @@ def _build(path: Path) -> tuple[dict[str, Any], Any]:
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         problem = f"is no configuration ({' '.join(str(error).split())[:120]})"
         raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote") from error
-    with tempfile.TemporaryDirectory() as scratch, _quiet("lightning.pytorch.utilities.rank_zero"):
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as scratch, redirect_stderr(said), _quiet():
         file = Path(scratch) / CONFIG
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
-        return config, make_cli(["--config", str(file), *_BUILD_ONLY])
+        try:
+            return config, make_cli(["--config", str(file), *_BUILD_ONLY])
+        except SystemExit as error:  # so the parser ends, having said why
+            reason = " ".join(said.getvalue().rpartition("error: ")[2].split())
+            problem = f"does not fit this lvad ({reason[:400]})"
+            raise DataError.at(path, "", problem, "export with the lvad that wrote it, or correct the file") from error
 
 
 def _base_name(config: dict[str, Any]) -> str:
@@ -166,20 +176,22 @@ def _load(module: LightningModule, state: dict[str, Tensor], path: Path) -> None
         raise DataError.at(path, "", problem, remedy)
 
 
-def _drawn(data: Any) -> list[Tensor]:
-    count = data.num_frames if isinstance(data, BDDOIADataModule) else 1
-    scenes = [draw_scene(0, index).state for index in range(NUM_SCENES)]
-    pictures = [[np.asarray(render(state, i, count)) for i in range(count)] for state in scenes]
+def _drawn(data: Any, count: int) -> list[Tensor]:
+    num_frames = data.num_frames
+    states = [draw_scene(0, index).state for index in range(count)]
+    pictures = [[np.asarray(render(state, i, num_frames)) for i in range(num_frames)] for state in states]
     return [torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous() for frames in pictures]
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Without what a library says of devices and data at every start."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+def _quiet() -> Iterator[None]:
+    """Without what Lightning says of seed, devices and data at every start."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

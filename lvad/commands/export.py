@@ -1,0 +1,214 @@
+"""``lvad export``: a finished run as a folder that plain transformers, peft or open_clip reads without lvad."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from jsonargparse import ArgumentParser, Namespace
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from lvad.commands.export_load import BEST, Run, load_run, scenes_to_try, sources
+from lvad.commands.export_write import Written, write_adapter, write_clip, write_policy
+from lvad.commands.stages import HARMLESS_WARNINGS
+from lvad.data import ledger
+from lvad.data.records import DataError, read_json
+from lvad.modules import ActionSFT, CLIPReward
+from lvad.policy import HFPolicy
+from lvad.report.model_card import CARD, Exported, model_card
+from lvad.report.runs import METRICS, MODEL, write_whole
+
+PROMPTS: Final = "prompts.json"
+_KEPT: Final = (MODEL, "checkpoints")  # of the run, where no export may go
+
+
+def make_parser() -> ArgumentParser:
+    """The options of ``lvad export``."""
+    parser = ArgumentParser(prog="lvad export", description=__doc__)
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run folder that 'lvad fit' wrote, such as logs/rloo/version_0")
+    add("folder", metavar="DIR", help="where to")
+    add("--checkpoint", default=BEST, help="best, last, or a checkpoint file")
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="float32", help="of the written weights; adapters are merged in float32")
+    add("--adapter", action="store_true", help="write the adapters alone, for peft on the base model")
+    add("--num_scenes", type=int, default=4, help="scenes to try the model on, a few forwards each")
+    add("--overwrite", action="store_true", help="replace an earlier export")
+    return parser
+
+
+def run(args: list[str]) -> int:
+    """Run ``lvad export ARGS`` and return the exit code: 0, or 1 where nothing was written."""
+    config = make_parser().parse_args(args)
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        _export(config)
+    # A full disk, a configuration that names a model which is gone, and weights that cannot be written.
+    except (ValueError, OSError, SafetensorError) as error:
+        print(f"lvad: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _export(config: Namespace) -> None:
+    folder, target = Path(config.run).expanduser(), Path(config.folder).expanduser().resolve()
+    if config.adapter and config.dtype != "float32":
+        raise DataError("--adapter writes float32; --dtype is for whole models, leave one of the two out")
+    if config.num_scenes < 1:
+        raise DataError(f"--num_scenes must be at least 1, got {config.num_scenes}: nothing is written untried")
+    check_target(target, config.overwrite)
+    check_apart(target, [folder / name for name in _KEPT])
+    run = load_run(folder, config.checkpoint)
+    check_apart(target, sources(run.module))
+    _say(f"{type(run.module).__name__} of {folder}, checkpoint {run.checkpoint.name}, step {run.step}")
+    with new_folder(target, config.overwrite) as scratch:
+        written = _write(run, scratch, config)
+        for check in written.checks:
+            _say(check)
+        _write_papers(run, scratch, written, config)
+    _say(f"exported to {config.folder} ({_size_mb(target):.1f} MB), see {Path(config.folder) / CARD}")
+
+
+def _write(run: Run, scratch: Path, config: Namespace) -> Written:
+    shown = scenes_to_try(run.data, config.num_scenes)
+    if isinstance(run.module, CLIPReward):
+        if config.adapter:
+            raise DataError("a reward has no adapters; leave --adapter out to export the CLIP")
+        return write_clip(run.module, shown, scratch, config.dtype)
+    if config.adapter:
+        return write_adapter(run.module, shown, scratch)
+    return write_policy(run.module, shown, scratch, config.dtype)
+
+
+def _write_papers(run: Run, scratch: Path, written: Written, config: Namespace) -> None:
+    """Prompts, ledger and model card."""
+    policy = getattr(run.module, "policy", None)
+    if isinstance(policy, HFPolicy):
+        write_whole(scratch / PROMPTS, json.dumps(asdict(policy.prompts), indent=2) + "\n")
+    budget = ledger.read_ledger(run.folder)
+    write_whole(scratch / ledger.LEDGER, ledger.dump(budget))
+    metrics = read_json(run.folder / METRICS, dict) if (run.folder / METRICS).is_file() else {}
+    of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
+    exported = Exported(
+        kind=written.kind,
+        stage=type(run.module).__name__,
+        title=Path(config.folder).resolve().name,
+        base=run.base,
+        hub_id=_hub_id(run),
+        trained=f"checkpoint `{run.checkpoint.name}`, step {run.step}",
+        is_best=of_best,
+        dtype=written.dtype,
+        data=_data_in_words(run),
+        asks=_asks(run),
+        checks=written.checks,
+        limits=_limits(run),
+    )
+    write_whole(scratch / CARD, model_card(exported, budget, metrics))
+    for file in filter(Path.is_file, scratch.rglob("*")):  # safetensors are written for their owner alone
+        shutil.copymode(scratch / CARD, file)
+
+
+def _hub_id(run: Run) -> str | None:
+    part = getattr(run.module, "policy", None) or getattr(run.module, "clip", None)
+    name = getattr(part, "source", "")
+    return None if Path(name).is_dir() or "/" not in name else name.removeprefix("hf-hub:")
+
+
+def _asks(run: Run) -> str:
+    """The entry of the prompts that the model of one stage is asked."""
+    return "decide" if isinstance(run.module, ActionSFT) and run.module.target != "caption" else "describe"
+
+
+def _data_in_words(run: Run) -> str:
+    data = run.data
+    size = "" if data.image_size_px is None else f", reduced to {data.image_size_px} px"
+    return f"`{data.root.name}` ({data.format}), at most {data.num_frames} frames per scene{size}"
+
+
+def _limits(run: Run) -> list[str]:
+    """What plain transformers does not do as the run did."""
+    module, found = run.module, []
+    if isinstance(module, ActionSFT) and module.grammar is not None:
+        found.append(
+            "In lvad the answers are decoded over their grammar and always valid; here they are written freely."
+        )
+    if isinstance(module, ActionSFT) and module.logit_adjustment:
+        found.append("In lvad the decision is corrected for common actions (`logit_adjustment`); here it is not.")
+    if isinstance(module, CLIPReward):
+        slope, offset = module.calibration.tolist()
+        found.append(
+            f"Cosines are no probabilities: P(match) = sigmoid({slope:.4g} * cosine + {offset:.4g}), fitted on "
+            "right and wrong texts of the run's validation scenes."
+        )
+    return found
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse to write where something else lies.
+
+    Raises:
+        DataError: for a file, a folder that is not empty without ``overwrite``, or one that no export wrote with it.
+    """
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise DataError.at(target, "", "is a file", "give a folder")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise DataError.at(
+            target, "", "is not empty", "give another folder, or --overwrite to replace an earlier export"
+        )
+    if not all((target / name).is_file() for name in (CARD, ledger.LEDGER)):
+        problem = f"holds files that no export wrote: there is no {CARD} beside a {ledger.LEDGER}"
+        raise DataError.at(target, "", problem, "move it away, or give another folder")
+
+
+def check_apart(target: Path, kept: list[Path]) -> None:
+    """Refuse to write into, over or around what the run is made of.
+
+    Raises:
+        DataError: naming it.
+    """
+    for path in (path.resolve() for path in kept):
+        if target == path or path in target.parents or target in path.parents:
+            raise DataError.at(target, "", f"would lie in, or replace, {path}, which the run needs", "give another DIR")
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside the target that takes its place when the block ends well, and is gone when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()  # with the usual permissions, unlike the one around it
+        yield new
+        check_target(target, overwrite)  # much may have happened meanwhile
+        if target.is_dir():
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.is_dir():
+                os.replace(old, target)
+            raise
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
+def _say(text: str) -> None:
+    print(f"lvad: {text}", flush=True)

@@ -1,0 +1,150 @@
+"""What ``lvad export`` holds a model against: the same prompts, asked of the policy and of plain transformers."""
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from lvad.data.records import DataError
+from lvad.policy.hf import HFPolicy
+from lvad.policy.tokens import chat_inputs
+from lvad.types import UNLABELLED, Batch
+
+TOLERANCE: Final = 1e-4
+"""Of a logit, relative to the largest one: merging rounds in float32, and many layers add up."""
+
+
+class Trial(NamedTuple):
+    """One prompt with its frames, and what the policy says to it."""
+
+    frames: Tensor
+    """uint8[M, 3, H, W]."""
+    query: str
+    text: str
+    """Greedy, without its end."""
+    tokens: Tensor
+    """int64[T], with its end."""
+
+
+class Gap(NamedTuple):
+    """How far merging moves the logits of prompts and answers."""
+
+    largest: float
+    scale: float
+    """The largest logit's size."""
+    moved: float
+    """How far the adapters themselves move them; 0 without adapters."""
+
+    @property
+    def allowed(self) -> float:
+        """The most that rounding may move one."""
+        return TOLERANCE * self.scale
+
+
+def ask(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> list[Trial]:
+    """The policy's own greedy texts, one scene at a time."""
+    trials = []
+    for shown, query in zip(frames, queries, strict=True):
+        said = policy.generate(policy.encode(_batch(shown), [query]), 1, greedy=True)
+        trials.append(Trial(shown, query, said.texts[0][0], said.tokens[0, 0, : int(said.completion_mask.sum())]))
+    return trials
+
+
+def generation_of(policy: HFPolicy) -> GenerationConfig:
+    """Greedy, as long as the run's, and never a token that the policy may not write."""
+    banned = policy.banned.nonzero().flatten().tolist()
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=policy.sampling.max_new_tokens,
+        bos_token_id=policy.processor.tokenizer.bos_token_id,
+        eos_token_id=policy.end_id,
+        pad_token_id=policy.pad_id,
+        suppress_tokens=banned or None,
+    )
+
+
+@torch.no_grad()
+def merge_gap(policy: HFPolicy, merged: Any, trials: list[Trial]) -> Gap:
+    """Compare the policy's logits on prompts and answers with those of its merged copy."""
+    rows = []
+    for trial in trials:
+        inputs = chat_inputs(policy.processor, _batch(trial.frames), [trial.query]).to(policy.vlm.device)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], trial.tokens.unsqueeze(0)], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        before = policy.vlm(**inputs).logits
+        start = before
+        if isinstance(policy.model, PeftModel):
+            with policy.model.disable_adapter():
+                start = policy.vlm(**inputs).logits
+        after = merged(**inputs).logits
+        rows.append(torch.stack([part.abs().max() for part in (after - before, before, start - before)]))
+    return Gap(*torch.stack(rows).amax(0).tolist())  # amax keeps what is not a number, max() would not
+
+
+def check_gap(gap: Gap) -> None:
+    """Refuse a merged model that says something else.
+
+    Raises:
+        DataError: with the numbers.
+    """
+    if not gap.largest <= gap.allowed:  # not a number is refused too
+        raise DataError(
+            f"merging changed the model: a logit moved by {gap.largest:.3g}, allowed are {gap.allowed:.3g} "
+            f"({TOLERANCE:g} of the largest logit, {gap.scale:.3g}); nothing was written"
+        )
+
+
+def load_plain(folder: Path | str, adapter: Path | None = None, dtype: str = "auto") -> Any:
+    """A folder, and an adapter folder on it, as plain transformers and peft read them."""
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    return (model if adapter is None else PeftModel.from_pretrained(model, str(adapter))).eval()
+
+
+def load_processor(folder: Path | str) -> Any:
+    """A folder's processor, as plain transformers reads it."""
+    return AutoProcessor.from_pretrained(folder)
+
+
+@torch.no_grad()
+def plain_texts(model: Any, processor: Any, trials: list[Trial], generation: GenerationConfig) -> list[str]:
+    """The greedy texts as the model card's snippet makes them; nothing of lvad takes part in it."""
+    return [_plain_text(model, processor, trial.frames, trial.query, generation) for trial in trials]
+
+
+def check_texts(expected: list[str], found: list[str], where: str) -> None:
+    """Refuse texts that differ.
+
+    Args:
+        expected: a text per prompt.
+        found: likewise.
+        where: what said them, in words.
+
+    Raises:
+        DataError: with their number and the first pair.
+    """
+    pairs = list(zip(expected, found, strict=True))
+    different = [i for i, (one, other) in enumerate(pairs) if one != other]
+    if different:
+        one, other = pairs[different[0]]
+        raise DataError(
+            f"{where} says something else to {len(different)} of {len(pairs)} prompts, first to number "
+            f"{different[0] + 1}: {other[:160]!r} instead of {one[:160]!r}; nothing was written"
+        )
+
+
+def _plain_text(model: Any, processor: Any, frames: Tensor, query: str, generation: GenerationConfig) -> str:
+    pictures = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    content = [*[{"type": "image"}] * len(pictures), {"type": "text", "text": query}]
+    chat = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(text=[chat], images=[pictures], return_tensors="pt").to(model.device, model.dtype)
+    tokens = model.generate(**inputs, generation_config=generation)[:, inputs["input_ids"].shape[1] :]
+    return processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+
+
+def _batch(frames: Tensor) -> Batch:
+    unlabelled = torch.full((1, 1), UNLABELLED)
+    return Batch(["scene"], [frames], unlabelled, unlabelled, [()], [None])

@@ -1,0 +1,256 @@
+"""What ``lvad export`` writes of each stage; nothing is called written before it was read again and says the same."""
+
+import copy
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import open_clip
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from lvad.commands.export_check import (
+    Gap,
+    Trial,
+    ask,
+    check_gap,
+    check_texts,
+    generation_of,
+    load_plain,
+    load_processor,
+    merge_gap,
+    plain_texts,
+)
+from lvad.commands.export_load import Shown
+from lvad.data.records import DataError
+from lvad.modules import ActionSFT, CLIPReward
+from lvad.modules.action_sft import ANSWER
+from lvad.modules.clip_similarity import blended
+from lvad.policy import HFPolicy
+from lvad.policy.adapters import merged, save_adapter, start_of
+from lvad.report.model_card import Kind
+from lvad.taxonomy import REASON_TEXTS
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+_COSINE_TOLERANCE: Final = 1e-5
+
+
+class Written(NamedTuple):
+    """What lies in a folder, and how that is known."""
+
+    kind: Kind
+    dtype: str
+    """Of the weights; of adapters, that of the base model which they were trained on."""
+    checks: list[str]
+    """A sentence per comparison."""
+
+
+class _Piece(NamedTuple):
+    """A model to write."""
+
+    name: str
+    """Its folder inside the whole; empty for the whole itself."""
+    model: Any
+    """Of plain transformers, or of peft on such a one; float32 until it is rounded."""
+    trials: list[Trial]
+
+
+def write_policy(module: nn.Module, shown: Shown, folder: Path, dtype: Dtype) -> Written:
+    """Write a whole policy, or both stages where answers stand behind descriptions.
+
+    Args:
+        module: a stage with an ``HFPolicy``.
+        shown: what to try it on.
+        folder: where to; it exists and is empty.
+        dtype: of the written weights; adapters stay float32.
+
+    Raises:
+        DataError: if what is written says something else than the policy.
+    """
+    policy = _policy(module)
+    _prepare(policy)
+    describer = module.describer if isinstance(module, ActionSFT) else None
+    if describer is not None and describer.style is not None:
+        gap, pieces = None, _two_stages(policy, shown.frames)
+    else:
+        trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
+        whole = _plain(merged(policy.model))
+        gap, pieces = merge_gap(policy, whole, trials), [_Piece("", whole, trials)]
+        check_gap(gap)
+    checks = [] if gap is None else [_in_words(gap, len(shown.frames), shown.source)]
+    generation, processor = generation_of(policy), _processor(policy)
+    for piece in pieces:
+        checks += _write(piece, folder, dtype, generation, processor)
+    kind: Kind = "model" if len(pieces) == 1 else "stages"
+    if isinstance(pieces[-1].model, PeftModel):
+        kind = "adapter_stages"
+    same = "the greedy texts of plain transformers on the written files are identical"
+    return Written(kind, dtype, [*checks, f"{len(shown.frames)} prompts with {shown.source}: {same}"])
+
+
+def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
+    """Write the adapters alone.
+
+    Raises:
+        DataError: for a policy without adapters, or if they say something else on the model they were trained on.
+    """
+    policy = _policy(module)
+    if not isinstance(policy.model, PeftModel):
+        raise DataError("this run trained all weights and has no adapters; leave --adapter out to export the model")
+    dtype = str(policy.vlm.dtype).removeprefix("torch.")
+    _prepare(policy)
+    if isinstance(module, ActionSFT) and module.describer.style is not None:
+        trials = _two_stages(policy, shown.frames)[-1].trials
+    else:
+        trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
+    save_adapter(policy.model, folder, policy.source)
+    generation = generation_of(policy)
+    generation.save_pretrained(folder)
+    again = load_plain(policy.source, folder, dtype).float().to(_device())
+    found = plain_texts(again, load_processor(policy.source), trials, generation)
+    check_texts([trial.text for trial in trials], found, "the written adapter on its base model")
+    same = "the greedy texts of plain transformers and peft on the base model are identical"
+    return Written("adapter", dtype, [f"{len(trials)} prompts with {shown.source}: {same}"])
+
+
+def write_clip(module: CLIPReward, shown: Shown, folder: Path, dtype: Dtype) -> Written:
+    """Write a tuned CLIP.
+
+    Raises:
+        DataError: if plain open_clip finds other cosines in what is written.
+    """
+    with blended(module.clip, module.start, module.share.item()), torch.no_grad():
+        before = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(list(REASON_TEXTS)).T
+    module.export(folder)
+    _check_cosines(before, _open_clip_cosines(module, shown, folder), "the written CLIP")
+    checks = [
+        f"{before.numel()} cosines of {shown.source} and the reasons' texts: plain open_clip on the written files "
+        f"gives the same within {_COSINE_TOLERANCE:g}"
+    ]
+    if dtype != "float32":
+        with torch.no_grad():
+            weights: dict[str, Tensor] = module.clip.clip.state_dict()
+            for values in weights.values():
+                values.copy_(values.to(getattr(torch, dtype)))
+            rounded = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(list(REASON_TEXTS)).T
+        module.clip.save_pretrained(folder, dtype)
+        _check_cosines(rounded, _open_clip_cosines(module, shown, folder), f"the CLIP written as {dtype}")
+        checks.append(f"rounding to {dtype} moves a cosine by at most {(rounded - before).abs().max():.2g}")
+    return Written("reward", dtype, checks)
+
+
+def _two_stages(policy: HFPolicy, frames: list[Tensor]) -> list[_Piece]:
+    with policy.as_reference() as start:
+        described = ask(start.float(), frames, [policy.prompts.describe] * len(frames))
+        first = _plain(start_of(start.model))
+    queries = [f"{trial.text} {policy.prompts.decide}".strip() for trial in described]
+    answered = ask(policy, frames, queries)
+    second = copy.deepcopy(policy.model) if isinstance(policy.model, PeftModel) else merged(policy.model)
+    return [_Piece("", first, described), _Piece(ANSWER, _plain(second), answered)]
+
+
+def _write(piece: _Piece, folder: Path, dtype: Dtype, generation: GenerationConfig, processor: Any) -> list[str]:
+    """Write a piece, rounded in place, once it says what the policy says, and read it again."""
+    said = [trial.text for trial in piece.trials]
+    expected = plain_texts(piece.model, processor, piece.trials, generation)
+    check_texts(said, expected, "the model in plain transformers, before it is written,")
+    checks = []
+    if dtype != "float32":  # then the policy itself is no measure of what is read again
+        _round(piece.model, dtype)
+        expected = plain_texts(piece.model, processor, piece.trials, generation)
+        changed = sum(one != other for one, other in zip(said, expected, strict=True))
+        what = f"{piece.name}s" if piece.name else "texts"
+        checks = [f"rounding to {dtype} changes {changed} of {len(said)} greedy {what}"]
+    _save(piece, folder / piece.name, generation, processor)
+    is_adapter = isinstance(piece.model, PeftModel)
+    again = load_plain(folder, folder / piece.name) if is_adapter else load_plain(folder / piece.name)
+    if again.dtype != getattr(torch, dtype):
+        raise DataError(f"the written model reads as {again.dtype}, not as {dtype}; nothing was written")
+    found = plain_texts(
+        again.to(_device()), load_processor(folder), piece.trials, GenerationConfig.from_pretrained(folder)
+    )
+    check_texts(expected, found, "the written folder, read by plain transformers,")
+    return checks
+
+
+def _save(piece: _Piece, folder: Path, generation: GenerationConfig, processor: Any) -> None:
+    if isinstance(piece.model, PeftModel):
+        save_adapter(piece.model, folder)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's own, which would stand beside the model card
+        return
+    piece.model.generation_config = generation
+    piece.model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _policy(module: nn.Module) -> HFPolicy:
+    policy = getattr(module, "policy", None)
+    if not isinstance(policy, HFPolicy):
+        known = "CLIPReward, and RLOOPolicy and ActionSFT with an HFPolicy"
+        raise DataError(f"a run of {type(module).__name__} cannot be exported; known are {known}")
+    return policy
+
+
+def _query(module: nn.Module) -> str:
+    """What the stage asks of the frames alone."""
+    prompts = _policy(module).prompts
+    return prompts.decide if isinstance(module, ActionSFT) and module.target != "caption" else prompts.describe
+
+
+def _prepare(policy: HFPolicy) -> None:
+    """Float32, in which adapters are merged and texts can be compared, where the forwards are fastest."""
+    policy.float().to(_device()).eval()
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _plain(model: Any) -> Any:
+    """The model with transformers' own attention in place of lvad's."""
+    whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole.set_attn_implementation("sdpa")
+    return model.to(_device()).eval()
+
+
+def _processor(policy: HFPolicy) -> Any:
+    """For generation in batches, which needs the padding before the prompt."""
+    processor = copy.deepcopy(policy.processor)
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def _round(model: Any, dtype: Dtype) -> None:
+    """In place, but for adapters, which are small and are merged by nobody here."""
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+
+
+def _in_words(gap: Gap, num_prompts: int, source: str) -> str:
+    what, moved = "copying", ""
+    if gap.moved:
+        what, moved = "merging", f"; the adapters move one by up to {gap.moved:.2g}"
+    return (
+        f"{num_prompts} prompts with {source}: {what} moves a logit by at most {gap.largest:.1e}, allowed are "
+        f"{gap.allowed:.1e}{moved}"
+    )
+
+
+@torch.no_grad()
+def _open_clip_cosines(module: CLIPReward, shown: Shown, folder: Path) -> Tensor:
+    """float[B, R] from the written files, by open_clip's own model and tokenizer."""
+    model: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(REASON_TEXTS))
+    scenes = [model.encode_image(module.clip.preprocess(frames), normalize=True).mean(0) for frames in shown.frames]
+    images = nn.functional.normalize(torch.stack(scenes), dim=-1)
+    return images @ model.encode_text(tokens, normalize=True).T
+
+
+def _check_cosines(expected: Tensor, found: Tensor, where: str) -> None:
+    gap = (expected - found).abs().max().item()
+    if not gap <= _COSINE_TOLERANCE:  # not a number is refused too
+        problem = f"differ by up to {gap:.3g}, allowed are {_COSINE_TOLERANCE:g}"
+        raise DataError(f"cosines of {where}, read by plain open_clip, {problem}; nothing was written")

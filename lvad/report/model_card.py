@@ -1,0 +1,229 @@
+"""The model card of an exported run: README.md with front matter as the Hugging Face hub reads it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import yaml
+
+from lvad.data.ledger import Ledger
+from lvad.report.runs import markdown
+from lvad.types import Table
+
+CARD: Final = "README.md"
+
+Kind = Literal["model", "adapter", "stages", "adapter_stages", "reward"]
+"""A whole model, adapters alone, two whole models, a model with adapters for its second stage, or a CLIP."""
+
+_TASKS: Final = {"reward": "zero-shot-image-classification"}
+_LIBRARIES: Final = {"adapter": "peft", "reward": "open_clip"}
+_TITLES: Final = {
+    "model": "a vision-language model",
+    "adapter": "adapters of a vision-language model",
+    "stages": "two vision-language models, the second in `answer/`",
+    "adapter_stages": "a vision-language model, with adapters for its second stage in `answer/`",
+    "reward": "a CLIP that tells which texts are true of a driving scene",
+}
+_FLOORS: Final = ("always_stop", "majority", "all_positive", "all_negative")
+_START: Final = "_start"
+_LABELLED: Final = "train, labelled"
+
+_SAY: Final = """
+def say(model, frames, prompt):
+    content = [*[{"type": "image"}] * len(frames), {"type": "text", "text": prompt}]
+    chat = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(text=[chat], images=[frames], return_tensors="pt").to(model.device, model.dtype)
+    tokens = model.generate(**inputs, generation_config=generation)[:, inputs["input_ids"].shape[1] :]
+    return processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+
+
+frames = [Image.open("frame.jpg").convert("RGB")]  # of one scene, the oldest first
+"""
+_HEAD: Final = """import json
+from pathlib import Path
+
+{peft}from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+folder = "."  # this folder
+prompts = json.loads(Path(folder, "prompts.json").read_text())
+generation = GenerationConfig.from_pretrained(folder)
+"""
+_PEFT: Final = {
+    "adapter": "from peft import PeftConfig, PeftModel\n",
+    "adapter_stages": "from peft import PeftModel\n",
+}
+_LOAD: Final[Mapping[Kind, str]] = {
+    "model": """model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").eval()
+processor = AutoProcessor.from_pretrained(folder)
+""",
+    "adapter": """base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+model = AutoModelForImageTextToText.from_pretrained(base, dtype="{dtype}")
+model = PeftModel.from_pretrained(model, folder).eval()
+processor = AutoProcessor.from_pretrained(base)
+""",
+    "stages": """describer = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").eval()
+answerer = AutoModelForImageTextToText.from_pretrained(f"{{folder}}/answer", dtype="auto").eval()
+processor = AutoProcessor.from_pretrained(folder)
+""",
+    "adapter_stages": """describer = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").eval()
+answerer = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+answerer = PeftModel.from_pretrained(answerer, f"{{folder}}/answer").eval()
+processor = AutoProcessor.from_pretrained(folder)
+""",
+}
+_ANSWER: Final = """description = say(describer, frames, prompts["describe"])
+print(description, say(answerer, frames, f"{description} {prompts['decide']}".strip()))
+"""
+_CLIP: Final = """import open_clip
+import torch
+from PIL import Image
+
+folder = "."  # this folder
+model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+frames = [Image.open("frame.jpg").convert("RGB")]  # of one scene
+texts = ["traffic light is not green", "road is clear"]
+with torch.no_grad():
+    image = model.eval().encode_image(torch.stack([transform(frame) for frame in frames]), normalize=True).mean(0)
+    cosines = model.encode_text(tokenizer(texts), normalize=True) @ (image / image.norm())
+print(dict(zip(texts, cosines.tolist(), strict=True)))
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a card says beside ledger and numbers.
+
+    Args:
+        kind: what lies in the folder.
+        stage: class of the run's module.
+        title: of the card.
+        base: the model that the run started from, as its configuration names it.
+        hub_id: its name on the hub; None for one that lies there only as files.
+        trained: checkpoint and step, in words.
+        is_best: it is the run's best checkpoint, of which the run's validation scores are.
+        dtype: of the weights; for adapters, of the base model that they were trained on.
+        data: what was learnt from, in words.
+        asks: entry of the prompts that a model of one stage is asked.
+        checks: how the export was verified, a sentence each.
+        limits: what is different from lvad, a sentence each.
+    """
+
+    kind: Kind
+    stage: str
+    title: str
+    base: str
+    hub_id: str | None
+    trained: str
+    is_best: bool
+    dtype: str
+    data: str
+    asks: str
+    checks: list[str]
+    limits: list[str]
+
+
+def model_card(exported: Exported, ledger: Ledger, metrics: Mapping[str, float | None]) -> str:
+    """The text of the card.
+
+    Args:
+        exported: what it is about.
+        ledger: which scenes were seen.
+        metrics: of the run.
+    """
+    intro = (
+        f"This folder holds {_TITLES[exported.kind]}, written by `lvad export` from a run of `{exported.stage}` "
+        f"({exported.trained}), in {exported.dtype}. It started from `{exported.base}` and learnt from driving scenes: "
+        f"{exported.data}."
+    )
+    sections = [
+        _front_matter(exported),
+        f"# {exported.title}\n\n{intro}\n",
+        f"## Use\n\nlvad is not needed.\n\n```python\n{snippet(exported)}```\n{_prompt_note(exported.kind)}",
+        _budget(ledger),
+        _scores(exported, metrics),
+        "## How the export was verified\n\n" + "".join(f"- {check}\n" for check in exported.checks),
+        "## Limits\n\n" + "".join(f"- {limit}\n" for limit in [*exported.limits, *_limits(exported)]),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def snippet(exported: Exported) -> str:
+    """Python that uses the folder with plain transformers, peft or open_clip."""
+    kind = exported.kind
+    if kind == "reward":
+        return _CLIP
+    head = _HEAD.format(peft=_PEFT.get(kind, ""))
+    ask = (
+        _ANSWER if kind in ("stages", "adapter_stages") else f'print(say(model, frames, prompts["{exported.asks}"]))\n'
+    )
+    return f"{head}{_LOAD[kind].format(dtype=exported.dtype)}\n{_SAY}{ask}"
+
+
+def _front_matter(exported: Exported) -> str:
+    fields: dict[str, Any] = {
+        "library_name": _LIBRARIES.get(exported.kind, "transformers"),
+        "pipeline_tag": _TASKS.get(exported.kind, "image-text-to-text"),
+        "language": ["en"],
+        "tags": ["lvad", "driving", exported.stage],
+    }
+    if exported.hub_id is not None:
+        fields["base_model"] = exported.hub_id
+        fields["base_model_relation"] = "adapter" if exported.kind == "adapter" else "finetune"
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
+
+
+def _prompt_note(kind: Kind) -> str:
+    if kind == "reward":
+        return ""
+    return (
+        "\n`prompts.json` holds the prompts of all stages; others were not trained on. `generation_config.json` "
+        "decodes greedily, up to the length that the run used, and keeps out the special tokens that the run never "
+        "draws.\n"
+    )
+
+
+def _budget(ledger: Ledger) -> str:
+    if not ledger:
+        return "## Label budget\n\nThe run kept no ledger.\n"
+    table = Table("Label budget", ("use", "scenes"), tuple((use, str(len(ids))) for use, ids in ledger.items()))
+    labelled = {name for use, ids in ledger.items() if use.endswith(_LABELLED) for name in ids}
+    return (
+        f"{markdown(table)}\nLabels of {len(labelled)} different scenes were trained on, in all these uses together. "
+        "`ledger.json` names every scene: test on others.\n"
+    )
+
+
+def _scores(exported: Exported, metrics: Mapping[str, float | None]) -> str:
+    """Every score that is not of one class, with its start and its floors where the run has them."""
+    cells: dict[str, dict[str, float | None]] = {}
+    for name, value in metrics.items():
+        column, _, score = name.partition("/")
+        if column == "test" and (floor := score.partition("/"))[0] in _FLOORS:
+            column, score = floor[0].replace("_", " "), floor[2]
+        if column not in ("time", "memory") and "/" not in score:
+            is_start = score.endswith(_START)
+            cells.setdefault(score.removesuffix(_START), {})[f"{column}, start" if is_start else column] = value
+    if not cells:
+        return "## Scores\n\nThe run kept no scores.\n"
+    floors = [floor.replace("_", " ") for floor in _FLOORS]
+    found = {column for row in cells.values() for column in row}
+    columns = [column for column in ("val, start", "val", "test", *floors) if column in found]
+    rows = tuple((score, *(_number(row.get(column)) for column in columns)) for score, row in sorted(cells.items()))
+    note = "" if exported.is_best else "\nThese are of the run's best checkpoint, which is not the one exported here.\n"
+    return markdown(Table("Scores of the run", ("score", *columns), rows)) + note
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _limits(exported: Exported) -> list[str]:
+    found = [
+        "A research model: what it says of a scene can be wrong, and no vehicle may be driven by it.",
+        "The licences of the base model and of the data apply to these weights too.",
+    ]
+    if exported.kind == "adapter" and exported.hub_id is None:
+        found.insert(0, f"The adapters need the very weights of `{exported.base}`, which lie in no hub.")
+    return found
