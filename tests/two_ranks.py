@@ -10,6 +10,7 @@ from lightning import Trainer, seed_everything
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.estimators import A2C, RLOO
 from lvad.modules import KL, RLOOPolicy
+from lvad.modules.plan import Plan
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.types import Scores
 
@@ -61,6 +62,7 @@ def main(folder: str, vlm: str, root: str, devices: int, batch_size: int, accumu
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=2,
         accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, val_check_interval=2 * accumulate,
+        callbacks=[Plan()],
     )  # fmt: skip
     data = BDDOIADataModule("lastframe", root, unlabelled=True, batch_size=batch_size, eval_batch_size=4)
     trainer.fit(module, data)

@@ -16,8 +16,10 @@ from lvad.assets import resolve_config
 from lvad.commands.resume import LAST, go_on
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.modules.plan import Plan
 from lvad.modules.reward_check import RewardRefused
 from lvad.modules.step_seeds import StepSeeds
+from lvad.modules.worst_batch import DoesNotFit
 from lvad.report.alarms import Alarms
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
@@ -44,13 +46,14 @@ CHECKPOINT_DEFAULTS = {
 class StageCLI(LightningCLI):
     """The modules by class path, the data module, and the callbacks that every run has.
 
-    ``checkpoint`` (ModelCheckpoint), ``recorder``, ``alarms`` and ``predictions`` are configured beside ``model`` and
-    ``data``.
+    ``checkpoint`` (ModelCheckpoint), ``plan``, ``recorder``, ``alarms`` and ``predictions`` are configured beside
+    ``model`` and ``data``.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what every run has."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Plan, "plan")
         parser.add_lightning_class_args(RunRecorder, "recorder")
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
@@ -154,7 +157,7 @@ def run_stage(command: str, args: list[str]) -> int:
     transformers_logging.disable_progress_bar()
     try:
         make_cli(_find_configs(_complete(command, args)), command)
-    except (DataError, RewardRefused, FileNotFoundError, ArgumentError) as error:
+    except (DataError, RewardRefused, DoesNotFit, FileNotFoundError, ArgumentError) as error:
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -23,6 +23,11 @@ class HasReference(nn.Module):
         self._reference: list[Self] = []  # in a list, so that it is no submodule and enters no checkpoint
         self._is_refreshed = False
 
+    @property
+    def kept_copy(self) -> Self | None:
+        """The second model that is the reference; None where adapters are switched off for it, or none is kept."""
+        return self._reference[0] if self._reference else None
+
     def shared_with_reference(self) -> list[object]:
         """What a copy does not need of its own."""
         return []

@@ -1,0 +1,158 @@
+"""What a fit will train, on what and in how much memory, said before its first step."""
+
+import inspect
+from typing import Any, Final
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.modules.worst_batch import Tried, longest_completion, try_step, worst_batch
+from lvad.text import render
+from lvad.types import Scene
+
+Rows = list[tuple[str, str]]
+MB: Final = 1e6
+_COUNTED: Final = 2048
+"""Texts whose tokens are counted; more are estimated by these."""
+
+
+class Plan(Callback):
+    """Says what is trained and what is frozen, how many labels and tokens teach it, and how much memory it needs.
+
+    It also tries the worst batch, so that memory runs out in the first seconds or not at all.
+
+    Strategies that shard the weights (FSDP, DeepSpeed) are planned, not tried: their modules run only within their own
+    training step.
+
+    Args:
+        preflight: try the worst batch: most frames, largest pictures, every completion as long as it may be.
+    """
+
+    def __init__(self, preflight: bool = True) -> None:
+        self.preflight = preflight
+        self.rows: Rows = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Try, and say.
+
+        Raises:
+            DoesNotFit: if memory runs out.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, BDDOIADataModule):
+            return  # somebody's own loader: what it will give is not known
+        tried = None
+        batch = worst_batch(data) if self.preflight and _can_be_tried(trainer) else None
+        if batch is not None:
+            tried = try_step(trainer, pl_module, batch)
+        self.rows = [
+            *parameter_rows(pl_module),
+            *label_rows(pl_module, data.scenes["train"]),
+            *step_rows(pl_module, data.batch_size, trainer.accumulate_grad_batches, trainer.world_size, tried),
+            *memory_rows(pl_module, trainer.optimizers, tried),
+        ]
+        width = max(len(name) for name, _ in self.rows)
+        rank_zero_info("\n".join(["plan", *(f"  {name:{width}}  {value}" for name, value in self.rows)]))
+
+
+def parameter_rows(module: nn.Module) -> Rows:
+    """Parameters of each part, trained and frozen."""
+    rows = []
+    for name, part in module.named_children():
+        parameters = list(part.parameters())
+        total, trained = _count(parameters), _count(p for p in parameters if p.requires_grad)
+        if total:
+            rows.append(
+                (f"parameters, {name}", f"{total:,}, of which {trained:,} trained" if trained else f"{total:,}, frozen")
+            )
+    return rows
+
+
+def label_rows(module: Any, scenes: list[Scene]) -> Rows:
+    """Scenes whose labels are learnt from, and the tokens of those labels where they are learnt as text."""
+    labelled = [scene for scene in scenes if scene.actions is not None or scene.captions]
+    row = f"{len(labelled):,} of {len(scenes):,} training scenes"
+    texts = _label_texts(getattr(module, "target", None), labelled)
+    if texts:
+        counted = texts[:_COUNTED]
+        num_tokens = int(module.policy.targets([counted]).completion_mask.sum()) * len(texts) // len(counted)
+        row += f", {'' if texts == counted else 'about '}{num_tokens:,} tokens"
+    if rehearsal := getattr(module, "rehearsal", None):
+        row += f"; {len(rehearsal.scenes):,} rehearsed"
+    return [("labels", row)]
+
+
+def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, tried: Tried | None) -> Rows:
+    """Scenes and, once a batch was tried, tokens of one optimizer step."""
+    scenes = batch_size * accumulated * num_devices
+    what = f"{scenes} scenes ({batch_size} x {accumulated} accumulated x {num_devices} devices)"
+    completions = getattr(module, "num_completions", None)
+    if completions is not None:
+        longest = longest_completion(module.policy)
+        what += f", {completions} completions" + (f" of at most {longest} tokens each" if longest else "")
+    rows = [("one step", what)]
+    if tried is not None and tried.prompt_tokens:
+        times = accumulated * num_devices
+        prompts, said = tried.prompt_tokens * times, tried.completion_tokens * times
+        rows.append(("tokens of a step", f"at most {prompts + said:,}: {prompts:,} of prompts, {said:,} learnt from"))
+    return rows
+
+
+def memory_rows(module: nn.Module, optimizers: list[torch.optim.Optimizer], tried: Tried | None) -> Rows:
+    """Bytes on one device that shards nothing."""
+    copy = getattr(getattr(module, "policy", None), "kept_copy", None)
+    held = [module] if copy is None else [module, copy]
+    weights = sum(p.numel() * p.element_size() for part in held for p in [*part.parameters(), *part.buffers()])
+    gradients = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    states = [optimizer_bytes(optimizer) for optimizer in optimizers]
+    known = [size for size in states if size is not None]
+    parts = [f"weights {weights / MB:,.1f} MB", f"gradients {gradients / MB:,.1f} MB"]
+    parts.append(f"optimizer {sum(known) / MB:,.1f} MB" if len(known) == len(states) else "optimizer not known")
+    if tried is not None:
+        parts.append(f"activations of the worst batch {tried.saved_bytes / MB:,.1f} MB")
+    rows = [("memory", ", ".join(parts))]
+    if tried is not None:
+        peak = "" if tried.peak_bytes is None else f", at most {tried.peak_bytes / MB:,.0f} MB allocated"
+        rows.append(("worst batch", f"tried in {tried.time_s:.1f} s{peak}"))
+    return rows
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int | None:
+    """Bytes that an optimizer of PyTorch will keep: what it keeps per element of one small weight, times all.
+
+    None for optimizers of other libraries, which may keep other things for small weights than for large ones.
+    """
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim"):
+        return None
+    probe = nn.Parameter(torch.zeros(64))
+    probe.grad = torch.ones(64)
+    named = inspect.signature(kind).parameters
+    options = {name: value for name, value in optimizer.defaults.items() if name in named}
+    trial = kind([probe], **options)
+    trial.step()
+    kept = sum(v.numel() for v in trial.state[probe].values() if isinstance(v, torch.Tensor) and v.shape == probe.shape)
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    return sum(p.numel() * p.element_size() for p in weights) * kept // probe.numel()
+
+
+def _can_be_tried(trainer: Trainer) -> bool:
+    strategy = trainer.strategy
+    return isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+
+
+def _label_texts(target: str | None, scenes: list[Scene]) -> list[str]:
+    if target == "caption":
+        return [caption for scene in scenes for caption in scene.captions]
+    if target is None:
+        return []
+    rows = [scene for scene in scenes if scene.actions is not None and scene.reasons is not None]
+    return [render(scene.actions or (), scene.reasons if target == "answer" else None) for scene in rows]
+
+
+def _count(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters)

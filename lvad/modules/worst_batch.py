@@ -1,0 +1,233 @@
+"""A training step on the worst batch, tried before the first one: memory runs out at once or not at all."""
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from lvad.data.collate import collate, decode
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.types import Batch, Prefix, Rollouts, Scene
+
+_LOOKED_AT: Final = 512
+"""Scenes whose pictures' sizes are read."""
+
+
+class DoesNotFit(RuntimeError):
+    """The worst batch needs more memory than there is."""
+
+
+class Tried(NamedTuple):
+    """What a step on the worst batch took."""
+
+    prompt_tokens: int
+    """Of all its scenes; 0 without a policy."""
+    completion_tokens: int
+    """Of all completions or right answers; 0 without a policy."""
+    saved_bytes: int
+    """What the forward kept for the backward, weights apart: each storage once."""
+    peak_bytes: int | None
+    """The most that was allocated on the device, weights included; None on a CPU."""
+    time_s: float
+
+
+class _Seen:
+    """Tokens of the last encoding and of the last completions."""
+
+    prompt_tokens = 0
+    completion_tokens = 0
+
+
+def worst_scenes(scenes: Sequence[Scene], num_frames: int, count: int) -> list[Scene]:
+    """The scenes with the most frames, among them those with the largest pictures, then with the longest answers.
+
+    Args:
+        scenes: to choose from; the pictures of some hundreds of them, evenly spaced, are measured.
+        num_frames: M, the most frames of a scene that are shown.
+        count: how many.
+    """
+    most = max(min(len(scene.frames), num_frames) for scene in scenes)
+    longest = [scene for scene in scenes if min(len(scene.frames), num_frames) == most]
+    looked_at = longest[:: max(1, len(longest) // _LOOKED_AT)]
+    worst = sorted(looked_at, key=lambda scene: (_num_pixels(scene), sum(scene.reasons or ())), reverse=True)[:count]
+    return [*worst, *(scene for scene in scenes if scene not in worst)][:count]
+
+
+def worst_batch(data: BDDOIADataModule) -> Batch | None:
+    """As many scenes as a training step sees on one device; None where there are none at all.
+
+    Raises:
+        DataError: if a frame cannot be read.
+    """
+    scenes = data.scenes["train"] or data.scenes["val"]  # a stream lists no training scenes
+    if not scenes:
+        return None
+    chosen = worst_scenes(scenes, data.num_frames, data.batch_size)
+    return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen])
+
+
+def try_step(trainer: Trainer, module: LightningModule, batch: Batch) -> Tried:
+    """A forward and a backward with every completion at its longest, which leave no trace.
+
+    Args:
+        trainer: at the start of a fit.
+        module: on its device.
+        batch: the worst one, on the CPU.
+
+    Raises:
+        DoesNotFit: if memory runs out, with what helps.
+    """
+    is_cuda = module.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(module.device)
+    start_s = time.perf_counter()
+    with _no_trace(module), _at_its_longest(getattr(module, "policy", None)) as seen, _counted(module) as saved:
+        try:
+            moved = trainer.strategy.batch_to_device(batch)
+            with trainer.precision_plugin.train_step_context():
+                output: Any = module.training_step(moved, 1)
+            loss: Tensor = output["loss"] if isinstance(output, dict) else output
+            saved.is_on = False
+            loss.backward()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise DoesNotFit(_remedy(module, batch, error)) from error
+    peak = torch.cuda.max_memory_allocated(module.device) if is_cuda else None
+    return Tried(seen.prompt_tokens, seen.completion_tokens, saved.total, peak, time.perf_counter() - start_s)
+
+
+def longest_completion(policy: Any) -> int | None:
+    """The most tokens that a policy says; None if it does not tell."""
+    return getattr(getattr(policy, "sampling", None), "max_new_tokens", None)
+
+
+def _num_pixels(scene: Scene) -> int:
+    try:
+        with Image.open(scene.frames[-1]) as picture:
+            return picture.width * picture.height
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, IndexError):
+        return 0  # decoding it says what is wrong
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
+    policy, size = getattr(module, "policy", None), len(batch.ids)
+    tall, wide = max(tuple(frames.shape[-2:]) for frames in batch.frames)
+    helps = []
+    if size > 1:
+        helps.append(f"data.batch_size {size // 2} with trainer.accumulate_grad_batches doubled (the same gradient)")
+    if policy is not None and getattr(policy, "completions_at_once", 1) is None:
+        helps.append("policy completions_at_once 2 (the same gradient)")
+    if policy is not None and not getattr(getattr(policy, "vlm", None), "is_gradient_checkpointing", True):
+        helps.append("policy gradient_checkpointing true (the same gradient)")
+    helps += ["a smaller data.image_size_px or data.num_frames"]
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"the worst batch does not fit into memory ({size} scenes of up to {max(map(len, batch.frames))} frames of "
+        f"{wide}x{tall}): {said}; what helps: {'; '.join(helps)}"
+    )
+
+
+@contextmanager
+def _no_trace(module: LightningModule) -> Iterator[None]:
+    """Random numbers, buffers, gradients, known descriptions and logs are afterwards what they were before."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    describer = getattr(module, "describer", None)
+    known = copy.copy(describer.known) if describer is not None else {}
+    try:
+        with isolate_rng(), _replaced(module, log=_nothing, log_dict=_nothing):
+            yield
+    finally:
+        module.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        if describer is not None:
+            describer.known = known
+
+
+@contextmanager
+def _at_its_longest(policy: Any) -> Iterator[_Seen]:
+    """Completions go on to ``max_new_tokens``, where they ended before with their first token again and again."""
+    seen = _Seen()
+    if policy is None:
+        yield seen
+        return
+    encode, generate, logprobs = policy.encode, policy.generate, policy.logprobs
+
+    def counted_encode(*args: Any, **kwargs: Any) -> Prefix:
+        prefix = encode(*args, **kwargs)
+        seen.prompt_tokens = sum(prefix.lengths)
+        return prefix
+
+    def long_generate(*args: Any, **kwargs: Any) -> Rollouts:
+        rollouts = generate(*args, **kwargs)
+        length = longest_completion(policy)
+        return rollouts if length is None or kwargs.get("grammar") else _lengthened(rollouts, length)
+
+    def counted_logprobs(prefix: Prefix, rollouts: Rollouts, *args: Any, **kwargs: Any) -> Tensor:
+        seen.completion_tokens = int(rollouts.completion_mask.sum())
+        return logprobs(prefix, rollouts, *args, **kwargs)
+
+    with _replaced(policy, encode=counted_encode, generate=long_generate, logprobs=counted_logprobs):
+        yield seen
+
+
+def _lengthened(rollouts: Rollouts, length: int) -> Rollouts:
+    missing = length - rollouts.tokens.shape[-1]
+    widened = {
+        name: nn.functional.pad(getattr(rollouts, name), (0, missing))
+        for name in ("tokens", "completion_mask", "logps", "entropies")
+    }
+    mask = widened.pop("completion_mask")
+    tokens = torch.where(mask, widened.pop("tokens"), rollouts.tokens[..., :1])
+    return rollouts._replace(tokens=tokens, completion_mask=torch.ones_like(mask), **widened)
+
+
+class _Saved:
+    """Bytes that the forward keeps."""
+
+    def __init__(self, weights: set[int]) -> None:
+        self.counted, self.total, self.is_on = weights, 0, True
+
+    def pack(self, kept: Tensor) -> Tensor:
+        storage = kept.untyped_storage()
+        if self.is_on and storage.data_ptr() not in self.counted:
+            self.counted.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return kept
+
+
+@contextmanager
+def _counted(module: nn.Module) -> Iterator[_Saved]:
+    saved = _Saved({p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]})
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda kept: kept):
+        yield saved
+
+
+@contextmanager
+def _replaced(owner: Any, **methods: Any) -> Iterator[None]:
+    """Methods of one object, for the time of a block."""
+    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
+    vars(owner).update(methods)
+    try:
+        yield
+    finally:
+        for name in methods:
+            del vars(owner)[name]
+        vars(owner).update(before)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """In place of logging, which Lightning allows in its loops only."""
