@@ -1,9 +1,11 @@
 """Scenes with their frames decoded, one by one and in batches."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -30,12 +32,29 @@ def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> T
     paths = scene.frames[-num_frames:]
     if not paths:
         raise DataError(f"scene {scene.id!r} has no frames; give the folder of the pictures as images=")
-    frames = [np.asarray(open_image(path, image_size_px)) for path in paths]  # M times uint8[H, W, 3]
-    for path, frame in zip(paths, frames, strict=True):
+    return stack(scene.id, paths, [open_image(path, image_size_px) for path in paths])
+
+
+def stack(scene_id: str, names: Sequence[Path | str], images: Sequence[Image.Image]) -> Tensor:
+    """Put the decoded frames of a scene into one tensor.
+
+    Args:
+        scene_id: for the message.
+        names: M files, for the message.
+        images: M frames in RGB.
+
+    Returns:
+        uint8[M, 3, H, W].
+
+    Raises:
+        DataError: if the frames differ in size.
+    """
+    frames = [np.asarray(image) for image in images]  # M times uint8[H, W, 3]
+    for name, frame in zip(names, frames, strict=True):
         if frame.shape != frames[0].shape:
             sizes = [f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame)]
-            problem = f"is {sizes[1]}, but {paths[0]} of the same scene {sizes[0]}"
-            raise DataError.at(path, f"scene {scene.id!r}", problem, "bring both to one size, or num_frames=1")
+            problem = f"is {sizes[1]}, but {names[0]} of the same scene {sizes[0]}"
+            raise DataError.at(name, f"scene {scene_id!r}", problem, "bring both to one size, or num_frames=1")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 

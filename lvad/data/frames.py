@@ -52,7 +52,7 @@ def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) 
             [file for file in files if file.suffix.lower() in suffixes] for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES)
         )
         reading.scenes += _windows(folder, pictures, num_frames, stride)
-        for name, video in zip(_names(folder, videos, sequences), videos, strict=True):
+        for name, video in zip(sequence_names(folder, videos, sequences), videos, strict=True):
             with reading.gather():
                 reading.scenes += _windows(name, video_frames(video, fps), num_frames, stride)
     if not reading.scenes and not reading.errors:
@@ -62,13 +62,13 @@ def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) 
 
 
 def _windows(sequence: str, frames: list[Path], num_frames: int, stride: int) -> Iterator[Scene]:
-    names = _names(sequence, frames)
+    names = sequence_names(sequence, frames)
     for end in range(min(num_frames, len(frames)), len(frames) + 1, stride) if frames else ():
         yield Scene(names[end - 1], tuple(frames[max(0, end - num_frames) : end]), split="")
 
 
-def _names(folder: str, files: list[Path], taken: Collection[str] = ()) -> list[str]:
-    """Folder and stem of each file; with the suffixes where stems repeat or are taken, for ids must differ."""
+def sequence_names(folder: str, files: list[Path], taken: Collection[str] = ()) -> list[str]:
+    """Ids: folder and stem of each file; with the suffixes where stems repeat or are taken, for ids must differ."""
     short, whole = (
         [f"{folder}/{name}" if folder else name for name in names]
         for names in ([file.stem for file in files], [file.name for file in files])
@@ -114,7 +114,7 @@ def _write_frames(path: Path, fps: float, folder: Path) -> None:
     """Fill ``folder`` in one step: a run that is killed, or a second process, leaves no half of it behind."""
     working = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        for i, image in enumerate(_sample(path, fps)):
+        for i, image in enumerate(sample_video(path, fps)):
             image.save(working / f"{i:06d}.jpg", quality=95)
         if not any(working.iterdir()):
             raise DataError.at(path, "", "video has no frame", "fetch the file again")
@@ -128,7 +128,14 @@ def _write_frames(path: Path, fps: float, folder: Path) -> None:
         shutil.rmtree(working, ignore_errors=True)
 
 
-def _sample(path: Path, fps: float) -> Iterator[Image.Image]:
+def sample_video(path: Path, fps: float) -> Iterator[Image.Image]:
+    """Decode a video's pictures one by one, upright, at most ``fps`` of them per second of video.
+
+    Raises:
+        DataError: if the file has no video stream.
+        FFmpegError: if it is no video, or broken before its end.
+        OSError: if it cannot be read.
+    """
     due_s = None
     with av.open(str(path)) as container:
         if not container.streams.video:

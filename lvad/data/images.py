@@ -1,5 +1,6 @@
 """Picture files: which exist below a folder, and how one is opened."""
 
+import io
 import os
 import re
 import warnings
@@ -78,12 +79,13 @@ class ImageIndex:
         return index
 
 
-def open_image(path: Path, image_size_px: int | None = None) -> Image.Image:
+def open_image(path: Path | str, image_size_px: int | None = None, content: bytes | None = None) -> Image.Image:
     """Decode one picture whole: upright, RGB.
 
     Args:
         path: a picture file.
         image_size_px: longest edge of the result; larger pictures are reduced, smaller ones stay as they are.
+        content: the file's bytes where they were read before; ``path`` is then only its name.
 
     Returns:
         An RGB image with its EXIF orientation applied.
@@ -94,7 +96,7 @@ def open_image(path: Path, image_size_px: int | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path if content is None else io.BytesIO(content)) as opened:
                 # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
                 opened.draft("RGB", _reduced_size(opened.size, image_size_px))
                 ImageOps.exif_transpose(opened, in_place=True)
