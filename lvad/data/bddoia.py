@@ -7,7 +7,7 @@ from lvad.data.frames import VIDEO_SUFFIXES, read_frames
 from lvad.data.gt_4a_21r import LABELS, read_gt
 from lvad.data.images import IMAGE_SUFFIXES, walk
 from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
-from lvad.data.records import SPLITS, DataError, Reading
+from lvad.data.records import SPLITS, DataError, Reading, check_path
 
 Layout = Literal["lastframe", "gt_4a_21r", "frames"]
 
@@ -22,8 +22,9 @@ def detect(root: Path) -> Layout:
     """Find out which layout ``root`` has.
 
     Raises:
-        DataError: if it has none or two of them; the message lists what was looked for.
+        DataError: if it has none or two of them, or cannot be reached; the message lists what was looked for.
     """
+    check_path(root)
     if root.is_file() and root.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return "frames"
     found: list[Layout] = [layout for layout in MARKS if _has_labels(root, layout)]
@@ -59,8 +60,10 @@ def collect(
         fps: pictures per second taken from a video.
 
     Raises:
-        DataError: if there is nothing of that layout, or ``images`` holds no picture.
+        DataError: if there is nothing of that layout, ``images`` holds no picture, or either cannot be reached.
     """
+    for path in (root, images) if images else (root,):
+        check_path(path)
     if images is not None and not walk(images, IMAGE_SUFFIXES):
         raise DataError.at(images, "", "holds no pictures", "correct images=")
     layout = detect(root) if layout == "auto" else layout

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as json_format
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final, Literal
 
 from lvad.data.bddoia import Layout, collect
 from lvad.data.images import open_image
-from lvad.data.records import DataError
+from lvad.data.records import DataError, one_line
 from lvad.data.splits import recording, split_grouped, split_one_one
 from lvad.taxonomy import ACTIONS, FORWARD, REASON_INDEX, REASONS, STOP
 from lvad.types import Scene
@@ -67,10 +68,10 @@ def check(
     Returns:
         Counts, errors (what a run would stop at) and warnings (what real data has).
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))  # a user who is unknown stays a name
     report = Report(str(root), format)
     try:
-        reading = collect(root, format, num_frames, Path(images).expanduser() if images else None)
+        reading = collect(root, format, num_frames, Path(os.path.expanduser(images)) if images else None)
         report.format, report.dropped = reading.format, reading.dropped
         report.errors += [str(error) for error in reading.errors]
         report.warnings += reading.warnings
@@ -113,7 +114,8 @@ def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
         found = {size for path in scene.frames if (size := sizes[path])}
         if len(found) > 1:
             listed = ", ".join(f"{path} {sizes[path]}" for path in scene.frames)
-            report.errors.append(f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size")
+            problem = f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size"
+            report.errors.append(one_line(problem))
     return f"{sum(size is not None for size in sizes.values())} of {len(sizes)} decoded"
 
 
@@ -162,7 +164,7 @@ def _contradictions(scenes: Sequence[Scene]) -> list[str]:
 
 def print_report(report: Report) -> None:
     """Print a report for people; of many errors the first 20 and how many there are."""
-    print(f"{report.root}: {report.format}; images: {report.images}")
+    print(f"{one_line(report.root)}: {report.format}; images: {report.images}")
     _print_table(report)
     for why, count in report.dropped.items():
         print(f"dropped: {count} ({why})")

@@ -20,10 +20,16 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from lvad.data.images import IMAGE_SUFFIXES, walk
-from lvad.data.records import DataError, Reading
+from lvad.data.records import DataError, Reading, check_path, plain_file
 from lvad.types import Scene
 
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+# FFmpeg goes by what a file holds and not by its name: a list of other files, or of addresses, would be followed.
+_LIMITS: Final = {
+    "format_whitelist": "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v",
+    "protocol_whitelist": "file",
+    "max_pixels": str(Image.MAX_IMAGE_PIXELS),  # of a frame, as of a picture
+}
 
 
 def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) -> Reading:
@@ -39,8 +45,9 @@ def read_frames(root: Path, num_frames: int, stride: int = 1, fps: float = 1.0) 
         Scenes in path order, with split ``""``; unreadable videos are in ``errors``.
 
     Raises:
-        DataError: if ``root`` holds neither pictures nor videos.
+        DataError: if ``root`` cannot be reached, or holds neither pictures nor videos.
     """
+    check_path(root)
     reading = Reading("frames")
     if root.is_file():
         sequences = {"": [root]}
@@ -94,10 +101,11 @@ def video_frames(path: Path, fps: float, cache: Path | None = None) -> list[Path
     if not fps > 0:
         raise ValueError(f"fps must be positive, got {fps}")
     try:
-        stat = path.stat()
-    except OSError as error:
+        stat = plain_file(path)
+    except (OSError, ValueError) as error:
         raise DataError.at(path, "", f"video cannot be read: {error}", "correct the path") from error
-    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}".encode()).hexdigest()[:16]
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}"
+    key = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
     cache = cache or Path(tempfile.gettempdir()) / f"lvad-{os.getuid()}"
     folder = cache / key
     if not folder.is_dir():
@@ -137,11 +145,15 @@ def sample_video(path: Path, fps: float) -> Iterator[Image.Image]:
         OSError: if it cannot be read.
     """
     due_s = None
-    with av.open(str(path)) as container:
+    # A title that is no UTF-8 is no reason to refuse a video.
+    with av.open(str(path), options=_LIMITS, metadata_errors="replace") as container:
         if not container.streams.video:
             raise DataError.at(path, "", "file has no video stream", "correct the path")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise DataError.at(path, "", "FFmpeg has no decoder for its video", "convert it to another codec")
         stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": _LIMITS["max_pixels"]}
         for i, frame in enumerate(container.decode(stream)):
             # Some containers carry no time stamps.
             time_s = frame.time if frame.time is not None else i / float(stream.average_rate or 25)

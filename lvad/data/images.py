@@ -11,9 +11,12 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from lvad.data.records import DataError
+from lvad.data.records import DataError, plain_file
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+# Pillow goes by what a file holds and not by its name: PostScript called a.jpg would start Ghostscript.
+_FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP")
 
 _NUMBERED = re.compile(r"(?P<id>.+)_(?P<number>[0-9]{1,9})", re.S)
 
@@ -91,12 +94,15 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
         An RGB image with its EXIF orientation applied.
 
     Raises:
-        DataError: if the file is missing, unreadable, truncated, or beyond PIL's decompression-bomb limit.
+        DataError: if the file is missing, unreadable, truncated, no plain file, of another format, or beyond PIL's
+            decompression-bomb limit.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path if content is None else io.BytesIO(content)) as opened:
+            if content is None:
+                plain_file(Path(path))
+            with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
                 # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
                 opened.draft("RGB", _reduced_size(opened.size, image_size_px))
                 ImageOps.exif_transpose(opened, in_place=True)

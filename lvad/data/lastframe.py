@@ -19,6 +19,7 @@ from lvad.data.records import (
     DataError,
     Drop,
     Reading,
+    is_text,
     load_json,
     read_flags,
     read_json,
@@ -217,7 +218,7 @@ def _descriptions(path: Path, reading: Reading) -> dict[str, _Description]:
                     case None:
                         continue
                     case {"id": str(name), "captions": list(captions), "facts": dict(facts)} if all(
-                        isinstance(text, str) for text in (*captions, *facts.values())
+                        is_text(text) for text in (name, *captions, *facts, *facts.values())
                     ):
                         if name in described:
                             raise DataError.at(path, where, f"duplicate id {name!r}", "remove one of the rows")

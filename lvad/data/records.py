@@ -5,7 +5,9 @@ A reader never stops at the first bad row. It appends to ``Reading.errors``; tra
 """
 
 import json
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,19 +18,36 @@ from typing import Any, Final, NamedTuple, Self
 from lvad.types import Scene
 
 SPLITS: Final = ("train", "val", "test")
+MAX_TEXT_BYTES: Final = 2**30
+"""A larger file is none of ours: the labels of BDD-OIA take 10 MB."""
+_MAX_MESSAGE_CHARS: Final = 2000
 
 
 class DataError(ValueError):
     """Data on disk that cannot be used: names the file, the row and the remedy.
 
-    It takes one message and nothing else: a DataLoader worker's exception is rebuilt from its message.
+    It takes one message and nothing else: a DataLoader worker's exception is rebuilt from its message. The message is
+    one line that every terminal can print, whatever the file says.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
     @classmethod
     def at(cls, path: Path | str, row: str, problem: str, remedy: str) -> Self:
         """Build the message from its four parts; ``row`` is empty where the whole file is meant."""
         where = f"{path}, {row}" if row else str(path)
         return cls(f"{where}: {problem}; {remedy}")
+
+
+def one_line(text: str) -> str:
+    """Printable and of bearable length; text that is both stays as it is, so that errors can quote errors."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    if len(text) <= _MAX_MESSAGE_CHARS:
+        return text
+    half = _MAX_MESSAGE_CHARS // 2 - len(" ... ")
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 class Drop(NamedTuple):
@@ -97,15 +116,45 @@ def load_json(text: str, path: Path, row: str = "") -> Any:
         raise DataError.at(path, row, f"not usable JSON: {error}", "restore the file from its source") from error
 
 
+def plain_file(path: Path) -> os.stat_result:
+    """The status of a file that has an end.
+
+    Raises:
+        OSError: if it is missing or no plain file: a pipe is waited for, a device read for ever.
+        ValueError: if no file can have this name.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is no plain file")
+    return status
+
+
+def check_path(path: Path) -> None:
+    """Refuse what no file can be called, and what cannot be reached; it may be missing.
+
+    Raises:
+        DataError: naming the path.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise DataError.at(path, "", f"cannot be reached: {error}", "correct the path") from error
+
+
 def read_text(path: Path) -> str:
     """Read a UTF-8 file.
 
     Raises:
-        DataError: if it is missing, unreadable or not UTF-8.
+        DataError: if it is missing, unreadable, no plain file, larger than ``MAX_TEXT_BYTES`` or not UTF-8.
     """
     try:
+        if (size := plain_file(path).st_size) > MAX_TEXT_BYTES:
+            raise OSError(f"it holds {size:,} bytes, more than {MAX_TEXT_BYTES:,}")
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    # A name with a zero character is a ValueError, as is text that is not UTF-8.
+    except (OSError, ValueError) as error:
         raise DataError.at(path, "", f"cannot be read: {error}", "restore the file from its source") from error
 
 
@@ -121,6 +170,11 @@ def read_json(path: Path, kind: type) -> Any:
         problem = f"top level is a {got}, expected a {kind.__name__}"
         raise DataError.at(path, "", problem, "check that this is the right file")
     return content
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can carry: JSON can write half a surrogate pair, which no tokenizer reads."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def read_flags(value: object, lengths: tuple[int, ...], what: str, path: Path, row: str) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ def test_a_video_without_time_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return Image.new("RGB", (4, 4))
 
     class Container:
-        streams = SimpleNamespace(video=[SimpleNamespace(average_rate=10)])
+        streams = SimpleNamespace(video=[SimpleNamespace(average_rate=10, codec_context=SimpleNamespace())])
 
         def __enter__(self) -> "Container":
             return self
@@ -94,7 +94,7 @@ def test_a_video_without_time_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def decode(self, stream: object) -> list[Frame]:
             return [Frame()] * 20
 
-    monkeypatch.setattr(av, "open", lambda *_: Container())
+    monkeypatch.setattr(av, "open", lambda *_, **__: Container())
     (tmp_path / "drive.mp4").touch()
     # 20 frames at 10 per second are 2 s.
     assert len(video_frames(tmp_path / "drive.mp4", fps=2, cache=tmp_path / "cache")) == 4

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from tqdm import tqdm
 
+from lvad.data.records import read_json
 from lvad.data.synthetic.captions import captions
 from lvad.data.synthetic.render import render
 from lvad.data.synthetic.state import SceneState, draw_state, facts, labels
@@ -89,7 +90,8 @@ def write_synthetic(
         progress: show a bar on standard error.
 
     Raises:
-        ValueError: if a count is negative, or ``num_frames`` or ``size_px`` is not positive.
+        ValueError: if a count is negative, ``num_frames`` or ``size_px`` is not positive, or the recipe that is there
+            cannot be read.
         FileExistsError: if ``root`` holds anything else.
     """
     counts = {"train": num_train, "val": num_val, "test": num_test}
@@ -144,10 +146,10 @@ def _holds(root: Path, recipe: dict[str, Any]) -> bool:
         return False
     file = root / _RECIPE
     if file.is_file():
-        found = json.loads(file.read_text())
+        found = read_json(file, dict)
         if found == recipe:
             return True
-        what = f"a drawn set of another recipe ({found}, asked for {recipe})"
+        what = f"a drawn set of another recipe ({found!r:.300}, asked for {recipe})"
     elif root.is_dir() and not any(root.iterdir()):
         return False
     else:
