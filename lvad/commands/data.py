@@ -1,4 +1,4 @@
-"""``lvad data``: check a data set, write one of drawn scenes."""
+"""``lvad data``: check a data set, write one of drawn scenes, make shards of footage."""
 
 import sys
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from lvad.data.check import main_check
-from lvad.data.records import DataError
 
 
 def check(
@@ -61,11 +60,45 @@ def draw(
     return 0
 
 
+def shard(
+    source: str,
+    folder: str,
+    num_frames: int = 2,
+    stride: int = 1,
+    fps: float = 1.0,
+    scenes_per_shard: int = 1000,
+    image_size_px: int | None = None,
+    progress: bool = True,
+) -> int:
+    """Make shards of unlabelled footage for ``--data.footage``; run again, it goes on where it was broken off.
+
+    Args:
+        source: folders of frames, videos, or both; a JPEG file keeps its bytes.
+        folder: where the shards go: empty, absent, or left by the same command.
+        num_frames: M, frames of a scene.
+        stride: frames between neighbouring scenes; 5 with ``fps`` 1 gives a scene every 5 seconds.
+        fps: frames per second taken from a video.
+        scenes_per_shard: how many scenes a shard holds.
+        image_size_px: reduce larger frames to this longest edge; null keeps them.
+        progress: show a progress bar.
+    """
+    from pathlib import Path
+
+    from lvad.data.shard_source import Recipe
+    from lvad.data.shard_writer import write_shards
+
+    recipe = Recipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px)
+    written = write_shards(recipe, Path(folder).expanduser(), progress)
+    left_out = f"; {written.num_left_out} files left out, named above" if written.num_left_out else ""
+    print(f"{written.num_scenes} scenes in {written.num_shards} shards: {folder}{left_out}")
+    return 0
+
+
 def run(args: list[str]) -> int:
     """Run ``lvad data ARGS`` and return the exit code."""
-    parser = ArgumentParser(prog="lvad data", description="Check a data set, or write one of drawn scenes.")
+    parser = ArgumentParser(prog="lvad data", description="Check a data set, draw one, or make shards of footage.")
     commands = parser.add_subcommands()
-    functions = {"check": check, "draw": draw}
+    functions = {"check": check, "draw": draw, "shard": shard}
     for name, function in functions.items():
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
         sub.add_function_arguments(function, as_positional=True)
@@ -73,6 +106,6 @@ def run(args: list[str]) -> int:
     config = parser.parse_args(args)
     try:
         return functions[config.subcommand](**config[config.subcommand].as_dict())
-    except DataError as error:
+    except ValueError as error:  # a DataError, or a value out of range
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1

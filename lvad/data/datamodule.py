@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
+from lvad.data.footage import FootageDataset, FootageSampler, check_place
 from lvad.data.frames import read_frames
+from lvad.data.ledger import Ledger, streamed, uses
 from lvad.data.records import SPLITS, DataError, Reading, read_json
 from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
+from lvad.data.shards import Shards
 from lvad.data.splits import Subset, arrange, take
 from lvad.types import Scene
 
@@ -64,6 +67,11 @@ class BDDOIADataModule(LightningDataModule):
         balance: draw the training scenes with replacement, as many as there are, each in inverse proportion to the
             share of its rarest action, so that single actions come equally often (``lvad.ops.action_weights``); not
             together with class weights in the loss, which correct the same once more.
+        footage: train on scenes streamed from these shards instead, without labels: one or several folders, or URLs
+            that fsspec knows, as ``lvad data shard`` makes them; ``root`` then gives the other splits alone.
+
+    Raises:
+        ValueError: for a value out of range, or ``footage`` with a choice or balance of training scenes.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class BDDOIADataModule(LightningDataModule):
         drawing_seed: int = 0,
         unlabelled: bool = False,
         balance: bool = False,
+        footage: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
@@ -102,6 +111,12 @@ class BDDOIADataModule(LightningDataModule):
         self.drawing_seed = _at_least(0, drawing_seed, "drawing_seed")
         self.unlabelled = unlabelled
         self.balance = balance
+        self.footage = [footage] if isinstance(footage, str) else footage or []
+        if self.footage and (balance or num_scenes.train is not None):
+            what = "balance" if balance else "num_scenes.train"
+            raise ValueError(f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps")
+        self.shards: list[Shards] = []
+        self._saved: dict[str, int] = {}
         self.reading: Reading | None = None
         self.scenes: dict[str, list[Scene]] = {}
 
@@ -123,6 +138,8 @@ class BDDOIADataModule(LightningDataModule):
             self.reading = read(self.root, layout, self.num_frames, self.images, self.fps)
         if not self.scenes and stage != "predict":
             self.scenes = self._split(self.reading)
+        if not self.shards and stage in (None, "fit"):
+            self.shards = [Shards(url) for url in self.footage]
         rank_zero_info(self.summary())
 
     def _split(self, reading: Reading) -> dict[str, list[Scene]]:
@@ -134,19 +151,29 @@ class BDDOIADataModule(LightningDataModule):
             counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
         for split in SPLITS:
             scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
+        if self.footage:
+            scenes["train"] = []
         if self.unlabelled:
             scenes["train"] = [_hidden(scene) for scene in scenes["train"]]
         return scenes
+
+    def uses(self, stage: str) -> Ledger:
+        """What a stage sees of these scenes while it is fitted."""
+        return uses(stage, self.scenes) | streamed(stage, self.shards)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, or drawn in balance, by seed and epoch; the last batch may be smaller.
 
         Raises:
-            DataError: without training scenes, or where scenes to balance have no labels.
+            DataError: without training scenes, with fewer of footage than devices, or where scenes to balance have no
+                labels.
         """
+        if self.shards:
+            check_place(self._saved, self.state_dict())
+            stream = FootageDataset(self.shards, self.num_frames, self.image_size_px)
+            return self._loader(stream, FootageSampler(stream.counts, self.seed, **self._share()), self.batch_size)
         scenes = self._of("train")
-        share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
-        share = {name: share[name] for name in ("num_replicas", "rank")}
+        share = self._share()
         # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
         seed = self.seed << 12
         if self.balance:
@@ -154,6 +181,21 @@ class BDDOIADataModule(LightningDataModule):
         else:
             sampler = EpochSampler(len(scenes), seed, **share)
         return self._loader(scenes, sampler, self.batch_size)
+
+    def _share(self) -> dict[str, int]:
+        share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        return {name: share[name] for name in ("num_replicas", "rank")}
+
+    def state_dict(self) -> dict[str, int]:
+        """What the place in a stream is counted in; empty without footage."""
+        if not self.shards:
+            return {}
+        num_scenes = sum(shards.num_scenes for shards in self.shards)
+        return {"scenes": num_scenes, "batch": self.batch_size * self._share()["num_replicas"], "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Remember it until the stream begins."""
+        self._saved = state_dict
 
     def val_dataloader(self) -> DataLoader | list:
         """In order; without a loader where there is no validation scene."""
@@ -186,6 +228,7 @@ class BDDOIADataModule(LightningDataModule):
             lines[0] += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
             lines[0] += " (train labels hidden)" if self.unlabelled else ""
         lines += [f"dropped: {count} {why}" for why, count in self.reading.dropped.items()]
+        lines += [f"training scenes streamed, without labels: {shards}" for shards in self.shards]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.reading.warnings)])
 
     def _counts(self) -> dict[str, int | float | None]:
@@ -200,9 +243,10 @@ class BDDOIADataModule(LightningDataModule):
             raise DataError.at(self.root, "", problem, "choose a source with that split, or raise num_scenes")
         return self.scenes[split]
 
-    def _loader(self, scenes: list[Scene], sampler: Sampler[int], batch_size: int) -> DataLoader:
+    def _loader(self, scenes: list[Scene] | FootageDataset, sampler: Sampler[int], batch_size: int) -> DataLoader:
+        is_stream = isinstance(scenes, FootageDataset)
         return ResumableLoader(
-            SceneDataset(scenes, self.num_frames, self.image_size_px),
+            scenes if is_stream else SceneDataset(scenes, self.num_frames, self.image_size_px),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,

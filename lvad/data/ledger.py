@@ -12,9 +12,11 @@ from lvad.data.records import DataError, read_json
 from lvad.types import Scene
 
 LEDGER: Final = "ledger.json"
+STREAMED: Final = ", unlabelled, streamed"
+"""How the use of footage ends."""
 
 Ledger = dict[str, list[str]]
-"""Use ("CLIPReward train, labelled") to the sorted ids of its scenes."""
+"""Use ("CLIPReward train, labelled") to the sorted ids of its scenes; of streamed footage its sources."""
 
 
 def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
@@ -30,6 +32,17 @@ def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
             kind = "unlabelled" if scene.actions is None and scene.reasons is None else "labelled"
             found.setdefault(f"{stage} {split}, {kind}", []).append(scene.id)
     return {use: sorted(ids) for use, ids in found.items()}
+
+
+def streamed(stage: str, sources: Iterable[object]) -> Ledger:
+    """What a stage sees of footage, whose scenes are too many to be listed: where they come from and how many.
+
+    Args:
+        stage: name of the stage.
+        sources: each says in its text where it lies and what it holds.
+    """
+    found = [str(source) for source in sources]
+    return {f"{stage} train{STREAMED}": found} if found else {}
 
 
 def read_ledger(folder: Path) -> Ledger:

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from lvad.data.ledger import Ledger
+from lvad.data.ledger import STREAMED, Ledger
 from lvad.report.runs import markdown
 from lvad.types import Table
 
@@ -187,11 +187,12 @@ def _prompt_note(kind: Kind) -> str:
 def _budget(ledger: Ledger) -> str:
     if not ledger:
         return "## Label budget\n\nThe run kept no ledger.\n"
-    table = Table("Label budget", ("use", "scenes"), tuple((use, str(len(ids))) for use, ids in ledger.items()))
+    cells = tuple((use, "; ".join(ids) if use.endswith(STREAMED) else str(len(ids))) for use, ids in ledger.items())
+    table = Table("Label budget", ("use", "scenes"), cells)
     labelled = {name for use, ids in ledger.items() if use.endswith(_LABELLED) for name in ids}
     return (
         f"{markdown(table)}\nLabels of {len(labelled)} different scenes were trained on, in all these uses together. "
-        "`ledger.json` names every scene: test on others.\n"
+        "`ledger.json` names every scene, and of streamed footage where it lies: test on others.\n"
     )
 
 

@@ -94,7 +94,7 @@ class RunRecorder(Callback):
             beside = ledger.uses(
                 f"{stage} rehearsal", {"train": getattr(getattr(pl_module, "rehearsal", None), "scenes", [])}
             )
-            self._ledger = ledger.merge([*before, ledger.uses(stage, data.scenes), beside])
+            self._ledger = ledger.merge([*before, data.uses(stage), beside])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember that a fit goes on from a checkpoint, which holds its start already."""

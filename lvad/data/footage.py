@@ -1,0 +1,133 @@
+"""Training scenes out of shards of footage: their order, and how one is decoded.
+
+The order of an epoch is a permutation of the shards by seed and epoch, and within every ``num_mixed`` shards of it a
+permutation of their scenes. It is never written out: the place in it says which scene comes next, so a run goes on
+exactly where it stopped, whatever the number of workers, and nothing is held but the numbers of one such window.
+
+All ranks walk along the same order and take every R-th scene, each at its own time: shards of unequal length leave no
+rank with fewer batches than another. What is left over where R does not divide the number of scenes, fewer than R, is
+not given in that epoch; the next epoch leaves out others.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lvad.data.collate import stack
+from lvad.data.images import open_image
+from lvad.data.records import DataError
+from lvad.data.resume import EpochSampler
+from lvad.data.shards import NUM_TABLES, Shards
+from lvad.types import Scene
+
+NUM_MIXED: Final = NUM_TABLES
+"""Shards between which scenes are shuffled; the tables of all of them fit where tables are kept."""
+
+
+class FootageSampler(EpochSampler):
+    """The scenes of one rank, by their number in all shards, one after the other.
+
+    Args:
+        counts: scenes of each shard.
+        seed: of the order, with the epoch.
+        num_replicas: R, number of devices.
+        rank: which of them.
+        num_mixed: shards between which scenes are shuffled.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int] | NDArray[np.int64],
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        num_mixed: int = NUM_MIXED,
+    ) -> None:
+        self.counts = np.asarray(counts, dtype=np.int64)
+        super().__init__(int(self.counts.sum()), seed, num_replicas, rank)
+        if len(self.dataset) < num_replicas:  # type: ignore[arg-type]
+            raise DataError(f"{len(self.dataset)} scenes of footage for {num_replicas} devices; use fewer devices")  # type: ignore[arg-type]
+        self.num_samples = int(self.counts.sum()) // num_replicas
+        self.total_size = self.num_samples * num_replicas
+        self.num_mixed = num_mixed
+
+    def order(self) -> list[int]:
+        """This rank's scenes in the present epoch, all at once: for small footage."""
+        return list(self._behind(0))
+
+    def __iter__(self) -> Iterator[int]:
+        skip, self.skip = self.skip, 0
+        return self._behind(skip)
+
+    def _behind(self, skip: int) -> Iterator[int]:
+        starts = self.counts.cumsum() - self.counts
+        shards = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.counts))
+        place = skip * self.num_replicas + self.rank  # in the order of all ranks
+        begin = 0  # of the window
+        for window in range(0, len(shards), self.num_mixed):
+            chosen = shards[window : window + self.num_mixed]
+            end = min(begin + int(self.counts[chosen].sum()), self.total_size)
+            if place < end:
+                numbers = np.concatenate([starts[s] + np.arange(int(self.counts[s])) for s in chosen.tolist()])
+                np.random.default_rng([self.seed, self.epoch, window]).shuffle(numbers)
+                mine = numbers[place - begin : end - begin : self.num_replicas]
+                place += len(mine) * self.num_replicas
+                yield from mine.tolist()
+            begin = end
+
+
+class FootageDataset(Dataset[tuple[Scene, Tensor]]):
+    """The scenes of some folders of shards, read and decoded when asked for; they have no labels.
+
+    Args:
+        sources: what to read.
+        num_frames: M, the most frames of a scene, counted from the last.
+        image_size_px: longest edge of a frame; None keeps the size in the shard.
+    """
+
+    def __init__(self, sources: Sequence[Shards], num_frames: int, image_size_px: int | None = None) -> None:
+        self.sources = sources
+        self.num_frames = num_frames
+        self.image_size_px = image_size_px
+        self.counts = np.concatenate([source.counts for source in sources])
+        """Scenes of each shard, of all sources."""
+        self._ends = self.counts.cumsum()
+        self._first_shards = np.cumsum([0, *(len(source.counts) for source in sources)])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> tuple[Scene, Tensor]:
+        """Read and decode one scene, uint8[M, 3, H, W].
+
+        Raises:
+            DataError: naming shard and frame, where it cannot be read.
+        """
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        place = index - int(self._ends[shard] - self.counts[shard])
+        source = int(np.searchsorted(self._first_shards, shard, side="right")) - 1
+        number = shard - int(self._first_shards[source])
+        name, names, contents = self.sources[source].read(number, place, self.num_frames)
+        images = [open_image(n, self.image_size_px, content) for n, content in zip(names, contents, strict=True)]
+        return Scene(name, (), "train"), stack(name, names, images)
+
+
+def check_place(saved: Mapping[str, int], present: Mapping[str, int]) -> None:
+    """Say so where a run goes on by a checkpoint whose place in the stream means another one now.
+
+    Args:
+        saved: ``scenes`` of all shards, scenes of a ``batch`` of all ranks, ``seed``; empty in a new run.
+        present: the same of this run.
+    """
+    changed = {name: (saved[name], value) for name, value in present.items() if saved.get(name, value) != value}
+    if changed:
+        said = ", ".join(f"{name} was {before} and is {now}" for name, (before, now) in changed.items())
+        rank_zero_warn(
+            f"the stream of footage is another one than the checkpoint's ({said}): if it stopped within an epoch, some "
+            "scenes of that epoch come twice and others not at all"
+        )

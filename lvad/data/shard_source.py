@@ -1,0 +1,224 @@
+"""Scenes of folders of frames and of videos, one after the other, for shards to be made of.
+
+Order, scenes and ids are those of ``lvad.data.frames.read_frames``, without its copies of videos on the disk: one
+frame at a time is decoded, and the M frames of a scene are all that is held.
+
+What cannot be decoded is left out, said and counted. Where a frame is left out, or the size changes, a new sequence
+begins: no scene spans a gap.
+"""
+
+import io
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from av.error import FFmpegError
+from PIL import Image
+from tqdm import tqdm
+
+from lvad.data.frames import VIDEO_SUFFIXES, sample_video, sequence_names
+from lvad.data.images import IMAGE_SUFFIXES, open_image, walk
+from lvad.data.records import DataError, read_name
+
+_JPEG_QUALITY: Final = 90
+"""Of frames that come out of a video or are reduced."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What footage is made of; the same recipe makes the same files.
+
+    Args:
+        source: a folder, searched with its sub-folders, a picture or a video.
+        num_frames: M, frames of a scene; a shorter sequence gives one scene with the frames it has.
+        stride: distance between the last frames of neighbouring scenes, in frames.
+        fps: frames per second taken from a video.
+        scenes_per_shard: how many a shard holds; the last one holds the rest.
+        image_size_px: longest edge to which larger frames are reduced; None keeps every picture's bytes as they are.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    source: str
+    num_frames: int = 2
+    stride: int = 1
+    fps: float = 1.0
+    scenes_per_shard: int = 1000
+    image_size_px: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "stride", "scenes_per_shard", "image_size_px"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.fps > 0:
+            raise ValueError(f"fps must be positive, got {self.fps}")
+
+
+class Frame(NamedTuple):
+    """One frame as it goes into a shard."""
+
+    id: str
+    content: bytes
+    """Of a picture file that can be decoded."""
+    suffix: str
+    size: tuple[int, int]
+    """Width and height in pixels, upright."""
+
+
+class _Sequence(NamedTuple):
+    name: str
+    files: list[Path]
+    is_video: bool
+
+
+class Position(NamedTuple):
+    """How far the source was read."""
+
+    sequence: str | None
+    """The last sequence that gave a scene."""
+    scenes: int
+    """How many that sequence has given."""
+    left_out: int
+    """Files, or rests of videos, that were left out before."""
+
+
+class Source:
+    """The scenes of a folder of pictures and videos, one after the other, and what had to be left out.
+
+    Args:
+        recipe: what to read, and how.
+        progress: show a bar of the source's bytes.
+
+    Raises:
+        DataError: if there are neither pictures nor videos.
+    """
+
+    def __init__(self, recipe: Recipe, progress: bool) -> None:
+        self.recipe = recipe
+        self.sequences = _sequences(Path(recipe.source).expanduser())
+        self.num_left_out = 0
+        self.position = Position(None, 0, 0)
+        """Behind the last scene that was given."""
+        total = sum(file.stat().st_size for sequence in self.sequences for file in sequence.files)
+        self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress)
+
+    def scenes(self, position: Position) -> Iterator[tuple[Frame, ...]]:
+        """Every scene behind a position; what was before it is not decoded, but for the sequence in its midst.
+
+        Raises:
+            DataError: if that sequence is gone.
+        """
+        names = [sequence.name for sequence in self.sequences]
+        if position.sequence is not None and position.sequence not in names:
+            problem = f"{position.sequence!r}, out of which shards were made already, is gone"
+            raise DataError.at(self.recipe.source, "", problem, "restore it, or begin in another folder")
+        start = 0 if position.sequence is None else names.index(position.sequence)
+        self._bar.update(sum(file.stat().st_size for sequence in self.sequences[:start] for file in sequence.files))
+        total = 0
+        for i, sequence in enumerate(self.sequences[start:]):
+            windows = _windows(self._frames(sequence), self.recipe.num_frames, self.recipe.stride)
+            given = len([None for _ in islice(windows, position.scenes if i == 0 else 0)])
+            if given:
+                self.num_left_out = position.left_out  # those on the way there were counted before
+            for scene in windows:
+                given, total = given + 1, total + 1
+                self.position = Position(sequence.name, given, self.num_left_out)
+                self._bar.set_postfix_str(f"{total} scenes", refresh=False)
+                yield scene
+        self._bar.close()
+
+    def _frames(self, sequence: _Sequence) -> Iterator[Frame | None]:
+        """The frames of a sequence, None for one that cannot be decoded."""
+        if sequence.is_video:
+            yield from self._of_video(sequence)
+            return
+        for name, path in zip(sequence_names(sequence.name, sequence.files), sequence.files, strict=True):
+            try:
+                frame = _of_picture(read_name(name, "name", path, ""), path, self.recipe.image_size_px)
+            except (DataError, OSError) as error:
+                self._leave_out(error)
+                frame = None
+            yield frame
+            self._bar.update(path.stat().st_size)
+
+    def _of_video(self, sequence: _Sequence) -> Iterator[Frame | None]:
+        path = sequence.files[0]
+        try:
+            read_name(sequence.name, "name", path, "")
+            for i, image in enumerate(sample_video(path, self.recipe.fps)):
+                image = _reduced(image, self.recipe.image_size_px)
+                yield Frame(f"{sequence.name}/{i:06d}", _jpeg(image), ".jpg", image.size)
+        except (DataError, FFmpegError, OSError) as error:
+            self._leave_out(f"{path}: the rest cannot be decoded ({type(error).__name__}: {error})")
+            yield None
+        self._bar.update(path.stat().st_size)
+
+    def _leave_out(self, what: object) -> None:
+        self.num_left_out += 1
+        tqdm.write(f"left out: {what}", file=sys.stderr)
+
+
+def _sequences(root: Path) -> list[_Sequence]:
+    if root.is_file():
+        found = {"": [root.name]}
+        root = root.parent
+    else:
+        found = walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    sequences = []
+    for folder, names in found.items():
+        files = [root / folder / name for name in names]
+        videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+        pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        sequences += [_Sequence(folder, pictures, False)] if pictures else []
+        video_names = sequence_names(folder, videos, found)
+        sequences += [_Sequence(name, [video], True) for name, video in zip(video_names, videos, strict=True)]
+    if not sequences:
+        wanted = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise DataError.at(root, "", f"no pictures or videos ({wanted})", "correct the path")
+    return sequences
+
+
+def _of_picture(name: str, path: Path, image_size_px: int | None) -> Frame:
+    """A picture that can be decoded; its bytes as they are, unless it is larger than asked for."""
+    content = path.read_bytes()
+    image = open_image(path, image_size_px, content)
+    if image_size_px is not None and max(Image.open(io.BytesIO(content)).size) > image_size_px:
+        return Frame(name, _jpeg(image), ".jpg", image.size)
+    return Frame(name, content, path.suffix.lower(), image.size)
+
+
+def _windows(frames: Iterable[Frame | None], num_frames: int, stride: int) -> Iterator[tuple[Frame, ...]]:
+    """Sliding windows of M frames; one shorter where a sequence has fewer."""
+    held: deque[Frame] = deque(maxlen=num_frames)
+    length = 0
+    for frame in frames:
+        if frame is None or (held and frame.size != held[-1].size):
+            if 0 < length < num_frames:
+                yield tuple(held)
+            held.clear()
+            length = 0
+        if frame is not None:
+            held.append(frame)
+            length += 1
+            if length >= num_frames and (length - num_frames) % stride == 0:
+                yield tuple(held)
+    if 0 < length < num_frames:
+        yield tuple(held)
+
+
+def _reduced(image: Image.Image, longest_px: int | None) -> Image.Image:
+    if longest_px is not None and max(image.size) > longest_px:
+        image.thumbnail((longest_px, longest_px), Image.Resampling.BICUBIC)
+    return image
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=_JPEG_QUALITY)
+    return content.getvalue()
