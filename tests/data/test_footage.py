@@ -1,46 +1,27 @@
 """Scenes out of shards: each once in an epoch, in the same batches whoever reads them and wherever a run stopped."""
 
 import itertools
-import json
 import re
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader
+from filmed import batches, make_footage, make_loader
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lvad.data import shards
-from lvad.data.collate import collate
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
-from lvad.data.footage import FootageDataset, FootageSampler, check_place
+from lvad.data.footage import FootageSampler, check_place
 from lvad.data.records import DataError
-from lvad.data.resume import ResumableLoader
-from lvad.data.shard_source import Recipe
-from lvad.data.shard_writer import write_shards
-from lvad.data.shards import Shards
 
 COUNTS = [5, 1, 3, 5, 5, 2]  # 21 scenes in unequal shards
-
-
-def write_frames(folder, sizes):
-    """Drives of single-coloured frames; the colour tells which."""
-    for drive, size in enumerate(sizes):
-        (folder / f"drive-{drive}").mkdir(parents=True)
-        for i in range(size):
-            Image.new("RGB", (16, 8), (40 * drive, 10 * i, 0)).save(folder / f"drive-{drive}" / f"{i}.jpg", quality=95)
 
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory):
     """14 scenes of two frames in shards of 3, 3, 3, 3 and 2."""
-    folder = tmp_path_factory.mktemp("footage")
-    write_frames(folder / "source", [6, 7, 4])
-    write_shards(Recipe(str(folder / "source"), scenes_per_shard=3), folder / "shards", progress=False)
-    return folder / "shards"
+    return make_footage(tmp_path_factory.mktemp("footage"))
 
 
 def orders(epoch=0, num_replicas=1, num_mixed=2, seed=0):
@@ -114,28 +95,9 @@ def test_a_million_shards_are_not_written_out():
     assert peak < 64e6  # some numbers per shard, and one window of 64,000 scenes
 
 
-def test_tables_of_the_last_shards_alone_are_kept(footage, monkeypatch):
-    monkeypatch.setattr(shards, "NUM_TABLES", 2)
-    dataset = FootageDataset([Shards(str(footage))], num_frames=2)
-    for i in range(len(dataset)):
-        dataset[i]
-        assert len(dataset.sources[0]._tables) <= 2
-
-
 def test_fewer_scenes_than_devices_are_refused():
     with pytest.raises(DataError, match="21 scenes of footage for 22 devices"):
         FootageSampler(COUNTS, 0, num_replicas=22)
-
-
-def make_loader(footage, num_workers=0, num_replicas=1, rank=0, epoch=1):
-    dataset = FootageDataset([Shards(str(footage))], num_frames=2)
-    sampler = FootageSampler(dataset.counts, 3, num_replicas, rank, num_mixed=2)
-    sampler.set_epoch(epoch)
-    return ResumableLoader(dataset, batch_size=3, sampler=sampler, num_workers=num_workers, collate_fn=collate)
-
-
-def batches(loader):
-    return [(batch.ids, [frames.flatten().tolist() for frames in batch.frames]) for batch in loader]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -153,122 +115,6 @@ def test_a_resumed_run_gives_the_batches_of_an_unbroken_one(footage, num_workers
         assert seen + batches(resumed) == whole
         resumed.sampler.set_epoch(2)
         assert batches(resumed) == following
-
-
-def test_an_epoch_has_every_scene_once_with_its_own_frames(footage):
-    batch = next(iter(DataLoader(FootageDataset([Shards(str(footage))], 2), batch_size=14, collate_fn=collate)))
-    assert sorted(batch.ids) == sorted(f"drive-{d}/{i}" for d, size in enumerate([6, 7, 4]) for i in range(1, size))
-    for name, frames in zip(batch.ids, batch.frames, strict=True):
-        drive, i = map(int, re.fullmatch(r"drive-(\d)/(\d)", name).groups())
-        colours = frames.float().mean((2, 3)).tolist()  # of the frame before, and of the one that names the scene
-        for colour, expected in zip(colours, ([40 * drive, 10 * i - 10, 0], [40 * drive, 10 * i, 0]), strict=True):
-            assert np.allclose(colour, expected, atol=3)
-    assert (batch.actions == -1).all()
-    assert batch.facts == [None] * 14
-
-
-def test_fewer_frames_are_the_last_ones_and_sources_are_joined(footage):
-    two, one = (FootageDataset([Shards(str(footage))] * 2, num_frames) for num_frames in (2, 1))
-    assert len(one) == 28
-    for i in (0, 13, 14, 27):
-        assert one[i][0].id == two[i % 14][0].id
-        assert torch.equal(one[i][1], two[i][1][1:])
-
-
-class Ranges(BaseHTTPRequestHandler):
-    """Serves ranges of bytes, and says "busy" to every fifth request."""
-
-    asked = itertools.count(1)
-
-    def do_GET(self):
-        if next(self.asked) % 5 == 0:
-            self.send_error(503)
-            return
-        path = self.server.folder / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if match:
-            content = content[int(match[1]) : int(match[2]) + 1]
-        self.send_response(206 if match else 200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def served(footage):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
-    server.folder = footage
-    with ThreadPoolExecutor() as pool:
-        pool.submit(server.serve_forever, 0.01)
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_server_gives_the_same_and_is_asked_again_when_it_is_busy(footage, served, num_workers, monkeypatch):
-    monkeypatch.setattr(shards, "_WAITS_S", (0, 0, 0, 0))
-    assert batches(make_loader(served, num_workers)) == batches(make_loader(footage))
-
-
-def test_what_is_not_there_is_named(footage, served, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "_WAITS_S", (0, 0, 0, 0))
-    for url in (str(tmp_path), f"{served}/nothing"):
-        with pytest.raises(DataError, match=r"footage.json: there is none: no footage, or not finished"):
-            Shards(url)
-    with pytest.raises(DataError, match="nonsense://x: cannot be opened"):
-        Shards("nonsense://x")
-
-
-def copied(footage, folder):
-    for path in footage.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
-
-
-def rewrite(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"scenes": [3, 3, 0]}, r"footage\.json: no index"),
-        ({"format": "other"}, r"footage\.json: no index"),
-        ({"scenes": [9]}, r"000000\.json: lists 3 scenes, footage\.json 9"),
-    ],
-)
-def test_an_index_that_does_not_fit_is_refused(footage, tmp_path, change, message):
-    rewrite(copied(footage, tmp_path) / "footage.json", **change)
-    with pytest.raises(DataError, match=message):
-        FootageDataset([Shards(str(tmp_path))], 2)[0]
-
-
-def test_a_table_that_does_not_fit_is_refused(footage, tmp_path):
-    for scene in (["x", 0, 99], ["x", -1, 1], ["x", 0, 0], ["x"]):
-        rewrite(copied(footage, tmp_path) / "000000.json", scenes=[scene] * 3)
-        with pytest.raises(DataError, match=r"000000\.json: no table of a shard"):
-            Shards(str(tmp_path)).read(0, 1, 2)
-
-
-def test_a_shard_cut_off_and_a_frame_that_is_broken_are_named(footage, tmp_path):
-    copied(footage, tmp_path)
-    tar = tmp_path / "000000.tar"
-    content = tar.read_bytes()
-    tar.write_bytes(content[:600])
-    dataset = FootageDataset([Shards(str(tmp_path))], 2)
-    with pytest.raises(DataError, match=r"000000.tar, scene 'drive-0/1': gave \d+ bytes where"):
-        dataset[0]
-    tar.write_bytes(bytes(len(content)))
-    with pytest.raises(DataError, match=r"000000\.tar, frame 0: image cannot be decoded"):
-        dataset[0]
 
 
 def make_data(drawn_root, footage, **options):
@@ -315,3 +161,38 @@ def test_a_place_in_another_stream_is_told():
     check_place(place, place)
     with pytest.warns(UserWarning, match="batch was 4 and is 8"):
         check_place(place, {**place, "batch": 8})
+
+
+class Sees(LightningModule):
+    """Learns nothing, and remembers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch.ids))
+        return 0 * self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_lightning_goes_on_in_the_middle_of_an_epoch(drawn_root, footage, tmp_path, num_workers):
+    def fit(checkpoint=None, **options):
+        module = Sees()
+        trainer = Trainer(
+            accelerator="cpu", limit_val_batches=0, max_epochs=2, logger=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path, **options,
+        )  # fmt: skip
+        trainer.fit(module, make_data(drawn_root, footage, num_workers=num_workers), ckpt_path=checkpoint)
+        return module.seen
+
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(callbacks=[saver])
+    assert [len(ids) for _, ids in whole] == [4, 4, 4, 2] * 2
+    assert all(len({name for e, ids in whole if e == epoch for name in ids}) == 14 for epoch in (0, 1))
+    for step in (2, 4, 7):
+        resumed = fit(tmp_path / f"step={step}.ckpt", enable_checkpointing=False)
+        assert resumed == whole[step:]
