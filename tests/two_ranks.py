@@ -1,17 +1,21 @@
-"""Run by ``tests/modules/test_two_ranks.py``: some steps of the main stage on one process or two, with given texts."""
+"""Run by ``tests/modules/test_two_ranks.py``: some steps of a stage on one process or two; RLOO with given texts."""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
+from torch.distributed.tensor import DTensor
 
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.estimators import A2C, RLOO
-from lvad.modules import KL, RLOOPolicy
+from lvad.modules import KL, ActionSFT, CLIPReward, RLOOPolicy
+from lvad.modules.clip_losses import PairLosses
+from lvad.modules.objectives import CrossEntropy
 from lvad.modules.plan import Plan
 from lvad.policy import HFPolicy, Lora, Sampling
+from lvad.rewards.clip import CLIP
 from lvad.types import Scores
 
 LETTERS = "abcdefghijklmnop"
@@ -40,31 +44,59 @@ class Digits(torch.nn.Module):
         return Scores(total, {"digits": total})
 
 
-class Watch(RLOOPolicy):
+class Watch(LightningModule):
     """Keeps the gradient of every step."""
 
     def on_before_optimizer_step(self, optimizer):
-        self.seen = [*getattr(self, "seen", []), [p.grad.clone() for p in self.parameters() if p.grad is not None]]
+        self.seen = [*getattr(self, "seen", []), [whole(p.grad) for p in self.parameters() if p.grad is not None]]
 
 
-def main(folder: str, vlm: str, root: str, devices: int, batch_size: int, accumulate: int, critic: bool) -> None:
-    seed_everything(0, verbose=False)
-    policy = Given(vlm, Sampling(max_new_tokens=8), lora=Lora(rank=4))
+class Describes(Watch, RLOOPolicy):
+    pass
+
+
+class Answers(Watch, ActionSFT):
+    pass
+
+
+class Judges(Watch, CLIPReward):
+    pass
+
+
+def whole(gradient):
+    return gradient.full_tensor().clone() if isinstance(gradient, DTensor) else gradient.clone()
+
+
+def with_adapters(kind, vlm):
+    policy = kind(vlm, Sampling(max_new_tokens=8), lora=Lora(rank=4))
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)  # zeros would leave half of the gradients zero
-    estimator = A2C(warmup_steps=0) if critic else RLOO()
-    module = Watch(
-        policy, Digits(), estimator, num_completions=3, kl=KL(0.1), audit="off",
-        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
-    )  # fmt: skip
+    return policy
+
+
+def make(stage: str, vlm: str, clip: str):
+    sgd = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
+    if stage == "sft":
+        return Answers(with_adapters(HFPolicy, vlm), "answer", objective=CrossEntropy(class_weights=True), **sgd)
+    if stage == "clip":
+        return Judges(CLIP(clip), losses=PairLosses(bce=1.0), num_negatives=100, **sgd)
+    estimator = A2C(warmup_steps=0) if stage == "a2c" else RLOO()
+    return Describes(with_adapters(Given, vlm), Digits(), estimator, num_completions=3, kl=KL(0.1), audit="off", **sgd)
+
+
+def main(folder: str, vlm: str, clip: str, root: str, stage: str, devices: int, batch_size: int, accumulate: int):
+    seed_everything(0, verbose=False)
+    module = make(stage, vlm, clip)
     trainer = Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=2,
         accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, val_check_interval=2 * accumulate,
         callbacks=[Plan()],
     )  # fmt: skip
-    data = BDDOIADataModule("lastframe", root, unlabelled=True, batch_size=batch_size, eval_batch_size=4)
+    data = BDDOIADataModule(
+        "lastframe", root, unlabelled=isinstance(module, RLOOPolicy), batch_size=batch_size, eval_batch_size=4
+    )
     trainer.fit(module, data)
     if trainer.is_global_zero:
         scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
@@ -73,4 +105,4 @@ def main(folder: str, vlm: str, root: str, devices: int, batch_size: int, accumu
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], *map(int, sys.argv[4:7]), critic=bool(int(sys.argv[7])))
+    main(*sys.argv[1:6], *map(int, sys.argv[6:9]))

@@ -7,7 +7,7 @@ Departures from the paper:
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -31,6 +31,7 @@ from lvad.modules.answering import (
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
 from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
 from lvad.modules.describing import Describer, Description
+from lvad.modules.label_texts import Target, draw_captions, label_texts, mean_tokens
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
 from lvad.ops import action_weights
 from lvad.policy.grammar import AnswerGrammar
@@ -39,8 +40,6 @@ from lvad.policy.tokens import without_end
 from lvad.taxonomy import NUM_ACTIONS
 from lvad.text import render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
-
-Target = Literal["action", "answer", "caption"]
 
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
@@ -73,6 +72,7 @@ class ActionSFT(LightningModule):
     """
 
     next_step = "lvad test"
+    target: Target
     action_shares: Tensor
     """float[A], how often each action is true of the training scenes."""
 
@@ -106,6 +106,7 @@ class ActionSFT(LightningModule):
         self.register_buffer("action_shares", torch.full((NUM_ACTIONS,), 0.5))
         self.loss_mean, self.facts, self.driving, self.judged = MeanMetric(), FactScore(), DrivingScore(), JudgeScore()
         self.scene_weights: dict[str, float] = {}
+        self.mean_tokens: float | None = None  # of a training text
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
@@ -147,6 +148,8 @@ class ActionSFT(LightningModule):
     def on_fit_start(self) -> None:
         """Count the training labels."""
         scenes = self._training_scenes()
+        texts = label_texts(self.target, scenes)
+        self.mean_tokens = mean_tokens(self.policy, texts) if texts else None
         labels = training_labels(scenes, with_reasons=False)
         if labels is not None:
             self.action_shares.copy_(labels.actions.float().mean(0))
@@ -190,7 +193,7 @@ class ActionSFT(LightningModule):
 
     def _lesson(self, batch: Batch) -> Lesson:
         weights = torch.tensor([self.scene_weights.get(name, 1.0) for name in batch.ids], device=self.device)
-        return Lesson(self._encode(batch), self._texts(batch), weights, self.grammar)
+        return Lesson(self._encode(batch), self._texts(batch), weights, self.grammar, self.mean_tokens)
 
     def _encode(self, batch: Batch) -> Prefix:
         prompts = self.policy.prompts
@@ -202,7 +205,8 @@ class ActionSFT(LightningModule):
 
     def _texts(self, batch: Batch) -> list[list[str]]:
         if self.target == "caption":
-            return [self._draw(name, row) for name, row in zip(batch.ids, batch.captions, strict=True)]
+            rows = zip(batch.ids, batch.captions, strict=True)
+            return [draw_captions(name, captions, self.num_targets) for name, captions in rows]
         texts = []
         for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
             if UNLABELLED in actions:
@@ -210,16 +214,11 @@ class ActionSFT(LightningModule):
             texts.append([render(actions, reasons if self.target == "answer" else None)])
         return texts
 
-    def _draw(self, name: str, captions: tuple[str, ...]) -> list[str]:
-        if not captions:
-            raise ValueError(f"scene {name} has no caption to learn; choose target: action or answer")
-        order = torch.randperm(max(len(captions), self.num_targets))[: self.num_targets]
-        return [captions[i % len(captions)] for i in order.tolist()]
-
     def _evaluate(self, batch: Batch, with_chances: bool) -> list[AnsweredScene]:
         prefix, texts = self._encode(batch), self._texts(batch)
         lesson = Lesson(prefix, texts, torch.ones(len(batch.ids), device=self.device), self.grammar)
-        self.loss_mean.update(CrossEntropy().loss(self.policy, lesson)[0], weight=len(batch.ids))
+        num_tokens = self.policy.targets(texts).completion_mask.sum()
+        self.loss_mean.update(CrossEntropy().loss(self.policy, lesson)[0], weight=num_tokens)
         if self.target == "caption":
             said = self.policy.generate(prefix, 1, greedy=True).texts
             self.facts.update([row[0] for row in said], batch.facts)

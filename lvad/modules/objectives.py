@@ -27,6 +27,8 @@ class Lesson(NamedTuple):
     """float[B], of the scenes."""
     grammar: AnswerGrammar | None
     """Of what the model may say."""
+    mean_tokens: float | None = None
+    """Of a right text, over the training set; None counts those of the batch."""
 
 
 @runtime_checkable
@@ -53,7 +55,8 @@ class CrossEntropy:
         targets = policy.targets(lesson.texts)
         logps = policy.logprobs(lesson.prefix, targets)
         weights = lesson.weights.repeat_interleave(logps.shape[1]) if self.class_weights else None
-        return token_cross_entropy(logps.flatten(0, 1), targets.completion_mask.flatten(0, 1), weights), {}
+        mask = targets.completion_mask.flatten(0, 1)
+        return token_cross_entropy(logps.flatten(0, 1), mask, weights, lesson.mean_tokens), {}
 
 
 @dataclass(frozen=True)

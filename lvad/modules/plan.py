@@ -10,14 +10,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.modules.label_texts import MOST_COUNTED, label_texts, mean_tokens
 from lvad.modules.worst_batch import Tried, longest_completion, try_step, worst_batch
-from lvad.text import render
 from lvad.types import Scene
 
 Rows = list[tuple[str, str]]
 MB: Final = 1e6
-_COUNTED: Final = 2048
-"""Texts whose tokens are counted; more are estimated by these."""
 
 
 class Plan(Callback):
@@ -76,11 +74,10 @@ def label_rows(module: Any, scenes: list[Scene]) -> Rows:
     """Scenes whose labels are learnt from, and the tokens of those labels where they are learnt as text."""
     labelled = [scene for scene in scenes if scene.actions is not None or scene.captions]
     row = f"{len(labelled):,} of {len(scenes):,} training scenes"
-    texts = _label_texts(getattr(module, "target", None), labelled)
+    texts = label_texts(getattr(module, "target", None), labelled)
     if texts:
-        counted = texts[:_COUNTED]
-        num_tokens = int(module.policy.targets([counted]).completion_mask.sum()) * len(texts) // len(counted)
-        row += f", {'' if texts == counted else 'about '}{num_tokens:,} tokens"
+        about = "about " if len(texts) > MOST_COUNTED else ""
+        row += f", {about}{round(mean_tokens(module.policy, texts) * len(texts)):,} tokens"
     if rehearsal := getattr(module, "rehearsal", None):
         row += f"; {len(rehearsal.scenes):,} rehearsed"
     return [("labels", row)]
@@ -143,15 +140,6 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int | None:
 def _can_be_tried(trainer: Trainer) -> bool:
     strategy = trainer.strategy
     return isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
-
-
-def _label_texts(target: str | None, scenes: list[Scene]) -> list[str]:
-    if target == "caption":
-        return [caption for scene in scenes for caption in scene.captions]
-    if target is None:
-        return []
-    rows = [scene for scene in scenes if scene.actions is not None and scene.reasons is not None]
-    return [render(scene.actions or (), scene.reasons if target == "answer" else None) for scene in rows]
 
 
 def _count(parameters: Any) -> int:

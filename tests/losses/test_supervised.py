@@ -63,3 +63,12 @@ def test_padding_does_not_leak():
 def test_weights_out_of_range(wrong):
     with pytest.raises(ValueError, match="weights must be positive"):
         token_cross_entropy(LOGPS, TARGETS, torch.tensor([1.0, wrong]))
+
+
+def test_over_the_mean_length_batches_of_unequal_rows_add_up_too():
+    # Rows of 2 and 1 tokens, 1.5 on average: (1 + 2 + 3) / (2 * 1.5), and the mean of (1 + 2) / 1.5 and 3 / 1.5.
+    assert token_cross_entropy(LOGPS, TARGETS, mean_tokens=1.5).item() == 2.0
+    rows = [token_cross_entropy(LOGPS[[i]], TARGETS[[i]], mean_tokens=1.5).item() for i in range(2)]
+    assert rows == [2.0, 2.0]
+    # Counted in the batch, the longer row would have lost half of its weight: 1.5 and 3.
+    assert [token_cross_entropy(LOGPS[[i]], TARGETS[[i]]).item() for i in range(2)] == [1.5, 3.0]

@@ -1,0 +1,42 @@
+"""The texts that the supervised stage learns, and how long they are."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import torch
+
+from lvad.text import render
+from lvad.types import Policy, Scene
+
+Target = Literal["action", "answer", "caption"]
+
+MOST_COUNTED: Final = 2048
+"""Texts whose tokens are counted; more are judged by these."""
+
+
+def label_texts(target: Target | None, scenes: Sequence[Scene]) -> list[str]:
+    """Every text that scenes with labels, or with captions, give; none for a stage that learns no texts."""
+    if target == "caption":
+        return [caption for scene in scenes for caption in scene.captions]
+    if target is None:
+        return []
+    rows = [(scene.actions, scene.reasons) for scene in scenes if scene.actions is not None]
+    return [render(actions, reasons if target == "answer" else None) for actions, reasons in rows]
+
+
+def mean_tokens(policy: Policy, texts: list[str]) -> float:
+    """Tokens of a text with its end, on average over the first ones."""
+    counted = texts[:MOST_COUNTED]
+    return policy.targets([counted]).completion_mask.sum().item() / len(counted)
+
+
+def draw_captions(name: str, captions: Sequence[str], count: int) -> list[str]:
+    """So many captions of a scene, different ones as far as there are.
+
+    Raises:
+        ValueError: without any.
+    """
+    if not captions:
+        raise ValueError(f"scene {name} has no caption to learn; choose target: action or answer")
+    order = torch.randperm(max(len(captions), count))[:count]
+    return [captions[int(i) % len(captions)] for i in order]
