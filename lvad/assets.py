@@ -1,5 +1,6 @@
 """Where the files that ship with lvad lie: the embedded models and the configurations."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +27,12 @@ def resolve_model(name: str) -> str:
         FileNotFoundError: for an unknown embedded model, or for what looks like a path and is no folder.
     """
     if name.startswith(EMBEDDED):
-        folder = CHECKPOINTS / name.removeprefix(EMBEDDED)
-        if not folder.is_dir():
-            known = sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())
+        known = sorted(p.name for p in CHECKPOINTS.glob("*") if p.is_dir())
+        if name.removeprefix(EMBEDDED) not in known:
             raise FileNotFoundError(f"no embedded model {name!r}; there are {[EMBEDDED + k for k in known]}")
-        return str(folder)
-    path = Path(name).expanduser()
-    if path.is_dir():
+        return str(CHECKPOINTS / name.removeprefix(EMBEDDED))
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
         return str(path.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no model folder at {name!r}")
@@ -46,9 +46,9 @@ def resolve_config(name: str) -> Path:
         FileNotFoundError: if neither place has it.
     """
     given = Path(name)
-    if given.is_file():
+    if os.path.isfile(given):  # False too for what no file can be called, where Path.is_file() may raise
         return given
     shipped = CONFIGS.parent / name if given.parts[:1] == ("configs",) else CONFIGS / name
-    if not given.is_absolute() and shipped.is_file():
+    if not given.is_absolute() and os.path.isfile(shipped):
         return shipped
     raise FileNotFoundError(f"no configuration at {name!r}, nor one of that name among the shipped ones in {CONFIGS}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from torch.utils.data import DataLoader
@@ -16,6 +15,7 @@ from lvad.assets import resolve_config
 from lvad.audit import run_audit
 from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
+from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import SPLITS, DataError
@@ -96,8 +96,8 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
 
 def _from_configuration(path: Path) -> Reward:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["reward"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        found = read_yaml(path)["model"]["init_args"]["reward"]
+    except (KeyError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no reward at model.init_args.reward; {_REMEDY}") from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--reward", type=Reward)

@@ -21,11 +21,11 @@ from lvad.commands.export_load import BEST, Run, load_run, scenes_to_try, source
 from lvad.commands.export_write import Written, write_adapter, write_clip, write_policy
 from lvad.commands.stages import HARMLESS_WARNINGS
 from lvad.data import ledger
-from lvad.data.records import DataError, read_json
+from lvad.data.records import DataError
 from lvad.modules import ActionSFT, CLIPReward
 from lvad.policy import HFPolicy
 from lvad.report.model_card import CARD, Exported, model_card
-from lvad.report.runs import METRICS, MODEL, write_whole
+from lvad.report.runs import MODEL, read_metrics, write_whole
 
 PROMPTS: Final = "prompts.json"
 _KEPT: Final = (MODEL, "checkpoints")  # of the run, where no export may go
@@ -63,7 +63,8 @@ def run(args: list[str]) -> int:
 
 
 def _export(config: Namespace) -> None:
-    folder, target = Path(config.run).expanduser(), Path(config.folder).expanduser().resolve()
+    folder, target = (Path(os.path.expanduser(name)) for name in (config.run, config.folder))
+    target = Path(os.path.realpath(target))  # Path.resolve() has no patience with a link to itself
     if config.adapter and config.dtype != "float32":
         raise DataError("--adapter writes float32; --dtype is for whole models, leave one of the two out")
     if config.num_scenes < 1:
@@ -99,7 +100,6 @@ def _write_papers(run: Run, scratch: Path, written: Written, config: Namespace) 
         write_whole(scratch / PROMPTS, json.dumps(asdict(policy.prompts), indent=2) + "\n")
     budget = ledger.read_ledger(run.folder)
     write_whole(scratch / ledger.LEDGER, ledger.dump(budget))
-    metrics = read_json(run.folder / METRICS, dict) if (run.folder / METRICS).is_file() else {}
     of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
     exported = Exported(
         kind=written.kind,
@@ -115,7 +115,7 @@ def _write_papers(run: Run, scratch: Path, written: Written, config: Namespace) 
         checks=written.checks,
         limits=_limits(run),
     )
-    write_whole(scratch / CARD, model_card(exported, budget, metrics))
+    write_whole(scratch / CARD, model_card(exported, budget, read_metrics(run.folder)))
     for file in filter(Path.is_file, scratch.rglob("*")):  # safetensors are written for their owner alone
         shutil.copymode(scratch / CARD, file)
 

@@ -14,7 +14,9 @@ import yaml
 from lightning import LightningModule
 from torch import Tensor
 
+from lvad.commands.checkpoint_file import read_checkpoint
 from lvad.commands.stages import make_cli
+from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
 from lvad.data.records import DataError
 from lvad.data.synthetic import draw_scene, render
@@ -68,29 +70,12 @@ def load_run(folder: Path, checkpoint: str = BEST) -> Run:
         remedy = "give the folder of a run, such as logs/rloo/version_0"
         raise DataError.at(folder, "", f"no run here: it holds no {CONFIG}", remedy)
     path = _find_checkpoint(folder, checkpoint)
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, "give another one with --checkpoint: best, last, or a file")
     config, cli = _build(folder / CONFIG)
     module = cli.model
     module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
     _load(module, content["state_dict"], path)
     return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A Lightning checkpoint.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    remedy = "give another one with --checkpoint: best, last, or a file"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"state_dict", "global_step"} <= set(content):
-            raise ValueError("it holds no state_dict and global_step")
-    except Exception as error:  # torch names no common class for what a broken file makes of it
-        problem = f"is no checkpoint that can be read ({' '.join(str(error).split())[:120]})"
-        raise DataError.at(path, "", problem, remedy) from error
-    return content
 
 
 def scenes_to_try(data: Any, count: int) -> Shown:
@@ -136,12 +121,11 @@ def _find_checkpoint(folder: Path, name: str) -> Path:
 
 def _build(path: Path) -> tuple[dict[str, Any], Any]:
     """The configuration without what only a fit takes, and what it builds."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
-        problem = f"is no configuration ({' '.join(str(error).split())[:120]})"
-        raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote") from error
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        problem = f"is no configuration ({type(config).__name__} at its top)"
+        raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote")
+    kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as scratch, redirect_stderr(said), _quiet():
         file = Path(scratch) / CONFIG

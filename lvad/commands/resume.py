@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
-
+from lvad.commands.checkpoint_file import read_checkpoint
 from lvad.data.records import DataError
 
 LAST: Final = "last"
@@ -34,16 +33,8 @@ def find_broken(runs: Path) -> Broken | None:
         return None
     folder = max(found, key=lambda run: (run / _CHECKPOINT).stat().st_mtime_ns)
     checkpoint = folder / _CHECKPOINT
-    return Broken(folder, checkpoint, _steps_done(checkpoint))
-
-
-def _steps_done(checkpoint: Path) -> int:
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-    except Exception as error:  # torch names no common class for what a broken file makes of it
-        problem = f"is no checkpoint that can be read ({' '.join(str(error).split())[:120]})"
-        remedy = "delete it to start anew, or give another one, such as best.ckpt, with --ckpt_path"
-        raise DataError.at(checkpoint, "", problem, remedy) from error
+    remedy = "delete it to start anew, or give another one, such as best.ckpt, with --ckpt_path"
+    return Broken(folder, checkpoint, read_checkpoint(checkpoint, remedy)["global_step"])
 
 
 def go_on(config: Any) -> None:

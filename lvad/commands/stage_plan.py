@@ -12,9 +12,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from lvad.assets import resolve_config
+from lvad.commands.yaml_files import read_yaml
 from lvad.data.records import DataError
 from lvad.report.runs import MODEL
 
@@ -95,15 +94,11 @@ def read_pipeline(path: Path, **given: Any) -> Pipeline:
         given: values of the command line, which win over the file's; None is not given.
 
     Raises:
-        DataError: for an unknown key, a value of another type, a stage name given twice, or a reference to a stage
-            that does not come before.
+        DataError: for a file that is no YAML, an unknown key, a value of another type, a stage name given twice, or a
+            reference to a stage that does not come before.
         FileNotFoundError: for a stage's configuration that does not exist.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    content = _mapping(content, Pipeline, str(path))
+    content = _mapping(read_yaml(path), Pipeline, str(path))
     content |= {key: value for key, value in given.items() if value is not None}
     rows = content["stages"]
     if not isinstance(rows, list) or not rows:
@@ -171,7 +166,7 @@ def _options(command: Sequence[str]) -> list[str]:
 
 def _text(value: Any) -> str:
     """A value as it is typed on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _mapping(content: Any, kind: type[Stage] | type[Pipeline], where: str) -> dict[str, Any]:

@@ -131,8 +131,9 @@ class HFPolicy(HasReference):
         features = self._eyes.look(vlm, batch.frames)
         for scene, ids, seen in zip(batch.ids, prompts, features, strict=True):
             places = int((ids == vlm.config.image_token_id).sum())
-            if len(seen) != places:
-                raise ValueError(f"{scene}: {len(seen)} visual tokens for {places} places in the prompt")
+            if seen.shape != (places, self.state_size):
+                numbers = f"{len(seen)} visual tokens for {places} places in the prompt"
+                raise ValueError(f"{scene}: {numbers}, of {seen.shape[1]} and {self.state_size} numbers each")
         ids = torch.cat(prompts).to(vlm.device)
         embeds = vlm.get_input_embeddings()(ids)
         is_image = (ids == vlm.config.image_token_id).unsqueeze(-1)

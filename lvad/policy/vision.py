@@ -57,11 +57,13 @@ class FeatureStore:
             self._kept.move_to_end(key)
             return self._kept[key]
         file = self._file(key)
-        if file is None or not file.exists():
+        if file is None or not file.is_file():
             return None
         try:
             features = load_file(file)["features"]
-        except (SafetensorError, KeyError) as error:
+            if features.ndim != 2 or not features.is_floating_point():
+                raise ValueError(f"{features.dtype} of shape {list(features.shape)}")
+        except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{file} holds no visual tokens ({error}); delete it") from error
         self._remember(key, features)
         return features

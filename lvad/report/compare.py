@@ -14,13 +14,13 @@ from typing import Final, NamedTuple
 import torch
 
 from lvad.data.ledger import Ledger, read_ledger
-from lvad.data.records import DataError, read_json
+from lvad.data.records import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
 from lvad.report.answers import ANSWERS, label_matrices, read_answers
 from lvad.report.label_tables import LabelScore, label_scores
-from lvad.report.runs import METRICS, REASONS_SCORED
+from lvad.report.runs import REASONS_SCORED, read_metrics
 from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
 from lvad.types import AnsweredScene
 
@@ -121,7 +121,7 @@ def read_run(folder: Path, name: str) -> Run:
     if missing := [scene.id for scene in answered if scene.true_actions is None]:
         problem = f"{len(missing)} of {len(answered)} scenes have no labels, such as {missing[:_SHOWN_IDS]}"
         raise DataError.at(folder / ANSWERS, "", problem, "test the run on scenes that all have labels")
-    known = read_json(folder / METRICS, dict) if (folder / METRICS).is_file() else {}
+    known = read_metrics(folder)
     # What a test scored decides: a model that writes freely may name reasons that nobody asked it for.
     was_scored = any(key.startswith("test/") for key in known)
     with_reasons = REASONS_SCORED in known if was_scored else any(any(scene.reasons) for scene in answered)

@@ -59,7 +59,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Append a row per scene to this rank's file, and draw it."""
-        with self._part(trainer.global_rank).open("a", encoding="utf-8") as lines:
+        # The name of a file may be no UTF-8: a part that cannot be written becomes an escape, as JSON has it.
+        with self._part(trainer.global_rank).open("a", encoding="utf-8", errors="backslashreplace") as lines:
             for i, (said, frames) in enumerate(zip(prediction, batch.frames, strict=True)):
                 row = answer_row(said) if isinstance(said, AnsweredScene) else description_row(said)
                 if paths := _frame_paths(trainer, batch_indices, i):

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError, load_json, read_text
 from lvad.report.answer_picture import draw_answer
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.driving import label_tables, write_driving_report
@@ -74,8 +75,8 @@ class RunRecorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in self.state_dict().keys() & state_dict.keys():  # a checkpoint may name anything
+            setattr(self, name, state_dict[name])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run folder."""
@@ -230,9 +231,16 @@ def _row(scene: SceneSamples, step: int) -> dict[str, Any]:
 
 
 def _rows_before(path: Path, step: int) -> list[str]:
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = read_text(path) if path.is_file() else ""
     whole = text[: text.rfind("\n") + 1].splitlines()  # without the half line of a copy that was cut off
-    return [row for row in whole if json.loads(row)["step"] < step]
+    return [row for number, row in enumerate(whole, start=1) if _step_of(row, path, f"line {number}") < step]
+
+
+def _step_of(row: str, path: Path, where: str) -> int:
+    match load_json(row, path, where):
+        case {"step": int(step)}:
+            return step
+    raise DataError.at(path, where, "is no row of samples", "move the file away: a fit that goes on needs none")
 
 
 def _write_rows(path: Path, rows: list[str]) -> None:

@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from lvad.data.records import DataError, read_json
 from lvad.types import Table
 
 CONFIG: Final = "config.yaml"
@@ -69,16 +71,32 @@ def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:
         The file.
 
     Raises:
-        ValueError: for a key without a group, or a file that is not a JSON object.
+        ValueError: for a key without a group, or a file that ``read_metrics`` refuses, which stays as it is.
     """
     flat = [name for name in metrics if "/" not in name]
     if flat:
         raise ValueError(f"metric keys must be group/name, got {flat}")
     path = run / METRICS
-    known = _read_object(path) if path.is_file() else {}
+    known = read_metrics(run)
     known |= {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
     write_whole(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
     return path
+
+
+def read_metrics(run: Path) -> dict[str, float | None]:
+    """The numbers of a run; none where it has no ``metrics.json``.
+
+    Raises:
+        DataError: if the file holds anything but finite numbers and nulls.
+    """
+    path = run / METRICS
+    known: dict[str, Any] = read_json(path, dict) if path.is_file() else {}
+    for name, value in known.items():
+        # An integer may be larger than any float; NaN is smaller than nothing.
+        if value is not None and not (type(value) in (int, float) and abs(value) <= sys.float_info.max):
+            problem = f"{name!r:.80} must be a finite number or null, got {value!r:.80}"
+            raise DataError.at(path, "", problem, "move the file away, and test the run anew")
+    return known
 
 
 def write_tables(run: Path, tables: Iterable[Table]) -> Path:
@@ -113,13 +131,3 @@ def _checkpoints(run: Path) -> list[Path]:
 
 def _age(run: Path) -> int:
     return max((c.stat().st_mtime_ns for c in _checkpoints(run)), default=0)
-
-
-def _read_object(path: Path) -> dict[str, float | None]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(known, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(known).__name__}")
-    return known

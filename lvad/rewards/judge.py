@@ -171,6 +171,8 @@ def _harmless(words: str) -> str:
 
 def _read_template(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no plain file")
         template = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt_file {path} cannot be read: {error}") from error

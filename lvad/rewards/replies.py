@@ -62,7 +62,7 @@ def _retry_after_s(header: str) -> float | None:
         return float(header)
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
@@ -125,7 +125,7 @@ class Replies:
             OSError: if the file cannot be read.
         """
         path = self._path(request)
-        if not path.exists():
+        if not path.is_file():
             return None
         try:
             kept = json.loads(path.read_bytes())

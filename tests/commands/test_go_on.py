@@ -13,7 +13,7 @@ from lvad.data.records import DataError
 def write_run(folder, step, age=0):
     path = folder / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True)
-    torch.save({"global_step": step}, path)
+    torch.save({"state_dict": {}, "global_step": step}, path)
     os.utime(path, ns=(10**18 - age, 10**18 - age))
     return folder
 

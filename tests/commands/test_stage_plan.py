@@ -110,7 +110,7 @@ def test_a_missing_configuration_and_a_file_that_is_no_yaml_are_named(plan, tmp_
     with pytest.raises(FileNotFoundError, match=r"no configuration at 'nothing\.yaml'"):
         plan(stages=stage(config="nothing.yaml"))
     (tmp_path / "bad.yaml").write_text("stages: [\n")
-    with pytest.raises(DataError, match=r"bad\.yaml is not YAML"):
+    with pytest.raises(DataError, match=r"bad\.yaml: is not YAML"):
         read_pipeline(tmp_path / "bad.yaml")
 
 

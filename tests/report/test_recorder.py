@@ -152,7 +152,7 @@ def test_metrics_merge_and_are_always_json(tmp_path):
     with pytest.raises(ValueError, match="group/name"):
         update_metrics(tmp_path, {"flat": 1.0})
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="not usable JSON"):
         update_metrics(tmp_path, {"val/a": 1.0})
 
 
