@@ -9,12 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 from PIL import Image
 
 from lvad.cli import main
 from lvad.data import shard_writer
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.records import DataError
 from lvad.data.shard_source import Frame, Recipe, _windows
@@ -224,3 +227,40 @@ def test_windows_are_whole_in_order_and_of_one_size(sizes, num_frames, stride):
     if stride == 1:  # nothing but the beginnings of sequences ends no scene
         seen = {frame.id for window in _windows(frames, num_frames, stride) for frame in window}
         assert seen == {frame.id for frame in frames if frame is not None}
+
+
+def test_the_main_job_learns_from_footage(drawn_root, tmp_path, monkeypatch):
+    """The command of docs/footage.md, for one step."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "shard", str(drawn_root / "data"), "shards", "--scenes_per_shard", "20"]) == 0
+    num_scenes = Shards("shards").num_scenes
+    command = [
+        "fit", "--config", "configs/rloo.yaml", "--data.footage", "shards",
+        "--data.format", "lastframe", "--data.root", str(drawn_root),
+    ]  # fmt: skip
+    short = [
+        "--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.limit_val_batches", "1",
+        "--trainer.num_sanity_val_steps", "0", "--trainer.accelerator", "cpu", "--data.batch_size", "2",
+        "--data.eval_batch_size", "2", "--trainer.enable_progress_bar", "false", "--model.audit", "off",
+    ]  # fmt: skip
+    assert main([*command, *short]) == 0
+    run = tmp_path / "logs/rloo/version_0"
+    ledger = json.loads((run / "ledger.json").read_text())
+    (source,) = ledger["RLOOPolicy train, unlabelled, streamed"]
+    assert source.startswith(f"shards ({num_scenes} scenes in ")
+    assert len(ledger["RLOOPolicy val, labelled"]) == 8
+    assert "RLOOPolicy train, labelled" not in ledger
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=False)
+    assert checkpoint["BDDOIADataModule"] == {"scenes": num_scenes, "batch": 2, "seed": 0}
+
+
+def test_several_sources_are_one_stream(source, tmp_path):
+    """As ``--data.footage '[one, two]'`` reads them."""
+    for name in ("a", "b"):
+        write_shards(Recipe(str(source / name)), tmp_path / name, progress=False)
+    parser = ArgumentParser()
+    parser.add_class_arguments(BDDOIADataModule, "data")
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    for value, read in ((f"[{folders[0]}, {folders[1]}]", folders), (folders[0], folders[:1])):
+        data = parser.instantiate_classes(parser.parse_args(["--data.footage", value])).data
+        assert data.footage == read
