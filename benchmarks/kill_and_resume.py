@@ -87,7 +87,8 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    (run,) = folder.glob("logs/*/version_*")
+    # A fit that is killed before its first checkpoint leaves a folder without an end, and the next one starts anew.
+    (run,) = (file.parent for file in folder.glob("logs/*/version_*/metrics.json"))
     found: dict[str, Any] = {"scalars": scalars(run)}
     for path in sorted((run / "checkpoints").iterdir()):
         content = torch.load(path, map_location="cpu", weights_only=True)

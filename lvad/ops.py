@@ -10,7 +10,9 @@ from torch import Tensor
 def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
     """16 bytes of shape and content, the same on every device: an id may name other pixels after an augmentation."""
     digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
-    digest.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    # Of a copy: once NumPy has seen a weight's storage it cannot be freed, as sharing weights out does after a step.
+    copy = values.detach().cpu().clone(memory_format=torch.contiguous_format)
+    digest.update(copy.view(torch.uint8).numpy().data)
     return digest.digest()
 
 

@@ -13,7 +13,10 @@ from lvad.assets import resolve_config, resolve_model
 from lvad.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGE_CONFIGS = {*(ROOT / "configs").rglob("*.yaml")} - {ROOT / "configs/pipeline.yaml"}  # that one lists stages
+# The pipeline lists stages; a strategy is put on top of one.
+STAGE_CONFIGS = {*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/bddoia").glob("*.yaml")} - {
+    ROOT / "configs/pipeline.yaml"
+}
 SMALL = [
     "--data.root", "drawn", "--data.num_scenes", "{train: 16, val: 8, test: 8}", "--trainer.max_epochs", "1",
     "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",

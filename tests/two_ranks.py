@@ -3,9 +3,11 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from lvad.data.datamodule import BDDOIADataModule
@@ -85,11 +87,14 @@ def make(stage: str, vlm: str, clip: str):
     return Describes(with_adapters(Given, vlm), Digits(), estimator, num_completions=3, kl=KL(0.1), audit="off", **sgd)
 
 
-def main(folder: str, vlm: str, clip: str, root: str, stage: str, devices: int, batch_size: int, accumulate: int):
+def main(
+    folder: str, vlm: str, clip: str, root: str, stage: str, kind: str, devices: int, batch_size: int, accumulate: int
+):
     seed_everything(0, verbose=False)
+    strategy: Any = ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False) if kind == "fsdp" else "ddp"
     module = make(stage, vlm, clip)
     trainer = Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=2,
+        accelerator="cpu", devices=devices, strategy=strategy if devices > 1 else "auto", max_steps=2,
         accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, val_check_interval=2 * accumulate,
         callbacks=[Plan()],
@@ -105,4 +110,4 @@ def main(folder: str, vlm: str, clip: str, root: str, stage: str, devices: int, 
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6], *map(int, sys.argv[6:9]))
+    main(*sys.argv[1:7], *map(int, sys.argv[7:10]))

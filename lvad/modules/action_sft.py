@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from lvad.modules.answering import (
     training_labels,
 )
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
-from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
+from lvad.modules.common import Shardable, frozen, keep_trained_weights, make_optimizer
 from lvad.modules.describing import Describer, Description
 from lvad.modules.label_texts import Target, draw_captions, label_texts, mean_tokens
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
@@ -47,7 +46,7 @@ ANSWER = "answer"
 """Folder of stage 2's weights beside those of stage 1."""
 
 
-class ActionSFT(LightningModule):
+class ActionSFT(Shardable):
     """Learns answers from labelled scenes, by themselves or behind stage 1's own description.
 
     Args:

@@ -1,9 +1,38 @@
-"""What the stages share: what is optimised, and what a resume checkpoint holds."""
+"""What the stages share: what is optimised, what a resume checkpoint holds, how weights are shared out over devices."""
 
-from typing import Any
+from typing import Any, Final
 
+from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+_STEPS: Final = ("training_step", "validation_step", "test_step", "predict_step")
+
+
+class Shardable(LightningModule):
+    """A stage whose weights are whole during a step, and shared out (FSDP2) between steps.
+
+    All weights are one group: a step reads the policy's layers in an order of its own, prompts once and completions
+    behind them, which hooks layer by layer would not follow.
+    """
+
+    def configure_model(self) -> None:
+        """Share the weights out where the strategy, Lightning's ``ModelParallelStrategy``, has a mesh of devices.
+
+        Raises:
+            ValueError: for a trained weight that is a single number, which cannot be shared out.
+        """
+        if self.device_mesh is None or isinstance(self, FSDPModule):
+            return
+        numbers = {name: p for name, p in self.named_parameters() if p.dim() == 0}
+        if trained := [name for name, p in numbers.items() if p.requires_grad]:
+            raise ValueError(
+                f"{trained[0]} is a single number, which cannot be shared out; take configs/strategy/ddp.yaml"
+            )
+        fully_shard(self, mesh=self.device_mesh["data_parallel"], ignored_params=set(numbers.values()))
+        for name in _STEPS:
+            register_fsdp_forward_method(self, name)
 
 
 def make_optimizer(

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lvad.estimators import RLOO, Estimate, Estimator, Judged
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
-from lvad.modules.common import frozen, keep_trained_weights, make_optimizer
+from lvad.modules.common import Shardable, frozen, keep_trained_weights, make_optimizer
 from lvad.modules.controls import Controls
 from lvad.modules.held_out import HeldOut
 from lvad.modules.kl_control import KL, KLControl
@@ -25,6 +24,7 @@ from lvad.modules.reward_check import Strictness, calibrate, check_reward, valid
 from lvad.ops import sequence_sum
 from lvad.rewards.finite import check_finite
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
+from lvad.sharding import total_norm, whole_weights
 from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
@@ -41,7 +41,7 @@ class Experience(NamedTuple):
     """float[] to log."""
 
 
-class RLOOPolicy(LightningModule):
+class RLOOPolicy(Shardable):
     """Improves the descriptions of a policy by the reward of a frozen judge.
 
     Args:
@@ -229,8 +229,9 @@ class RLOOPolicy(LightningModule):
         if self.trainer.ckpt_path is not None:  # was done when the run began
             return
         scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
-        calibrate(self.policy, self.reward, scenes, self.num_completions, self.device)
-        audit = check_reward(self.policy, self.reward, scenes, self.device, self.audit)
+        with whole_weights(self):
+            calibrate(self.policy, self.reward, scenes, self.num_completions, self.device)
+            audit = check_reward(self.policy, self.reward, scenes, self.device, self.audit)
         if audit is not None and self.logger is not None:
             self.logger.log_metrics(win_rates(audit), self.trainer.global_step)
 
@@ -266,7 +267,7 @@ class RLOOPolicy(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the policy before clipping."""
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
+        self.log("train/grad_norm", total_norm(grads))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained, and the reference if it is no longer the start."""

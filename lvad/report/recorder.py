@@ -24,6 +24,7 @@ from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
 from lvad.report.runs import CURVE, LOSSES, MODEL, REASONS_SCORED, SAMPLES, update_metrics, write_tables, write_whole
+from lvad.sharding import load_weights, whole_weights
 from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
@@ -136,20 +137,23 @@ class RunRecorder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write numbers, curve and model of the best checkpoint; ``closing`` says where they are."""
-        elapsed_s = time.perf_counter() - self._fit_start_s
         best_step = _load_best(trainer, pl_module)
-        if self._folder is None:
-            return
+        with whole_weights(pl_module):
+            if self._folder is not None:
+                self._write_end(trainer, pl_module, best_step, self._folder)
+
+    def _write_end(self, trainer: Trainer, pl_module: LightningModule, best_step: int, folder: Path) -> None:
+        elapsed_s = time.perf_counter() - self._fit_start_s
         scored = best_step if best_step in self.history else max(self.history, default=0)
         metrics = {**self.history.get(scored, {}), **self.start, **_costs(elapsed_s)}
-        update_metrics(self._folder, metrics)
+        update_metrics(folder, metrics)
         self._draw_curves(trainer)
         if self.export and isinstance(pl_module, _Exports):
-            pl_module.export(self._folder / MODEL)
-            write_whole(self._folder / MODEL / ledger.LEDGER, ledger.dump(self._ledger))
-        write_whole(self._folder / ledger.LEDGER, ledger.dump(self._ledger))
-        next_step = getattr(pl_module, "next_step", "lvad test").format(folder=self._folder / MODEL)
-        self.closing = closing_line(self._folder, metrics, next_step)
+            pl_module.export(folder / MODEL)
+            write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self._ledger))
+        write_whole(folder / ledger.LEDGER, ledger.dump(self._ledger))
+        next_step = getattr(pl_module, "next_step", "lvad test").format(folder=folder / MODEL)
+        self.closing = closing_line(folder, metrics, next_step)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse test scenes that a stage has seen."""
@@ -281,8 +285,7 @@ def _load_best(trainer: Trainer, module: LightningModule) -> int:
             rank_zero_warn(f"{best} is no plain file (a sharded checkpoint?): the last weights are exported")
         return trainer.global_step
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-    unexpected = module.load_state_dict(checkpoint["state_dict"], strict=False).unexpected_keys
-    if unexpected:
+    if unexpected := load_weights(module, checkpoint["state_dict"]):
         raise RuntimeError(f"{best} holds weights that the module lacks: {unexpected[:5]}")
     return checkpoint["global_step"]
 

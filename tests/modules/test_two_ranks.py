@@ -16,10 +16,10 @@ SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
 @pytest.fixture(scope="module")
 def run(vlm_folder, clip_folder, drawn_root, tmp_path_factory):
     @functools.cache
-    def start(stage, devices, batch_size, accumulate):
+    def start(stage, devices, batch_size, accumulate, strategy="ddp"):
         folder = tmp_path_factory.mktemp("ranks")
         models = [vlm_folder, clip_folder]
-        args = [sys.executable, SCRIPT, folder, *models, drawn_root, stage, devices, batch_size, accumulate]
+        args = [sys.executable, SCRIPT, folder, *models, drawn_root, stage, strategy, devices, batch_size, accumulate]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
         done = subprocess.run([*map(str, args)], capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -49,3 +49,9 @@ def test_two_ranks_are_one(run, stage):
 @pytest.mark.parametrize("stage", ["a2c", "sft", "clip"])
 def test_accumulated_batches_are_one(run, stage):
     check(run(stage, devices=1, batch_size=2, accumulate=4), run(stage, devices=1, batch_size=8, accumulate=1))
+
+
+@pytest.mark.parametrize("stage", ["rloo", "sft"])
+def test_shared_out_weights_are_the_same(run, stage):
+    shared = run(stage, devices=2, batch_size=4, accumulate=1, strategy="fsdp")
+    check(shared, run(stage, devices=1, batch_size=8, accumulate=1))
