@@ -1,6 +1,8 @@
 """Where the files that ship with lvad lie: the embedded models and the configurations."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +39,28 @@ def resolve_model(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"no model folder at {name!r}")
     return name
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """What the libraries make of a broken model becomes one line that names it.
+
+    Args:
+        name: of the model.
+
+    Raises:
+        ValueError: with what they say.
+    """
+    try:
+        yield
+    # It is Exception itself that tokenizers raises; the others have an error of every kind.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 400 else f"{reason[:400]} ..."
+        kind = type(error).__name__
+        raise ValueError(
+            f"model {name!r} cannot be loaded ({kind}: {reason}); restore its files, or name another"
+        ) from error
 
 
 def resolve_config(name: str) -> Path:

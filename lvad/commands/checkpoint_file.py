@@ -1,5 +1,6 @@
 """Checkpoints as anyone may have written them: read as tensors and plain values, never executed."""
 
+import os
 import pickle
 import struct
 import zipfile
@@ -40,6 +41,19 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         reason = " ".join(str(error).partition("\n")[0].split())[:120]
         raise DataError.at(path, "", f"is no checkpoint that can be read ({reason})", remedy) from error
     return content
+
+
+def check_checkpoint(name: str) -> None:
+    """Look a ``--ckpt_path`` over before Lightning loads it; what is no file (a folder, "best") is left to it.
+
+    Raises:
+        DataError: for an address, whose pickle Lightning would execute, or a file that cannot be read.
+    """
+    if "://" in name:
+        raise DataError(f"checkpoint {name} is an address; download it, and give the file to --ckpt_path")
+    path = Path(name)
+    if os.path.lexists(path) and not path.is_dir():
+        read_checkpoint(path, "give another one with --ckpt_path")
 
 
 def _check_size(path: Path) -> None:

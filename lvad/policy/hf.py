@@ -7,14 +7,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import resolve_model
 from lvad.ops import gather_logps
 from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
-from lvad.policy.passes import ATTENTION, Decoder, Trunk, read_prompts
+from lvad.policy.loading import load_vlm
+from lvad.policy.passes import Decoder, Trunk, read_prompts
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
@@ -24,7 +24,6 @@ from lvad.policy.vision import Eyes, VisionCache
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
-MODEL_TYPES = ("idefics3", "smolvlm")
 _LOGITS_AT_ONCE = 2**23  # of the vocabulary projection: 32 MiB of them in float32
 
 
@@ -44,7 +43,7 @@ class HFPolicy(HasReference):
         dtype: of the weights, as transformers names them.
 
     Raises:
-        ValueError: for a model type without a known layout, one with dropout, or ``completions_at_once`` below 1.
+        ValueError: for a model that ``load_vlm`` refuses, or ``completions_at_once`` below 1.
     """
 
     banned: Tensor
@@ -64,16 +63,9 @@ class HFPolicy(HasReference):
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)
-        load = AutoModelForImageTextToText.from_pretrained
-        attention = {"": "sdpa", "text_config": ATTENTION}
-        vlm = load(source, dtype=getattr(torch, dtype), attn_implementation=attention)
-        if vlm.config.model_type not in MODEL_TYPES:
-            raise ValueError(f"model {model!r} is of type {vlm.config.model_type!r}; known: {MODEL_TYPES}")
-        if vlm.config.text_config.attention_dropout:
-            raise ValueError(f"model {model!r} has attention dropout, of which its sampler's density knows nothing")
+        vlm, self.processor = load_vlm(source, dtype)
         if completions_at_once is not None and completions_at_once < 1:
             raise ValueError(f"completions_at_once must be >= 1, got {completions_at_once}")
-        self.processor = AutoProcessor.from_pretrained(source)
         self.processor.tokenizer.padding_side = "right"
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
         self._prompt_ids, self._eyes = PromptIds(self.processor), Eyes(self.processor, vision_cache)

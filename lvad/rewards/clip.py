@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from lvad.assets import resolve_model
+from lvad.assets import loading, resolve_model
 from lvad.ops import content_digest
 from lvad.types import Batch, Rollouts, Scores
 
@@ -30,7 +30,7 @@ class CLIP(nn.Module):
         pretrained: weights of an architecture given by name (an open_clip tag or a file); unused otherwise.
 
     Raises:
-        ValueError: for a folder that holds no open_clip model.
+        ValueError: for a folder that holds no open_clip model, and for any model that cannot be loaded whole.
     """
 
     def __init__(self, model: str = "embedded/clip", pretrained: str | None = None) -> None:
@@ -39,16 +39,21 @@ class CLIP(nn.Module):
         if os.path.isdir(name):
             if not (Path(name) / CONFIG_FILE).is_file():
                 raise ValueError(f"{name} is no open_clip folder: it holds no {CONFIG_FILE}")
+            with loading(model):
+                _check_size(Path(name))
             name = f"local-dir:{name}"
-        # ``preprocess`` does on batches of tensors what open_clip's own transform does on one PIL image.
-        self.clip: Any = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, require_pretrained=pretrained is not None
-        )[0]
-        self.tokenizer: Any = open_clip.get_tokenizer(name)
-        self.config = {
-            "model_cfg": open_clip.get_model_config(name),
-            "preprocess_cfg": self.clip.visual.preprocess_cfg,
-        }
+        # A folder or a hub name without weights would be a judge of random ones.
+        is_trained = pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
+        with loading(model):
+            # ``preprocess`` does on batches of tensors what open_clip's own transform does on one PIL image.
+            self.clip: Any = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, require_pretrained=is_trained
+            )[0]
+            self.tokenizer: Any = open_clip.get_tokenizer(name)
+            self.config = {
+                "model_cfg": open_clip.get_model_config(name),
+                "preprocess_cfg": self.clip.visual.preprocess_cfg,
+            }
 
     @property
     def logit_scale(self) -> Tensor:
@@ -107,6 +112,22 @@ class CLIP(nn.Module):
                 os.replace(Path(scratch) / name, folder / name)
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
+
+
+def _check_size(folder: Path) -> None:
+    """Refuse sizes that the files cannot hold: open_clip makes room for what is said.
+
+    Raises:
+        ValueError: if the least number of parameters is larger than the files.
+    """
+    towers = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    for tower in (towers["text_cfg"], towers["vision_cfg"]):
+        sizes = [tower.get(name, 1) for name in ("width", "layers", "vocab_size", "context_length", "image_size")]
+        # A ResNet's are lists; what is no number at all, open_clip refuses.
+        width, layers, *lengths = (size if isinstance(size, int) else 1 for size in sizes)
+        if width * max(width * layers, *lengths) > num_bytes:
+            raise ValueError(f"it says {tower!r:.300}, which the {num_bytes:,} bytes of the folder cannot hold")
 
 
 class CLIPCosine(nn.Module):

@@ -39,7 +39,8 @@ CASES: Final = {
     "stage.json": 100,
     "synthetic.json": 100,
     "judge prompts": 100,
-    "configurations": 40,
+    "configurations": 300,
+    "rewards in configurations": 40,
     "policy folders": 60,
     "CLIP folders": 60,
 }

@@ -14,7 +14,7 @@ from hostile import LEAVES, break_bytes, cases, one_line, refused
 from safetensors.torch import save
 
 from lvad.cli import main
-from lvad.commands.checkpoint_file import read_checkpoint
+from lvad.commands.checkpoint_file import check_checkpoint, read_checkpoint
 from lvad.commands.export_load import load_run
 from lvad.commands.resume import find_broken
 from lvad.data.records import DataError
@@ -128,6 +128,8 @@ def test_a_malicious_checkpoint_is_refused_and_not_executed(make: Any, tmp_path:
     with pytest.raises(DataError) as refusal:
         read_checkpoint(path, "do without")
     one_line(refusal.value, path, "do without")
+    with pytest.raises(DataError, match="give another one"):
+        check_checkpoint(str(path))
     (path.parents[1] / "config.yaml").write_text("model: {}\n")
     with pytest.raises(DataError, match="is no checkpoint that can be read"):
         load_run(path.parents[1], "last")
@@ -137,6 +139,18 @@ def test_a_malicious_checkpoint_is_refused_and_not_executed(make: Any, tmp_path:
     assert capsys.readouterr().err.count("is no checkpoint that can be read") == 2
     assert not mark.exists()
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["http://localhost:9/x.ckpt", "https://localhost:9/x.ckpt", "s3://b/x.ckpt"])
+def test_a_checkpoint_is_not_loaded_from_an_address(name: str) -> None:
+    """Lightning loads what it downloads as a pickle."""
+    with pytest.raises(DataError, match="is an address"):
+        check_checkpoint(name)
+
+
+def test_what_is_no_file_is_left_to_lightning(tmp_path: Path) -> None:
+    for name in (str(tmp_path), "best", str(tmp_path / "nothing.ckpt")):
+        check_checkpoint(name)
 
 
 @cases("vision cache")

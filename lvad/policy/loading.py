@@ -1,0 +1,75 @@
+"""A checkpoint's model and processor, from files that anyone may have written: no code of theirs is run."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from lvad.assets import loading
+from lvad.policy.passes import ATTENTION
+
+MODEL_TYPES: Final = ("idefics3", "smolvlm")
+_MAX_LAYERS: Final = 1000
+"""Of a tower: they are built one by one before any weight is read, so that a false number would take hours."""
+_PARAMETERS_PER_BYTE: Final = 2  # in 4 bits each
+
+
+def load_vlm(source: str, dtype: str) -> tuple[Any, Any]:
+    """A transformers model and its processor; weights are read from safetensors alone, never from pickles.
+
+    Args:
+        source: a folder or a hub name.
+        dtype: of the weights, as transformers names them.
+
+    Raises:
+        ValueError: for files that cannot be read or lack weights, a model type without a known layout, or one with
+            dropout.
+    """
+    with loading(source):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.model_type not in MODEL_TYPES:
+        raise ValueError(f"model {source!r} is of type {config.model_type!r}; known: {MODEL_TYPES}")
+    if config.text_config.attention_dropout:
+        raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
+    _check_size(source, config)
+    load: Any = AutoModelForImageTextToText.from_pretrained
+    with loading(source):
+        vlm, report = load(
+            source,
+            dtype=getattr(torch, dtype),
+            attn_implementation={"": "sdpa", "text_config": ATTENTION},
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"model {source!r} lacks {len(missing)} weights, such as {missing[:3]}; restore its files")
+    _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
+    return vlm, processor
+
+
+def _check_size(source: str, config: Any) -> None:
+    """Transformers makes room for what the configuration says, whatever the files hold."""
+    num_layers = max(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+    if num_layers > _MAX_LAYERS:
+        raise ValueError(f"model {source!r} says that it has {num_layers} layers, more than {_MAX_LAYERS}")
+    if not Path(source).is_dir():
+        return
+    with loading(source), torch.device("meta"):
+        num_parameters = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
+    num_bytes = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+    if num_parameters > _PARAMETERS_PER_BYTE * num_bytes:
+        problem = f"says that it has {num_parameters:,} parameters, its safetensors hold {num_bytes:,} bytes"
+        raise ValueError(f"model {source!r} {problem}; restore its files")
+
+
+def _check_tokenizer(source: str, tokenizer: Any, vocab_size: int) -> None:
+    if tokenizer is None or tokenizer.eos_token_id is None:
+        raise ValueError(f"model {source!r} has no tokenizer with an end token; restore its files")
+    if None in tokenizer.all_special_ids:
+        raise ValueError(f"model {source!r} names special tokens that its tokenizer lacks; restore its files")
+    if len(tokenizer) > vocab_size:
+        sizes = f"{len(tokenizer)} tokens for a vocabulary of {vocab_size}"
+        raise ValueError(f"model {source!r} has a tokenizer of {sizes}; restore its files")
