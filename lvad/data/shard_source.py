@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lvad.data.frames import VIDEO_SUFFIXES, sample_video, sequence_names
 from lvad.data.images import IMAGE_SUFFIXES, open_image, walk
-from lvad.data.records import DataError, read_name
+from lvad.data.records import DataError, check_path, plain_file, read_name
 
 _JPEG_QUALITY: Final = 90
 """Of frames that come out of a video or are reduced."""
@@ -105,7 +105,7 @@ class Source:
         self.num_left_out = 0
         self.position = Position(None, 0, 0)
         """Behind the last scene that was given."""
-        total = sum(file.stat().st_size for sequence in self.sequences for file in sequence.files)
+        total = sum(_num_bytes(file) for sequence in self.sequences for file in sequence.files)
         self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress)
 
     def scenes(self, position: Position) -> Iterator[tuple[Frame, ...]]:
@@ -119,7 +119,7 @@ class Source:
             problem = f"{position.sequence!r}, out of which shards were made already, is gone"
             raise DataError.at(self.recipe.source, "", problem, "restore it, or begin in another folder")
         start = 0 if position.sequence is None else names.index(position.sequence)
-        self._bar.update(sum(file.stat().st_size for sequence in self.sequences[:start] for file in sequence.files))
+        self._bar.update(sum(_num_bytes(file) for sequence in self.sequences[:start] for file in sequence.files))
         total = 0
         for i, sequence in enumerate(self.sequences[start:]):
             windows = _windows(self._frames(sequence), self.recipe.num_frames, self.recipe.stride)
@@ -139,32 +139,44 @@ class Source:
             yield from self._of_video(sequence)
             return
         for name, path in zip(sequence_names(sequence.name, sequence.files), sequence.files, strict=True):
+            frame = None
             try:
                 frame = _of_picture(read_name(name, "name", path, ""), path, self.recipe.image_size_px)
-            except (DataError, OSError) as error:
+            except DataError as error:
                 self._leave_out(error)
-                frame = None
+            except (OSError, ValueError) as error:
+                self._leave_out(f"{path}: cannot be read: {error}")
             yield frame
-            self._bar.update(path.stat().st_size)
+            self._bar.update(_num_bytes(path))
 
     def _of_video(self, sequence: _Sequence) -> Iterator[Frame | None]:
         path = sequence.files[0]
         try:
             read_name(sequence.name, "name", path, "")
+            plain_file(path)
             for i, image in enumerate(sample_video(path, self.recipe.fps)):
                 image = _reduced(image, self.recipe.image_size_px)
                 yield Frame(f"{sequence.name}/{i:06d}", _jpeg(image), ".jpg", image.size)
-        except (DataError, FFmpegError, OSError) as error:
+        except (FFmpegError, OSError, ValueError) as error:  # a DataError is a ValueError
             self._leave_out(f"{path}: the rest cannot be decoded ({type(error).__name__}: {error})")
             yield None
-        self._bar.update(path.stat().st_size)
+        self._bar.update(_num_bytes(path))
 
     def _leave_out(self, what: object) -> None:
         self.num_left_out += 1
         tqdm.write(f"left out: {what}", file=sys.stderr)
 
 
+def _num_bytes(path: Path) -> int:
+    """For the bar; what cannot be read is left out later."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _sequences(root: Path) -> list[_Sequence]:
+    check_path(root)
     if root.is_file():
         found = {"": [root.name]}
         root = root.parent
@@ -186,6 +198,7 @@ def _sequences(root: Path) -> list[_Sequence]:
 
 def _of_picture(name: str, path: Path, image_size_px: int | None) -> Frame:
     """A picture that can be decoded; its bytes as they are, unless it is larger than asked for."""
+    plain_file(path)
     content = path.read_bytes()
     image = open_image(path, image_size_px, content)
     if image_size_px is not None and max(Image.open(io.BytesIO(content)).size) > image_size_px:

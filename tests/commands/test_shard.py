@@ -138,15 +138,18 @@ def _named(folder):
 def test_what_cannot_be_decoded_is_left_out_said_and_counted_once(source, tmp_path, capsys):
     (source / "a/frame_2.jpg").write_bytes((source / "a/frame_2.jpg").read_bytes()[:200])
     (source / "b/other.mp4").write_bytes(b"no video")
+    os.mkfifo(source / "lone/frame_1.jpg")
+    (source / "lone/frame_2.jpg").symlink_to("nowhere")
     assert main(["data", "shard", str(source), str(tmp_path / "out"), "--scenes_per_shard", "2"]) == 0
     said = capsys.readouterr()
-    assert "2 files left out, named above" in said.out
+    assert "4 files left out, named above" in said.out
     assert "frame_2.jpg" in said.err
     assert "other.mp4" in said.err
+    assert "frame_1.jpg: cannot be read: it is no plain file" in said.err
     names = [name for name, _ in scenes(tmp_path / "out") if name.startswith("a/")]
     assert names == ["a/frame_1", "a/frame_4", "a/frame_9"]  # none spans the gap
     index = json.loads((tmp_path / "out/footage.json").read_text())
-    assert index["left_out"] == 2
+    assert index["left_out"] == 4
     (tmp_path / "out/footage.json").rename(tmp_path / "out/started.json")  # as if broken off at the very end
     (tmp_path / "out/started.json").write_text(json.dumps(index["recipe"]))
     assert main(["data", "shard", str(source), str(tmp_path / "out"), "--scenes_per_shard", "2"]) == 0
