@@ -118,7 +118,7 @@ def test_a_resumed_run_gives_the_batches_of_an_unbroken_one(footage, num_workers
 
 
 def make_data(drawn_root, footage, **options):
-    return BDDOIADataModule("lastframe", str(drawn_root), footage=str(footage), batch_size=4, **options)
+    return BDDOIADataModule("lastframe", str(drawn_root), footage=str(footage), **{"batch_size": 4, **options})
 
 
 def test_the_data_module_streams_its_training_scenes(drawn_root, footage):
@@ -180,13 +180,15 @@ class Sees(LightningModule):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_lightning_goes_on_in_the_middle_of_an_epoch(drawn_root, footage, tmp_path, num_workers):
-    def fit(checkpoint=None, **options):
+    def fit(checkpoint=None, batch_size=4, **options):
         module = Sees()
         trainer = Trainer(
             accelerator="cpu", limit_val_batches=0, max_epochs=2, logger=False, enable_progress_bar=False,
             enable_model_summary=False, default_root_dir=tmp_path, **options,
         )  # fmt: skip
-        trainer.fit(module, make_data(drawn_root, footage, num_workers=num_workers), ckpt_path=checkpoint)
+        trainer.fit(
+            module, make_data(drawn_root, footage, num_workers=num_workers, batch_size=batch_size), ckpt_path=checkpoint
+        )
         return module.seen
 
     saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
@@ -196,3 +198,5 @@ def test_lightning_goes_on_in_the_middle_of_an_epoch(drawn_root, footage, tmp_pa
     for step in (2, 4, 7):
         resumed = fit(tmp_path / f"step={step}.ckpt", enable_checkpointing=False)
         assert resumed == whole[step:]
+    with pytest.warns(UserWarning, match="batch was 4 and is 2"):
+        fit(tmp_path / "step=2.ckpt", batch_size=2, enable_checkpointing=False)
