@@ -5,14 +5,17 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from transformers.utils import logging as transformers_logging
 
 from lvad.assets import resolve_config
+from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.resume import LAST, go_on
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
@@ -72,6 +75,14 @@ class StageCLI(LightningCLI):
             if isinstance(error, FileNotFoundError):
                 raise
             raise DataError(" ".join(str(error).split())) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's trainer; checkpoints are written whole, unless the configuration has a plugin for them."""
+        trainer = super().instantiate_trainer(**kwargs)
+        strategy = trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = WholeFileIO()
+        return trainer
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: file and command line win over what a checkpoint remembers.
