@@ -3,6 +3,7 @@
     python benchmarks/kill_and_resume.py --stage rloo --kills 30
     python benchmarks/kill_and_resume.py --stage clip_reward --kills 1
     python benchmarks/kill_and_resume.py --stage action_sft --kills 1
+    python benchmarks/kill_and_resume.py --stage footage --kills 4
 
 Exit code 0 means: weights, states of optimizer and schedule, what callbacks remember, metrics, sample tables, every
 scalar in TensorBoard and the exported model are the same bit for bit, but for times and memory.
@@ -23,12 +24,16 @@ import torch
 
 QUIET = ["--trainer.enable_progress_bar", "false"]
 SMALL_POLICY = ["--model.init_args.policy.init_args.sampling.max_new_tokens", "16"]
+RLOO = [
+    "--config", "configs/rloo.yaml", *SMALL_POLICY, "--model.init_args.estimator", "A2C",
+    "--model.init_args.kl.target", "0.5", "--model.init_args.audit", "off",
+    "--trainer.val_check_interval", "3", "--trainer.limit_val_batches", "1",
+]  # fmt: skip
 STAGES = {
-    "rloo": [
-        "--config", "configs/rloo.yaml", *SMALL_POLICY, "--model.init_args.estimator", "A2C",
-        "--model.init_args.kl.target", "0.5", "--model.init_args.audit", "off", "--trainer.max_epochs", "3",
-        "--trainer.val_check_interval", "3", "--trainer.limit_val_batches", "1",
-        "--data.num_scenes", "{train: 80, val: 16, test: 16}",
+    "rloo": [*RLOO, "--trainer.max_epochs", "3", "--data.num_scenes", "{train: 80, val: 16, test: 16}"],
+    "footage": [
+        *RLOO, "--data.footage", "../shards", "--data.format", "lastframe", "--data.root", "../drawn",
+        "--data.num_workers", "2", "--data.batch_size", "16",
     ],
     "clip_reward": ["--config", "configs/clip_reward.yaml", "--trainer.max_epochs", "3"],
     "action_sft": [
@@ -43,6 +48,13 @@ PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models", "
 
 def command(stage: str) -> list[str]:
     return [sys.executable, "-m", "lvad.cli", "fit", *STAGES[stage], *QUIET, "--ckpt_path", "last"]
+
+
+def make_footage(folder: Path) -> None:
+    """159 scenes in 8 shards, beside the folders of the fits."""
+    counts = ["--num_train", "64", "--num_val", "8", "--num_test", "8"]
+    for args in (["draw", "drawn", *counts], ["shard", "drawn/data", "shards", "--scenes_per_shard", "20"]):
+        subprocess.run([sys.executable, "-m", "lvad.cli", "data", *args], cwd=folder, check=True)
 
 
 def run_in_peace(stage: str, folder: Path) -> float:
@@ -125,6 +137,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         peace = Path(scratch) / "peace"
         peace.mkdir()
+        if args.stage == "footage":
+            make_footage(peace.parent)
         seconds = run_in_peace(args.stage, peace)
         print(f"{args.stage}: a fit in peace takes {seconds:.0f} s", flush=True)
         while kills < args.kills:
