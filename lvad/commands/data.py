@@ -106,6 +106,6 @@ def run(args: list[str]) -> int:
     config = parser.parse_args(args)
     try:
         return functions[config.subcommand](**config[config.subcommand].as_dict())
-    except ValueError as error:  # a DataError, or a value out of range
+    except (ValueError, OSError) as error:  # a DataError, a value out of range, a folder that holds something else
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1

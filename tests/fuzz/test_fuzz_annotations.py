@@ -11,6 +11,7 @@ import pytest
 from hostile import break_json, cases, one_line, refused
 from PIL import Image
 
+from lvad.cli import main
 from lvad.data.bddoia import Layout, collect
 from lvad.data.ledger import read_ledger
 from lvad.data.records import DataError, read_json
@@ -108,6 +109,13 @@ def test_recipes_of_drawn_sets(tmp_path: Path, rng: random.Random) -> None:
     (tmp_path / "synthetic.json").write_bytes(break_json(recipe, rng))
     with refused((ValueError, FileExistsError), tmp_path):
         write_synthetic(tmp_path, 1, 1, 1, progress=False)
+
+
+def test_what_is_no_drawn_set_is_not_drawn_over(tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.txt").touch()
+    assert main(["data", "draw", str(tmp_path)]) == 1
+    assert f"lvad: error: {tmp_path} holds other files" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def a_pipe(path: Path) -> None:

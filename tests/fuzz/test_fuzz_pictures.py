@@ -15,6 +15,7 @@ from hostile import break_bytes, cases, one_line, refused
 from PIL import Image
 
 from lvad.cli import main
+from lvad.data import frames
 from lvad.data.bddoia import collect
 from lvad.data.check import check, print_report
 from lvad.data.frames import read_frames, video_frames
@@ -155,16 +156,19 @@ def test_what_must_not_be_opened_as_a_video(make: Callable[[Path], None], tmp_pa
 
 
 @pytest.mark.timeout(20)
-def test_a_video_of_huge_frames_is_refused(tmp_path: Path) -> None:
-    """Its frames are PNGs, sizes in big-endian words; the container's are little-endian."""
-    whole = video(tmp_path / "a.avi", "png", "rgb24")
-    for order in "<>":
-        assert struct.pack(f"{order}II", 32, 16) in whole
-        whole = whole.replace(struct.pack(f"{order}II", 32, 16), struct.pack(f"{order}II", 30_000, 30_000))
-    (tmp_path / "a.avi").write_bytes(whole)
-    with pytest.raises(DataError) as refusal:
-        video_frames(tmp_path / "a.avi", 1.0, tmp_path / "cache")
-    one_line(refusal.value, tmp_path / "a.avi")
+def test_a_video_of_huge_frames_is_refused(
+    tmp_path: Path, videos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert frames._LIMITS["max_pixels"] == str(Image.MAX_IMAGE_PIXELS)
+    for suffix, whole in videos.items():
+        path = tmp_path / f"a.{suffix}"
+        path.write_bytes(whole)
+        assert len(video_frames(path, 1.0, tmp_path / "cache")) == 2
+        with monkeypatch.context() as here:
+            here.setitem(frames._LIMITS, "max_pixels", "500")  # a frame has 512
+            with pytest.raises(DataError) as refusal:
+                video_frames(path, 1.0, tmp_path / "other")
+        one_line(refusal.value, path)
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "a\0b", "~nobody-of-that-name/x", "loop/x", "loop"])

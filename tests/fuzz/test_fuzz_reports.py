@@ -3,6 +3,8 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hostile import LEAVES, break_bytes, break_json, cases, one_line, refused
@@ -13,12 +15,13 @@ from lvad.data.records import DataError
 from lvad.report.answers import read_answers, write_answers
 from lvad.report.compare import compare, read_run
 from lvad.report.model_card import Exported, model_card
-from lvad.report.recorder import _rows_before
+from lvad.report.predictions import PredictionWriter
+from lvad.report.recorder import RunRecorder, _rows_before
 from lvad.report.runs import read_metrics, update_metrics
 from lvad.rewards.judge import _read_template, read_score
 from lvad.rewards.replies import ChatError, Replies, _retry_after_s, content_of, meaning_of
 from lvad.text import parse
-from lvad.types import AnsweredScene
+from lvad.types import AnsweredScene, Prediction, Scene
 
 ANSWER = AnsweredScene(
     "a", "a car", "Action: stop.", (0, 1, 0, 0), (0,) * 21, True, (0.1, 0.9, 0, 0), (), (0, 1, 0, 0), (0,) * 21
@@ -168,6 +171,26 @@ def test_no_text_takes_long(text: str) -> None:
     parse(text)
     with pytest.raises(ValueError, match="number"):
         read_score(text)
+
+
+def test_the_name_of_a_frame_may_be_no_utf8(tmp_path: Path) -> None:
+    scenes = [Scene("a", (Path("\udcff.jpg"),), "")]
+    trainer: Any = SimpleNamespace(
+        global_rank=0, is_global_zero=True, world_size=1, strategy=SimpleNamespace(barrier=lambda _: None),
+        predict_dataloaders=SimpleNamespace(dataset=SimpleNamespace(scenes=scenes)),
+    )  # fmt: skip
+    writer, batch, module = PredictionWriter(str(tmp_path), pictures=False), SimpleNamespace(frames=[None]), None
+    writer.on_predict_start(trainer, module)
+    writer.write_on_batch_end(trainer, module, [Prediction("a", "a bus é", None)], [0], batch, 0, 0)
+    writer.on_predict_end(trainer, module)
+    (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert row == {"id": "a", "description": "a bus é", "frames": ["\udcff.jpg"]}
+
+
+def test_a_checkpoint_sets_nothing_but_the_record_of_the_run() -> None:
+    recorder = RunRecorder()
+    recorder.load_state_dict({"start": {"val/reward_start": 0.5}, "_folder": "/etc", "run_dir": "/etc"})
+    assert (recorder.start, recorder._folder, recorder.run_dir) == ({"val/reward_start": 0.5}, None, None)
 
 
 def test_runs_that_cannot_be_compared_say_so_in_one_line(tmp_path: Path) -> None:
