@@ -12,22 +12,27 @@ from lvad.commands.stages import StageCLI
 from lvad.policy import HFPolicy, Lora
 
 ROOT = Path(__file__).parents[1]
-STRATEGIES = sorted((ROOT / "configs/strategy").glob("*.yaml"))
+STRATEGIES = {path.stem: path for path in (ROOT / "configs/strategy").glob("*.yaml")}
+STAGES = ("rloo", "action_sft", "clip_reward")
+PAIRS = [(name, stage) for name in STRATEGIES for stage in (("rloo",) if name == "qlora" else STAGES)]
 POLICY = "--model.init_args.policy.init_args"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("stage", ["rloo", "action_sft", "clip_reward"])
+@pytest.mark.parametrize(("strategy", "stage"), PAIRS)
 def test_a_strategy_stands_on_top_of_a_stage(strategy, stage, monkeypatch):
     parsed = []
     monkeypatch.setattr(StageCLI, "instantiate_classes", lambda cli: parsed.append(cli.config["fit"]))
     monkeypatch.setattr(StageCLI, "_run_subcommand", lambda cli, name: None)
     from lvad.commands.stages import make_cli
 
-    make_cli(["--config", str(ROOT / f"configs/bddoia/{stage}.yaml"), "--config", str(strategy)], "fit")
+    make_cli(["--config", str(ROOT / f"configs/bddoia/{stage}.yaml"), "--config", str(STRATEGIES[strategy])], "fit")
     (config,) = parsed
     assert config.trainer.accelerator == "gpu"
-    assert config.trainer.strategy.class_path.startswith("lightning.pytorch.strategies.")
+    if strategy == "qlora":
+        assert config.model.init_args.policy.init_args.in_four_bits
+        assert config.model.init_args.optimizer.class_path == "bitsandbytes.optim.PagedAdamW8bit"
+    else:
+        assert config.trainer.strategy.class_path.startswith("lightning.pytorch.strategies.")
     assert config.model.class_path.startswith("lvad.modules.")
 
 

@@ -28,7 +28,8 @@ from lvad.modules import ActionSFT, CLIPReward
 from lvad.modules.action_sft import ANSWER
 from lvad.modules.clip_similarity import blended
 from lvad.policy import HFPolicy
-from lvad.policy.adapters import merged, save_adapter, start_of
+from lvad.policy.adapters import float_copy, merged, save_adapter, start_of
+from lvad.policy.four_bits import is_in_four_bits, multiply_in_float32
 from lvad.report.model_card import Kind
 from lvad.taxonomy import REASON_TEXTS
 
@@ -99,6 +100,8 @@ def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
     policy = _policy(module)
     if not isinstance(policy.model, PeftModel):
         raise DataError("this run trained all weights and has no adapters; leave --adapter out to export the model")
+    if is_in_four_bits(policy):
+        raise DataError("these adapters were trained on a base in 4 bits; leave --adapter out to export the model")
     dtype = str(policy.vlm.dtype).removeprefix("torch.")
     _prepare(policy)
     if isinstance(module, ActionSFT) and module.describer.style is not None:
@@ -147,7 +150,7 @@ def _two_stages(policy: HFPolicy, frames: list[Tensor]) -> list[_Piece]:
         first = _plain(start_of(start.model))
     queries = [f"{trial.text} {policy.prompts.decide}".strip() for trial in described]
     answered = ask(policy, frames, queries)
-    second = copy.deepcopy(policy.model) if isinstance(policy.model, PeftModel) else merged(policy.model)
+    second = float_copy(policy.model)
     return [_Piece("", first, described), _Piece(ANSWER, _plain(second), answered)]
 
 
@@ -202,6 +205,7 @@ def _query(module: nn.Module) -> str:
 def _prepare(policy: HFPolicy) -> None:
     """Float32, in which adapters are merged and texts can be compared, where the forwards are fastest."""
     policy.float().to(_device()).eval()
+    multiply_in_float32(policy)
 
 
 def _device() -> str:

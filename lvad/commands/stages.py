@@ -15,8 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from transformers.utils import logging as transformers_logging
 
 from lvad.assets import resolve_config
+from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.resume import LAST, go_on
+from lvad.commands.yaml_files import read_yaml
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.plan import Plan
@@ -99,7 +101,11 @@ class StageCLI(LightningCLI):
         if self.subcommand == "fit":
             if config.ckpt_path == LAST:
                 go_on(config)
+            elif config.ckpt_path:
+                check_checkpoint(config.ckpt_path)
             return
+        if config.ckpt_path:
+            check_checkpoint(config.ckpt_path)
         if self.subcommand == "test":
             config.verbose = False  # Lightning would print every number of every label; see after_test
         if config.recorder.run_dir is not None or not config.ckpt_path:
@@ -220,7 +226,14 @@ def _find_configs(args: list[str]) -> list[str]:
     found = list(args)
     for i, arg in enumerate(args):
         if arg in ("--config", "-c") and i + 1 < len(args):
-            found[i + 1] = str(resolve_config(args[i + 1]))
+            found[i + 1] = _checked(args[i + 1])
         elif arg.startswith("--config="):
-            found[i] = f"--config={resolve_config(arg.removeprefix('--config='))}"
+            found[i] = f"--config={_checked(arg.removeprefix('--config='))}"
     return found
+
+
+def _checked(name: str) -> str:
+    """The path of a configuration that the parser, which has no bounds, can be given."""
+    path = resolve_config(name)
+    read_yaml(path)
+    return str(path)

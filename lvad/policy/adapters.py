@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from lvad.policy.four_bits import in_float32, is_in_four_bits
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -30,16 +32,23 @@ def adapted(model: Any, lora: Lora) -> PeftModel:
     return get_peft_model(model, config)
 
 
+def float_copy(model: Any) -> Any:
+    """A copy on the CPU in float32, adapters in place, that says what the model says; also of a base in 4 bits."""
+    if isinstance(model, PeftModel) and is_in_four_bits(model):
+        return in_float32(model)
+    return copy.deepcopy(model).float().cpu()
+
+
 def merged(model: Any, dtype: str = "float32") -> Any:
     """A copy on the CPU with the adapters merged in float32, a plain transformers model."""
-    whole: Any = copy.deepcopy(model).float().cpu()
+    whole: Any = float_copy(model)
     whole = whole.merge_and_unload() if isinstance(whole, PeftModel) else whole
     return whole.to(getattr(torch, dtype))
 
 
 def start_of(model: Any) -> Any:
     """A copy on the CPU of a model as it was before its adapters, a plain transformers model."""
-    plain: Any = copy.deepcopy(model).cpu()
+    plain: Any = float_copy(model) if is_in_four_bits(model) else copy.deepcopy(model).cpu()
     return plain.unload() if isinstance(plain, PeftModel) else plain
 
 

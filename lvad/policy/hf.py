@@ -41,9 +41,10 @@ class HFPolicy(HasReference):
             memory and with a second forward of the completions; None takes all.
         vision_cache: where the visual tokens of a frozen tower are kept.
         dtype: of the weights, as transformers names them.
+        in_four_bits: keep the text model's frozen layers in 4 bits under the adapters.
 
     Raises:
-        ValueError: for a model that ``load_vlm`` refuses, or ``completions_at_once`` below 1.
+        ValueError: for a model that ``load_vlm`` refuses, ``completions_at_once`` below 1, or 4 bits without adapters.
     """
 
     banned: Tensor
@@ -60,10 +61,13 @@ class HFPolicy(HasReference):
         completions_at_once: int | None = None,
         vision_cache: VisionCache = VisionCache(),
         dtype: str = "float32",
+        in_four_bits: bool = False,
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)
-        vlm, self.processor = load_vlm(source, dtype)
+        if in_four_bits and lora is None:
+            raise ValueError("in_four_bits needs lora: weights in 4 bits cannot be trained themselves")
+        vlm, self.processor = load_vlm(source, dtype, in_four_bits)
         if completions_at_once is not None and completions_at_once < 1:
             raise ValueError(f"completions_at_once must be >= 1, got {completions_at_once}")
         self.processor.tokenizer.padding_side = "right"

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import loading
+from lvad.policy.four_bits import four_bits, multiply_alike
 from lvad.policy.passes import ATTENTION
 
 MODEL_TYPES: Final = ("idefics3", "smolvlm")
@@ -15,12 +16,13 @@ _MAX_LAYERS: Final = 1000
 _PARAMETERS_PER_BYTE: Final = 2  # in 4 bits each
 
 
-def load_vlm(source: str, dtype: str) -> tuple[Any, Any]:
+def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, Any]:
     """A transformers model and its processor; weights are read from safetensors alone, never from pickles.
 
     Args:
         source: a folder or a hub name.
         dtype: of the weights, as transformers names them.
+        in_four_bits: pack the linear layers of the text model.
 
     Raises:
         ValueError: for files that cannot be read or lack weights, a model type without a known layout, or one with
@@ -42,10 +44,12 @@ def load_vlm(source: str, dtype: str) -> tuple[Any, Any]:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **({"quantization_config": four_bits(getattr(torch, dtype))} if in_four_bits else {}),
         )
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"model {source!r} lacks {len(missing)} weights, such as {missing[:3]}; restore its files")
+    multiply_alike(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
     return vlm, processor
 

@@ -181,6 +181,18 @@ def test_all_weights(fit, tmp_path, capsys):
     assert not (tmp_path / "adapter").exists()
 
 
+def test_a_base_in_four_bits_is_written_as_it_speaks(fit, tmp_path, capsys):
+    run = fit("rloo", *LORA, LEARN, "0.05", f"{POLICY}.in_four_bits", "true")
+    assert main(["export", str(run), str(tmp_path / "whole")]) == 0
+    assert "merging moves a logit by at most" in capsys.readouterr().out
+    query = json.loads((tmp_path / "whole/prompts.json").read_text())["describe"]
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole").eval()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    processor = AutoProcessor.from_pretrained(tmp_path / "whole")
+    assert plain_texts(model, processor, frames_of(run), query) == policy_texts(run, query)
+    assert "trained on a base in 4 bits" in fails(capsys, run, tmp_path / "adapter", "--adapter")
+
+
 def test_the_adapters_alone(lora_run, vlm_folder, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "adapter"
     assert main(["export", str(lora_run), str(folder), "--adapter"]) == 0

@@ -1,0 +1,75 @@
+"""A frozen base in 4 bits under trained adapters (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+
+import copy
+from typing import Any, Final
+
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+_LEFT_WHOLE: Final = ["model.vision_model", "model.connector", "lm_head"]
+"""What the text model reads and how it speaks; the head has the weights of the embedding."""
+
+
+def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """The text model's linear layers as normal floats of 4 bits, multiplied in ``dtype``."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=_LEFT_WHOLE,
+    )
+
+
+def is_in_four_bits(model: nn.Module) -> bool:
+    """Whether any layer is."""
+    return any(_is_packed(part) for part in model.modules())
+
+
+def multiply_alike(model: Any) -> None:
+    """Let a CPU multiply by the same numbers in training and in evaluation, in place.
+
+    bitsandbytes packs the weights anew for products in bfloat16 when it meets them in evaluation: the sampler's density
+    would not be that of the gradient pass, and the weights could not be unpacked as they were.
+    """
+    for part in model.modules():
+        if _is_packed(part):
+            part.support_avx512bf16_for_cpu = False
+
+
+def multiply_in_float32(model: Any) -> None:
+    """In place, for comparisons; no effect on layers that are not in 4 bits."""
+    for part in model.modules():
+        if _is_packed(part):
+            part.compute_dtype = torch.float32
+
+
+@torch.no_grad()
+def in_float32(model: PeftModel) -> PeftModel:
+    """A copy on the CPU whose base holds the 4-bit weights' own values in float32: it says what the model says.
+
+    Adapters merged into it are merged without another rounding to 4 bits.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    base: Any = model.get_base_model()
+    plain: Any = AutoModelForImageTextToText.from_pretrained(
+        base.name_or_path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    parts = dict(base.named_modules())
+    for name, weights in base.named_parameters():
+        if "lora_" in name:
+            continue
+        owner: Any = parts[name.rpartition(".")[0]]
+        is_packed = _is_packed(owner) and name.endswith(".weight")
+        values = dequantize_4bit(weights.data, owner.weight.quant_state) if is_packed else weights
+        plain.get_parameter(name.replace(".base_layer", "")).copy_(values)
+    (config,) = model.peft_config.values()
+    whole = get_peft_model(plain, copy.deepcopy(config))
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return whole.train(model.training)
+
+
+def _is_packed(part: Any) -> bool:
+    return type(part).__name__ == "Linear4bit"  # of bitsandbytes, which not every machine has
