@@ -1,8 +1,12 @@
 """Real data where it is to be had, and models with random weights."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers fill the cores, and so do the processes that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lvad.data.records import DataError
 from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
 from lvad.metrics.facts import FactScore
 from lvad.metrics.judged import JudgeScore
@@ -209,7 +210,7 @@ class ActionSFT(Shardable):
         texts = []
         for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
             if UNLABELLED in actions:
-                raise ValueError(f"scene {name} has no labels; set data.unlabelled false")
+                raise DataError(f"scene {name} has no labels; set data.unlabelled false, and no data.footage")
             texts.append([render(actions, reasons if self.target == "answer" else None)])
         return texts
 

@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 import torch
 
+from lvad.data.records import DataError
 from lvad.text import render
 from lvad.types import Policy, Scene
 
@@ -34,9 +35,9 @@ def draw_captions(name: str, captions: Sequence[str], count: int) -> list[str]:
     """So many captions of a scene, different ones as far as there are.
 
     Raises:
-        ValueError: without any.
+        DataError: without any.
     """
     if not captions:
-        raise ValueError(f"scene {name} has no caption to learn; choose target: action or answer")
+        raise DataError(f"scene {name} has no caption to learn; choose target: action or answer")
     order = torch.randperm(max(len(captions), count))[:count]
     return [captions[int(i) % len(captions)] for i in order]

@@ -73,7 +73,7 @@ def parameter_rows(module: nn.Module) -> Rows:
 def label_rows(module: Any, scenes: list[Scene]) -> Rows:
     """Scenes whose labels are learnt from, and the tokens of those labels where they are learnt as text."""
     labelled = [scene for scene in scenes if scene.actions is not None or scene.captions]
-    row = f"{len(labelled):,} of {len(scenes):,} training scenes"
+    row = f"{len(labelled):,} of {len(scenes):,} training scenes" if scenes else "none, training scenes are streamed"
     texts = label_texts(getattr(module, "target", None), labelled)
     if texts:
         about = "about " if len(texts) > MOST_COUNTED else ""

@@ -103,6 +103,7 @@ def test_labels():
     module.target = "caption"
     assert label_rows(module, scenes) == [("labels", "2 of 3 training scenes, 4 tokens")]
     rehearsed = SimpleNamespace(rehearsal=SimpleNamespace(scenes=scenes))
+    assert label_rows(SimpleNamespace(), []) == [("labels", "none, training scenes are streamed")]
     assert label_rows(rehearsed, [scenes[1]]) == [("labels", "0 of 1 training scenes; 3 rehearsed")]
 
 
