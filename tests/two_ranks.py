@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
-from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.estimators import A2C, RLOO
 from lvad.modules import KL, ActionSFT, CLIPReward, RLOOPolicy
 from lvad.modules.clip_losses import PairLosses
@@ -100,7 +100,12 @@ def main(
         callbacks=[Plan()],
     )  # fmt: skip
     data = BDDOIADataModule(
-        "lastframe", root, unlabelled=isinstance(module, RLOOPolicy), batch_size=batch_size, eval_batch_size=4
+        "lastframe",
+        root,
+        unlabelled=isinstance(module, RLOOPolicy),
+        batch_size=batch_size,
+        eval_batch_size=4,
+        num_scenes=SceneCounts(val=7),
     )
     trainer.fit(module, data)
     if trainer.is_global_zero:

@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
+from lvad.data.drawn import DRAWN, check_drawn, draw_once
 from lvad.data.footage import FootageDataset, FootageSampler, check_place
 from lvad.data.frames import read_frames
+from lvad.data.held_out import held_out_loader
 from lvad.data.ledger import Ledger, streamed, uses
-from lvad.data.records import SPLITS, DataError, Reading, read_json
+from lvad.data.records import SPLITS, DataError, Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
 from lvad.data.shards import Shards
 from lvad.data.splits import Subset, arrange, take
@@ -38,8 +40,6 @@ class SceneCounts:
 
 
 ALL_SCENES: Final = SceneCounts()
-DRAWN: Final = {"train": 800, "val": 128, "test": 300}
-"""What is drawn where ``num_scenes`` does not say."""
 
 
 class BDDOIADataModule(LightningDataModule):
@@ -123,7 +123,7 @@ class BDDOIADataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Draw the synthetic set, or decode videos, once per node."""
         if self.format == "synthetic":
-            _draw(self.root, self._counts(), self.num_frames, self.drawing_seed)
+            draw_once(self.root, self._counts(), self.num_frames, self.drawing_seed)
         elif (detect(self.root) if self.format == "auto" else self.format) == "frames":
             read_frames(self.root, self.num_frames, fps=self.fps)
 
@@ -146,7 +146,7 @@ class BDDOIADataModule(LightningDataModule):
         scenes = arrange(reading, self.subset, self.seed)
         counts = self._counts()
         if self.format == "synthetic":
-            _check_drawn(self.root, reading, counts, self.num_frames, self.drawing_seed)
+            check_drawn(self.root, reading, counts, self.num_frames, self.drawing_seed)
         if self.subset != "all":  # of which there are fewer than were drawn
             counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
         for split in SPLITS:
@@ -198,14 +198,16 @@ class BDDOIADataModule(LightningDataModule):
         self._saved = state_dict
 
     def val_dataloader(self) -> DataLoader | list:
-        """In order; without a loader where there is no validation scene."""
-        scenes = self.scenes["val"]
-        return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size) if scenes else []
+        """In order, each scene once on whichever device; without a loader where there is no validation scene."""
+        return self._held_out(self.scenes["val"]) if self.scenes["val"] else []
 
     def test_dataloader(self) -> DataLoader:
-        """In order."""
-        scenes = self._of("test")
-        return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size)
+        """In order, each scene once on whichever device."""
+        return self._held_out(self._of("test"))
+
+    def _held_out(self, scenes: list[Scene]) -> DataLoader:
+        items = SceneDataset(scenes, self.num_frames, self.image_size_px)
+        return held_out_loader(items, self.eval_batch_size, self.num_workers, self._share())
 
     def predict_dataloader(self) -> DataLoader:
         """Every scene of ``root``, in order, whatever its split.
@@ -264,36 +266,3 @@ def _at_least(least: int, value: int, what: str) -> int:
 
 def _hidden(scene: Scene) -> Scene:
     return scene._replace(actions=None, reasons=None, captions=(), facts=None)
-
-
-def _draw(root: Path, counts: dict[str, int | float | None], num_frames: int, seed: int) -> None:
-    """Draw the set where the folder is empty or absent; whether one drawn earlier will do, setup decides."""
-    if root.exists() and any(root.iterdir()):
-        return
-    # A share is taken of the usual set, which is drawn whole.
-    whole = [count if isinstance(count, int) else DRAWN[split] for split, count in counts.items()]
-    from lvad.data.synthetic.write import write_synthetic
-
-    try:
-        write_synthetic(root, *whole, seed=seed, num_frames=num_frames)
-    except OSError:
-        # Another run may have finished the same folder first.
-        if not (root.is_dir() and any(root.iterdir())):
-            raise
-
-
-def _check_drawn(
-    root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int, seed: int
-) -> None:
-    """Refuse a set drawn earlier that is another one, or smaller than what is asked for now."""
-    remedy = "delete the folder to draw it anew, or give another root"
-    recipe = root / "synthetic.json"
-    if recipe.is_file() and (drawn_with := read_json(recipe, dict).get("seed")) != seed:
-        raise DataError.at(root, "", f"drawn with seed {drawn_with}, drawing_seed is {seed}", remedy)
-    for split, count in counts.items():
-        drawn = sum(scene.split == split for scene in reading.scenes)
-        if isinstance(count, int) and count > drawn:
-            raise DataError.at(root, "", f"holds {drawn} {split} scenes, num_scenes asks for {count}", remedy)
-    shortest = min((len(scene.frames) for scene in reading.scenes), default=num_frames)
-    if shortest < num_frames:
-        raise DataError.at(root, "", f"scenes have {shortest} frames, num_frames asks for {num_frames}", remedy)

@@ -165,11 +165,7 @@ class ActionSFT(Shardable):
         self.log_dict(self._scores("val"))
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores, and those of constant answers, over each scene once.
-
-        The loss, the judge's scores and those of captions count a scene twice that the sampler repeats on a second
-        device.
-        """
+        """Log the scores, and those of constant answers."""
         if self.target != "caption":
             self.answered = gather_answers(self.answered, self.trainer.world_size)
             self._log_floors()

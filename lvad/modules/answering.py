@@ -99,7 +99,7 @@ def floors_table(answers: Answers, constant: dict[str, Answers]) -> Table:
 
 
 def gather_answers(answered: list[AnsweredScene], world_size: int) -> list[AnsweredScene]:
-    """The answers of every rank, rank 0's first, without the scenes that the sampler repeats to fill the last ranks."""
+    """The answers of every rank, rank 0's first, and one of a scene that somebody's own loader repeats."""
     if world_size == 1:
         return answered
     parts: list[list[AnsweredScene]] = [[]] * world_size

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lvad.audit import Audit, run_audit
+from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.rollouts import first_scenes, sample
@@ -25,17 +26,12 @@ class RewardRefused(ValueError):
 
 
 def validation_scenes(data: object) -> list[Batch]:
-    """The first validation scenes, on the CPU; none where the data is not lvad's own."""
+    """The first validation scenes, the same on every device, on the CPU; none where the data is not lvad's own."""
     if not isinstance(data, BDDOIADataModule):
         return []
-    found: list[Batch] = []
-    missing = NUM_SCENES
-    for batch in data.val_dataloader():
-        found.append(first_scenes(batch, missing))
-        missing -= len(found[-1].ids)
-        if missing <= 0:
-            break
-    return found
+    scenes, size = data.scenes["val"][:NUM_SCENES], data.eval_batch_size
+    items = [(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in scenes]
+    return [collate(items[i : i + size]) for i in range(0, len(items), size)]
 
 
 @runtime_checkable

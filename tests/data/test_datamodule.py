@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DistributedSampler
 
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.drawn import DRAWN
 from lvad.data.records import DataError
 from lvad.types import UNLABELLED, Batch
 
@@ -187,7 +188,8 @@ def test_the_drawn_set(tmp_path: Path) -> None:
 
 
 def test_a_share_is_taken_of_the_usual_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvad.data.datamodule.DRAWN", {"train": 16, "val": 4, "test": 4})
+    for split, count in {"train": 16, "val": 4, "test": 4}.items():
+        monkeypatch.setitem(DRAWN, split, count)
     data = ready(root=str(tmp_path / "drawn"), num_scenes=SceneCounts(train=0.25, val=1.0))
     assert sizes(data) == {"train": 4, "val": 4, "test": 4}
     assert sizes(ready(root=str(tmp_path / "drawn"))) == {"train": 16, "val": 4, "test": 4}
