@@ -33,6 +33,8 @@ def find_broken(runs: Path) -> Broken | None:
         return None
     folder = max(found, key=lambda run: (run / _CHECKPOINT).stat().st_mtime_ns)
     checkpoint = folder / _CHECKPOINT
+    if checkpoint.is_dir():
+        raise DataError.at(checkpoint, "", "is a folder of shards", "go on with it by --ckpt_path and its own name")
     remedy = "delete it to start anew, or give another one, such as best.ckpt, with --ckpt_path"
     return Broken(folder, checkpoint, read_checkpoint(checkpoint, remedy)["global_step"])
 

@@ -7,6 +7,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from lvad.data.records import DataError
+
 _STEPS: Final = ("training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -21,13 +23,13 @@ class Shardable(LightningModule):
         """Share the weights out where the strategy, Lightning's ``ModelParallelStrategy``, has a mesh of devices.
 
         Raises:
-            ValueError: for a trained weight that is a single number, which cannot be shared out.
+            DataError: for a trained weight that is a single number, which cannot be shared out.
         """
         if self.device_mesh is None or isinstance(self, FSDPModule):
             return
         numbers = {name: p for name, p in self.named_parameters() if p.dim() == 0}
         if trained := [name for name, p in numbers.items() if p.requires_grad]:
-            raise ValueError(
+            raise DataError(
                 f"{trained[0]} is a single number, which cannot be shared out; take configs/strategy/ddp.yaml"
             )
         fully_shard(self, mesh=self.device_mesh["data_parallel"], ignored_params=set(numbers.values()))

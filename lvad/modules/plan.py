@@ -43,15 +43,15 @@ class Plan(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, BDDOIADataModule):
             return  # somebody's own loader: what it will give is not known
-        tried = None
-        batch = worst_batch(data) if self.preflight and _can_be_tried(trainer) else None
+        tried, is_shared = None, not _can_be_tried(trainer)
+        batch = worst_batch(data) if self.preflight and not is_shared else None
         if batch is not None:
-            tried = try_step(trainer, pl_module, batch)
+            tried = try_step(trainer, pl_module, batch, room_bytes(trainer, pl_module))
         self.rows = [
             *parameter_rows(pl_module),
             *label_rows(pl_module, data.scenes["train"]),
             *step_rows(pl_module, data.batch_size, trainer.accumulate_grad_batches, trainer.world_size, tried),
-            *memory_rows(pl_module, trainer.optimizers, tried),
+            *memory_rows(pl_module, trainer.optimizers, tried, " before they are shared out" * is_shared),
         ]
         width = max(len(name) for name, _ in self.rows)
         rank_zero_info("\n".join(["plan", *(f"  {name:{width}}  {value}" for name, value in self.rows)]))
@@ -99,19 +99,27 @@ def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, 
     return rows
 
 
-def memory_rows(module: nn.Module, optimizers: list[torch.optim.Optimizer], tried: Tried | None) -> Rows:
+def room_bytes(trainer: Trainer, module: nn.Module) -> int:
+    """What lies beside a later step, and not yet beside the first: the optimizer's states, accumulated gradients."""
+    gradients = _trained_bytes(module) if trainer.accumulate_grad_batches > 1 else 0
+    return gradients + sum(optimizer_bytes(optimizer) or 0 for optimizer in trainer.optimizers)
+
+
+def memory_rows(
+    module: nn.Module, optimizers: list[torch.optim.Optimizer], tried: Tried | None, remark: str = ""
+) -> Rows:
     """Bytes on one device that shards nothing."""
     copy = getattr(getattr(module, "policy", None), "kept_copy", None)
     held = [module] if copy is None else [module, copy]
     weights = sum(p.numel() * p.element_size() for part in held for p in [*part.parameters(), *part.buffers()])
-    gradients = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    gradients = _trained_bytes(module)
     states = [optimizer_bytes(optimizer) for optimizer in optimizers]
     known = [size for size in states if size is not None]
     parts = [f"weights {weights / MB:,.1f} MB", f"gradients {gradients / MB:,.1f} MB"]
     parts.append(f"optimizer {sum(known) / MB:,.1f} MB" if len(known) == len(states) else "optimizer not known")
     if tried is not None:
         parts.append(f"activations of the worst batch {tried.saved_bytes / MB:,.1f} MB")
-    rows = [("memory", ", ".join(parts))]
+    rows = [("memory", ", ".join(parts) + remark)]
     if tried is not None:
         peak = "" if tried.peak_bytes is None else f", at most {tried.peak_bytes / MB:,.0f} MB allocated"
         rows.append(("worst batch", f"tried in {tried.time_s:.1f} s{peak}"))
@@ -121,20 +129,28 @@ def memory_rows(module: nn.Module, optimizers: list[torch.optim.Optimizer], trie
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int | None:
     """Bytes that an optimizer of PyTorch will keep: what it keeps per element of one small weight, times all.
 
-    None for optimizers of other libraries, which may keep other things for small weights than for large ones.
+    None for those that such a trial tells nothing of: of other libraries, which may keep other things for small weights
+    than for large ones, and with needs of their own.
     """
     kind = type(optimizer)
     if not kind.__module__.startswith("torch.optim"):
         return None
-    probe = nn.Parameter(torch.zeros(64))
-    probe.grad = torch.ones(64)
+    probe = nn.Parameter(torch.zeros(8, 8))
+    probe.grad = torch.ones(8, 8)
     named = inspect.signature(kind).parameters
     options = {name: value for name, value in optimizer.defaults.items() if name in named}
-    trial = kind([probe], **options)
-    trial.step()
+    try:
+        trial = kind([probe], **options)
+        trial.step()
+    except (TypeError, ValueError, RuntimeError):  # a closure, sparse gradients
+        return None
     kept = sum(v.numel() for v in trial.state[probe].values() if isinstance(v, torch.Tensor) and v.shape == probe.shape)
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     return sum(p.numel() * p.element_size() for p in weights) * kept // probe.numel()
+
+
+def _trained_bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
 
 
 def _can_be_tried(trainer: Trainer) -> bool:

@@ -261,7 +261,8 @@ class RLOOPolicy(Shardable):
         elapsed_s = time.perf_counter() - self._step_start_s
         self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
         if self.kl is not None and self.kl.is_due(self.global_step):
-            self.policy.refresh_reference()
+            with whole_weights(self):
+                self.policy.refresh_reference()
             self.kl.refreshed_at.fill_(self.global_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -277,7 +278,8 @@ class RLOOPolicy(Shardable):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the reference back."""
         if state := checkpoint.get("reference"):
-            self.policy.load_reference_state(state)
+            with whole_weights(self):
+                self.policy.load_reference_state(state)
 
     def export(self, folder: Path) -> None:
         """Write the trained policy as a folder that plain transformers loads."""

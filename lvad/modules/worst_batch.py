@@ -39,7 +39,7 @@ class Tried(NamedTuple):
 
 
 class _Seen:
-    """Tokens of the last encoding and of the last completions."""
+    """Tokens of all prompts that were read, and of all completions that a gradient was asked of."""
 
     prompt_tokens = 0
     completion_tokens = 0
@@ -73,13 +73,14 @@ def worst_batch(data: BDDOIADataModule) -> Batch | None:
     return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen])
 
 
-def try_step(trainer: Trainer, module: LightningModule, batch: Batch) -> Tried:
+def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes: int = 0) -> Tried:
     """A forward and a backward with every completion at its longest, which leave no trace.
 
     Args:
         trainer: at the start of a fit.
         module: on its device.
         batch: the worst one, on the CPU.
+        room_bytes: what will lie beside a later step, and is kept free.
 
     Raises:
         DoesNotFit: if memory runs out, with what helps.
@@ -90,12 +91,14 @@ def try_step(trainer: Trainer, module: LightningModule, batch: Batch) -> Tried:
     start_s = time.perf_counter()
     with _no_trace(module), _at_its_longest(getattr(module, "policy", None)) as seen, _counted(module) as saved:
         try:
+            room = torch.empty(room_bytes, dtype=torch.uint8, device=module.device)
             moved = trainer.strategy.batch_to_device(batch)
             with trainer.precision_plugin.train_step_context():
                 output: Any = module.training_step(moved, 1)
             loss: Tensor = output["loss"] if isinstance(output, dict) else output
             saved.is_on = False
             loss.backward()
+            del room
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -125,12 +128,12 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
     policy, size = getattr(module, "policy", None), len(batch.ids)
     tall, wide = max(tuple(frames.shape[-2:]) for frames in batch.frames)
     helps = []
-    if size > 1:
-        helps.append(f"data.batch_size {size // 2} with trainer.accumulate_grad_batches doubled (the same gradient)")
+    if size > 1 and getattr(getattr(module, "controls", None), "updates", 1) == 1:
+        helps.append(f"data.batch_size {size // 2} with trainer.accumulate_grad_batches doubled")
     if policy is not None and getattr(policy, "completions_at_once", 1) is None:
-        helps.append("policy completions_at_once 2 (the same gradient)")
+        helps.append("policy completions_at_once 2")
     if policy is not None and not getattr(getattr(policy, "vlm", None), "is_gradient_checkpointing", True):
-        helps.append("policy gradient_checkpointing true (the same gradient)")
+        helps.append("policy gradient_checkpointing true")
     helps += ["a smaller data.image_size_px or data.num_frames"]
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return (
@@ -168,7 +171,7 @@ def _at_its_longest(policy: Any) -> Iterator[_Seen]:
 
     def counted_encode(*args: Any, **kwargs: Any) -> Prefix:
         prefix = encode(*args, **kwargs)
-        seen.prompt_tokens = sum(prefix.lengths)
+        seen.prompt_tokens += sum(prefix.lengths)
         return prefix
 
     def long_generate(*args: Any, **kwargs: Any) -> Rollouts:
@@ -177,7 +180,7 @@ def _at_its_longest(policy: Any) -> Iterator[_Seen]:
         return rollouts if length is None or kwargs.get("grammar") else _lengthened(rollouts, length)
 
     def counted_logprobs(prefix: Prefix, rollouts: Rollouts, *args: Any, **kwargs: Any) -> Tensor:
-        seen.completion_tokens = int(rollouts.completion_mask.sum())
+        seen.completion_tokens += int(rollouts.completion_mask.sum())
         return logprobs(prefix, rollouts, *args, **kwargs)
 
     with _replaced(policy, encode=counted_encode, generate=long_generate, logprobs=counted_logprobs):

@@ -92,10 +92,9 @@ class RunRecorder(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             before = _inherited(getattr(pl_module, "built_on", pl_module))
-            stage = type(pl_module).__name__
-            beside = ledger.uses(
-                f"{stage} rehearsal", {"train": getattr(getattr(pl_module, "rehearsal", None), "scenes", [])}
-            )
+            stage = type(pl_module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
+            rehearsed = getattr(getattr(pl_module, "rehearsal", None), "scenes", [])
+            beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
             self._ledger = ledger.merge([*before, data.uses(stage), beside])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -147,7 +146,7 @@ class RunRecorder(Callback):
         scored = best_step if best_step in self.history else max(self.history, default=0)
         metrics = {**self.history.get(scored, {}), **self.start, **_costs(elapsed_s)}
         update_metrics(folder, metrics)
-        self._draw_curves(trainer)
+        self._draw_curves(trainer, folder)
         if self.export and isinstance(pl_module, _Exports):
             pl_module.export(folder / MODEL)
             write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self._ledger))
@@ -185,14 +184,13 @@ class RunRecorder(Callback):
         pictures |= {f"answers/{i}": draw_answer(scene, frames) for i, (scene, frames) in enumerate(scenes)}
         _add_images(trainer, self._folder, {f"test/{name}": np.asarray(picture) for name, picture in pictures.items()})
 
-    def _draw_curves(self, trainer: Trainer) -> None:
-        assert self._folder is not None
+    def _draw_curves(self, trainer: Trainer, folder: Path) -> None:
         if self.curve:
             held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
-            curve(*zip(*self.curve, strict=True), path=self._folder / CURVE, held_out=held_out)
+            curve(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
         if self.losses:
-            path = loss_curve(self.losses, self.history, _monitored(trainer), self._folder / LOSSES)
-            _add_images(trainer, self._folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
+            path = loss_curve(self.losses, self.history, _monitored(trainer), folder / LOSSES)
+            _add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         decisions: Decisions | None = getattr(module, "decisions", None)

@@ -44,6 +44,12 @@ def test_without_a_run_it_starts_anew(tmp_path, capsys):
     assert "starting anew" in capsys.readouterr().out
 
 
+def test_a_folder_of_shards_is_not_called_broken(tmp_path):
+    (tmp_path / "version_0/checkpoints/last.ckpt").mkdir(parents=True)
+    with pytest.raises(DataError, match="is a folder of shards; go on with it by --ckpt_path"):
+        find_broken(tmp_path)
+
+
 def test_a_logger_without_a_folder_is_refused():
     config = Namespace(ckpt_path="last", trainer=Namespace(logger=False))
     with pytest.raises(DataError, match="needs one logger with a save_dir"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lvad.modules.plan import label_rows, memory_rows, optimizer_bytes, parameter_rows, step_rows
+from lvad.modules.plan import label_rows, memory_rows, optimizer_bytes, parameter_rows, room_bytes, step_rows
 from lvad.modules.worst_batch import Tried
 from lvad.types import Scene
 
@@ -55,6 +55,7 @@ def test_an_unknown_optimizer_is_said_to_be_unknown():
 
     optimizer = Other([nn.Parameter(torch.ones(2))], lr=0.1)
     assert optimizer_bytes(optimizer) is None
+    assert optimizer_bytes(torch.optim.LBFGS([nn.Parameter(torch.ones(2))])) is None  # needs a closure
     ((_, text),) = memory_rows(nn.Linear(1, 1), [optimizer], None)
     assert text == "weights 0.0 MB, gradients 0.0 MB, optimizer not known"
 
@@ -66,6 +67,15 @@ def test_memory():
         "weights 4.0 MB, gradients 4.0 MB, optimizer 8.0 MB, activations of the worst batch 3.0 MB"
     )
     assert rows["worst batch"] == "tried in 0.5 s, at most 20 MB allocated"
+    assert memory_rows(module, [], None, " before")[0][1] == "weights 4.0 MB, gradients 4.0 MB, optimizer 0.0 MB before"
+
+
+def test_a_later_step_has_states_and_accumulated_gradients_beside_it():
+    module = nn.Linear(1000, 1000, bias=False)
+    trainer: Any = SimpleNamespace(accumulate_grad_batches=1, optimizers=[torch.optim.AdamW(module.parameters())])
+    assert room_bytes(trainer, module) == 8_000_000
+    trainer.accumulate_grad_batches = 4
+    assert room_bytes(trainer, module) == 12_000_000
 
 
 def test_a_reference_that_is_a_second_model_weighs_too():
