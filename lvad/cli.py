@@ -1,6 +1,7 @@
 """The ``lvad`` command: the only reader of argv. Heavy libraries are imported by the command that needs them."""
 
 import difflib
+import logging
 import os
 import sys
 
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     # at once makes the small products of decoding 2 times slower. A short spin, then sleep, is good at both.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a package that products in 4 bits could use
     return _run(args[0], args[1:])
 
 

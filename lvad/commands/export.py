@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import sys
@@ -51,7 +50,6 @@ def run(args: list[str]) -> int:
     config = make_parser().parse_args(args)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         _export(config)

@@ -1,7 +1,6 @@
 """``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
 
 import itertools
-import logging
 import sys
 import warnings
 from pathlib import Path
@@ -171,7 +170,6 @@ def run_stage(command: str, args: list[str]) -> int:
     """
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a package that only 4-bit models need
     transformers_logging.disable_progress_bar()
     try:
         make_cli(_find_configs(_complete(command, args)), command)
