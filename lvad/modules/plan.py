@@ -1,6 +1,7 @@
 """What a fit will train, on what and in how much memory, said before its first step."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -21,7 +22,7 @@ MB: Final = 1e6
 class Plan(Callback):
     """Says what is trained and what is frozen, how many labels and tokens teach it, and how much memory it needs.
 
-    It also tries the worst batch, so that memory runs out in the first seconds or not at all.
+    It also tries a training step on the worst batch, so that one which does not fit fails in the first seconds.
 
     Strategies that shard the weights (FSDP, DeepSpeed) are planned, not tried: their modules run only within their own
     training step.
@@ -111,7 +112,7 @@ def memory_rows(
     """Bytes on one device that shards nothing."""
     copy = getattr(getattr(module, "policy", None), "kept_copy", None)
     held = [module] if copy is None else [module, copy]
-    weights = sum(p.numel() * p.element_size() for part in held for p in [*part.parameters(), *part.buffers()])
+    weights = sum(_bytes([*part.parameters(), *part.buffers()]) for part in held)
     gradients = _trained_bytes(module)
     states = [optimizer_bytes(optimizer) for optimizer in optimizers]
     known = [size for size in states if size is not None]
@@ -146,11 +147,15 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int | None:
         return None
     kept = sum(v.numel() for v in trial.state[probe].values() if isinstance(v, torch.Tensor) and v.shape == probe.shape)
     weights = [p for group in optimizer.param_groups for p in group["params"]]
-    return sum(p.numel() * p.element_size() for p in weights) * kept // probe.numel()
+    return _bytes(weights) * kept // probe.numel()
 
 
 def _trained_bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    return _bytes(p for p in module.parameters() if p.requires_grad)
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _can_be_tried(trainer: Trainer) -> bool:
@@ -158,5 +163,5 @@ def _can_be_tried(trainer: Trainer) -> bool:
     return isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
 
 
-def _count(parameters: Any) -> int:
+def _count(parameters: Iterable[torch.Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)

@@ -1,4 +1,4 @@
-"""A training step on the worst batch, tried before the first one: memory runs out at once or not at all."""
+"""A training step on the worst batch, tried before the first one: what does not fit fails at once."""
 
 import copy
 import time
@@ -99,7 +99,7 @@ def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes
             saved.is_on = False
             loss.backward()
             del room
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:  # the device's own is a RuntimeError
             if not _is_out_of_memory(error):
                 raise
             raise DoesNotFit(_remedy(module, batch, error)) from error
