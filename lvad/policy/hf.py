@@ -164,7 +164,7 @@ class HFPolicy(HasReference):
         hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
         walk = grammar and self._tokens_of(grammar).start(len(hidden), ending.max_new_tokens)
         steps = _Steps(self, Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens))
-        with thin_products([*self.vlm.model.text_model.modules(), self.vlm.lm_head]):
+        with thin_products([*self.vlm.model.text_model.modules(), self.vlm.lm_head], len(hidden)):
             drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))

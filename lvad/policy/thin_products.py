@@ -1,7 +1,8 @@
 """Products of a few rows with large weights on a CPU, where reading the weights is all the work.
 
-MKL lays the weights out anew in every call. oneDNN takes them as they are, given a copy of its own: 1.3 to 2 times
-faster for 2 to 16 rows on the processor of ``benchmarks/README.md``, and the copy costs as much as four tokens.
+MKL lays the weights out anew in every call. oneDNN lays them out once, in the order in which it reads them for that
+many rows: about twice as fast for 1 to 16 rows on the processor of ``benchmarks/README.md``. The copy costs as much as
+four to eight tokens, by whether its memory is at hand.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,15 +11,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-_LARGE = 2**17  # entries; smaller weights stay in the cache, and nothing is to be gained
+_LARGE = 10**5  # entries; smaller weights stay in the cache, and nothing is to be gained
 
 
 @contextmanager
-def thin_products(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let large float32 linear layers on the CPU multiply through oneDNN, for the time of a block without gradients."""
+def thin_products(modules: Iterable[nn.Module], num_rows: int) -> Iterator[None]:
+    """Let large float32 linear layers on the CPU multiply through oneDNN, for the time of a block without gradients.
+
+    Args:
+        modules: of which the large linear layers are taken.
+        num_rows: of most products; any other number gives the same values, at some other speed.
+    """
     changed = [module for module in modules if isinstance(module, nn.Linear) and _gains(module)]
     for module in changed:
-        vars(module)["forward"] = _product(module)
+        vars(module)["forward"] = _product(module, num_rows)
     try:
         yield
     finally:
@@ -38,8 +44,8 @@ def _gains(module: nn.Linear) -> bool:
     )
 
 
-def _product(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    weight, bias = module.weight.detach().to_mkldnn(), module.bias
+def _product(module: nn.Linear, num_rows: int) -> Callable[[Tensor], Tensor]:
+    weight, bias = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), num_rows), module.bias
     linear = torch.ops.mkldnn._linear_pointwise
 
     def forward(rows: Tensor) -> Tensor:
