@@ -66,5 +66,5 @@ def test_mean_rloo_gradient_over_all_groups_is_the_exact_gradient(make_policy, m
         loss = loss + weight * reinforce(logps[:, chosen], advantages, sequences.completion_mask[:, chosen])
     mean = torch.autograd.grad(loss, parameters)
     for expected, actual in zip(exact, mean, strict=True):
-        # RMSNorm and the rotary embedding of transformers compute in float32 whatever they are given.
+        # The rotary embedding of transformers computes in float32 whatever it is given.
         assert (actual + 2 * expected).norm() <= 1e-5 * expected.norm()

