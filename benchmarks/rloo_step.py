@@ -3,9 +3,9 @@
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/rloo_step.py --geometry smolvlm-256m --tiles 1 --k 8 --steps 3 --json rows.json
 
-The two alternate in one process, a step of TRL, then one of lvad. The first of each warms up; the times are medians of
-the others. Every completion has the same number of tokens. Peak memory is that of the last step, above weights,
-gradients and the states of AdamW.
+The two alternate in one process, a step of TRL, then three of lvad. The first turn of each warms up; the times are
+medians of the others. Every completion has the same number of tokens. Peak memory is that of one more step of each,
+above weights, gradients and the states of AdamW; it is not timed, for it starts with all free memory given back.
 """
 
 import argparse
@@ -23,31 +23,32 @@ from rloo_bench.ours import Ours
 from rloo_bench.setting import Cost, Setting, Side
 from rloo_bench.tables import phases_table, plot, summary_table
 
+OURS_PER_TURN = 3
+"""Steps of lvad after each of TRL, which are ten times as long: the median is of steps that follow one of their own."""
 
-def median_cost(steps: list[Cost]) -> Cost:
-    """Of all steps but the first, which warms up; memory is that of the last."""
-    costs = steps[1:]
 
+def median_cost(timed: list[Cost], peak_mib: float) -> Cost:
     def of(values: list[dict[str, Any]]) -> dict[str, Any]:
         return {name: statistics.median(v.get(name, 0) for v in values) for name in values[0]}
 
     return Cost(
-        statistics.median(c.wall_s for c in costs),
-        statistics.median(c.cpu_s for c in costs),
-        steps[-1].peak_mib,
-        of([c.phases_s for c in costs]),
-        of([c.counts for c in costs]),
+        statistics.median(c.wall_s for c in timed),
+        statistics.median(c.cpu_s for c in timed),
+        peak_mib,
+        of([c.phases_s for c in timed]),
+        of([c.counts for c in timed]),
     )
 
 
-def row_of(name: str, ours: list[Cost], theirs: list[Cost] | None) -> dict[str, Any]:
-    mine = median_cost(ours)
-    row: dict[str, Any] = {"against": name, "steps": len(ours) - 1, "lvad": asdict(mine)}
+def row_of(name: str, ours: list[Cost], peak_mib: float, theirs: list[Cost] | None) -> dict[str, Any]:
+    mine = median_cost(ours, peak_mib)
+    row: dict[str, Any] = {"against": name, "steps": len(ours), "lvad": asdict(mine)}
     row["lvad"]["wall_s_each"] = [round(c.wall_s, 3) for c in ours]
     if theirs:
-        other = median_cost(theirs)
-        row["trl"] = asdict(other)
-        row["trl"]["wall_s_each"] = [round(c.wall_s, 3) for c in theirs]
+        their_timed = theirs[1:-1]
+        other = median_cost(their_timed, theirs[-1].peak_mib)
+        row["steps"], row["trl"] = len(their_timed), asdict(other)
+        row["trl"]["wall_s_each"] = [round(c.wall_s, 3) for c in their_timed]
         row["speedup"] = other.wall_s / mine.wall_s
         row["speedup_cpu"] = other.cpu_s / mine.cpu_s
         row["memory_ratio"] = other.peak_mib / mine.peak_mib
@@ -57,18 +58,26 @@ def row_of(name: str, ours: list[Cost], theirs: list[Cost] | None) -> dict[str, 
 def compare(side: Side, algorithm: str, steps: int, checkpointing: tuple[bool, bool]) -> dict[str, Any]:
     """A row: TRL's steps with lvad's between them, or lvad's alone."""
     ours = Ours(side, checkpointing[0])
-    costs: list[Cost] = []
+    turns: list[list[Cost]] = []
     theirs = None
-    last = steps
+
+    def turn(number: int) -> None:
+        if number > steps:  # TRL's step for its memory
+            return
+        # New frames in every step, so that no cache of visual tokens answers.
+        turns.append([ours.step(number + 1000 * i, with_memory=False) for i in range(OURS_PER_TURN)])
+
     if algorithm == "none":
-        costs = [ours.step(step, step == last) for step in range(last + 1)]
+        for number in range(steps + 1):
+            turn(number)
     else:
         from rloo_bench.theirs import train
 
         with tempfile.TemporaryDirectory() as folder:
-            between = lambda step: costs.append(ours.step(step, step == last))  # noqa: E731
-            theirs = train(side, algorithm, checkpointing[1], last + 1, between, folder)
-    row = row_of(algorithm, costs, theirs)
+            theirs = train(side, algorithm, checkpointing[1], steps + 2, turn, folder)
+    peak_mib = ours.step(steps + 1, with_memory=True).peak_mib
+    timed = [cost for costs in turns[1:] for cost in costs]
+    row = row_of(algorithm, timed, peak_mib, theirs)
     row["checkpointing"] = {"lvad": checkpointing[0], "trl": checkpointing[1]}
     row["operations"] = ours.gradient_operations()
     rate = matrix_product_rate(getattr(torch, side.setting.dtype), side.setting.device)
@@ -93,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=1, help="per step")
     parser.add_argument("--k", type=int, default=8, help="completions per scene")
     parser.add_argument("--tokens", type=int, default=40, help="of every completion")
-    parser.add_argument("--steps", type=int, default=3, help="timed ones")
+    parser.add_argument("--steps", type=int, default=3, help="timed ones of TRL")
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--freeze-vision", action="store_true")
     parser.add_argument("--against", nargs="+", choices=["rloo", "grpo", "none"], default=["rloo"])

@@ -24,7 +24,7 @@ def train(
         algorithm: ``rloo``: RLOOTrainer; ``grpo``: GRPOTrainer with ``dr_grpo`` and unscaled rewards, whose gradient
             is RLOO's times a constant, and which needs no second pass for the old log-probabilities.
         checkpointing: TRL's default is True.
-        steps: how many; memory is measured in the last.
+        steps: how many; memory is measured in the last, whose time is not to be compared.
         between: given the number of the step.
         folder: for what TRL writes.
     """
