@@ -1,4 +1,4 @@
-"""The text model's normalisation with a gradient of its own: the same values, a third of the time on a CPU.
+"""The text model's normalisation with a gradient of its own: the same values, half the time on a CPU or less.
 
 Differentiated operation by operation, as transformers has it, it is 12 passes over the activations and five copies of
 them; the formula of the gradient needs the input and one number per row.
@@ -21,7 +21,7 @@ class RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """float[..., E] from x float[..., E] and weight float[E]."""
         wide = _wide(x)
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (wide * scale).to(x.dtype) * weight
 

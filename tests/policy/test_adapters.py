@@ -26,12 +26,12 @@ def test_start_and_adapter_are_read_by_transformers_and_peft(make_policy, make_b
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
     before = AutoModelForImageTextToText.from_pretrained(vlm_folder).eval()
     start = logits(plain, policy, batch)
-    torch.testing.assert_close(start, logits(before, policy, batch), rtol=0, atol=1e-4)
+    torch.testing.assert_close(start, logits(before, policy, batch), rtol=0, atol=1e-5)
     assert not torch.allclose(start, trained, atol=1e-2)
     both = PeftModel.from_pretrained(plain, str(tmp_path / "model" / "answer")).eval()
-    torch.testing.assert_close(logits(both, policy, batch), trained, rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(both, policy, batch), trained, rtol=0, atol=1e-5)
     with both.disable_adapter():
-        torch.testing.assert_close(logits(both, policy, batch), start, rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits(both, policy, batch), start, rtol=0, atol=1e-5)
 
 
 def test_without_adapters_both_are_whole_models(make_policy, make_batch, tmp_path):
@@ -44,4 +44,4 @@ def test_without_adapters_both_are_whole_models(make_policy, make_batch, tmp_pat
     policy.save_on_start(tmp_path / "model", "answer")
     for folder, expected in (("model", start), ("model/answer", logits(policy.vlm, policy, batch))):
         found = HFPolicy(str(tmp_path / folder), lora=None).eval()
-        torch.testing.assert_close(logits(found.vlm, policy, batch), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits(found.vlm, policy, batch), expected, rtol=0, atol=1e-5)
