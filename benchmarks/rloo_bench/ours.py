@@ -55,16 +55,20 @@ class Ours:
         self.phases.wrap(policy._eyes, "look", "vision")
         self.phases.wrap(policy, "logprobs", "forward")
         self.phases.wrap(self.module.reward, "score", "reward")
-        for name, phase in (("read_prompts", "prefill"), ("draw_completions", "decode")):
-            if not hasattr(getattr(engine, name), "watched"):
-                original = getattr(engine, name)
+        self.phases.wrap(policy, "generate", "decode")
+        if not hasattr(engine.read_prompts, "watched"):
+            read_prompts, advance = engine.read_prompts, engine.Decoder.advance
 
-                def timed(*args: Any, _original: Any = original, _phase: str = phase, **kwargs: Any) -> Any:
-                    with Ours.current.phases.phase(_phase):
-                        return _original(*args, **kwargs)
+            def timed(*args: Any, **kwargs: Any) -> Any:
+                with Ours.current.phases.phase("prefill"):
+                    return read_prompts(*args, **kwargs)
 
-                timed.watched = True  # type: ignore[attr-defined]
-                setattr(engine, name, timed)
+            def counted(decoder: Any, embeds: Tensor) -> Tensor:
+                Ours.current.phases.count("positions", len(embeds))
+                return advance(decoder, embeds)
+
+            timed.watched = True  # type: ignore[attr-defined]
+            engine.read_prompts, engine.Decoder.advance = timed, counted
         Ours.current = self
 
     current: "Ours"

@@ -122,9 +122,14 @@ def plain_backward(
 
 
 def merge(first: Part, second: Part) -> Part:
-    """Attention to the keys of both: the outputs weighted by exp(lse), which leaves one sigmoid."""
+    """Attention to the keys of both."""
+    return Part(merged_output(first, second), torch.logaddexp(first.lse, second.lse))
+
+
+def merged_output(first: Part, second: Part) -> Tensor:
+    """The outputs weighted by exp(lse), which leaves one sigmoid."""
     weight = (first.lse - second.lse).sigmoid().unsqueeze(-1).to(first.out.dtype)
-    return Part(torch.lerp(second.out, first.out, weight), torch.logaddexp(first.lse, second.lse))
+    return torch.lerp(second.out, first.out, weight)
 
 
 class TreeAttention(torch.autograd.Function):

@@ -11,14 +11,15 @@ from torch.utils.checkpoint import checkpoint
 from lvad.assets import resolve_model
 from lvad.ops import gather_logps
 from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
+from lvad.policy.decoder import Decoder
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.loading import load_vlm
-from lvad.policy.passes import Decoder, Trunk, read_prompts
+from lvad.policy.passes import Trunk, read_prompts
+from lvad.policy.products import product
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
-from lvad.policy.thin_products import thin_products
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, token_texts, write_targets
 from lvad.policy.vision import Eyes, VisionCache
 from lvad.text import Prompts
@@ -164,8 +165,7 @@ class HFPolicy(HasReference):
         hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
         walk = grammar and self._tokens_of(grammar).start(len(hidden), ending.max_new_tokens)
         steps = _Steps(self, Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens))
-        with thin_products([*self.vlm.model.text_model.modules(), self.vlm.lm_head], len(hidden)):
-            drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
+        drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
 
@@ -205,14 +205,12 @@ class HFPolicy(HasReference):
         )
 
     def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling, walk: Walk | None) -> Tensor:
-        return gather_logps(self._density(hidden, sampling, walk, tokens), tokens)
+        # Masks over the vocabulary are made here, so that they live no longer than the logits.
+        density = log_density(self.vlm.lm_head(hidden), sampling, self._banned_by(walk), always_keep=tokens)
+        return gather_logps(density, tokens)
 
-    def _density(
-        self, hidden: Tensor, sampling: Sampling, walk: Walk | None, always_keep: Tensor | None = None
-    ) -> Tensor:
-        # Made here, so that masks over the vocabulary live no longer than the logits.
-        banned = walk.banned(hidden.device) if walk else self.banned
-        return log_density(self.vlm.lm_head(hidden), sampling, banned, always_keep)
+    def _banned_by(self, walk: Walk | None) -> Tensor:
+        return walk.banned(self.banned.device) if walk else self.banned
 
     @torch.no_grad()
     def reference_logprobs(
@@ -266,10 +264,11 @@ class _Steps:
 
     def __init__(self, policy: HFPolicy, decoder: Decoder) -> None:
         self._policy, self._decoder = policy, decoder
+        self._head = product([policy.vlm.lm_head], decoder.num_alive)
         self.keep = decoder.keep
 
     def density(self, hidden: Tensor, walk: Walk | None) -> Tensor:
-        return self._policy._density(hidden, self._policy.sampling, walk)
+        return log_density(self._head(hidden), self._policy.sampling, self._policy._banned_by(walk))
 
     def advance(self, tokens: Tensor) -> Tensor:
         return self._decoder.advance(self._policy.vlm.get_input_embeddings()(tokens))

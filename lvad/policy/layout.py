@@ -93,6 +93,12 @@ def lay_out(is_token: Tensor, lengths: Sequence[int], among: Sequence[int] | Non
     return Layout(tuple(grids), cells.to(device))
 
 
+def lay_out_prompts(lengths: Sequence[int], device: torch.device, among: Sequence[int] | None = None) -> Layout:
+    """Grids for B prompts, one after the other; ``among`` as of ``lay_out``."""
+    is_token = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+    return lay_out(is_token.unsqueeze(1).to(device), lengths, among)
+
+
 def _size(is_used: Tensor) -> int:
     """How many places are needed to reach the last used one; at least 1."""
     return max([1, *(is_used.nonzero() + 1).flatten().tolist()])

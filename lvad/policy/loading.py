@@ -12,6 +12,8 @@ from lvad.policy.norms import make_norms_lean
 from lvad.policy.passes import ATTENTION
 
 MODEL_TYPES: Final = ("idefics3", "smolvlm")
+TEXT_MODEL_TYPE: Final = "llama"
+"""The sampler reads its layers one by one."""
 _MAX_LAYERS: Final = 1000
 """Of a tower: they are built one by one before any weight is read, so that a false number would take hours."""
 _PARAMETERS_PER_BYTE: Final = 2  # in 4 bits each
@@ -33,6 +35,9 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if config.model_type not in MODEL_TYPES:
         raise ValueError(f"model {source!r} is of type {config.model_type!r}; known: {MODEL_TYPES}")
+    if config.text_config.model_type != TEXT_MODEL_TYPE:
+        kind = config.text_config.model_type
+        raise ValueError(f"model {source!r} has a text model of type {kind!r}; known: {TEXT_MODEL_TYPE!r}")
     if config.text_config.attention_dropout:
         raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
     _check_size(source, config)

@@ -20,10 +20,9 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """float[..., E] from x float[..., E] and weight float[E]."""
-        wide = _wide(x)
-        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        scale = _scale(x, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype) * weight
+        return _normed(x, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -49,6 +48,19 @@ def make_norms_lean(model: nn.Module) -> None:
     for part in model.modules():
         if type(part) is LlamaRMSNorm:
             part.__class__ = _LeanNorm
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The values of ``RMSNorm`` where no gradient is taken."""
+    return _normed(x, weight, _scale(x, eps))
+
+
+def _normed(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return (_wide(x) * scale).to(x.dtype) * weight
+
+
+def _scale(x: Tensor, eps: float) -> Tensor:
+    return _wide(x).square().mean(-1, keepdim=True).add_(eps).rsqrt_()
 
 
 def _wide(x: Tensor) -> Tensor:

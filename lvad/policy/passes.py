@@ -1,7 +1,8 @@
-"""The three passes through the text model: the prompts, given completions behind them, and one token at a time.
+"""The two passes through the text model that have a gradient: the prompts, and given completions behind them.
 
-Every pass feeds flat rows (``layout``) and hands its own attention to the layers. So the prompts are computed once:
-the first pass keeps their keys and values, differentiably, and both the sampler and the gradient pass read those.
+Both feed flat rows (``layout``) and hand their own attention to the layers. So the prompts are computed once: the
+first pass keeps their keys and values, differentiably, and both the sampler (``decoder``) and the second pass read
+those.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from lvad.policy.attention import Part, TreeAttention, attend, merge
-from lvad.policy.layout import Layout, lay_out
+from lvad.policy.attention import TreeAttention
+from lvad.policy.layout import Layout, lay_out, lay_out_prompts
 
 ATTENTION = "lvad_tree"
 """The name under which transformers finds the attention of these passes."""
@@ -43,7 +44,7 @@ class Trunk(NamedTuple):
 
 def read_prompts(text_model: Any, embeds: Tensor, lengths: tuple[int, ...]) -> Trunk:
     """Run B prompts, float[S, E] one after the other, through the text model."""
-    own = _Prompts(_prompt_layout(lengths, embeds.device))
+    own = _Prompts(lay_out_prompts(lengths, embeds.device))
     positions = torch.cat([torch.arange(n, device=embeds.device) for n in lengths])
     hidden = _run(text_model, embeds, positions, own)
     last = torch.tensor(lengths, device=embeds.device).cumsum(0) - 1
@@ -77,11 +78,6 @@ def _run(text_model: Any, embeds: Tensor, positions: Tensor, own: Pass) -> Tenso
     return output.last_hidden_state[0]
 
 
-def _prompt_layout(lengths: tuple[int, ...], device: torch.device, among: list[int] | None = None) -> Layout:
-    is_token = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
-    return lay_out(is_token.unsqueeze(1).to(device), lengths, among)
-
-
 class _Prompts:
     """Causal attention inside each prompt."""
 
@@ -111,7 +107,7 @@ class _Completions:
 
     def __init__(self, trunk: Trunk, layout: Layout) -> None:
         self.trunk, self.layout = trunk, layout
-        self.prompts = _prompt_layout(trunk.lengths, trunk.last.device)
+        self.prompts = lay_out_prompts(trunk.lengths, trunk.last.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         prompt = self.trunk.keys[layer], self.trunk.values[layer]
@@ -119,69 +115,6 @@ class _Completions:
 
 
 _tree_attention: Callable[..., Tensor] = TreeAttention.apply
-
-
-class Decoder:
-    """Completions that grow token by token, R of them still alive.
-
-    The prompts' keys and values are read where they lie; each completion has room of its own for its tokens.
-    """
-
-    def __init__(self, text_model: Any, trunk: Trunk, num_completions: int, room: int) -> None:
-        self.text_model, self.trunk, self.room = text_model, trunk, room
-        batch, device = len(trunk.lengths), trunk.last.device
-        self._scene = torch.arange(batch, device=device).repeat_interleave(num_completions)
-        self._length = torch.tensor(trunk.lengths, device=device)
-        self._own: dict[int, tuple[Tensor, Tensor]] = {}
-        self._num_fed = 0
-        self._among: list[int] = []
-        self._prompts: list[list[tuple[Tensor, Tensor]]] = []
-        self._place()
-
-    def advance(self, embeds: Tensor) -> Tensor:
-        """The next states float[R, E], from the embeddings float[R, E] of the last tokens."""
-        positions = self._length[self._scene] + self._num_fed
-        hidden = _run(self.text_model, embeds, positions, self)
-        self._num_fed += 1
-        return hidden
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some of the completions: int64[R'], ascending."""
-        self._scene = self._scene[rows]
-        for layer, kept in list(self._own.items()):
-            for new, old in zip(self._make_room(layer, kept[0][: len(rows), 0]), kept, strict=True):
-                new[:, : self._num_fed] = old[rows, : self._num_fed]
-        self._place()
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """Attention of one new token per completion; its key and value are kept."""
-        own_k, own_v = self._own.get(layer) or self._make_room(layer, k)
-        own_k[:, self._num_fed], own_v[:, self._num_fed] = k, v
-        seen = self._num_fed + 1
-        own = attend(q.unsqueeze(1), own_k[:, :seen], own_v[:, :seen], scale, causal=False)
-        groups = zip(self._layout.split_scenes(q), self._prompts[layer], strict=True)
-        parts = [attend(queries, *keys, scale, causal=False) for queries, keys in groups]
-        prompt = Part(*(self._layout.join([x.flatten(0, 1) for x in column]) for column in zip(*parts, strict=True)))
-        return merge(prompt, Part(*(x.squeeze(1) for x in own))).out
-
-    def _make_room(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (len(k), self.room, *k.shape[1:])
-        self._own[layer] = (k.new_empty(shape), k.new_empty(shape))
-        return self._own[layer]
-
-    def _place(self) -> None:
-        counts = torch.bincount(self._scene, minlength=len(self.trunk.lengths))
-        is_alive = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
-        alive = counts.nonzero().squeeze(1).tolist()
-        if not self._prompts or 2 * len(alive) <= len(self._among):
-            # Leaving prompts behind costs a copy of the others.
-            self._among = alive
-            prompts = _prompt_layout(self.trunk.lengths, self._scene.device, alive)
-            self._prompts = [
-                list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
-                for k, v in zip(self.trunk.keys, self.trunk.values, strict=True)
-            ]
-        self._layout = lay_out(is_alive.unsqueeze(2), self.trunk.lengths, self._among)
 
 
 def _attention(

@@ -203,7 +203,7 @@ def test_a_saved_policy_says_the_same_in_plain_transformers(make_policy, make_ba
 
 
 def test_an_unknown_folder_and_a_foreign_model_are_named(tmp_path):
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, SmolVLMConfig
 
     from lvad.policy.hf import HFPolicy
 
@@ -213,6 +213,9 @@ def test_an_unknown_folder_and_a_foreign_model_are_named(tmp_path):
         HFPolicy("embedded/nothing")
     LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="llama"):
+        HFPolicy(str(tmp_path))
+    SmolVLMConfig(text_config={"model_type": "qwen2"}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="text model of type 'qwen2'; known: 'llama'"):
         HFPolicy(str(tmp_path))
 
 

@@ -1,0 +1,82 @@
+"""Completions that grow token by token behind prompts whose keys and values are read where they lie."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvad.policy.attention import Part, attend, merged_output
+from lvad.policy.layout import lay_out, lay_out_prompts
+from lvad.policy.passes import Trunk
+from lvad.policy.token_pass import TokenPass
+
+
+class Decoder:
+    """R completions still alive, each with room of its own for its tokens' keys and values.
+
+    Args:
+        text_model: whose weights stay as they are for as long as the decoder is used.
+        trunk: B prompts.
+        num_completions: K behind each, so that R = B K at first.
+        room: tokens that each can be fed.
+    """
+
+    def __init__(self, text_model: Any, trunk: Trunk, num_completions: int, room: int) -> None:
+        self.trunk, self.room = trunk, room
+        batch, device = len(trunk.lengths), trunk.last.device
+        self._scene = torch.arange(batch, device=device).repeat_interleave(num_completions)
+        self._length = torch.tensor(trunk.lengths, device=device)
+        self._read = TokenPass(text_model, self.num_alive)
+        self._own: dict[int, tuple[Tensor, Tensor]] = {}
+        self._num_fed = 0
+        self._among: list[int] = []
+        self._prompts: list[list[tuple[Tensor, Tensor]]] = []
+        self._place()
+
+    @property
+    def num_alive(self) -> int:
+        """R."""
+        return len(self._scene)
+
+    def advance(self, embeds: Tensor) -> Tensor:
+        """The next states float[R, E], from the embeddings float[R, E] of the last tokens."""
+        hidden = self._read(embeds, self._length[self._scene] + self._num_fed, self._attend)
+        self._num_fed += 1
+        return hidden
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the completions: int64[R'], ascending."""
+        self._scene = self._scene[rows]
+        for layer, kept in list(self._own.items()):
+            for new, old in zip(self._make_room(layer, kept[0][: len(rows), 0]), kept, strict=True):
+                new[:, : self._num_fed] = old[rows, : self._num_fed]
+        self._place()
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        own_k, own_v = self._own.get(layer) or self._make_room(layer, k)
+        own_k[:, self._num_fed], own_v[:, self._num_fed] = k, v
+        seen = self._num_fed + 1
+        own = attend(q.unsqueeze(1), own_k[:, :seen], own_v[:, :seen], scale, causal=False)
+        groups = zip(self._layout.split_scenes(q), self._prompts[layer], strict=True)
+        parts = [attend(queries, *keys, scale, causal=False) for queries, keys in groups]
+        prompt = Part(*(self._layout.join([x.flatten(0, 1) for x in column]) for column in zip(*parts, strict=True)))
+        return merged_output(prompt, Part(*(x.squeeze(1) for x in own)))
+
+    def _make_room(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(k), self.room, *k.shape[1:])
+        self._own[layer] = (k.new_empty(shape), k.new_empty(shape))
+        return self._own[layer]
+
+    def _place(self) -> None:
+        counts = torch.bincount(self._scene, minlength=len(self.trunk.lengths))
+        is_alive = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
+        alive = counts.nonzero().squeeze(1).tolist()
+        if not self._prompts or 2 * len(alive) <= len(self._among):
+            # Leaving prompts behind costs a copy of the others.
+            self._among = alive
+            prompts = lay_out_prompts(self.trunk.lengths, self._scene.device, alive)
+            self._prompts = [
+                list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
+                for k, v in zip(self.trunk.keys, self.trunk.values, strict=True)
+            ]
+        self._layout = lay_out(is_alive.unsqueeze(2), self.trunk.lengths, self._among)

@@ -1,0 +1,74 @@
+"""One new token per row through a Llama text model, without gradients: what sampling repeats.
+
+The values are those of transformers' own layers. Between their products of a few rows, calls of modules and rounds
+over views took as long as the products of a small model; here each layer is four products and what joins them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvad.policy.norms import rms_norm
+from lvad.policy.products import product
+
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+"""float[R, H, D] from the layer's number, q float[R, H, D], k and v float[R, G, D], and the scale of the scores."""
+
+
+class TokenPass:
+    """A text model with its weights laid out for sampling; good until they change.
+
+    Args:
+        text_model: transformers' ``LlamaModel``, layers adapted or packed.
+        num_rows: as of ``product``.
+    """
+
+    def __init__(self, text_model: Any, num_rows: int) -> None:
+        self._layers = [_Layer(layer, num_rows) for layer in text_model.layers]
+        self._norm, self._rotary = text_model.norm, text_model.rotary_emb
+
+    @torch.no_grad()
+    def __call__(self, embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """The states float[R, E] that predict the next tokens.
+
+        Args:
+            embeds: float[R, E] of the tokens.
+            positions: int64[R] of the tokens.
+            attend: keeps keys and values, and attends.
+        """
+        cos, sin = (x[0].unsqueeze(1) for x in self._rotary(embeds.unsqueeze(0), positions.unsqueeze(0)))
+        # Half a head's numbers are turned against the other half: the sign of transformers' ``rotate_half`` is in sin.
+        lower, upper = sin.chunk(2, -1)
+        sin = torch.cat([-lower, upper], -1)
+        hidden = embeds
+        for layer in self._layers:
+            hidden = layer.advance(hidden, cos, sin, attend)
+        return rms_norm(hidden, self._norm.weight, self._norm.variance_epsilon)
+
+
+class _Layer:
+    def __init__(self, layer: Any, num_rows: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.index, self.scale, self.head_size = attention.layer_idx, attention.scaling, attention.head_dim
+        self.num_keys = attention.config.num_key_value_heads
+        self.num_queries = attention.config.num_attention_heads
+        self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = product([attention.q_proj, attention.k_proj, attention.v_proj], num_rows)
+        self.out = product([attention.o_proj], num_rows)
+        self.gate_up = product([mlp.gate_proj, mlp.up_proj], num_rows)
+        self.down, self.activation = product([mlp.down_proj], num_rows), mlp.act_fn
+
+    def advance(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """float[R, E] from float[R, E] and the turns of the positions, float[R, 1, D]."""
+        normed = rms_norm(hidden, self.first_norm.weight, self.first_norm.variance_epsilon)
+        heads = self.qkv(normed).unflatten(-1, (-1, self.head_size))
+        turned, v = heads[:, : -self.num_keys], heads[:, -self.num_keys :]
+        # Under autocast cos and sin are wider than the products.
+        turned = (turned * cos).addcmul_(turned.roll(self.head_size // 2, -1), sin).to(v.dtype)
+        q, k = turned[:, : self.num_queries], turned[:, self.num_queries :]
+        hidden = hidden + self.out(attend(self.index, q, k, v, self.scale).flatten(1))
+        normed = rms_norm(hidden, self.second_norm.weight, self.second_norm.variance_epsilon)
+        gate, up = self.gate_up(normed).chunk(2, -1)
+        return hidden + self.down(self.activation(gate) * up)
