@@ -8,7 +8,7 @@ Shape legend, the same letters everywhere:
 Batches are NamedTuples because Lightning moves those to a device and ``pin_memory`` walks them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -59,6 +59,8 @@ class Prefix(NamedTuple):
     """float[N, D] input embeddings of all prompts one after the other, image features in place."""
     lengths: tuple[int, ...]
     """Tokens of each of the B prompts, N in all."""
+    lookup: Callable[[Tensor], Tensor]
+    """Embeds further tokens, float[N, D] of int64[N]; one gradient for these and the prompts'."""
     trunk: Any = None
     """What the policy that read the prompts keeps of them, for its own use."""
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lvad.policy.attention_blocks import causal_backward, full_backward
 from lvad.policy.layout import Layout
 
 
@@ -64,12 +65,11 @@ def attend_backward(
         scale: as in ``attend``.
         causal: as in ``attend``.
     """
+    if q.is_cpu:
+        return (causal_backward if causal else full_backward)((grad, q, k, v, *part), scale)
     grad, q, k, v, out = (x.transpose(1, 2) for x in (grad, q, k, v, part.out))
     lse = part.lse.transpose(1, 2)
-    if q.is_cpu:
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        grads = backward(grad, q, k, v, out, lse, 0.0, causal, scale=scale)
-    elif _has_cuda_kernel(q):
+    if _has_cuda_kernel(q):
         backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
         unused = torch.empty(0, dtype=torch.long, device=q.device)  # the random state of dropout
         lens = (None, None, q.shape[2], k.shape[2])

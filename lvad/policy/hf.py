@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lvad.assets import resolve_model
-from lvad.ops import gather_logps
 from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
 from lvad.policy.decoder import Decoder
 from lvad.policy.decoding import Ending, draw_completions
+from lvad.policy.embedding import shared_lookup
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
+from lvad.policy.head import DrawnLogps
 from lvad.policy.loading import load_vlm
 from lvad.policy.passes import Trunk, read_prompts
 from lvad.policy.products import product
@@ -24,8 +24,6 @@ from lvad.policy.tokens import PromptIds, banned_tokens, decode, token_texts, wr
 from lvad.policy.vision import Eyes, VisionCache
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
-
-_LOGITS_AT_ONCE = 2**23  # of the vocabulary projection: 32 MiB of them in float32
 
 
 class HFPolicy(HasReference):
@@ -132,11 +130,12 @@ class HFPolicy(HasReference):
                 numbers = f"{len(seen)} visual tokens for {places} places in the prompt"
                 raise ValueError(f"{scene}: {numbers}, of {seen.shape[1]} and {self.state_size} numbers each")
         ids = torch.cat(prompts).to(vlm.device)
-        embeds = vlm.get_input_embeddings()(ids)
+        lookup = shared_lookup(vlm.get_input_embeddings())
+        embeds = lookup(ids)
         is_image = (ids == vlm.config.image_token_id).unsqueeze(-1)
         embeds = embeds.masked_scatter(is_image, torch.cat(features).to(embeds.dtype))
         lengths = tuple(len(ids) for ids in prompts)
-        return Prefix(embeds, lengths, read_prompts(vlm.model.text_model, embeds, lengths))
+        return Prefix(embeds, lengths, lookup, read_prompts(vlm.model.text_model, embeds, lengths))
 
     @torch.no_grad()
     def generate(
@@ -189,25 +188,19 @@ class HFPolicy(HasReference):
         walk = grammar and self._tokens_of(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
-        model, embed = self.vlm.model.text_model, self.vlm.get_input_embeddings()
-        states = predicting_states(model, embed, _trunk(prefix), rollouts, self.completions_at_once)
+        model = self.vlm.model.text_model
+        states = predicting_states(model, prefix.lookup, _trunk(prefix), rollouts, self.completions_at_once)
         wanted, tokens = states[rollouts.completion_mask], rollouts.tokens[rollouts.completion_mask]
-        rows = max(1, _LOGITS_AT_ONCE // len(self.banned))
-        parts = [
-            checkpoint(
-                self._head, h, t, sampling, walk and walk.pick(range(i * rows, i * rows + len(t))), use_reentrant=False
-            )
-            for i, (h, t) in enumerate(zip(wanted.split(rows), tokens.split(rows), strict=True))
-        ]
-        logps = torch.cat(parts)
+
+        def density(logits: Tensor, rows: slice) -> Tensor:
+            # A grammar's masks over the vocabulary live no longer than the logits.
+            banned = self._banned_by(walk and walk.pick(range(*rows.indices(len(tokens)))))
+            return log_density(logits, sampling, banned, always_keep=tokens[rows])
+
+        logps: Any = DrawnLogps.apply(wanted, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
         return torch.zeros(rollouts.tokens.shape, dtype=logps.dtype, device=logps.device).masked_scatter(
             rollouts.completion_mask, logps
         )
-
-    def _head(self, hidden: Tensor, tokens: Tensor, sampling: Sampling, walk: Walk | None) -> Tensor:
-        # Masks over the vocabulary are made here, so that they live no longer than the logits.
-        density = log_density(self.vlm.lm_head(hidden), sampling, self._banned_by(walk), always_keep=tokens)
-        return gather_logps(density, tokens)
 
     def _banned_by(self, walk: Walk | None) -> Tensor:
         return walk.banned(self.banned.device) if walk else self.banned

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import loading
 from lvad.policy.four_bits import four_bits, multiply_alike
+from lvad.policy.gates import make_gates_lean
 from lvad.policy.norms import make_norms_lean
 from lvad.policy.passes import ATTENTION
 
@@ -57,6 +58,7 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
         raise ValueError(f"model {source!r} lacks {len(missing)} weights, such as {missing[:3]}; restore its files")
     multiply_alike(vlm)
     make_norms_lean(vlm)
+    make_gates_lean(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
     return vlm, processor
 

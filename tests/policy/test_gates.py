@@ -1,0 +1,54 @@
+"""The gated layer against that of transformers."""
+
+import copy
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from lvad.policy.gates import SwiGLU, make_gates_lean
+
+
+def test_by_hand():
+    """At gate 0: silu = 0 and its slope is 1/2, so y = 0, dy/dgate = up / 2, dy/dup = 0."""
+    gate, up = torch.zeros(1, requires_grad=True), torch.full((1,), 6.0, requires_grad=True)
+    y = SwiGLU.apply(gate, up)
+    y.backward()
+    assert (y.item(), gate.grad.item(), up.grad.item()) == (0, 3, 0)
+
+
+def test_gradients_are_those_of_differences():
+    torch.manual_seed(0)
+    gate, up = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    torch.autograd.gradcheck(SwiGLU.apply, (gate, up))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_layer_says_and_learns_what_that_of_transformers_does(dtype):
+    torch.manual_seed(0)
+    plain = LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=2)).to(dtype)
+    lean = copy.deepcopy(plain)
+    make_gates_lean(torch.nn.ModuleList([lean]))
+    assert lean.forward.__func__ is not plain.forward.__func__
+    results = []
+    for layer in (plain, copy.deepcopy(lean)):
+        x = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+        y = layer(x)
+        results.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_activation_less_is_kept():
+    gate, up = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        SwiGLU.apply(gate, up)
+    assert [x.data_ptr() for x in kept] == [gate.data_ptr(), up.data_ptr()]
+
+
+def test_other_activations_are_left_alone():
+    layer = LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=2, hidden_act="gelu"))
+    make_gates_lean(torch.nn.ModuleList([layer]))
+    assert type(layer) is LlamaMLP
