@@ -66,4 +66,4 @@ def _plus_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype
 
 def _parts(num_rows: int, vocabulary: int) -> list[slice]:
     size = max(1, LOGITS_AT_ONCE // vocabulary)
-    return [slice(start, start + size) for start in range(0, num_rows, size)]
+    return [slice(start, start + size) for start in range(0, max(1, num_rows), size)]

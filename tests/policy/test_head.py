@@ -83,3 +83,11 @@ def test_half_precision_rounds_as_a_linear_layer_does(inputs, half, monkeypatch)
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == other.dtype == kind
         assert (one - other).float().norm() <= 1e-2 * other.float().norm()
+
+
+def test_no_tokens_have_no_log_probabilities(inputs):
+    states, weight, tokens, _ = inputs
+    logps = DrawnLogps.apply(states[:0], weight, tokens[:0], 1.0, lambda logits, _: logits.log_softmax(-1))
+    assert logps.shape == (0,)
+    logps.sum().backward()
+    assert not weight.grad.any()
