@@ -60,7 +60,7 @@ class Prefix(NamedTuple):
     lengths: tuple[int, ...]
     """Tokens of each of the B prompts, N in all."""
     lookup: Callable[[Tensor], Tensor]
-    """Embeds further tokens, float[N, D] of int64[N]; one gradient for these and the prompts'."""
+    """Embeds further tokens, float[L, D] of int64[L]; one gradient for these and the prompts'."""
     trunk: Any = None
     """What the policy that read the prompts keeps of them, for its own use."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from lvad.policy.four_bits import in_float32, is_in_four_bits
 
@@ -27,9 +28,17 @@ class Lora:
 
 
 def adapted(model: Any, lora: Lora) -> PeftModel:
-    """Put adapters on a model; all else is frozen."""
+    """Put adapters on a model; all else is frozen.
+
+    Raises:
+        ValueError: for adapters on the embedding or the head, whose gradients go around their layers.
+    """
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
-    return get_peft_model(model, config)
+    whole = get_peft_model(model, config)
+    for name, part in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
+        if isinstance(part, BaseTunerLayer):
+            raise ValueError(f"lora.targets {lora.targets!r} matches the {name}; adapt linear layers of the text model")
+    return whole
 
 
 def float_copy(model: Any) -> Any:

@@ -1,16 +1,16 @@
 """The backward pass of attention on a CPU, by PyTorch's kernel in blocks.
 
-The kernel hands one core a key head of a sequence at a time, which for one prompt with three of them leaves half of two
-cores idle, and of a causal square it computes much that the mask hides. A causal square of T tokens is two of T / 2,
-which the kernel takes side by side like two sequences, and one block of the later queries and the earlier keys. Since
-output and log-sum-exp are those over all keys, the gradients of blocks add up (``attention``).
+The kernel hands one core a key head of a sequence at a time, which for one prompt with three of them leaves one of two
+cores idle half of the time, and of a causal square it computes much that the mask hides. A causal square of T tokens
+is two of T / 2, which the kernel takes side by side like two sequences, and one block of the later queries and the
+earlier keys. Since output and log-sum-exp are those over all keys, the gradients of blocks add up (``attention``).
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_SMALLEST_SQUARE = 128  # tokens; halves of smaller ones cost more in calls than they save
+_SMALLEST_SQUARE = 128  # tokens; smaller halves cost more in calls than they save
 _FEWEST_KEYS = 256  # of a strip
 _TASKS_PER_CORE = 2
 

@@ -16,8 +16,10 @@ Lookup = Callable[[Tensor], Tensor]
 
 def shared_lookup(embedding: nn.Embedding) -> Lookup:
     """Lookups of one step; a gradient reaches the weight when all of them have theirs."""
-    table: Any = _WholeGradient.apply(embedding.weight)
-    return lambda tokens: nn.functional.embedding(tokens, table, embedding.padding_idx, sparse=True)
+    # Without gradients now, there may still be some for a later lookup, and it is the only one.
+    is_shared = torch.is_grad_enabled()
+    weight: Any = _WholeGradient.apply(embedding.weight) if is_shared else embedding.weight
+    return lambda tokens: nn.functional.embedding(tokens, weight, embedding.padding_idx, sparse=is_shared)
 
 
 class _WholeGradient(torch.autograd.Function):

@@ -12,7 +12,7 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        """float[..., E] from gate and up, float[..., E]."""
+        """float[..., F] from gate and up, float[..., F]."""
         ctx.save_for_backward(gate, up)
         return nn.functional.silu(gate).mul_(up)
 

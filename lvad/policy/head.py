@@ -16,7 +16,7 @@ LOGITS_AT_ONCE = 2**23
 
 LogDensity = Callable[[Tensor, slice], Tensor]
 """float[n, V] from the logits float[n, V] of some of the rows: the log-softmax of logits / temperature, -inf outside of
-a kept set. At least float32."""
+a kept set, which holds the drawn tokens. At least float32."""
 
 
 class DrawnLogps(torch.autograd.Function):

@@ -23,14 +23,14 @@ def product(layers: Sequence[nn.Module], num_rows: int) -> Product:
     """What linear layers make of the same rows, side by side: float[R, N] from float[R, E], without gradients.
 
     Args:
-        layers: ``nn.Linear``, or what stands in their place to adapt, pack or share out their weights. Weights in full
-            precision on the CPU are copied, so the product is good until they change.
+        layers: ``nn.Linear``, or what stands in their place to adapt or pack their weights. Weights in full precision
+            on the CPU are taken out of their layers, so the product is good until they change.
         num_rows: of most products; any other number gives the same values, at some other speed.
     """
     parts = [_weight_and_bias(layer) for layer in layers]
     copied = [part for part in parts if part is not None]
     if len(copied) < len(layers):
-        return lambda rows: torch.cat([layer(rows) for layer in layers], -1)
+        return layers[0] if len(layers) == 1 else lambda rows: torch.cat([layer(rows) for layer in layers], -1)
     weight, bias = copied[0] if len(copied) == 1 else _joined(copied)
     if weight.dtype is not torch.float32 or weight.numel() < _LARGE or not torch.backends.mkldnn.is_available():
         return lambda rows: nn.functional.linear(rows, weight, bias)
@@ -41,13 +41,16 @@ def product(layers: Sequence[nn.Module], num_rows: int) -> Product:
 def _weight_and_bias(layer: Any) -> tuple[Tensor, Tensor | None] | None:
     """With its adapters; None where the layer has to multiply by itself.
 
-    Adapters are not merged in half precision, where the weight's rounding would swallow part of them.
+    So it does in half precision: a merged weight's rounding would swallow part of the adapters.
     """
-    base = layer.base_layer if isinstance(layer, LoraLinear) else layer
+    is_adapted = isinstance(layer, LoraLinear)
+    base = layer.base_layer if is_adapted else layer
     if type(base) is not nn.Linear or "forward" in vars(base) or not _is_whole(base.weight):
         return None
+    if is_adapted and layer.merged:  # and unmerged by itself where adapters are off
+        return None
     weight, bias = base.weight.detach(), None if base.bias is None else base.bias.detach()
-    if base is not layer and not layer.disable_adapters and not layer.merged:
+    if is_adapted and not layer.disable_adapters:
         for name in layer.active_adapters:
             weight = weight + layer.get_delta_weight(name)
     return weight, bias

@@ -1,7 +1,7 @@
 """One new token per row through a Llama text model, without gradients: what sampling repeats.
 
-The values are those of transformers' own layers. Between their products of a few rows, calls of modules and rounds
-over views took as long as the products of a small model; here each layer is four products and what joins them.
+The values are those of transformers' own layers. In a small model, calls of modules and elementwise operations between
+the products take as long as the products of a few rows; here a layer is four products and the least between them.
 """
 
 from collections.abc import Callable

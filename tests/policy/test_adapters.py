@@ -1,10 +1,11 @@
 """What is written is what plain transformers and peft read."""
 
+import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-from lvad.policy import HFPolicy
+from lvad.policy import HFPolicy, Lora
 from lvad.policy.tokens import chat_inputs
 
 
@@ -45,3 +46,9 @@ def test_without_adapters_both_are_whole_models(make_policy, make_batch, tmp_pat
     for folder, expected in (("model", start), ("model/answer", logits(policy.vlm, policy, batch))):
         found = HFPolicy(str(tmp_path / folder), lora=None).eval()
         torch.testing.assert_close(logits(found.vlm, policy, batch), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("part", "name"), [("embed_tokens", "embedding"), ("lm_head", "head")])
+def test_adapters_on_embedding_and_head_are_refused(vlm_folder, part, name):
+    with pytest.raises(ValueError, match=rf"lora.targets '.*{part}' matches the {name}"):
+        HFPolicy(str(vlm_folder), lora=Lora(targets=f".*{part}"))

@@ -15,6 +15,7 @@ def sizes(monkeypatch):
     """Blocks of a few tokens, and the calls of the kernel: sequences, queries, keys."""
     monkeypatch.setattr(attention_blocks, "_SMALLEST_SQUARE", 4)
     monkeypatch.setattr(attention_blocks, "_FEWEST_KEYS", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     calls, kernel = [], attention_blocks._kernel
     monkeypatch.setattr(
         attention_blocks,

@@ -33,6 +33,15 @@ def test_a_frozen_embedding_has_no_gradient():
     assert not shared_lookup(embedding)(FIRST).requires_grad
 
 
+def test_a_lookup_begun_without_gradients_goes_on_with_them():
+    embedding = nn.Embedding(5, 3)
+    with torch.no_grad():
+        lookup = shared_lookup(embedding)
+        assert not lookup(FIRST).requires_grad
+    lookup(SECOND).sum().backward()
+    assert embedding.weight.grad.sum(1).tolist() == [0, 3, 0, 0, 3]
+
+
 def test_the_gradient_is_made_whole_once():
     embedding, whole = nn.Embedding(50, 3), []
     lookup = shared_lookup(embedding)

@@ -96,5 +96,6 @@ def test_adapters_are_read():
         found = states(model.get_base_model(), embeds)
         torch.testing.assert_close(found, trained, rtol=1e-4, atol=1e-4)
         with model.disable_adapter():
-            start = states(model.get_base_model(), embeds)
+            start, found = model(inputs_embeds=embeds).last_hidden_state, states(model.get_base_model(), embeds)
+    torch.testing.assert_close(found, start, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(start, trained, atol=1e-2)
