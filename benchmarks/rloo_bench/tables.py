@@ -56,15 +56,17 @@ def summary_table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of the seconds by phase."""
+    """Bars of the phases, the longest of each row as one: the rows' seconds differ by a thousand times."""
     from matplotlib.figure import Figure
 
-    bars = [
-        (f"{name_of(row)}\n{NAMES[row['against']] if side == 'trl' else 'lvad'}", row[side]["phases_s"])
-        for row in rows
-        for side in SIDES
-        if side in row
-    ]
+    bars = []
+    for row in rows:
+        longest = max(row[side]["wall_s"] for side in SIDES if side in row)
+        for side in SIDES:
+            if side in row:
+                who = NAMES[row["against"]] if side == "trl" else "lvad"
+                name = f"{name_of(row)}\n{who}, {row[side]['wall_s']:.3g} s"
+                bars.append((name, {phase: s / longest for phase, s in row[side]["phases_s"].items()}))
     figure = Figure(figsize=(10, 1 + 0.55 * len(bars)), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(bars)
@@ -73,7 +75,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.barh(range(len(bars)), widths, left=left, label=phase)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize="small")
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds per step")
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_xlabel("time of a step, the row's longest = 1")
     figure.legend(loc="outside upper center", ncols=len(PHASES), fontsize="small")
     figure.savefig(path, dpi=120)
