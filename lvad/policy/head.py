@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lvad.ops import gather_logps
+
 LOGITS_AT_ONCE = 2**23
 """32 MiB of them in float32."""
 
@@ -33,10 +35,10 @@ class DrawnLogps(torch.autograd.Function):
         ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         states, weight = states.to(ctx.dtype), weight.to(ctx.dtype)
         parts = [
-            log_density(states[rows] @ weight.t(), rows).gather(1, tokens[rows].unsqueeze(1))
+            gather_logps(log_density(states[rows] @ weight.t(), rows), tokens[rows])
             for rows in _parts(len(states), len(weight))
         ]
-        return torch.cat(parts).squeeze(1)
+        return torch.cat(parts)
 
     @staticmethod
     @once_differentiable

@@ -34,13 +34,7 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
     """
     with loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    if config.model_type not in MODEL_TYPES:
-        raise ValueError(f"model {source!r} is of type {config.model_type!r}; known: {MODEL_TYPES}")
-    if config.text_config.model_type != TEXT_MODEL_TYPE:
-        kind = config.text_config.model_type
-        raise ValueError(f"model {source!r} has a text model of type {kind!r}; known: {TEXT_MODEL_TYPE!r}")
-    if config.text_config.attention_dropout:
-        raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
+    _check_type(source, config)
     _check_size(source, config)
     load: Any = AutoModelForImageTextToText.from_pretrained
     with loading(source):
@@ -61,6 +55,16 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
     make_gates_lean(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
     return vlm, processor
+
+
+def _check_type(source: str, config: Any) -> None:
+    if config.model_type not in MODEL_TYPES:
+        raise ValueError(f"model {source!r} is of type {config.model_type!r}; known: {MODEL_TYPES}")
+    if config.text_config.model_type != TEXT_MODEL_TYPE:
+        kind = config.text_config.model_type
+        raise ValueError(f"model {source!r} has a text model of type {kind!r}; known: {TEXT_MODEL_TYPE!r}")
+    if config.text_config.attention_dropout:
+        raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
 
 
 def _check_size(source: str, config: Any) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvad.policy.attention import Part, TreeAttention, attend, attend_backward, merge, plain_attend, plain_backward
-from lvad.policy.layout import lay_out
+from lvad.policy.layout import lay_out, lay_out_prompts
 
 HEADS, GROUPS, WIDTH, SCALE = 4, 2, 8, 0.3
 CASES = {
@@ -43,7 +43,7 @@ def test_values_and_gradients_are_those_of_one_masked_softmax(case, with_prompts
     tensors = [rows(num, HEADS), rows(num, GROUPS), rows(num, GROUPS)]
     prompts, behind = None, [None, None]
     if with_prompts:
-        prompts = lay_out((torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).unsqueeze(1), lengths)
+        prompts = lay_out_prompts(lengths, torch.device("cpu"))
         behind = [rows(num_prompt, GROUPS), rows(num_prompt, GROUPS)]
     actual = TreeAttention.apply(layout, prompts, SCALE, *tensors, *behind)
     expected = dense(lengths, fed, *tensors, *behind)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from learning import said_and_learnt
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -31,11 +32,7 @@ def test_the_layer_says_and_learns_what_that_of_transformers_does(dtype):
     lean = copy.deepcopy(plain)
     make_gates_lean(torch.nn.ModuleList([lean]))
     assert lean.forward.__func__ is not plain.forward.__func__
-    results = []
-    for layer in (plain, copy.deepcopy(lean)):
-        x = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
-        y = layer(x)
-        results.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])])
+    results = [said_and_learnt(layer, 16, dtype) for layer in (plain, copy.deepcopy(lean))]
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from learning import said_and_learnt
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -38,11 +39,6 @@ def test_the_layer_says_and_learns_what_that_of_transformers_does(dtype, toleran
     lean = copy.deepcopy(plain)
     make_norms_lean(torch.nn.ModuleList([lean]))
     assert lean.forward.__func__ is not plain.forward.__func__
-    results = []
-    for layer in (plain, copy.deepcopy(lean)):
-        x = torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
-        y = layer(x)
-        assert y.dtype == dtype
-        results.append([y, *torch.autograd.grad(y.float().square().sum(), [x, layer.weight])])
+    results = [said_and_learnt(layer, 64, dtype) for layer in (plain, copy.deepcopy(lean))]
     for ours, theirs in zip(*results, strict=True):
         assert (ours.float() - theirs.float()).norm() <= tolerance * theirs.float().norm()
