@@ -68,15 +68,16 @@ class Decoder:
         return self._own[layer]
 
     def _place(self) -> None:
-        counts = torch.bincount(self._scene, minlength=len(self.trunk.lengths))
-        is_alive = torch.arange(int(counts.max()), device=counts.device) < counts.unsqueeze(1)
-        alive = counts.nonzero().squeeze(1).tolist()
+        counts = torch.bincount(self._scene, minlength=len(self.trunk.lengths)).tolist()
+        alive = [scene for scene, count in enumerate(counts) if count]
+        device = self._scene.device
         if not self._prompts or 2 * len(alive) <= len(self._among):
             # Leaving prompts behind costs a copy of the others.
             self._among = alive
-            prompts = lay_out_prompts(self.trunk.lengths, self._scene.device, alive)
+            prompts = lay_out_prompts(self.trunk.lengths, device, alive)
             self._prompts = [
                 list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
                 for k, v in zip(self.trunk.keys, self.trunk.values, strict=True)
             ]
-        self._layout = lay_out(is_alive.unsqueeze(2), self.trunk.lengths, self._among)
+        is_alive = [[int(k < count) for k in range(max(counts))] for count in counts]
+        self._layout = lay_out(is_alive, self.trunk.lengths, device, self._among)

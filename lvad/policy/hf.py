@@ -14,6 +14,7 @@ from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.embedding import shared_lookup
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.head import DrawnLogps
+from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
 from lvad.policy.passes import Trunk, read_prompts
 from lvad.policy.products import product
@@ -188,19 +189,19 @@ class HFPolicy(HasReference):
         walk = grammar and self._tokens_of(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
-        model = self.vlm.model.text_model
-        states = predicting_states(model, prefix.lookup, _trunk(prefix), rollouts, self.completions_at_once)
-        wanted, tokens = states[rollouts.completion_mask], rollouts.tokens[rollouts.completion_mask]
+        counts = token_counts(rollouts.completion_mask)
+        cells = upload(token_cells(counts, rollouts.tokens.shape[-1]), rollouts.tokens.device)
+        tokens = rollouts.tokens.flatten().index_select(0, cells)
+        model, embed = self.vlm.model.text_model, prefix.lookup
+        states = predicting_states(model, embed, _trunk(prefix), rollouts.tokens, counts, self.completions_at_once)
 
         def density(logits: Tensor, rows: slice) -> Tensor:
             # A grammar's masks over the vocabulary live no longer than the logits.
             banned = self._banned_by(walk and walk.pick(range(*rows.indices(len(tokens)))))
             return log_density(logits, sampling, banned, always_keep=tokens[rows])
 
-        logps: Any = DrawnLogps.apply(wanted, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
-        return torch.zeros(rollouts.tokens.shape, dtype=logps.dtype, device=logps.device).masked_scatter(
-            rollouts.completion_mask, logps
-        )
+        logps: Any = DrawnLogps.apply(states, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
+        return logps.new_zeros(rollouts.tokens.numel()).index_copy(0, cells, logps).view(rollouts.tokens.shape)
 
     def _banned_by(self, walk: Walk | None) -> Tensor:
         return walk.banned(self.banned.device) if walk else self.banned

@@ -51,9 +51,9 @@ def _into(grid: Grid, flat: Tensor, fill_zero: bool) -> Tensor:
     if grid.rows is None:
         return flat
     cells = flat.index_select(0, grid.rows)
-    if fill_zero and grid.is_padding is not None:
-        cells[grid.is_padding] = 0
-    return cells
+    if not fill_zero or grid.is_padding is None:
+        return cells
+    return cells.masked_fill_(grid.is_padding.view(-1, *[1] * (cells.dim() - 1)), 0)
 
 
 def equal_lengths(lengths: Sequence[int]) -> list[list[int]]:
@@ -64,41 +64,55 @@ def equal_lengths(lengths: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def lay_out(is_token: Tensor, lengths: Sequence[int], among: Sequence[int] | None = None) -> Layout:
-    """Grids for the True cells of bool[B, K, T], which are the flat rows in their order.
+def lay_out(
+    counts: Sequence[Sequence[int]], lengths: Sequence[int], device: torch.device, among: Sequence[int] | None = None
+) -> Layout:
+    """Grids for the tokens of B times K completions, which are the flat rows in the order scene, completion, token.
+
+    The indices are computed on the host and copied to the device, which nobody waits for.
 
     Args:
-        is_token: bool[B, K, T]; in each completion the True cells come first. One cell at least is True.
+        counts: B times K numbers of tokens, of which one at least is not 0.
         lengths: B prompt lengths; scenes with equal ones share a grid.
+        device: of the rows.
         among: the scenes that get a place in a grid; None takes all. ``join`` is for layouts of all rows.
     """
-    device, is_token = is_token.device, is_token.cpu()
-    row_of_cell = is_token.flatten().cumsum(0).sub(1).clamp(min=0).view(is_token.shape)
-    cells = torch.zeros(int(is_token.sum()), dtype=torch.long)
+    sizes = torch.tensor(counts)
+    firsts = (sizes.flatten().cumsum(0) - sizes.flatten()).view(sizes.shape)
+    cells = torch.zeros(int(sizes.sum()), dtype=torch.long)
     grids, start = [], 0
     for group in equal_lengths(lengths):
         scenes = torch.tensor([scene for scene in group if among is None or scene in among], dtype=torch.long)
         if not len(scenes):
             continue
-        depth = _size(is_token[scenes].any(2).any(0))
-        width = _size(is_token[scenes].any(1).any(0))
-        is_real = is_token[scenes, :depth, :width].flatten()
-        rows = row_of_cell[scenes, :depth, :width].flatten()
-        cells[rows[is_real]] = start + is_real.nonzero().squeeze(1)
-        start += len(rows)
-        is_padding = None if is_real.all() else ~is_real.to(device)
-        grids.append(Grid(scenes, (len(scenes), depth, width), rows.to(device), is_padding))
+        depth = int((sizes[scenes].amax(0) > 0).nonzero().amax()) + 1 if sizes[scenes].any() else 1
+        places = torch.arange(max(1, int(sizes[scenes].amax())))
+        is_real = places < sizes[scenes, :depth, None]
+        rows = (firsts[scenes, :depth, None] + places).where(is_real, 0)
+        cells[rows[is_real]] = start + is_real.flatten().nonzero().squeeze(1)
+        start += rows.numel()
+        is_padding = None if is_real.all() else upload(~is_real.flatten(), device)
+        grids.append(Grid(scenes, (len(scenes), depth, len(places)), upload(rows.flatten(), device), is_padding))
     if len(grids) == 1 and torch.equal(cells, torch.arange(start)):
         return Layout((grids[0]._replace(rows=None),), None)
-    return Layout(tuple(grids), cells.to(device))
+    return Layout(tuple(grids), upload(cells, device))
 
 
 def lay_out_prompts(lengths: Sequence[int], device: torch.device, among: Sequence[int] | None = None) -> Layout:
     """Grids for B prompts, one after the other; ``among`` as of ``lay_out``."""
-    is_token = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
-    return lay_out(is_token.unsqueeze(1).to(device), lengths, among)
+    return lay_out([[length] for length in lengths], lengths, device, among)
 
 
-def _size(is_used: Tensor) -> int:
-    """How many places are needed to reach the last used one; at least 1."""
-    return max([1, *(is_used.nonzero() + 1).flatten().tolist()])
+def token_counts(completion_mask: Tensor) -> list[list[int]]:
+    """B times K numbers of True cells, which come first in each completion: one read from the device."""
+    return completion_mask.sum(-1).tolist()
+
+
+def token_cells(counts: Sequence[Sequence[int]], width: int) -> Tensor:
+    """int64[N] on the CPU: the places of N tokens, in the order of the flat rows, among B x K x ``width`` cells."""
+    return (torch.arange(width) < torch.tensor(counts).unsqueeze(-1)).flatten().nonzero().squeeze(1)
+
+
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what the device still has to do."""
+    return values.to(device, non_blocking=True)

@@ -5,7 +5,7 @@ first pass keeps their keys and values, differentiably, and both the sampler (``
 those.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lvad.policy.attention import TreeAttention
-from lvad.policy.layout import Layout, lay_out, lay_out_prompts
+from lvad.policy.layout import Layout, lay_out, lay_out_prompts, upload
 
 ATTENTION = "lvad_tree"
 """The name under which transformers finds the attention of these passes."""
@@ -45,25 +45,26 @@ class Trunk(NamedTuple):
 def read_prompts(text_model: Any, embeds: Tensor, lengths: tuple[int, ...]) -> Trunk:
     """Run B prompts, float[S, E] one after the other, through the text model."""
     own = _Prompts(lay_out_prompts(lengths, embeds.device))
-    positions = torch.cat([torch.arange(n, device=embeds.device) for n in lengths])
+    positions = upload(torch.cat([torch.arange(n) for n in lengths]), embeds.device)
     hidden = _run(text_model, embeds, positions, own)
-    last = torch.tensor(lengths, device=embeds.device).cumsum(0) - 1
+    last = upload(torch.tensor(lengths).cumsum(0) - 1, embeds.device)
     keys, values = own.take()
-    return Trunk(hidden[last], keys, values, lengths)
+    return Trunk(hidden.index_select(0, last), keys, values, lengths)
 
 
-def read_completions(text_model: Any, trunk: Trunk, embeds: Tensor, is_fed: Tensor) -> Tensor:
+def read_completions(text_model: Any, trunk: Trunk, embeds: Tensor, counts: Sequence[Sequence[int]]) -> Tensor:
     """Run completions behind their prompts: float[N, E] states from float[N, E] embeddings.
 
     Args:
         text_model: as of ``read_prompts``.
         trunk: the prompts.
-        embeds: of the N fed tokens.
-        is_fed: bool[B, K, T], which tokens those are.
+        embeds: of the N fed tokens, in the order scene, completion, token.
+        counts: B times K numbers of fed tokens.
     """
-    lengths = torch.tensor(trunk.lengths, device=is_fed.device)
-    positions = (lengths[:, None, None] + torch.arange(is_fed.shape[2], device=is_fed.device)).expand(is_fed.shape)
-    return _run(text_model, embeds, positions[is_fed], _Completions(trunk, lay_out(is_fed, trunk.lengths)))
+    starts = zip(trunk.lengths, counts, strict=True)
+    positions = torch.cat([torch.arange(start, start + count) for start, row in starts for count in row])
+    own = _Completions(trunk, lay_out(counts, trunk.lengths, embeds.device))
+    return _run(text_model, embeds, upload(positions, embeds.device), own)
 
 
 def _run(text_model: Any, embeds: Tensor, positions: Tensor, own: Pass) -> Tensor:

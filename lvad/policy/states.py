@@ -1,41 +1,68 @@
 """The states that predict given completions, all at once or some completions at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from lvad.policy.layout import token_cells, upload
 from lvad.policy.passes import Trunk, read_completions
-from lvad.types import Rollouts
+
+Counts = Sequence[Sequence[int]]
 
 
 def predicting_states(
-    text_model: Any, embed: Callable[[Tensor], Tensor], trunk: Trunk, rollouts: Rollouts, at_once: int | None
+    text_model: Any,
+    embed: Callable[[Tensor], Tensor],
+    trunk: Trunk,
+    tokens: Tensor,
+    counts: Counts,
+    at_once: int | None,
 ) -> Tensor:
-    """float[B, K, T, E], differentiable; the last prompt token predicts the first token, each token the next.
+    """float[N, E], differentiable, in the order scene, completion, token.
+
+    The last prompt token predicts the first token, each token the next.
 
     Args:
         text_model: of the policy.
         embed: tokens to embeddings.
         trunk: the prompts, read.
-        rollouts: the completions.
+        tokens: int64[B, K, T], the completions.
+        counts: B times K numbers of their tokens, N in all.
         at_once: completions of a scene in one forward; the others wait. The backward pass then runs each forward
             again, so that the activations of one slice alone are held. None takes all.
     """
-
-    def states(tokens: Tensor, completion_mask: Tensor) -> Tensor:
-        is_fed = completion_mask[:, :, 1:]
-        first = trunk.last[:, None, None].expand(-1, tokens.shape[1], -1, -1)
-        if not is_fed.any():
-            return first.expand(-1, -1, tokens.shape[2], -1)
-        hidden = read_completions(text_model, trunk, embed(tokens[:, :, :-1][is_fed]), is_fed)
-        rest = hidden.new_zeros(*is_fed.shape, hidden.shape[-1])
-        return torch.cat([first.to(hidden.dtype), rest.masked_scatter(is_fed.unsqueeze(-1), hidden)], 2)
-
-    num_completions = rollouts.tokens.shape[1]
+    num_completions = tokens.shape[1]
     if at_once is None or at_once >= num_completions:
-        return states(rollouts.tokens, rollouts.completion_mask)
-    slices = zip(rollouts.tokens.split(at_once, 1), rollouts.completion_mask.split(at_once, 1), strict=True)
-    return torch.cat([checkpoint(states, *part, use_reentrant=False) for part in slices], 1)
+        return _states(text_model, embed, trunk, tokens, counts)
+    parts, order = [], torch.arange(tokens.numel()).view(tokens.shape)
+    owners = []
+    for first in range(0, num_completions, at_once):
+        some = slice(first, first + at_once)
+        own = [row[some] for row in counts]
+        given = (text_model, embed, trunk, tokens[:, some], own)
+        parts.append(checkpoint(_states, *given, use_reentrant=False))
+        owners.append(order[:, some].flatten()[token_cells(own, tokens.shape[2])])
+    return torch.cat(parts).index_select(0, upload(torch.cat(owners).argsort(), tokens.device))
+
+
+def _states(text_model: Any, embed: Callable[[Tensor], Tensor], trunk: Trunk, tokens: Tensor, counts: Counts) -> Tensor:
+    sizes = torch.tensor(counts)
+    num_fed = (sizes - 1).clamp(min=0)
+    first = trunk.last.unsqueeze(1).expand(-1, tokens.shape[1], -1).flatten(0, 1)
+    sources = _sources(sizes, num_fed)
+    if not num_fed.any():
+        return first.index_select(0, upload(sources, tokens.device))
+    fed = upload(token_cells(num_fed.tolist(), tokens.shape[2]), tokens.device)
+    hidden = read_completions(text_model, trunk, embed(tokens.flatten().index_select(0, fed)), num_fed.tolist())
+    return torch.cat([first.to(hidden.dtype), hidden]).index_select(0, upload(sources, tokens.device))
+
+
+def _sources(sizes: Tensor, num_fed: Tensor) -> Tensor:
+    """int64[N]: where each token's state lies, among B K first states and the states of the fed tokens behind them."""
+    rows = torch.arange(sizes.numel()).repeat_interleave(sizes.flatten())
+    place = torch.arange(len(rows)) - (sizes.flatten().cumsum(0) - sizes.flatten())[rows]
+    fed_before = num_fed.flatten().cumsum(0) - num_fed.flatten()
+    return torch.where(place == 0, rows, sizes.numel() + fed_before[rows] + place - 1)

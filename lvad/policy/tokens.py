@@ -1,5 +1,6 @@
 """Between words and token ids: prompts in, completions out, and what each token of the vocabulary writes."""
 
+from itertools import compress
 from typing import Any
 
 import torch
@@ -61,10 +62,9 @@ def _chat(processor: Any, num_frames: int, query: str) -> str:
 
 def decode(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
     """B times K texts without special tokens, from int64[B, K, T] where bool[B, K, T] is True."""
-    return [
-        [tokenizer.decode(row[keep], skip_special_tokens=True).strip() for row, keep in zip(scene, masks, strict=True)]
-        for scene, masks in zip(tokens, completion_mask, strict=True)
-    ]
+    rows = zip(tokens.tolist(), completion_mask.tolist(), strict=True)
+    kept = [[list(compress(*row)) for row in zip(*scene, strict=True)] for scene in rows]
+    return [[text.strip() for text in tokenizer.batch_decode(scene, skip_special_tokens=True)] for scene in kept]
 
 
 def banned_tokens(tokenizer: Any, vocabulary: int, end_id: int) -> Tensor:

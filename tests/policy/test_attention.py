@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_one_masked_softmax(case, with_prompts
     torch.manual_seed(0)
     lengths, fed = CASES[case]
     sizes = torch.tensor(fed)
-    layout = lay_out(torch.arange(int(sizes.max())) < sizes.unsqueeze(2), lengths)
+    layout = lay_out(fed, lengths, torch.device("cpu"))
     num, num_prompt = int(sizes.sum()), sum(lengths)
     tensors = [rows(num, HEADS), rows(num, GROUPS), rows(num, GROUPS)]
     prompts, behind = None, [None, None]
@@ -90,23 +90,13 @@ def test_a_cuda_device_gives_what_the_cpu_gives(dtype):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     torch.manual_seed(0)
-    lengths, sizes = [33, 70, 33], torch.tensor([[2, 9], [0, 17], [5, 5]])
-    layout = lay_out(torch.arange(17) < sizes.unsqueeze(2), lengths)
-    prompts = lay_out((torch.arange(70) < torch.tensor(lengths).unsqueeze(1)).unsqueeze(1), lengths)
-    num = int(sizes.sum())
+    lengths, fed = [33, 70, 33], [[2, 9], [0, 17], [5, 5]]
+    num = sum(map(sum, fed))
     inputs = [torch.randn(n, h, 64) for n, h in ((num, 9), (num, 3), (num, 3), (136, 3), (136, 3))]
     results = []
-    for device, kind in (("cpu", torch.float32), ("cuda", dtype)):
-
-        def moved(layout, device=device):
-            grids = tuple(
-                g._replace(**{n: None if getattr(g, n) is None else getattr(g, n).to(device) for n in g._fields[2:]})
-                for g in layout.grids
-            )
-            return layout._replace(grids=grids, cells=None if layout.cells is None else layout.cells.to(device))
-
+    for device, kind in ((torch.device("cpu"), torch.float32), (torch.device("cuda"), dtype)):
         given = [x.to(device, kind).requires_grad_() for x in inputs]
-        out = TreeAttention.apply(moved(layout), moved(prompts), 0.125, *given)
+        out = TreeAttention.apply(lay_out(fed, lengths, device), lay_out_prompts(lengths, device), 0.125, *given)
         results.append([out, *torch.autograd.grad(out.float().square().sum(), given)])
     for cpu, cuda in zip(*results, strict=True):
         error = (cpu - cuda.cpu().float()).norm() / cpu.norm()

@@ -5,7 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvad.policy.layout import equal_lengths, lay_out
+from lvad.policy.layout import equal_lengths, token_counts
+from lvad.policy.layout import lay_out as lay_out_counts
+
+
+def lay_out(is_token, lengths, among=None):
+    return lay_out_counts(token_counts(is_token), lengths, is_token.device, among)
 
 
 def test_equal_completions_of_equal_prompts_need_no_index():
