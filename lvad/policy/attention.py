@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lvad.policy.attention_blocks import causal_backward, full_backward
 from lvad.policy.layout import Layout
+from lvad.policy.plain_attention import plain_attend, plain_backward
 
 
 class Part(NamedTuple):
@@ -81,44 +82,14 @@ def attend_backward(
 
 
 def _has_cuda_kernel(q: Tensor) -> bool:
-    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0
+    """PyTorch's flash kernel: half precision, from Ampere on, a head of at most 256 numbers."""
+    is_half = q.dtype in (torch.float16, torch.bfloat16)
+    size = q.shape[-1]
+    return q.is_cuda and is_half and size % 8 == 0 and size <= 256 and _capability(q.device) >= (8, 0)
 
 
-def _each_head(shared: Tensor, q: Tensor) -> Tensor:
-    return shared.repeat_interleave(q.shape[1] // shared.shape[1], 1)
-
-
-def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
-    scores = q @ _each_head(k, q).transpose(-1, -2)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
-    if causal:
-        sees = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~sees, -torch.inf)
-    return scores
-
-
-def plain_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """Output float[B, H, T, D] and log-sum-exp float[B, H, T] by plain products, for devices without a kernel."""
-    scores = _scores(q, k, scale, causal)
-    return scores.softmax(-1).to(v.dtype) @ _each_head(v, q), scores.logsumexp(-1)
-
-
-def plain_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v of ``plain_attend``, heads before tokens."""
-    probs = (_scores(q, k, scale, causal) - lse.unsqueeze(-1)).exp()
-    weight = grad @ _each_head(v, q).transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)
-    of_scores = (probs * weight * scale).to(q.dtype)
-
-    def per_group(x: Tensor) -> Tensor:
-        return x.unflatten(1, (k.shape[1], -1)).sum(2)
-
-    return (
-        of_scores @ _each_head(k, q),
-        per_group(of_scores.transpose(-1, -2) @ q),
-        per_group(probs.to(grad.dtype).transpose(-1, -2) @ grad),
-    )
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def merge(first: Part, second: Part) -> Part:

@@ -1,5 +1,6 @@
 """Completions that grow token by token behind prompts whose keys and values are read where they lie."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from lvad.policy.attention import Part, attend, merged_output
 from lvad.policy.layout import lay_out, lay_out_prompts
 from lvad.policy.passes import Trunk
+from lvad.policy.products import product
 from lvad.policy.token_pass import TokenPass
 
 
@@ -26,7 +28,7 @@ class Decoder:
         batch, device = len(trunk.lengths), trunk.last.device
         self._scene = torch.arange(batch, device=device).repeat_interleave(num_completions)
         self._length = torch.tensor(trunk.lengths, device=device)
-        self._read = TokenPass(text_model, self.num_alive)
+        self._read = TokenPass(text_model, partial(product, num_rows=self.num_alive))
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._num_fed = 0
         self._among: list[int] = []

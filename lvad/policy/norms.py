@@ -40,6 +40,8 @@ class RMSNorm(torch.autograd.Function):
 
 class _LeanNorm(LlamaRMSNorm):
     def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.is_cuda:  # which has a kernel for both passes
+            return rms_norm(hidden_states, self.weight, self.variance_epsilon)
         return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[return-value]
 
 
@@ -51,7 +53,9 @@ def make_norms_lean(model: nn.Module) -> None:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The values of ``RMSNorm`` where no gradient is taken."""
+    """The values of ``RMSNorm`` where no gradient is taken, by one kernel where the device has it."""
+    if not x.is_cpu and x.dtype == weight.dtype:
+        return nn.functional.rms_norm(x, weight.shape, weight, eps)
     return _normed(x, weight, _scale(x, eps))
 
 

@@ -4,29 +4,33 @@ The values are those of transformers' own layers. In a small model, calls of mod
 the products take as long as the products of a few rows; here a layer is four products and the least between them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lvad.policy.norms import rms_norm
-from lvad.policy.products import product
+from lvad.policy.products import Product
 
 Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 """float[R, H, D] from the layer's number, q float[R, H, D], k and v float[R, G, D], and the scale of the scores."""
 
 
+Multiply = Callable[[Sequence[Any]], Product]
+"""What linear layers make of the same rows, side by side."""
+
+
 class TokenPass:
-    """A text model with its weights laid out for sampling; good until they change.
+    """A text model with its weights laid out for sampling; good for as long as its products are.
 
     Args:
         text_model: transformers' ``LlamaModel``, layers adapted or packed.
-        num_rows: as of ``product``.
+        multiply: makes the products of its layers.
     """
 
-    def __init__(self, text_model: Any, num_rows: int) -> None:
-        self._layers = [_Layer(layer, num_rows) for layer in text_model.layers]
+    def __init__(self, text_model: Any, multiply: Multiply) -> None:
+        self._layers = [_Layer(layer, multiply) for layer in text_model.layers]
         self._norm, self._rotary = text_model.norm, text_model.rotary_emb
 
     @torch.no_grad()
@@ -49,16 +53,16 @@ class TokenPass:
 
 
 class _Layer:
-    def __init__(self, layer: Any, num_rows: int) -> None:
+    def __init__(self, layer: Any, multiply: Multiply) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.index, self.scale, self.head_size = attention.layer_idx, attention.scaling, attention.head_dim
         self.num_keys = attention.config.num_key_value_heads
         self.num_queries = attention.config.num_attention_heads
         self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.qkv = product([attention.q_proj, attention.k_proj, attention.v_proj], num_rows)
-        self.out = product([attention.o_proj], num_rows)
-        self.gate_up = product([mlp.gate_proj, mlp.up_proj], num_rows)
-        self.down, self.activation = product([mlp.down_proj], num_rows), mlp.act_fn
+        self.qkv = multiply([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out = multiply([attention.o_proj])
+        self.gate_up = multiply([mlp.gate_proj, mlp.up_proj])
+        self.down, self.activation = multiply([mlp.down_proj]), mlp.act_fn
 
     def advance(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """float[R, E] from float[R, E] and the turns of the positions, float[R, 1, D]."""

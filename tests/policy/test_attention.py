@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from lvad.policy.attention import Part, TreeAttention, attend, attend_backward, merge, plain_attend, plain_backward
+from lvad.policy.attention import (
+    Part,
+    TreeAttention,
+    _has_cuda_kernel,
+    attend,
+    attend_backward,
+    merge,
+)
 from lvad.policy.layout import lay_out, lay_out_prompts
+from lvad.policy.plain_attention import plain_attend, plain_backward
 
 HEADS, GROUPS, WIDTH, SCALE = 4, 2, 8, 0.3
 CASES = {
@@ -57,9 +65,11 @@ def test_values_and_gradients_are_those_of_one_masked_softmax(case, with_prompts
         torch.testing.assert_close(ours_of, theirs_of, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("at_once", [1, 2 * HEADS * 5 * 2, 2**24], ids=["one query", "two queries", "all"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_plain_products_agree_with_the_kernel(causal):
+def test_the_plain_products_agree_with_the_kernel(causal, at_once, monkeypatch):
     """What devices without a kernel compute, with a log-sum-exp over more keys than these."""
+    monkeypatch.setattr("lvad.policy.plain_attention.SCORES_AT_ONCE", at_once)
     torch.manual_seed(0)
     q = torch.randn(2, 5, HEADS, WIDTH, dtype=torch.float64)
     k, v = torch.randn(2, 2, 5, GROUPS, WIDTH, dtype=torch.float64)
@@ -73,6 +83,40 @@ def test_the_plain_products_agree_with_the_kernel(causal):
     heads_first = [x.transpose(1, 2) for x in (grad, q, k, v, more.out, more.lse)]
     for kernel, plain in zip(ours, plain_backward(*heads_first, SCALE, causal), strict=True):
         torch.testing.assert_close(kernel, plain.transpose(1, 2))
+
+
+def test_half_precision_by_plain_products_keeps_its_sums_in_float32():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, HEADS, 300, 64)
+    exact = plain_attend(q, k, v, 0.125, True)
+    out, lse = plain_attend(*(x.bfloat16() for x in (q, k, v)), 0.125, True)
+    assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    rounded = plain_attend(*(x.bfloat16().float() for x in (q, k, v)), 0.125, True)
+    assert (out.float() - rounded[0]).norm() < 0.01 * rounded[0].norm()
+    torch.testing.assert_close(lse, rounded[1], rtol=0, atol=1e-5)
+    assert (lse - exact[1]).abs().max() > 1e-4  # what the inputs' own rounding does
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "size", "has"),
+    [
+        ((8, 0), torch.bfloat16, 64, True),
+        ((9, 0), torch.float16, 64, True),
+        ((7, 5), torch.float16, 64, False),
+        ((7, 0), torch.float16, 64, False),
+        ((8, 0), torch.float32, 64, False),
+        ((8, 0), torch.bfloat16, 60, False),
+        ((8, 0), torch.bfloat16, 288, False),
+    ],
+)
+def test_the_flash_kernel_needs_ampere_half_precision_and_its_head_sizes(capability, dtype, size, has, monkeypatch):
+    monkeypatch.setattr("lvad.policy.attention._capability", lambda device: capability)
+
+    class OnCuda:
+        is_cuda, device, shape = True, torch.device("cuda"), (1, 1, 1, size)
+
+    OnCuda.dtype = dtype
+    assert _has_cuda_kernel(OnCuda()) is has
 
 
 def test_merging_is_attention_to_the_keys_of_both():

@@ -1,5 +1,7 @@
 """One token at a time against the model's own forward over whole sequences."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
@@ -7,6 +9,7 @@ from transformers import LlamaConfig, LlamaModel
 from lvad.policy.adapters import Lora, adapted
 from lvad.policy.attention import attend
 from lvad.policy.norms import make_norms_lean
+from lvad.policy.products import product
 from lvad.policy.token_pass import TokenPass
 
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "vocab_size": 11, "head_dim": 8}
@@ -36,7 +39,7 @@ class Causal:
 
 def states(model, embeds):
     """float[R, T, E] token by token."""
-    one, past = TokenPass(model, len(embeds)), Causal()
+    one, past = TokenPass(model, partial(product, num_rows=len(embeds))), Causal()
     positions = torch.arange(embeds.shape[1])
     return torch.stack([one(embeds[:, t], positions[t].expand(len(embeds)), past) for t in positions], 1)
 

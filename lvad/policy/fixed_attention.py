@@ -1,0 +1,146 @@
+"""Attention of sampled tokens in fixed shapes: no value is read by the host, so that a CUDA graph can hold it.
+
+Each of R = B K completions attends to the prompt of its scene, whose keys are not copied for its K completions, and to
+its own tokens. Both kinds of scores stand side by side in one softmax; a bias of -inf hides what is not there: the
+places behind a shorter prompt and those of tokens to come.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lvad.policy.layout import upload
+from lvad.policy.passes import Trunk
+from lvad.policy.plain_attention import wide_product
+
+
+class FixedShape(NamedTuple):
+    """The numbers that a captured graph is good for."""
+
+    num_scenes: int
+    """B, some of which may stand empty."""
+    num_completions: int
+    """K."""
+    prompt_tokens: int
+    """P, places for each prompt."""
+    new_tokens: int
+    """T, places for each completion."""
+
+    @property
+    def num_rows(self) -> int:
+        """R = B K."""
+        return self.num_scenes * self.num_completions
+
+    @classmethod
+    def around(cls, lengths: tuple[int, ...], num_completions: int, new_tokens: int) -> "FixedShape":
+        """The smallest of the sizes that are kept which has room for prompts of these lengths.
+
+        At most a quarter is empty, so that few sizes serve all batches.
+        """
+        return cls(_rounded(len(lengths), 1), num_completions, _rounded(max(lengths), 16), -(-new_tokens // 8) * 8)
+
+
+class FixedKeys:
+    """Keys and values of B prompts and of their R completions, at addresses that stay.
+
+    Args:
+        shape: how many.
+        trunk: whose numbers of layers, heads and dtype they have.
+    """
+
+    def __init__(self, shape: FixedShape, trunk: Trunk) -> None:
+        self.shape = shape
+        _, self._num_groups, size = trunk.keys[0].shape
+        new, device = trunk.keys[0].new_zeros, trunk.keys[0].device
+        layers = len(trunk.keys)
+        prompts = (layers, shape.num_scenes, self._num_groups, shape.prompt_tokens, size)
+        own = (layers, shape.num_rows, self._num_groups, shape.new_tokens, size)
+        self._prompt_k, self._prompt_v, self._own_k, self._own_v = new(prompts), new(prompts), new(own), new(own)
+        self._dtype, self._wide = trunk.keys[0].dtype, torch.promote_types(trunk.keys[0].dtype, torch.float32)
+        num_places = shape.prompt_tokens + shape.new_tokens
+        # float[B, K, 1, 1, P + T]: 0 on what a row sees.
+        bias = torch.full((shape.num_scenes, shape.num_completions, 1, 1, num_places), -torch.inf, dtype=self._wide)
+        self._bias = bias.to(device)
+        self._start = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
+        self._num_fed = torch.zeros(1, dtype=torch.long, device=device)
+
+    @property
+    def positions(self) -> Tensor:
+        """int64[R], of the tokens that are fed next."""
+        return self._start + self._num_fed
+
+    def load(self, trunk: Trunk) -> None:
+        """Begin behind other prompts."""
+        shape, device = self.shape, self._bias.device
+        lengths = torch.tensor(trunk.lengths)
+        places = torch.arange(shape.prompt_tokens)
+        is_there = torch.zeros(shape.num_scenes, shape.prompt_tokens, dtype=torch.bool)
+        is_there[: len(lengths)] = places < lengths.unsqueeze(1)
+        firsts = torch.nn.functional.pad(lengths.cumsum(0) - lengths, (0, shape.num_scenes - len(lengths)))
+        rows = upload((firsts.unsqueeze(1) + places).where(is_there, 0).flatten(), device)
+        for kept, flat in ((self._prompt_k, trunk.keys), (self._prompt_v, trunk.values)):
+            found = torch.stack([x.detach() for x in flat]).index_select(1, rows)
+            kept.copy_(found.unflatten(1, (shape.num_scenes, -1)).transpose(2, 3))
+        starts = torch.zeros(shape.num_scenes, dtype=torch.long)
+        starts[: len(lengths)] = lengths
+        self._start.copy_(starts.repeat_interleave(shape.num_completions), non_blocking=True)
+        bias = torch.full((shape.num_scenes, 1, 1, 1, shape.prompt_tokens), -torch.inf, dtype=self._wide)
+        bias[is_there.view(bias.shape)] = 0
+        self._bias.fill_(-torch.inf)
+        self._bias[..., : shape.prompt_tokens] = upload(bias, device)
+        # What is hidden has weight 0, and 0 times what an earlier rollout left must be 0.
+        self._own_v.zero_()
+        self._own_k.zero_()
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin at the first place."""
+        self._num_fed.zero_()
+
+    def open_place(self) -> None:
+        """Let every row see the token that is fed next."""
+        self._bias.index_fill_(-1, self._num_fed + self.shape.prompt_tokens, 0)
+
+    def close_place(self) -> None:
+        """Go on to the next place."""
+        self._num_fed += 1
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """float[R, H, D] from q float[R, H, D], k and v float[R, G, D], which are kept."""
+        q, k, v = (x.to(self._dtype) for x in (q, k, v))
+        own_k, own_v = self._own_k[layer], self._own_v[layer]
+        own_k.index_copy_(2, self._num_fed, k.unsqueeze(2))
+        own_v.index_copy_(2, self._num_fed, v.unsqueeze(2))
+        prompt_k, prompt_v = self._prompt_k[layer].flatten(0, 1), self._prompt_v[layer].flatten(0, 1)
+        q = q.unflatten(1, (self._num_groups, -1))  # float[R, G, H / G, D]
+        to_prompt = wide_product(self._by_scene(q), prompt_k.transpose(1, 2))
+        to_own = wide_product(q.flatten(0, 1), own_k.flatten(0, 1).transpose(1, 2))
+        scores = torch.cat([self._by_row(to_prompt), self._own_by_row(to_own)], -1)
+        probs = torch.add(self._bias, scores, alpha=scale).softmax(-1)
+        of_prompt, of_own = probs.split([self.shape.prompt_tokens, self.shape.new_tokens], -1)
+        of_prompt = self._by_scene(of_prompt.to(self._dtype).flatten(0, 1))
+        of_own = of_own.to(self._dtype).flatten(0, 2)
+        from_prompt = self._by_row(wide_product(of_prompt, prompt_v))
+        from_own = self._own_by_row(wide_product(of_own, own_v.flatten(0, 1)))
+        return (from_prompt + from_own).to(self._dtype).flatten(0, 1).flatten(1, 2)
+
+    def _by_scene(self, rows: Tensor) -> Tensor:
+        """float[B G, K H / G, N] from float[R, G, H / G, N]."""
+        scenes = rows.unflatten(0, (self.shape.num_scenes, -1)).transpose(1, 2)
+        return scenes.flatten(2, 3).flatten(0, 1)
+
+    def _by_row(self, scenes: Tensor) -> Tensor:
+        """float[B, K, G, H / G, N] from float[B G, K H / G, N]."""
+        shape = (self.shape.num_scenes, self._num_groups, self.shape.num_completions, -1, scenes.shape[-1])
+        return scenes.view(shape).transpose(1, 2)
+
+    def _own_by_row(self, rows: Tensor) -> Tensor:
+        """float[B, K, G, H / G, N] from float[R G, H / G, N]."""
+        return rows.view(self.shape.num_scenes, self.shape.num_completions, self._num_groups, *rows.shape[1:])
+
+
+def _rounded(number: int, least: int) -> int:
+    """Up to a multiple of ``least`` or, from eight of these on, of a power of two of an eighth to a quarter of it."""
+    step = max(least, 1 << max(0, number.bit_length() - 3))
+    return -(-number // step) * step

@@ -1,0 +1,220 @@
+"""The sampler of an accelerator: one token of all rows is the same kernels on the same addresses, token after token.
+
+What changes from token to token lies in tensors on the device: the counter, the last tokens, the keys. So the host
+reads nothing while it draws, but for one look every few tokens at whether all have ended, and on CUDA a token is one
+launch of a captured graph, which is kept for later rollouts of the same shape. Rows that have ended go on unseen.
+
+The law is that of ``draw_completions``: with the same random numbers both draw the same tokens. A grammar's automaton
+runs on the host and has to know each token; the rest of such a token is captured all the same.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
+
+from lvad.ops import entropy, gather_logps
+from lvad.policy.decoding import Drawn, Ending
+from lvad.policy.fixed_attention import FixedKeys, FixedShape
+from lvad.policy.fixed_products import FixedProducts
+from lvad.policy.grammar import Walk
+from lvad.policy.passes import Trunk
+from lvad.policy.sampling import Sampling, draw, log_density
+from lvad.policy.token_pass import TokenPass
+from lvad.types import Rollouts
+
+_LOOK_EVERY = 8  # tokens; a look waits for the device
+_KEPT = 4  # samplers: training and validation, full and last batches
+
+
+def draws_fixed_shapes(device: torch.device) -> bool:
+    """Whether this sampler is the faster one: a CPU gains more from rows that leave the batch."""
+    return device.type != "cpu"
+
+
+class Law(NamedTuple):
+    """What a sampler draws from, and how."""
+
+    sampling: Sampling
+    ending: Ending
+    is_greedy: bool
+    has_grammar: bool
+
+
+class FixedSampler:
+    """Draws T tokens for R rows.
+
+    Args:
+        vlm: the model, layers adapted or packed.
+        banned: bool[V], the tokens that can never be drawn.
+        law: of the tokens.
+        shape: how many.
+        trunk: prompts of the kind that will be loaded.
+        captures: replay tokens as a CUDA graph.
+    """
+
+    def __init__(
+        self, vlm: Any, banned: Tensor, law: Law, shape: FixedShape, trunk: Trunk, captures: bool = False
+    ) -> None:
+        self._law, self._shape, self._embed = law, shape, vlm.get_input_embeddings()
+        self._products = FixedProducts()
+        self._read = TokenPass(vlm.model.text_model, self._products)
+        self._head = self._products([vlm.lm_head])
+        self._keys = FixedKeys(shape, trunk)
+        self._banned = banned.expand(shape.num_rows, -1).clone() if law.has_grammar else banned
+        device, table = banned.device, (law.ending.max_new_tokens, shape.num_rows)
+        float_type = torch.promote_types(trunk.last.dtype, torch.float32)
+        self._tokens, self._given = (torch.zeros(table, dtype=torch.long, device=device) for _ in range(2))
+        self._mask, self._is_given = (torch.zeros(table, dtype=torch.bool, device=device) for _ in range(2))
+        self._logps, self._entropies = (torch.zeros(table, dtype=float_type, device=device) for _ in range(2))
+        self._uniform = torch.zeros(table, device=device)
+        self._last = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
+        self._alive = torch.zeros(shape.num_rows, dtype=torch.bool, device=device)
+        self._num_drawn = torch.zeros(1, dtype=torch.long, device=device)
+        self._next: Callable[[], None] = self._token
+        if captures and self._products.can_be_captured and law.ending.max_new_tokens > 1:
+            self._products.refresh()
+            self._next = _captured(self._token, self._rewind)
+
+    @torch.no_grad()
+    def __call__(self, trunk: Trunk, walk: Walk | None, begin: Rollouts | None) -> Drawn:
+        """K completions of each prompt; arguments as of ``draw_completions``."""
+        num_rows = len(trunk.lengths) * self._shape.num_completions
+        self._load(trunk, num_rows, begin)
+        self._ban(walk)
+        hidden = trunk.last.repeat_interleave(self._shape.num_completions, 0)
+        padded = hidden.new_zeros(self._shape.num_rows, hidden.shape[1])
+        padded[:num_rows] = hidden
+        self._draw(padded)
+        for step in range(1, self._law.ending.max_new_tokens):
+            if step % _LOOK_EVERY == 0 and not self._alive.any():
+                break
+            if walk is not None:
+                walk = walk.after(self._last[:num_rows])
+                self._ban(walk)
+            self._next()
+        return self._drawn(num_rows)
+
+    def _load(self, trunk: Trunk, num_rows: int, begin: Rollouts | None) -> None:
+        self._products.refresh()
+        self._keys.load(trunk)
+        self._rewind()
+        self._mask.zero_()
+        self._alive.zero_()
+        self._alive[:num_rows] = True
+        self._is_given.zero_()
+        if begin is not None:
+            tokens, is_given = (x.flatten(0, 1).t() for x in (begin.tokens, begin.completion_mask))
+            given = slice(min(len(tokens), len(self._given)))
+            self._given[given, :num_rows], self._is_given[given, :num_rows] = tokens[given], is_given[given]
+        if not self._law.is_greedy:
+            # One random number per completion and token, ended or not: none depends on when the others end.
+            self._uniform[:, :num_rows] = torch.rand(len(self._uniform), num_rows, device=self._uniform.device)
+
+    def _rewind(self) -> None:
+        self._num_drawn.zero_()
+        self._keys.rewind()
+
+    def _ban(self, walk: Walk | None) -> None:
+        if walk is not None:
+            self._banned[: len(walk.places)] = walk.banned(self._banned.device)
+
+    def _token(self) -> None:
+        """Feed the last tokens, and draw the next."""
+        self._keys.open_place()
+        hidden = self._read(self._embed(self._last), self._keys.positions, self._keys.attend)
+        self._keys.close_place()
+        self._draw(hidden)
+
+    def _draw(self, hidden: Tensor) -> None:
+        """Write one token of each row, from the states that predict them."""
+        step = self._num_drawn
+        logps = log_density(self._head(hidden), self._law.sampling, self._banned)
+        token = draw(logps, None if self._law.is_greedy else self._uniform.index_select(0, step)[0])
+        is_given, given = (x.index_select(0, step)[0] for x in (self._is_given, self._given))
+        token = torch.where(self._alive, torch.where(is_given, given, token), self._law.ending.pad_id)
+        columns = (token, gather_logps(logps, token), entropy(logps), self._alive)
+        for table, column in zip((self._tokens, self._logps, self._entropies, self._mask), columns, strict=True):
+            table.index_copy_(0, step, column.unsqueeze(0))
+        self._alive &= token != self._law.ending.end_id
+        self._last.copy_(token)
+        step += 1
+
+    def _drawn(self, num_rows: int) -> Drawn:
+        num_steps = int(self._mask.any(1).sum())
+        tables = (self._tokens, self._mask, self._logps, self._entropies)
+        tokens, mask, logps, entropies = (x[:num_steps, :num_rows].t().clone() for x in tables)
+        return Drawn(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self._alive[:num_rows].clone())
+
+
+class FixedSamplers:
+    """The samplers of the last shapes and laws, with their graphs."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, FixedSampler] = OrderedDict()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FixedSamplers":
+        """A copied policy has weights at other addresses, and makes samplers of its own."""
+        return FixedSamplers()
+
+    def get(
+        self, vlm: Any, banned: Tensor, law: Law, trunk: Trunk, num_completions: int, captures: bool
+    ) -> FixedSampler:
+        """A sampler for such prompts, made if there is none.
+
+        Args:
+            vlm: as of ``FixedSampler``.
+            banned: as of ``FixedSampler``.
+            law: as of ``FixedSampler``.
+            trunk: the prompts.
+            num_completions: K.
+            captures: as of ``FixedSampler``.
+        """
+        shape = FixedShape.around(trunk.lengths, num_completions, law.ending.max_new_tokens)
+        key = (law, shape, captures, trunk.keys[0].dtype, _weights_key(vlm, banned))
+        if key not in self._kept:
+            # First those that go: their memory may be needed.
+            while len(self._kept) >= _KEPT:
+                self._kept.popitem(last=False)
+            self._kept[key] = FixedSampler(vlm, banned, law, shape, trunk, captures)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def _weights_key(vlm: Any, banned: Tensor) -> tuple[Any, ...]:
+    """What a captured graph takes for granted: where the weights lie, their precision, which adapters are on."""
+    device = banned.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    read = [*vlm.model.text_model.parameters(), vlm.get_input_embeddings().weight, vlm.lm_head.weight, banned]
+    adapters = [
+        (tuple(layer.active_adapters), layer.disable_adapters, layer.merged)
+        for layer in vlm.model.text_model.modules()
+        if isinstance(layer, LoraLinear)
+    ]
+    return (dtype, *adapters, *((tensor.data_ptr(), tensor.dtype) for tensor in read))
+
+
+def _captured(call: Callable[[], None], rewind: Callable[[], None]) -> Callable[[], None]:
+    """A call as a CUDA graph.
+
+    Raises:
+        RuntimeError: if the device refuses to capture one of its kernels, with the remedy.
+    """
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries take memory of their own in their first calls
+            for _ in range(2):
+                rewind()
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        rewind()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError as error:
+        raise RuntimeError(f"the sampler cannot be captured ({error}); set the policy's cuda_graphs: false") from error
+    return graph.replay
