@@ -65,6 +65,7 @@ def make_optimizer(
         raise ValueError(f"{type(module).__name__} has no trained parameter: give it lora, or unfreeze a part")
     groups: Any = [{"params": trained}, {"params": others, "lr": lr_apart, "name": "critic"}] if others else trained
     made = optimizer(groups)
+    _update_by_one_kernel(made)
     if lr_scheduler is None:
         return made
     scheduler = lr_scheduler(made)
@@ -74,6 +75,22 @@ def make_optimizer(
             "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor},
         }
     return [made], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def _update_by_one_kernel(optimizer: Any) -> None:
+    """Take PyTorch's fused update where the optimizer has one and nobody chose another.
+
+    It is set behind the constructor, which would also claim the scaling of 16-bit gradients: Lightning then refuses to
+    clip them.
+    """
+    for group in optimizer.param_groups:
+        is_open = "fused" in group and group["fused"] is None and group.get("foreach") is None
+        if is_open and all(_has_fused_kernel(parameter) for parameter in group["params"]):
+            group["fused"] = True
+
+
+def _has_fused_kernel(parameter: nn.Parameter) -> bool:
+    return parameter.is_cuda and parameter.is_floating_point()
 
 
 def keep_trained_weights(checkpoint: dict[str, Any], module: nn.Module) -> None:

@@ -128,7 +128,8 @@ def _factors(layer: Any) -> list[tuple[Tensor, Tensor]]:
     """float[r, E] and float[N, r] of each adapter that is on; their product is added to the weight."""
     if not isinstance(layer, LoraLinear) or layer.disable_adapters:
         return []
-    down, up = (dict(factors.items()) for factors in (layer.lora_A, layer.lora_B))
+    down: Any = layer.lora_A
+    up: Any = layer.lora_B
     names = layer.active_adapters
     return [(down[name].weight.detach(), up[name].weight.detach() * layer.scaling[name]) for name in names]
 

@@ -179,7 +179,8 @@ class FixedSamplers:
             # First those that go: their memory may be needed.
             while len(self._kept) >= _KEPT:
                 self._kept.popitem(last=False)
-            self._kept[key] = FixedSampler(vlm, banned, law, shape, trunk, captures)
+            with torch.inference_mode(False), torch.no_grad():  # validation's tensors could not be used in training
+                self._kept[key] = FixedSampler(vlm, banned, law, shape, trunk, captures)
         self._kept.move_to_end(key)
         return self._kept[key]
 

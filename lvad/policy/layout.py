@@ -7,6 +7,7 @@ gathering, and each gather is the other's gradient.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -69,7 +70,8 @@ def lay_out(
 ) -> Layout:
     """Grids for the tokens of B times K completions, which are the flat rows in the order scene, completion, token.
 
-    The indices are computed on the host and copied to the device, which nobody waits for.
+    The indices are computed on the host and copied to the device, which nobody waits for. The last layouts are kept:
+    the passes of a step, and of its reference, have them in common.
 
     Args:
         counts: B times K numbers of tokens, of which one at least is not 0.
@@ -77,6 +79,15 @@ def lay_out(
         device: of the rows.
         among: the scenes that get a place in a grid; None takes all. ``join`` is for layouts of all rows.
     """
+    rows = tuple(tuple(row) for row in counts)
+    return _lay_out(rows, tuple(lengths), device, None if among is None else tuple(among))
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # validation's tensors could not be used in training
+def _lay_out(
+    counts: tuple[tuple[int, ...], ...], lengths: tuple[int, ...], device: torch.device, among: tuple[int, ...] | None
+) -> Layout:
     sizes = torch.tensor(counts)
     firsts = (sizes.flatten().cumsum(0) - sizes.flatten()).view(sizes.shape)
     cells = torch.zeros(int(sizes.sum()), dtype=torch.long)

@@ -216,6 +216,18 @@ def test_every_token_costs_the_same_calls(make_policy, make_batch):
     assert calls[0] == calls[1] == calls[2]
 
 
+def test_a_sampler_of_validation_serves_training(make_policy, make_batch, monkeypatch):
+    policy = make_policy(max_new_tokens=5).train()
+    monkeypatch.setattr("lvad.policy.hf.draws_fixed_shapes", lambda _: True)
+    batch = make_batch(1, 2)
+    with torch.inference_mode():
+        policy.logprobs(prefix := policy.encode(batch), policy.generate(prefix, 3))
+    prefix = policy.encode(batch)
+    policy.logprobs(prefix, policy.generate(prefix, 3)).sum().backward()
+    assert len(policy._samplers._kept) == 1
+    assert any(p.grad is not None and p.grad.any() for p in policy.parameters())
+
+
 @pytest.mark.gpu
 def test_a_captured_token_draws_what_an_eager_one_draws(make_policy, make_batch):
     if not torch.cuda.is_available():
