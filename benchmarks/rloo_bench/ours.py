@@ -43,7 +43,7 @@ class Ours:
             gradient_checkpointing=checkpointing,
             dtype=setting.dtype,
         ).to(setting.device)
-        policy.banned[policy.end_id] = True  # every completion is as long as allowed
+        policy.banned[list(policy.end_ids)] = True  # every completion is as long as allowed
         self.module = RLOOPolicy(policy, _FreeReward(), num_completions=setting.k, kl=None, audit="off").train()
         self.module.log_dict = self.module.log = lambda *_, **__: None  # there is no trainer to log to
         self.parameters = [p for p in policy.parameters() if p.requires_grad]

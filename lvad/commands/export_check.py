@@ -61,7 +61,7 @@ def generation_of(policy: HFPolicy) -> GenerationConfig:
         do_sample=False,
         max_new_tokens=policy.sampling.max_new_tokens,
         bos_token_id=policy.processor.tokenizer.bos_token_id,
-        eos_token_id=policy.end_id,
+        eos_token_id=policy.vlm.generation_config.eos_token_id,
         pad_token_id=policy.pad_id,
         suppress_tokens=banned or None,
     )

@@ -11,7 +11,7 @@ from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
 from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
 from lvad.text import render
-from lvad.types import Prefix
+from lvad.types import Prefix, Rollouts
 
 ACTION_SETS: Final = torch.tensor(list(itertools.product((0, 1), repeat=NUM_ACTIONS)))
 """int64[2^A, A], every answer to what may be done."""
@@ -72,13 +72,22 @@ def reason_probabilities(policy: HFPolicy, prefix: Prefix, actions: Tensor, reas
 
 
 def _text_logps(policy: HFPolicy, prefix: Prefix, texts: list[list[str]], with_end: bool) -> Tensor:
-    """float32[B, N], log-probabilities of N texts of each scene."""
+    """float32[B, N], log-probabilities of N texts of each scene; ``with_end``: with nothing behind them."""
     parts = []
     for begin in range(0, len(texts[0]), TEXTS_AT_ONCE):
         targets = policy.targets([row[begin : begin + TEXTS_AT_ONCE] for row in texts])
-        mask = targets.completion_mask if with_end else without_end(targets)
-        parts.append(sequence_sum(policy.logprobs(prefix, targets), mask).float())
+        if with_end:
+            ends = [_ended_by(targets, end_id) for end_id in policy.end_ids]
+            logps = [sequence_sum(policy.logprobs(prefix, said), said.completion_mask).float() for said in ends]
+            parts.append(torch.stack(logps).logsumexp(0))  # a text has ended whichever token ends it
+        else:
+            parts.append(sequence_sum(policy.logprobs(prefix, targets), without_end(targets)).float())
     return torch.cat(parts, 1)
+
+
+def _ended_by(targets: Rollouts, end_id: int) -> Rollouts:
+    is_end = targets.completion_mask & ~without_end(targets)
+    return targets._replace(tokens=targets.tokens.masked_fill(is_end, end_id))
 
 
 def balanced_choice(action_sets: Tensor, shares: Tensor, strength: float) -> Tensor:

@@ -16,7 +16,7 @@ _CROWDED = 7 / 8  # making room costs a copy of the completions' keys and values
 class Ending(NamedTuple):
     """How completions end."""
 
-    end_id: int
+    end_ids: tuple[int, ...]
     pad_id: int
     max_new_tokens: int
 
@@ -101,6 +101,7 @@ class _Draft:
     def __init__(self, size: int, device: torch.device, ending: Ending) -> None:
         self.size, self.ending = size, ending
         self.alive = torch.ones(size, dtype=torch.bool, device=device)
+        self._end_ids = torch.tensor(ending.end_ids, device=device)
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def write(self, rows: Tensor, token: Tensor, logps: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class _Draft:
 
         step = (column(token, self.ending.pad_id), column(gather_logps(logps, token), 0), column(entropy(logps), 0))
         self._steps.append((*step, self.alive))
-        self.alive = self.alive & (step[0] != self.ending.end_id)
+        self.alive = self.alive & (step[0].unsqueeze(1) != self._end_ids).all(1)
         return token
 
     def finished(self) -> Drawn:

@@ -73,6 +73,7 @@ class FixedSampler:
         self._uniform = torch.zeros(table, device=device)
         self._last = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._alive = torch.zeros(shape.num_rows, dtype=torch.bool, device=device)
+        self._end_ids = torch.tensor(law.ending.end_ids, device=device)
         self._num_drawn = torch.zeros(1, dtype=torch.long, device=device)
         self._next: Callable[[], None] = self._token
         if captures and self._products.can_be_captured and law.ending.max_new_tokens > 1:
@@ -139,7 +140,7 @@ class FixedSampler:
         columns = (token, gather_logps(logps, token), entropy(logps), self._alive)
         for table, column in zip((self._tokens, self._logps, self._entropies, self._mask), columns, strict=True):
             table.index_copy_(0, step, column.unsqueeze(0))
-        self._alive &= token != self._law.ending.end_id
+        self._alive &= (token.unsqueeze(1) != self._end_ids).all(1)
         self._last.copy_(token)
         step += 1
 

@@ -146,8 +146,9 @@ class TokenGrammar:
 
     Args:
         grammar: over characters.
-        texts: V strings, what each token writes; empty for the end and for one that may never be drawn.
-        end_id: the token that ends a completion, allowed after a whole answer and nowhere else.
+        texts: V strings, what each token writes; empty for an end and for one that may never be drawn.
+        end_id: the token that ends an answer, allowed after a whole one and nowhere else. Other ends of the model's
+            are not allowed: nothing but an end may follow a whole answer, so that which one it is says nothing.
 
     Raises:
         ValueError: if the tokens cannot write any answer.

@@ -22,7 +22,7 @@ from lvad.policy.products import product
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
-from lvad.policy.tokens import PromptIds, banned_tokens, decode, token_texts, write_targets
+from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
 from lvad.policy.vision import Eyes, VisionCache
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
@@ -83,7 +83,7 @@ class HFPolicy(HasReference):
         if gradient_checkpointing:
             vlm.model.text_model.gradient_checkpointing_enable()
         self.model: Any = adapted(vlm, lora) if lora else vlm
-        banned = banned_tokens(self.processor.tokenizer, vlm.config.text_config.vocab_size, self.end_id)
+        banned = banned_tokens(self.processor.tokenizer, vlm.config.text_config.vocab_size, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
         self.cuda_graphs, self._samplers = cuda_graphs, FixedSamplers()
         self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
@@ -96,8 +96,13 @@ class HFPolicy(HasReference):
 
     @property
     def end_id(self) -> int:
-        """The token that ends a completion."""
+        """The token that a written text ends with (``targets``, answers under a grammar)."""
         return self.processor.tokenizer.eos_token_id
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a drawn completion, ``end_id`` first; transformers stops at the same ones."""
+        return end_tokens(self.processor.tokenizer, self.vlm.generation_config)
 
     @property
     def pad_id(self) -> int:
@@ -166,7 +171,7 @@ class HFPolicy(HasReference):
             ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
         """
         trunk = _trunk(prefix)
-        ending = Ending(self.end_id, self.pad_id, self.sampling.max_new_tokens)
+        ending = Ending(self.end_ids, self.pad_id, self.sampling.max_new_tokens)
         num_rows = len(trunk.lengths) * num_completions
         walk = grammar and self._tokens_of(grammar).start(num_rows, ending.max_new_tokens)
         if draws_fixed_shapes(trunk.last.device):
@@ -183,7 +188,9 @@ class HFPolicy(HasReference):
 
     def _tokens_of(self, grammar: AnswerGrammar) -> TokenGrammar:
         if grammar not in self._grammars:
-            texts = token_texts(self.processor.tokenizer, self.banned)
+            is_no_text = self.banned.clone()
+            is_no_text[list(self.end_ids)] = True  # an end need not be a special token
+            texts = token_texts(self.processor.tokenizer, is_no_text)
             self._grammars[grammar] = TokenGrammar(grammar, texts, self.end_id)
         return self._grammars[grammar]
 

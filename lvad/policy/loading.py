@@ -11,6 +11,7 @@ from lvad.policy.four_bits import four_bits, multiply_alike
 from lvad.policy.gates import make_gates_lean
 from lvad.policy.norms import make_norms_lean
 from lvad.policy.passes import ATTENTION
+from lvad.policy.tokens import end_tokens
 
 MODEL_TYPES: Final = ("idefics3", "smolvlm")
 TEXT_MODEL_TYPE: Final = "llama"
@@ -54,6 +55,9 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
     make_norms_lean(vlm)
     make_gates_lean(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
+    ends = end_tokens(processor.tokenizer, vlm.generation_config)
+    _check_ends(source, ends, config.text_config.vocab_size)
+    vlm.generation_config.eos_token_id = ends[0] if len(ends) == 1 else list(ends)  # is written with the model
     return vlm, processor
 
 
@@ -90,3 +94,10 @@ def _check_tokenizer(source: str, tokenizer: Any, vocab_size: int) -> None:
     if len(tokenizer) > vocab_size:
         sizes = f"{len(tokenizer)} tokens for a vocabulary of {vocab_size}"
         raise ValueError(f"model {source!r} has a tokenizer of {sizes}; restore its files")
+
+
+def _check_ends(source: str, end_ids: tuple[Any, ...], vocab_size: int) -> None:
+    for end_id in end_ids:
+        if not isinstance(end_id, int) or not 0 <= end_id < vocab_size:
+            wrong = f"names {end_id!r} as an end token, its vocabulary has the ids 0 to {vocab_size - 1}"
+            raise ValueError(f"model {source!r} {wrong}; correct eos_token_id in generation_config.json")

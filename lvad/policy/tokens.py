@@ -67,13 +67,21 @@ def decode(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list
     return [[text.strip() for text in tokenizer.batch_decode(scene, skip_special_tokens=True)] for scene in kept]
 
 
-def banned_tokens(tokenizer: Any, vocabulary: int, end_id: int) -> Tensor:
-    """bool[V], True on special tokens other than the end, and on rows that stand for no token."""
+def end_tokens(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
+    """Every token that ends a completion: the tokenizer's own, and what the model's generation settings add to it."""
+    named = generation_config.eos_token_id
+    added = named if isinstance(named, list) else [] if named is None else [named]
+    own = tokenizer.eos_token_id
+    return (own, *(end for i, end in enumerate(added) if end not in (own, *added[:i])))
+
+
+def banned_tokens(tokenizer: Any, vocabulary: int, end_ids: tuple[int, ...]) -> Tensor:
+    """bool[V], True on special tokens other than the ends, and on rows that stand for no token."""
     banned = torch.zeros(vocabulary, dtype=torch.bool)
     banned[len(tokenizer) :] = True  # rows that exist for the matrix product's sake only
     special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
     banned[torch.tensor([*special, *tokenizer.all_special_ids])] = True
-    banned[end_id] = False
+    banned[list(end_ids)] = False
     return banned
 
 

@@ -167,7 +167,7 @@ def test_the_host_reads_nothing_while_it_draws_but_whether_all_have_ended(make_p
     policy.banned[policy.end_id] = True
     with torch.no_grad():
         trunk = policy.encode(make_batch(1, 2)).trunk
-    ending = fixed_sampler.Ending(policy.end_id, policy.pad_id, 40)
+    ending = fixed_sampler.Ending(policy.end_ids, policy.pad_id, 40)
     law = fixed_sampler.Law(policy.sampling, ending, is_greedy=False, has_grammar=False)
     sampler = policy._samplers.get(policy.vlm, policy.banned, law, trunk, 4, captures=False)
     with Calls() as calls:
@@ -203,7 +203,7 @@ def test_every_token_costs_the_same_calls(make_policy, make_batch):
     policy = make_policy(max_new_tokens=8)
     with torch.no_grad():
         trunk = policy.encode(make_batch(1, 1)).trunk
-        ending = fixed_sampler.Ending(policy.end_id, policy.pad_id, 8)
+        ending = fixed_sampler.Ending(policy.end_ids, policy.pad_id, 8)
         law = fixed_sampler.Law(policy.sampling, ending, is_greedy=False, has_grammar=False)
         sampler = policy._samplers.get(policy.vlm, policy.banned, law, trunk, 4, captures=False)
         sampler(trunk, None, None)

@@ -85,7 +85,7 @@ def written(texts, tokens):
 def embedded(vlm_folder):
     """Texts, grammar with reasons and tokenizer of the embedded captioner's vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(vlm_folder)
-    texts = token_texts(tokenizer, banned_tokens(tokenizer, 320, tokenizer.eos_token_id))
+    texts = token_texts(tokenizer, banned_tokens(tokenizer, 320, (tokenizer.eos_token_id,)))
     return texts, TokenGrammar(AnswerGrammar(), texts, tokenizer.eos_token_id), tokenizer
 
 
@@ -267,7 +267,7 @@ def odd_tokenizer():
 def test_odd_tokens_write_nothing_but_answers():
     tokenizer = odd_tokenizer()
     vocabulary, end = 49_280, tokenizer.eos_token_id
-    texts = token_texts(tokenizer, banned_tokens(tokenizer, vocabulary, end))
+    texts = token_texts(tokenizer, banned_tokens(tokenizer, vocabulary, (end,)))
     assert len(texts) == vocabulary
     special = tokenizer.convert_tokens_to_ids("stop")
     assert texts[end] == texts[special] == texts[vocabulary - 1] == ""
