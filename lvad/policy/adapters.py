@@ -3,11 +3,12 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 
 from lvad.policy.four_bits import in_float32, is_in_four_bits
 
@@ -39,6 +40,21 @@ def adapted(model: Any, lora: Lora) -> PeftModel:
         if isinstance(part, BaseTunerLayer):
             raise ValueError(f"lora.targets {lora.targets!r} matches the {name}; adapt linear layers of the text model")
     return whole
+
+
+def has_adapters(*parts: nn.Module) -> bool:
+    """Whether an adapter lies in these parts, switched on or off."""
+    return any(isinstance(module, BaseTunerLayer) for part in parts for module in part.modules())
+
+
+def active_weights(*parts: nn.Module) -> list[Tensor]:
+    """The weights that the output of these parts depends on: all but those of adapters that are switched off."""
+    off: set[int] = set()
+    for layer in (module for part in parts for module in part.modules()):
+        if isinstance(layer, BaseTunerLayer) and layer.disable_adapters:
+            own = {id(weight) for weight in layer.get_base_layer().parameters()}
+            off |= {id(weight) for weight in cast(nn.Module, layer).parameters()} - own
+    return [weight for part in parts for weight in part.parameters() if id(weight) not in off]
 
 
 def float_copy(model: Any) -> Any:

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from lvad.assets import resolve_model
-from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
+from lvad.policy.adapters import Lora, adapted, has_adapters, merged, save_adapter, save_start
 from lvad.policy.decoder import Decoder
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.embedding import shared_lookup
@@ -235,8 +235,13 @@ class HFPolicy(HasReference):
         KL(q || p_ref) would be infinite there.
         """
         with self.as_reference() as start:
-            seen = self._read_again(prefix) if start is self else start.encode(batch)
+            seen = self._read_again(prefix) if start is self and not self._adapts_sight else start.encode(batch)
             return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
+
+    @property
+    def _adapts_sight(self) -> bool:
+        """Whether the embeddings, and not the text model alone, are others under the reference."""
+        return has_adapters(self.vlm.model.vision_model, self.vlm.model.connector)
 
     def _read_again(self, prefix: Prefix) -> Prefix:
         return prefix._replace(trunk=read_prompts(self.vlm.model.text_model, prefix.embeds, prefix.lengths))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lvad.ops import content_digest
+from lvad.policy.adapters import active_weights
 
 _TILES_AT_ONCE = 4  # tiles per call of the tower: its memory grows with their number
 _BYTES_PER_MB = 2**20
@@ -117,7 +118,7 @@ class Eyes:
             vlm: the transformers model.
             scenes: B times uint8[M, 3, H, W].
         """
-        parameters = [*vlm.model.vision_model.parameters(), *vlm.model.connector.parameters()]
+        parameters = active_weights(vlm.model.vision_model, vlm.model.connector)
         if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
             return self._encode(vlm, scenes)
         with torch.no_grad():
@@ -138,7 +139,7 @@ class Eyes:
         return [features.to(vlm.device) for key in keys if (features := found[key]) is not None]
 
     def _digest(self, vlm: Any, parameters: list[Tensor]) -> bytes:
-        """Of the tower's weights and the processor's settings; made again when a weight was written to."""
+        """Of the tower's active weights and the processor's settings; made again when a weight was written to."""
         state = (vlm.dtype, torch.is_autocast_enabled(vlm.device.type), *((id(p), p._version) for p in parameters))
         if state != self._tower_state:
             digest = hashlib.blake2b(self._processor.image_processor.to_json_string().encode())
