@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lvad.ops import content_digest
 from lvad.policy.hf import HFPolicy
 from lvad.types import Batch
 
@@ -44,6 +45,7 @@ class Describer:
     def __init__(self, style: Description | None) -> None:
         self.style = style
         self.known: dict[str, str] = {}
+        """By the frames' content and by what was asked."""
 
     @torch.no_grad()
     def describe(self, policy: HFPolicy, batch: Batch, is_training: bool) -> list[str]:
@@ -52,9 +54,12 @@ class Describer:
             return [""] * len(batch.ids)
         if self.style.sampled and is_training:
             return self._say(policy, batch, greedy=False)
-        if not all(name in self.known for name in batch.ids):
-            self.known |= dict(zip(batch.ids, self._say(policy, batch, greedy=True), strict=True))
-        return [self.known[name] for name in batch.ids]
+        # Not by the id: other pictures may have it too, such as those that a run's checkpoint is asked to predict.
+        asked = f"{policy.prompts.describe}\0{policy.sampling.max_new_tokens}\0".encode()
+        keys = [content_digest(frames, asked).hex() for frames in batch.frames]
+        if not all(key in self.known for key in keys):
+            self.known |= dict(zip(keys, self._say(policy, batch, greedy=True), strict=True))
+        return [self.known[key] for key in keys]
 
     def hide(self, batch: Batch, is_training: bool) -> Batch:
         """The scenes with some of their frames hidden, drawn anew at every call; all shown in evaluation."""
