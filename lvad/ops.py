@@ -23,7 +23,7 @@ def gather_logps(logps: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]
 
 def entropy(logps: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """Entropy in nats of normalised log-probabilities, of which some may be -inf (probability zero)."""
-    return -torch.where(logps.isneginf(), 0.0, logps.exp() * logps).sum(-1)
+    return -(logps.exp() * logps).masked_fill(logps.isneginf(), 0.0).sum(-1)
 
 
 def masked_mean(values: Float[Tensor, "*shape"], keep_mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:

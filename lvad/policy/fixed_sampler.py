@@ -78,7 +78,8 @@ class FixedSampler:
         self._next: Callable[[], None] = self._token
         if captures and self._products.can_be_captured and law.ending.max_new_tokens > 1:
             self._products.refresh()
-            self._next = _captured(self._token, self._rewind)
+            with torch.cuda.device(device):
+                self._next = _captured(self._token, self._rewind)
 
     @torch.no_grad()
     def __call__(self, trunk: Trunk, walk: Walk | None, begin: Rollouts | None) -> Drawn:
@@ -136,7 +137,7 @@ class FixedSampler:
         logps = log_density(self._head(hidden), self._law.sampling, self._banned)
         token = draw(logps, None if self._law.is_greedy else self._uniform.index_select(0, step)[0])
         is_given, given = (x.index_select(0, step)[0] for x in (self._is_given, self._given))
-        token = torch.where(self._alive, torch.where(is_given, given, token), self._law.ending.pad_id)
+        token = torch.where(is_given, given, token).masked_fill(~self._alive, self._law.ending.pad_id)
         columns = (token, gather_logps(logps, token), entropy(logps), self._alive)
         for table, column in zip((self._tokens, self._logps, self._entropies, self._mask), columns, strict=True):
             table.index_copy_(0, step, column.unsqueeze(0))
@@ -205,8 +206,8 @@ def _captured(call: Callable[[], None], rewind: Callable[[], None]) -> Callable[
     Raises:
         RuntimeError: if the device refuses to capture one of its kernels, with the remedy.
     """
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     try:
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries take memory of their own in their first calls
             for _ in range(2):
@@ -214,8 +215,8 @@ def _captured(call: Callable[[], None], rewind: Callable[[], None]) -> Callable[
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         rewind()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads go on: one of a data loader may be pinning memory, which a capture of all threads would forbid.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             call()
     except RuntimeError as error:
         raise RuntimeError(f"the sampler cannot be captured ({error}); set the policy's cuda_graphs: false") from error
