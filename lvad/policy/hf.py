@@ -13,17 +13,19 @@ from lvad.policy.decoder import Decoder
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.embedding import shared_lookup
 from lvad.policy.fixed_sampler import FixedSamplers, Law, draws_fixed_shapes
+from lvad.policy.feature_store import VisionCache
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.head import DrawnLogps
 from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
 from lvad.policy.passes import Trunk, read_prompts
+from lvad.policy.pixels import Images
 from lvad.policy.products import product
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
-from lvad.policy.vision import Eyes, VisionCache
+from lvad.policy.vision import Eyes
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
@@ -45,9 +47,11 @@ class HFPolicy(HasReference):
         in_four_bits: keep the text model's frozen layers in 4 bits under the adapters.
         cuda_graphs: on CUDA, launch a sampled token as one captured graph: the same tokens, several times as fast. Its
             keys and values stay in memory between rollouts.
+        images: how many tiles of a frame the model is shown, and so how long its prompts are; an export has it too.
 
     Raises:
-        ValueError: for a model that ``load_vlm`` refuses, ``completions_at_once`` below 1, or 4 bits without adapters.
+        ValueError: for a model that ``load_vlm`` refuses, ``images`` that its processor cannot do,
+            ``completions_at_once`` below 1, or 4 bits without adapters.
     """
 
     banned: Tensor
@@ -66,6 +70,7 @@ class HFPolicy(HasReference):
         dtype: str = "float32",
         in_four_bits: bool = False,
         cuda_graphs: bool = True,
+        images: Images = Images(),
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)
@@ -75,6 +80,7 @@ class HFPolicy(HasReference):
         if completions_at_once is not None and completions_at_once < 1:
             raise ValueError(f"completions_at_once must be >= 1, got {completions_at_once}")
         self.processor.tokenizer.padding_side = "right"
+        images.apply(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
         self._prompt_ids, self._eyes = PromptIds(self.processor), Eyes(self.processor, vision_cache)
         if freeze_vision:
@@ -114,6 +120,10 @@ class HFPolicy(HasReference):
     def state_size(self) -> int:
         """D of ``states``."""
         return self.vlm.config.text_config.hidden_size
+
+    def frame_tokens(self, height: int, width: int) -> int:
+        """Tokens of the prompt that a frame of this size becomes."""
+        return len(self._prompt_ids.image(height, width))
 
     def states(self, prefix: Prefix) -> Tensor:
         """float[B, D], the last hidden state of each prompt, which has attended to all of it; without gradient."""

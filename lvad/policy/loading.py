@@ -12,6 +12,7 @@ from lvad.policy.gates import make_gates_lean
 from lvad.policy.norms import make_norms_lean
 from lvad.policy.passes import ATTENTION
 from lvad.policy.tokens import end_tokens
+from lvad.policy.vision import TILE_ATTENTION
 
 MODEL_TYPES: Final = ("idefics3", "smolvlm")
 TEXT_MODEL_TYPE: Final = "llama"
@@ -42,7 +43,7 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
         vlm, report = load(
             source,
             dtype=getattr(torch, dtype),
-            attn_implementation={"": "sdpa", "text_config": ATTENTION},
+            attn_implementation={"": "sdpa", "text_config": ATTENTION, "vision_config": TILE_ATTENTION},
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

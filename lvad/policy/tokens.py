@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
+from lvad.policy.pixels import Tiling
 from lvad.types import Batch, Rollouts
 
 
@@ -20,13 +21,17 @@ def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeatur
 class PromptIds:
     """Writes frames and a question as token ids, without looking at the frames' pixels.
 
-    An image stands in the prompt as so many tokens as its size asks for, whatever it shows. They are found by giving
-    the processor one blank image of each size.
+    An image stands in the prompt as so many tokens as its tiles ask for, whatever they show. They are found by giving
+    the processor one blank image for each grid of tiles.
+
+    Raises:
+        ValueError: for settings of the image processor that are not known.
     """
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._of_size: dict[tuple[int, int], list[int]] = {}
+        self._tiling = Tiling.of(processor.image_processor)
+        self._of_grid: dict[tuple[int, int], list[int]] = {}
 
     def __call__(self, query: str, frames: Tensor) -> Tensor:
         """int64[P], what ``chat_inputs`` gives, of uint8[M, 3, H, W] and a question.
@@ -40,19 +45,20 @@ class PromptIds:
         for token in self._processor.tokenizer(text)["input_ids"]:
             is_image = token == self._processor.image_token_id
             num_images += is_image
-            ids += self._image(frames.shape[2], frames.shape[3]) if is_image else [token]
+            ids += self.image(frames.shape[2], frames.shape[3]) if is_image else [token]
         if num_images != len(frames):
             raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
         return torch.tensor(ids)
 
-    def _image(self, height: int, width: int) -> list[int]:
-        size = (height, width)
-        if size not in self._of_size:
+    def image(self, height: int, width: int) -> list[int]:
+        """The ids that stand for a frame of this size."""
+        grid = self._tiling.grid(height, width)
+        if grid not in self._of_grid:
             blank = torch.zeros(3, height, width, dtype=torch.uint8)
             token = self._processor.image_token
             inputs = self._processor(text=[token], images=[[blank]], add_special_tokens=False)
-            self._of_size[size] = list(inputs["input_ids"][0])
-        return self._of_size[size]
+            self._of_grid[grid] = list(inputs["input_ids"][0])
+        return self._of_grid[grid]
 
 
 def _chat(processor: Any, num_frames: int, query: str) -> str:

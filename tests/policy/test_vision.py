@@ -5,7 +5,7 @@ import torch
 
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.tokens import PromptIds, chat_inputs
-from lvad.policy.vision import FeatureStore, VisionCache
+from lvad.policy.feature_store import FeatureStore, VisionCache
 
 BYTES_PER_MB = 2**20
 

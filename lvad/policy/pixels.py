@@ -1,0 +1,202 @@
+"""Frames to pixel values: what transformers' processors of Idefics3 and SmolVLM do, on the device of the frames.
+
+Their PIL variant needs the frames on the host and a core for tens of milliseconds a tile; their torchvision variant
+takes another filter on a device than on the host. Here both have one result, PIL's to the last bit before the pixels
+are normalised. All frames of one size go through together, in a few dozen operations.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from lvad.policy.resampling import KERNELS, resize
+
+_FAMILIES: Final = ("Idefics3ImageProcessor", "SmolVLMImageProcessor")
+_MOST_PX: Final = 4096
+"""The processors reduce to this what is still larger after it was scaled to the longest edge."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """How many tiles a model is shown of a frame; None keeps what its own processor does.
+
+    A released SmolVLM scales every frame, however small, to 2,048 pixels along its longest edge and cuts it into tiles
+    of 512: a frame of 1280x720 becomes 13 tiles, which are 13 times 64 tokens of every prompt. ``longest_edge_px``
+    1536 makes 7 tiles of it, 1024 makes 5, ``splitting`` false 1.
+
+    Args:
+        splitting: show the tiles and the whole frame (true), or the whole frame alone, reduced to one tile (false).
+        longest_edge_px: scale each frame to this before it is cut: a multiple of the tile.
+    """
+
+    splitting: bool | None = None
+    longest_edge_px: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.longest_edge_px is not None and self.longest_edge_px < 1:
+            raise ValueError(f"images.longest_edge_px must be >= 1, got {self.longest_edge_px}")
+
+    def apply(self, processor: Any) -> None:
+        """Change a processor; what is saved of it later has the change.
+
+        Raises:
+            ValueError: if the longest edge is no multiple of the tile, or beyond what the model has row tokens for.
+        """
+        images = processor.image_processor
+        if self.splitting is not None:
+            images.do_image_splitting = self.splitting
+        if self.longest_edge_px is not None:
+            tile = Tiling.of(images).tile_px
+            if self.longest_edge_px % tile or self.longest_edge_px > _MOST_PX:
+                allowed = f"a multiple of the processor's tile, {tile}, of at most {_MOST_PX}"
+                raise ValueError(f"images.longest_edge_px must be {allowed}, got {self.longest_edge_px}")
+            images.do_resize = True
+            images.size = {"longest_edge": self.longest_edge_px}
+        tiling = Tiling.of(images)
+        if self == Images() or not tiling.is_split or tiling.longest_edge_px is None:
+            return
+        side = tiling.longest_edge_px // tiling.tile_px
+        token = f"<row_{side}_col_{side}>"
+        if side > 1 and token not in processor.tokenizer.get_vocab():
+            problem = f"cut frames into {side} x {side} tiles, and the model has no token {token!r}"
+            raise ValueError(f"images {problem}; give a smaller images.longest_edge_px, or images.splitting false")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What a processor does with a frame.
+
+    Args:
+        longest_edge_px: to which frames are scaled first; None leaves them as they are.
+        tile_px: edge of the square tiles that the vision tower takes.
+        is_split: cut frames into tiles, and show each whole one behind its own; else whole ones alone.
+        resample: Pillow's number of the filter.
+        mean: of 8-bit values, one for each channel.
+        std: of 8-bit values, one for each channel.
+    """
+
+    longest_edge_px: int | None
+    tile_px: int
+    is_split: bool
+    resample: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, processor: Any) -> "Tiling":
+        """Read a transformers image processor of either variant, PIL's or torchvision's.
+
+        Raises:
+            ValueError: naming a setting that is not known.
+        """
+        name = type(processor).__name__
+        if not name.startswith(_FAMILIES):
+            raise ValueError(f"image processor {name} is not known; known: {', '.join(_FAMILIES)}")
+        resample = int(processor.resample)
+        if resample not in KERNELS:
+            known = ", ".join(f"{number} ({kernel.name})" for number, kernel in KERNELS.items())
+            raise ValueError(f"image processor's resample {resample} is not known; set it to one of {known}")
+        factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        return cls(
+            _longest_edge("size", processor.size) if processor.do_resize else None,
+            _longest_edge("max_image_size", processor.max_image_size),
+            bool(processor.do_image_splitting),
+            resample,
+            _channels("image_mean", mean, factor),
+            _channels("image_std", std, factor),
+        )
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tiles that a frame is cut into; (0, 0) for one that is shown whole alone."""
+        height, width = self._sizes(height, width)[-1]
+        rows, columns = height // self.tile_px, width // self.tile_px
+        return (0, 0) if rows * columns == 1 else (rows, columns)
+
+    def tiles(self, frames: Tensor) -> Tensor:
+        """Scale frames of one size and cut them.
+
+        Args:
+            frames: uint8[N, 3, H, W].
+
+        Returns:
+            uint8[N, T, 3, S, S], the tiles of each frame row by row, and the whole frame last.
+        """
+        px = self.tile_px
+        for height, width in self._sizes(*frames.shape[2:]):
+            frames = resize(frames, height, width, self.resample)
+        rows, columns = (length // px for length in frames.shape[2:])
+        cut = frames.unflatten(3, (columns, px)).unflatten(2, (rows, px)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+        if rows * columns == 1:
+            return cut
+        return torch.cat([cut, resize(frames, px, px, self.resample).unsqueeze(1)], 1)
+
+    def pixel_values(self, tiles: Tensor) -> Tensor:
+        """float32[N, 3, S, S], normalised, of uint8[N, 3, S, S]."""
+        mean, std = _constants(self.mean, tiles.device), _constants(self.std, tiles.device)
+        return tiles.float().sub_(mean).div_(std)
+
+    def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Heights and widths to which a frame is brought one after the other before it is cut."""
+        sizes = []
+        if self.longest_edge_px is not None:
+            height, width = _at_most(*_scaled(height, width, self.longest_edge_px), _MOST_PX)
+            sizes.append((height, width))
+        sizes.append(_in_tiles(height, width, self.tile_px) if self.is_split else (self.tile_px, self.tile_px))
+        return sizes
+
+
+def _scaled(height: int, width: int, longest: int) -> tuple[int, int]:
+    """The longest edge as given, the other in proportion and even."""
+    ratio = width / height
+    if width >= height:
+        short = int(longest / ratio)
+        return max(short + short % 2, 1), longest
+    short = int(longest * ratio)
+    return longest, max(short + short % 2, 1)
+
+
+def _at_most(height: int, width: int, longest: int) -> tuple[int, int]:
+    ratio = width / height
+    if max(height, width) <= longest:
+        return height, width
+    return (max(int(longest / ratio), 1), longest) if width >= height else (longest, max(int(longest * ratio), 1))
+
+
+def _in_tiles(height: int, width: int, px: int) -> tuple[int, int]:
+    """Multiples of a tile: the longest edge rounded up, the other in proportion and rounded up."""
+    ratio = width / height
+    if width >= height:
+        width = math.ceil(width / px) * px
+        return math.ceil(int(width / ratio) / px) * px, width
+    height = math.ceil(height / px) * px
+    return height, math.ceil(int(height * ratio) / px) * px
+
+
+def _longest_edge(name: str, size: Any) -> int:
+    value = dict(size).get("longest_edge")
+    others = [key for key, other in dict(size).items() if other is not None and key != "longest_edge"]
+    if not isinstance(value, int) or value < 1 or others:
+        raise ValueError(f"image processor's {name} must be {{'longest_edge': pixels}}, got {dict(size)}")
+    return value
+
+
+def _channels(name: str, values: Any, factor: float) -> tuple[float, ...]:
+    """A number for each channel, brought to 8-bit values."""
+    values = [values] * 3 if isinstance(values, int | float) else list(values)
+    is_number = [isinstance(value, int | float) and math.isfinite(value) for value in values]
+    if len(values) != 3 or not all(is_number) or (name == "image_std" and min(values) <= 0) or not factor > 0:
+        allowed = "three numbers, a std and rescale_factor above 0"
+        raise ValueError(f"image processor's {name} must be {allowed}, got {values} and {factor}")
+    # Rounded as transformers rounds them.
+    return tuple((torch.tensor(values, dtype=torch.float32) * (1.0 / factor)).tolist())
+
+
+@lru_cache(maxsize=16)
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float[3, 1, 1]; copied to the device once."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
