@@ -1,6 +1,8 @@
 """Small tensor functions shared by the losses, the policies and the data."""
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,11 +11,41 @@ from torch import Tensor
 
 def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
     """16 bytes of shape and content, the same on every device: an id may name other pixels after an augmentation."""
-    digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
+    return content_digests([values], salt)[0]
+
+
+def content_digests(tensors: Sequence[Tensor], salt: bytes = b"") -> list[bytes]:
+    """``content_digest`` of each of several tensors on one device, which is waited for once and not once for each."""
+    parts = [values.detach().reshape(-1).view(torch.uint8) for values in tensors]
     # Of a copy: once NumPy has seen a weight's storage it cannot be freed, as sharing weights out does after a step.
-    copy = values.detach().cpu().clone(memory_format=torch.contiguous_format)
-    digest.update(copy.view(torch.uint8).numpy().data)
-    return digest.digest()
+    copies = torch.cat(parts).cpu().split([len(part) for part in parts]) if parts else ()
+    digests = []
+    for values, copy in zip(tensors, copies, strict=True):
+        digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
+        digest.update(copy.numpy().data)
+        digests.append(digest.digest())
+    return digests
+
+
+def on_host(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Numbers float[] on the CPU, detached: those of a device are waited for once, and not once for each."""
+    away = {name: value.detach().float() for name, value in values.items() if value.device.type != "cpu"}
+    read = dict(zip(away, torch.stack(list(away.values())).cpu().unbind(), strict=True)) if away else {}
+    return {name: read[name] if name in read else value.detach() for name, value in values.items()}
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Leave the random states of the CPU and of this device as they were.
+
+    Not of all devices: those of other processes would each get a context of this one.
+    """
+    if device.type == "cpu":
+        with torch.random.fork_rng([]):
+            yield
+        return
+    with torch.random.fork_rng([device], device_type=device.type):
+        yield
 
 
 def gather_logps(logps: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -24,17 +56,6 @@ def gather_logps(logps: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]
 def entropy(logps: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """Entropy in nats of normalised log-probabilities, of which some may be -inf (probability zero)."""
     return -(logps.exp() * logps).masked_fill(logps.isneginf(), 0.0).sum(-1)
-
-
-def masked_mean(values: Float[Tensor, "*shape"], keep_mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean over the entries where ``keep_mask`` is True.
-
-    Raises:
-        ValueError: if none is; the mean of nothing is no number.
-    """
-    if not keep_mask.any():
-        raise ValueError("masked_mean of an empty selection")
-    return torch.where(keep_mask, values, 0.0).sum() / keep_mask.sum()
 
 
 def sequence_sum(values: Float[Tensor, "B K T"], completion_mask: Bool[Tensor, "B K T"]) -> Float[Tensor, "B K"]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvad.losses.advantages import leave_one_out
-from lvad.ops import masked_mean
+from lvad.ops import kept_random_state
 from lvad.types import Batch, Policy, Prefix, Rollouts, SceneSamples, Scores
 
 
@@ -22,7 +22,7 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
     """
     if seed is None:
         return policy.generate(prefix, num_completions)
-    with torch.random.fork_rng():
+    with kept_random_state(prefix.embeds.device):
         torch.manual_seed(seed)
         return policy.generate(prefix, num_completions)
 
@@ -47,13 +47,14 @@ def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:
         are the most common text of all.
     """
     mask = rollouts.completion_mask
+    entropy = rollouts.entropies.sum() / mask.sum()  # 0 where masked out; every completion has a token
     texts = [text for row in rollouts.texts for text in row]
     most_common = Counter(texts).most_common(1)[0][1]
     return {
-        "rollout/entropy": masked_mean(rollouts.entropies, mask),
+        "rollout/entropy": entropy,
         "rollout/length": mask.sum(-1).float().mean(),
         "rollout/truncated": rollouts.is_truncated.float().mean(),
-        "rollout/common": torch.tensor(most_common / len(texts), device=mask.device),
+        "rollout/common": torch.tensor(most_common / len(texts)),
     }
 
 
@@ -68,19 +69,22 @@ def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[st
     Returns:
         float[] each: the number of scenes dropped and, over the others, the mean reward and the mean of every term,
         the mean of the best of K (Fig. 6 of the paper), the standard deviation of the advantages, and the share of
-        scenes whose K rewards are all equal, which teach nothing.
+        scenes whose K rewards are all equal, which teach nothing. All on the CPU, from one read of the device.
     """
+    columns = [is_kept.unsqueeze(1).expand_as(advantages), scores.total, advantages, *scores.terms.values()]
+    host_kept, *host = torch.stack([column.float() for column in columns]).cpu()
+    is_kept = host_kept[:, 0].bool()
     dropped = {"reward/dropped": (~is_kept).sum().float()}
     if not is_kept.any():
         return dropped
-    rewards, kept = scores.total[is_kept], advantages[is_kept]
+    rewards, kept, *terms = (column[is_kept] for column in host)
     return {
         **dropped,
         "reward/mean": rewards.mean(),
         "reward/best": rewards.amax(1).mean(),
         "advantage/std": kept.std(correction=0),
         "advantage/zero_spread": (rewards.amax(1) == rewards.amin(1)).float().mean(),
-        **{f"reward/{name}": term[is_kept].mean() for name, term in scores.terms.items()},
+        **{f"reward/{name}": term.mean() for name, term in zip(scores.terms, terms, strict=True)},
     }
 
 

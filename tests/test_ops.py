@@ -1,11 +1,12 @@
 """Token arithmetic."""
 
+import hashlib
 import math
 
 import pytest
 import torch
 
-from lvad.ops import action_weights, entropy, gather_logps, masked_mean, sequence_sum
+from lvad.ops import action_weights, content_digest, content_digests, entropy, gather_logps, on_host, sequence_sum
 
 
 def test_gather_takes_each_tokens_entry():
@@ -18,12 +19,23 @@ def test_entropy_of_a_coin_and_of_a_certainty():
     assert entropy(logps).tolist() == pytest.approx([math.log(2), 0.0])
 
 
-def test_masked_mean_is_over_the_kept_entries():
-    # (1 + 5) / 2, the 100 is masked out.
-    keep = torch.tensor([True, False, True])
-    assert masked_mean(torch.tensor([1.0, 100.0, 5.0]), keep).item() == 3.0
-    with pytest.raises(ValueError, match="empty"):
-        masked_mean(torch.tensor([1.0]), torch.tensor([False]))
+def test_a_digest_is_of_shape_and_content_whatever_lies_beside_it():
+    pixels = torch.arange(12, dtype=torch.uint8).view(3, 4)
+    known = hashlib.blake2b(b"salt(3, 4)" + bytes(range(12)), digest_size=16).digest()
+    assert content_digest(pixels, b"salt") == known
+    others = [torch.zeros(2, dtype=torch.float32), pixels.t().contiguous().t(), pixels.flatten(), torch.tensor(1.0)]
+    digests = content_digests(others, b"salt")
+    assert digests[1] == known
+    assert len(set(digests)) == 4
+    assert content_digests([]) == []
+
+
+def test_numbers_on_the_host_keep_their_values_and_lose_their_gradient():
+    one = torch.tensor(1.5, requires_grad=True)
+    read = on_host({"a": one, "b": torch.tensor(2)})
+    assert read["a"].item() == 1.5
+    assert not read["a"].requires_grad
+    assert read["b"].item() == 2
 
 
 def test_masked_values_that_are_not_numbers_do_not_leak():

@@ -109,7 +109,7 @@ def _score(reward: Reward, batch: Batch, texts: list[list[str]], names: list[str
     if not total.isfinite().all():
         row, column = (~total.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"reward {total[row, column].item()} of the {names[column]} for scene {batch.ids[row]!r}")
-    return total.double().cpu()
+    return total.cpu().double()  # in this order: not every device has float64
 
 
 def _where(texts: list[str | None], scores: Tensor) -> Tensor:

@@ -55,9 +55,11 @@ class Reinforce(Estimator):
         if self.baseline == "none":
             return Estimate(judged.rewards)
         baseline = self.mean.nan_to_num(0.0).to(judged.rewards.dtype)
-        if judged.is_kept.any():
-            now = judged.rewards[judged.is_kept].mean().to(self.mean.dtype)
-            self.mean.copy_(torch.where(self.mean.isnan(), now, self.mean.lerp(now, 1 - self.momentum)))
+        # Without a read of the device: where no scene is kept the mean of nothing is chosen by nobody.
+        kept = judged.is_kept.unsqueeze(1).expand_as(judged.rewards)
+        now = (torch.where(kept, judged.rewards, 0.0).sum() / kept.sum()).to(self.mean.dtype)
+        moved = torch.where(self.mean.isnan(), now, self.mean.lerp(now, 1 - self.momentum))
+        self.mean.copy_(torch.where(kept.any(), moved, self.mean))
         return Estimate(over_baseline(judged.rewards, baseline.expand(len(judged.rewards))))
 
 

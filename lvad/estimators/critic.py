@@ -1,7 +1,6 @@
 """Advantage actor-critic: a small network learns the baseline."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvad.estimators.base import Estimate, Estimator, Judged
@@ -58,15 +57,18 @@ class A2C(Estimator):
         """Advantages float[B, K], the critic's loss, and how much of the rewards' variance it explains."""
         with torch.autocast(judged.rewards.device.type, enabled=False):
             values = self.critic(judged.states().float()).squeeze(-1)
-        is_warm = bool(self.num_steps >= self.warmup_steps)
+        is_warm = self.num_steps >= self.warmup_steps
         self.num_steps += 1
         advantages = over_baseline(judged.rewards, values.detach().to(judged.rewards.dtype))
-        targets = judged.rewards[judged.is_kept].to(values.dtype)
-        guesses = values[judged.is_kept].unsqueeze(1).expand_as(targets)
+        targets = judged.rewards.to(values.dtype)
+        guesses = values.unsqueeze(1).expand_as(targets)
+        kept = judged.is_kept.unsqueeze(1).expand_as(targets)
         # A sum of nothing where no scene is kept, so that every process has a gradient.
-        loss = F.mse_loss(guesses, targets, reduction="sum") / max(1, targets.numel())
-        logged = {"critic/loss": loss.detach(), "critic/explained_variance": explained_variance(guesses, targets)}
-        return Estimate(advantages if is_warm else torch.zeros_like(advantages), loss, logged)
+        loss = torch.where(kept, (guesses - targets).square(), 0.0).sum() / kept.sum().clamp(min=1)
+        known = torch.stack([guesses.detach(), targets, kept]).cpu()  # one read of the device
+        explained = explained_variance(*known[:2, known[2].bool()])
+        logged = {"critic/loss": loss.detach(), "critic/explained_variance": explained}
+        return Estimate(torch.where(is_warm, advantages, 0.0), loss, logged)
 
 
 def explained_variance(guesses: Tensor, targets: Tensor) -> Tensor:

@@ -43,9 +43,11 @@ def minimum_risk(
         raise ValueError(f"minimum risk needs num_completions >= 2, got {logps.shape[1]}")
     if not 0 <= sharpness < math.inf:
         raise ValueError(f"sharpness must be finite and >= 0, got {sharpness}")
-    if not risks.isfinite().all():
+    # One read of the device for both.
+    are_finite, has_first = torch.stack([risks.isfinite().all(), is_first.any(1).all()]).tolist()
+    if not are_finite:
         raise ValueError(f"risks must be finite, got {int((~risks.isfinite()).sum())} that are not")
-    if not is_first.any(1).all():
+    if not has_first:
         raise ValueError("is_first is False on every completion of a scene: the first of a set is never a repetition")
     scaled = sharpness * logps.to(torch.promote_types(logps.dtype, torch.float32))
     law = scaled.masked_fill(~is_first, -torch.inf).softmax(1)

@@ -28,11 +28,13 @@ def token_cross_entropy(
     Raises:
         ValueError: if no token is a target, or a weight is not positive and finite.
     """
-    if not target_mask.any():
-        raise ValueError("no target token in the batch")
     if weights is None:
         weights = logps.new_ones(len(logps))
-    if not ((weights > 0) & weights.isfinite()).all():
+    # One read of the device for both.
+    has_target, is_fine = torch.stack([target_mask.any(), ((weights > 0) & weights.isfinite()).all()]).tolist()
+    if not has_target:
+        raise ValueError("no target token in the batch")
+    if not is_fine:
         raise ValueError(f"weights must be positive and finite, got {weights.min().item()} to {weights.max().item()}")
     num_tokens = target_mask.sum() if mean_tokens is None else mean_tokens * len(logps)
     return -torch.where(target_mask, logps * weights.unsqueeze(1), 0.0).sum() / num_tokens

@@ -43,7 +43,7 @@ def fit_platt(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> Floa
     num_match, num_other = int(is_match.sum()), int((~is_match).sum())
     if not num_match or not num_other:
         raise ValueError(f"calibration needs matches and mismatches, got {num_match} and {num_other}")
-    x = scores.double().cpu()
+    x = scores.cpu().double()  # in this order: not every device has float64
     if not x.isfinite().all():
         raise ValueError("calibration needs finite scores")
     centre, spread = x.mean(), x.std().clamp_min(1e-12)
@@ -85,6 +85,7 @@ def calibration_curve(
         is_match: what happened.
         num_bins: bins between 0 and 1.
     """
+    probabilities, is_match = probabilities.cpu(), is_match.cpu()  # not every device has float64
     bins = (probabilities * num_bins).long().clamp(0, num_bins - 1)
     count = torch.bincount(bins, minlength=num_bins)
     used = count > 0

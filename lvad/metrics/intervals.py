@@ -36,7 +36,7 @@ def bootstrap_mean(
     """
     if not len(values):
         raise ValueError("bootstrap_mean of no values")
-    x = values.double().cpu()
+    x = values.cpu().double()  # in this order: not every device has float64
     drawn = torch.randint(len(x), (num_draws, len(x)), generator=torch.Generator().manual_seed(seed))
     means = x[drawn].mean(1)
     tail = (1 - confidence) / 2

@@ -33,7 +33,7 @@ from lvad.modules.common import Shardable, frozen, keep_trained_weights, make_op
 from lvad.modules.describing import Describer, Description
 from lvad.modules.label_texts import Target, draw_captions, label_texts, mean_tokens
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
-from lvad.ops import action_weights
+from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
@@ -120,8 +120,9 @@ class ActionSFT(Shardable):
         if self.global_step == 0 and batch_idx == 0:
             self._say_what_is_supervised(lesson)
         loss, values = self.objective.loss(self.policy, lesson)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
-        self.log_dict(values, batch_size=len(batch.ids))
+        logged = on_host({"train/loss": loss, **values})
+        self.log("train/loss", logged.pop("train/loss"), prog_bar=True, batch_size=len(batch.ids))
+        self.log_dict(logged, batch_size=len(batch.ids))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -26,6 +26,7 @@ from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
 from lvad.modules.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.modules.clip_similarity import Similarity, blended, calibrate, probability
 from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.ops import on_host
 from lvad.rewards.clip import CLIP
 from lvad.types import Batch, Decisions, Table
 
@@ -112,7 +113,7 @@ class CLIPReward(LightningModule):
             loss = loss + caption_loss(self.clip, images, batch, self.kind, self.losses)
         if self.losses.corrupted:
             loss = loss + corrupted_loss(self.clip, images, batch, self.kind, self.losses.corrupted)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        self.log_dict(on_host({"train/loss": loss}), prog_bar=True, batch_size=len(batch.ids))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

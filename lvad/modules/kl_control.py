@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lvad.losses.kl import kl_k1, kl_k2_loss, kl_k3_loss, next_beta
 
@@ -51,24 +51,28 @@ class KL:
             raise ValueError(f"kl.refresh_every must be >= 1 step, or null, got {self.refresh_every}")
 
 
-class KLControl(nn.Module):
+class KLControl:
     """The penalty with its present weight, which is part of a checkpoint.
+
+    Its numbers are the host's. As buffers they would be read back from the device at every step, rounded where a
+    strategy turns a module into 16 bits, and refused by devices without float64.
 
     Args:
         config: what is penalised and how.
     """
 
-    keeps_buffers = True
-    beta: Tensor
-    """float64[]."""
-    refreshed_at: Tensor
-    """int64[], the optimizer step of the last refresh."""
-
     def __init__(self, config: KL) -> None:
-        super().__init__()
         self.config = config
-        self.register_buffer("beta", torch.tensor(config.beta, dtype=torch.float64))
-        self.register_buffer("refreshed_at", torch.tensor(0))
+        self.beta = config.beta
+        self.refreshed_at = 0  # the optimizer step of the last refresh
+
+    def state_dict(self) -> dict[str, float]:
+        """The present weight, and when the reference was last refreshed."""
+        return {"beta": self.beta, "refreshed_at": self.refreshed_at}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self.beta, self.refreshed_at = float(state["beta"]), int(state["refreshed_at"])
 
     def measure(self, logps: Tensor, ref_logps: Tensor, completion_mask: Tensor) -> Tensor:
         """k1 float[B, K], in nats per completion."""
@@ -76,21 +80,21 @@ class KLControl(nn.Module):
 
     def penalty(self, kl: Tensor) -> Tensor:
         """float[B, K], what is taken off the reward."""
-        return kl * float(self.beta) if self.config.form == "reward" else torch.zeros_like(kl)
+        return kl * self.beta if self.config.form == "reward" else torch.zeros_like(kl)
 
     def loss(self, logps: Tensor, ref_logps: Tensor, completion_mask: Tensor) -> Tensor:
         """float[], what is added to the loss, in the scale of ``reinforce``."""
         if self.config.form == "reward" or self.beta == 0:
             return logps.new_zeros(())
         term = kl_k2_loss if self.config.form == "k2" else kl_k3_loss
-        return float(self.beta) * term(logps, ref_logps, completion_mask)
+        return self.beta * term(logps, ref_logps, completion_mask)
 
     def steer(self, kl: float) -> None:
         """Move beta towards the target, after a batch with a mean KL of that many nats per completion."""
         if self.config.target is not None:
-            self.beta.fill_(next_beta(float(self.beta), kl, self.config.target, self.config.rate))
+            self.beta = next_beta(self.beta, kl, self.config.target, self.config.rate)
 
     def is_due(self, step: int) -> bool:
         """Whether the reference is to be refreshed after that many optimizer steps."""
         every = self.config.refresh_every
-        return every is not None and step > 0 and step % every == 0 and step != int(self.refreshed_at)
+        return every is not None and step > 0 and step % every == 0 and step != self.refreshed_at

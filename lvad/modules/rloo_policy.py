@@ -21,7 +21,7 @@ from lvad.modules.controls import Controls
 from lvad.modules.held_out import HeldOut
 from lvad.modules.kl_control import KL, KLControl
 from lvad.modules.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
-from lvad.ops import sequence_sum
+from lvad.ops import on_host, sequence_sum
 from lvad.rewards.finite import check_finite
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
 from lvad.sharding import total_norm, whole_weights
@@ -121,8 +121,10 @@ class RLOOPolicy(Shardable):
             rehearsed, logged = self.rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
             loss = loss + rehearsed
             seen.values.update(logged)
-        self._log_training({**seen.values, "train/loss": loss}, len(batch.ids))
-        return {"loss": loss, "num_tokens": seen.rollouts.completion_mask.sum()}
+        values = on_host({**seen.values, "train/loss": loss, "num_tokens": seen.rollouts.completion_mask.sum()})
+        num_tokens = values.pop("num_tokens")
+        self._log_training(values, len(batch.ids))
+        return {"loss": loss, "num_tokens": num_tokens}
 
     def _collect(self, batch: Batch, prefix: Prefix) -> Experience:
         """Draw completions, have them judged, and estimate what each is worth."""
@@ -137,7 +139,7 @@ class RLOOPolicy(Shardable):
             ref_logps = self.policy.reference_logprobs(batch, prefix, rollouts)
             kl = self.kl.measure(rollouts.logps, ref_logps, mask)
             rewards = rewards - self.kl.penalty(kl)
-            values |= {"train/kl": kl.mean(), "train/kl_beta": self.kl.beta.float()}
+            values |= {"train/kl": kl.mean(), "train/kl_beta": torch.tensor(self.kl.beta, dtype=torch.float32)}
             if self.kl.config.target is not None:
                 self.kl.steer(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
         estimate = self.estimator.estimate(
@@ -263,7 +265,7 @@ class RLOOPolicy(Shardable):
         if self.kl is not None and self.kl.is_due(self.global_step):
             with whole_weights(self):
                 self.policy.refresh_reference()
-            self.kl.refreshed_at.fill_(self.global_step)
+            self.kl.refreshed_at = self.global_step
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the policy before clipping."""
@@ -271,12 +273,16 @@ class RLOOPolicy(Shardable):
         self.log("train/grad_norm", total_norm(grads))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained, and the reference if it is no longer the start."""
+        """Keep what is trained, the weight of the KL, and the reference if it is no longer the start."""
         keep_trained_weights(checkpoint, self)
         checkpoint["reference"] = self.policy.reference_state()
+        if self.kl is not None:
+            checkpoint["kl"] = self.kl.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the reference back."""
+        """Take the reference and the weight of the KL back."""
+        if self.kl is not None and "kl" in checkpoint:
+            self.kl.load_state_dict(checkpoint["kl"])
         if state := checkpoint.get("reference"):
             with whole_weights(self):
                 self.policy.load_reference_state(state)
@@ -293,6 +299,6 @@ class RLOOPolicy(Shardable):
         self.held_out.update(batch, rollouts, self.reward.score(batch, rollouts))
 
     def _log_training(self, values: dict[str, Tensor], batch_size: int) -> None:
-        self.log_dict({k: v.detach() for k, v in values.items()}, batch_size=batch_size)
+        self.log_dict(values, batch_size=batch_size)
         shown = {name: values[key] for name, key in (("reward", "reward/mean"), ("kl", "train/kl")) if key in values}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.modules.kl_control import KLControl
+from lvad.ops import kept_random_state
 from lvad.types import Batch, Prefix, Rollouts, Scene
 
 _LOOKED_AT: Final = 512
@@ -144,12 +146,17 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
 
 @contextmanager
 def _no_trace(module: LightningModule) -> Iterator[None]:
-    """Random numbers, buffers, gradients, known descriptions and logs are afterwards what they were before."""
+    """Random numbers, buffers, gradients, the weight of a KL, descriptions and logs are afterwards as before."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    describer = getattr(module, "describer", None)
+    describer, kl = getattr(module, "describer", None), getattr(module, "kl", None)
+    weight = kl.state_dict() if isinstance(kl, KLControl) else {}
     known = copy.copy(describer.known) if describer is not None else {}
     try:
-        with isolate_rng(), _replaced(module, log=_nothing, log_dict=_nothing):
+        with (
+            isolate_rng(include_cuda=False),
+            kept_random_state(module.device),
+            _replaced(module, log=_nothing, log_dict=_nothing),
+        ):
             yield
     finally:
         module.zero_grad(set_to_none=True)
@@ -158,6 +165,8 @@ def _no_trace(module: LightningModule) -> Iterator[None]:
                 buffer.copy_(before)
         if describer is not None:
             describer.known = known
+        if isinstance(kl, KLControl):
+            kl.load_state_dict(weight)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from lvad.assets import loading, resolve_model
-from lvad.ops import content_digest
+from lvad.ops import content_digests
 from lvad.types import Batch, Rollouts, Scores
 
 CONFIG_FILE = "open_clip_config.json"
@@ -78,26 +78,29 @@ class CLIP(nn.Module):
         product a cosine, so it is.
         """
         counts = [len(f) for f in frames]
-        pixels = torch.cat([self.preprocess(f) for f in frames]).to(self.clip.logit_scale.device)
+        weight = next(self.clip.visual.parameters())  # 16 bits, where a strategy turns the module into them
+        pixels = torch.cat([self.preprocess(f) for f in frames]).to(weight.device, weight.dtype)
         each = F.normalize(self.clip.encode_image(pixels), dim=-1)
         return F.normalize(torch.stack([e.mean(0) for e in each.split(counts)]), dim=-1)
 
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors float[N, D]; what exceeds the context length is cut."""
         model: Any = self.clip
-        tokens: Tensor = self.tokenizer(texts).to(self.clip.logit_scale.device)
+        tokens: Tensor = self.tokenizer(texts)
+        device = self.clip.logit_scale.device
         attn_mask: Tensor | None = getattr(model, "attn_mask", None)
         if type(self.clip) is not open_clip.model.CLIP or attn_mask is None:
-            return F.normalize(self.clip.encode_text(tokens), dim=-1)
+            return F.normalize(self.clip.encode_text(tokens.to(device)), dim=-1)
         # Under a causal mask the padding after the longest text changes nothing, and is most of the work. One column
-        # of it stays: where a text fills the context the last token is its end.
+        # of it stays: where a text fills the context the last token is its end. Looked for before the tokens move to
+        # the device, which would have to be waited for.
         is_used = (tokens != tokens[:1, -1:]).any(0).nonzero()
         length = min(tokens.shape[1], int(is_used.max()) + 2) if len(is_used) else 1
         cut = {
             "positional_embedding": model.positional_embedding[:length],
             "attn_mask": attn_mask[:length, :length],
         }
-        return torch.func.functional_call(self.clip, cut, kwargs={"text": tokens[:, :length]})[1]
+        return torch.func.functional_call(self.clip, cut, kwargs={"text": tokens[:, :length].to(device)})[1]
 
     def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
         """Write a folder that plain open_clip loads as ``local-dir:FOLDER``, atomically."""
@@ -160,18 +163,28 @@ class CLIPCosine(nn.Module):
         """Stay in evaluation mode: a judge does not change while it judges."""
         return super().train(False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "CLIPCosine":
+        """Go where the module goes, and stay in float32 where it becomes 16 bits: completions differ by thousandths."""
+
+        def moved(values: Tensor) -> Tensor:
+            made = fn(values)
+            return made if made.dtype == values.dtype else values.to(made.device)
+
+        return super()._apply(moved, recurse)
+
     @torch.no_grad()
     def embed_scenes(self, batch: Batch) -> Tensor:
         """Unit vectors float[B, D] on the tower's device; the scenes not yet known in a forward each."""
         if self.cache_scenes == 0:
             return self.clip.embed_frames(batch.frames).float()
-        keys = [content_digest(frames) for frames in batch.frames]
+        keys = content_digests(batch.frames)
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         missing = {key: frames for key, frames in zip(keys, batch.frames, strict=True) if key not in rows}
-        for key, frames in missing.items():
-            # Each by itself: products round otherwise in other company, and a run that goes on meets its scenes in
-            # other company than the one that was broken off.
-            rows[key] = self.clip.embed_frames([frames]).float().cpu()[0]
+        # Each by itself: products round otherwise in other company, and a run that goes on meets its scenes in other
+        # company than the one that was broken off.
+        embedded = [self.clip.embed_frames([frames]).float() for frames in missing.values()]
+        if embedded:
+            rows |= {key: row.clone() for key, row in zip(missing, torch.cat(embedded).cpu(), strict=True)}
         for key, row in rows.items():
             self._kept[key] = row
             self._kept.move_to_end(key)

@@ -30,7 +30,7 @@ def check_finite(scores: Scores, ids: list[str], drop: bool) -> tuple[Scores, Te
         BrokenReward: naming scenes, terms and values.
     """
     is_fine = scores.total.isfinite()
-    if bool(is_fine.all()):
+    if bool(is_fine.all()):  # the one read of the device
         return scores, is_fine.all(1)
     if not drop:
         raise BrokenReward(_complaint(scores, ids))

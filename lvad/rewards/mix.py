@@ -137,7 +137,8 @@ def _sibling_deviation(name: str, total: Tensor, weight: float) -> float:
     """Root mean square deviation among siblings of float[B, K]; 1 where there is none."""
     if total.shape[1] < 2:
         raise ValueError(f"Mix needs at least 2 completions per scene to calibrate, got {total.shape[1]}")
-    known = total[total.isfinite().all(1)].double()
+    total = total.cpu().double()  # in this order: not every device has float64
+    known = total[total.isfinite().all(1)]
     if not len(known):
         if not weight:
             return 1.0

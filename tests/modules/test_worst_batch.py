@@ -121,6 +121,8 @@ def test_a_tried_batch_leaves_no_trace(tmp_path, vlm_folder, clip_folder, data, 
         trainer(tmp_path, plan).fit(module, data)
         assert ("worst batch" in dict(plan.rows)) == preflight
         ends.append(module.state_dict() | {"random": torch.get_rng_state()})
+        if kl := getattr(module, "kl", None):
+            ends[-1]["beta"] = torch.tensor(kl.beta, dtype=torch.float64)
         known = getattr(getattr(module, "describer", None), "known", None)
         assert known is None or set(known) <= {s.id for s in data.scenes["train"]}
     without, tried = ends
