@@ -12,8 +12,8 @@ from lvad.policy.adapters import Lora, adapted, has_adapters, merged, save_adapt
 from lvad.policy.decoder import Decoder
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.embedding import shared_lookup
-from lvad.policy.fixed_sampler import FixedSamplers, Law, draws_fixed_shapes
 from lvad.policy.feature_store import VisionCache
+from lvad.policy.fixed_sampler import FixedSamplers, Law, draws_fixed_shapes
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
 from lvad.policy.head import DrawnLogps
 from lvad.policy.layout import token_cells, token_counts, upload

@@ -19,7 +19,7 @@ from torch import Tensor
 
 _BITS: Final = 22  # of Pillow's weights, behind the point
 _BLOCK: Final = 16
-"""Neighbouring outputs that share a window of inputs: larger ones multiply more zeros, smaller ones are slow products."""
+"""Outputs side by side that share a window of inputs: more multiply more zeros, fewer are slow products."""
 _DIGITS: Final = 3
 _MOST_TERMS: Final = 512  # of one sum, see ``_bands``
 _CPU_VALUES_AT_ONCE: Final = 2**19  # of sums: what fits the cache of a core

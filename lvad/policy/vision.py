@@ -83,7 +83,7 @@ class Eyes:
         return [features.to(vlm.device) for key in keys if (features := found[key]) is not None]
 
     def _digest(self, vlm: Any, parameters: list[Tensor]) -> bytes:
-        """Of the tower's active weights, precision and processor's settings; made again when a weight was written to."""
+        """Of the tower's active weights and precision and of the tiling; made again when a weight was written to."""
         device = vlm.device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         state = (vlm.dtype, cast, *((id(p), p._version) for p in parameters))

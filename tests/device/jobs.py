@@ -82,9 +82,7 @@ RLOO: Final = {
     "rloo 16-mixed": Job(_rloo(*_mixed("16-mixed")), needs_float64=True),  # of PyTorch's scaler of gradients
     "rloo bf16-true": Job(_rloo("--trainer.precision", "bf16-true")),
     "rloo all weights": Job(_rloo("--config", "all_weights.yaml")),
-    "rloo checkpointing": Job(
-        _rloo(f"{POLICY}.gradient_checkpointing", "true", f"{POLICY}.completions_at_once", "1")
-    ),
+    "rloo checkpointing": Job(_rloo(f"{POLICY}.gradient_checkpointing", "true", f"{POLICY}.completions_at_once", "1")),
     "rloo controls": Job(_rloo(f"{MODEL}.controls", "{updates: 2, entropy_bonus: 0.01, non_finite: drop}")),
     "rloo truncated": Job(_rloo(f"{POLICY}.sampling.top_k", "20", f"{POLICY}.sampling.top_p", "0.9")),
     "rloo kl": Job(_rloo(f"{MODEL}.kl", "{beta: 0.05, target: 0.5, refresh_every: 1}")),

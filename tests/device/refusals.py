@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 # x and i lie on the device, h and j on the host; d is the device.
 REFUSED: Final = (

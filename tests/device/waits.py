@@ -20,7 +20,15 @@ READS: Final = ("device to host", "shape from values")
 UPLOADS: Final = "host to device"
 STEP: Final = 1  # the second; the first fills caches
 ARGS: Final = [
-    *("fit", "--config", "configs/rloo.yaml", "--trainer.accelerator", "testdevice", "--trainer.strategy", "testdevice"),
+    *(
+        "fit",
+        "--config",
+        "configs/rloo.yaml",
+        "--trainer.accelerator",
+        "testdevice",
+        "--trainer.strategy",
+        "testdevice",
+    ),
     *("--data.format", "lastframe", "--data.root", "drawn", "--data.num_scenes", "{train: 24, val: 8, test: 8}"),
     *("--trainer.max_steps", str(STEP + 2), "--trainer.num_sanity_val_steps", "0", "--trainer.limit_val_batches", "0"),
     *("--trainer.enable_progress_bar", "false", "--model.init_args.audit", "off", "--checkpoint.monitor", "null"),
@@ -66,7 +74,9 @@ class Waits:
 def _place(operator: str) -> str:
     """The line of lvad that waits, or the nearest of a library's where no line of lvad is at work."""
     frames = traceback.extract_stack()[:-2]
-    own = [frame for frame in frames if f"{os.sep}lvad{os.sep}" in frame.filename and "site-packages" not in frame.filename]
+    own = [
+        frame for frame in frames if f"{os.sep}lvad{os.sep}" in frame.filename and "site-packages" not in frame.filename
+    ]
     frame = (own or frames)[-1] if frames else None
     if frame is None:
         return f"a thread of the backward pass: {operator}"

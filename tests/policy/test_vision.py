@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lvad.policy.feature_store import FeatureStore, VisionCache
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.tokens import PromptIds, chat_inputs
-from lvad.policy.feature_store import FeatureStore, VisionCache
 
 BYTES_PER_MB = 2**20
 
