@@ -28,6 +28,7 @@ from lvad.sharding import total_norm, whole_weights
 from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
+_BETA = "kl_beta"  # in a checkpoint
 
 
 class Experience(NamedTuple):
@@ -253,17 +254,18 @@ class RLOOPolicy(Shardable):
         self.log_dict({f"test/{name}": value for name, value in self.held_out.compute().items()})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Start the clock of the step."""
-        self._step_start_s = time.perf_counter()
-
-    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
-        """Log the speed of the step, and refresh the reference when it is due."""
-        elapsed_s = time.perf_counter() - self._step_start_s
-        self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
+        """Refresh the reference when it is due, and start the clock of the step."""
+        # Before a step and not behind the last one: a checkpoint in between may have been written either way.
         if self.kl is not None and self.kl.is_due(self.global_step):
             with whole_weights(self):
                 self.policy.refresh_reference()
             self.kl.refreshed_at.fill_(self.global_step)
+        self._step_start_s = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
+        """Log the speed of the step."""
+        elapsed_s = time.perf_counter() - self._step_start_s
+        self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the policy before clipping."""
@@ -271,12 +273,15 @@ class RLOOPolicy(Shardable):
         self.log("train/grad_norm", total_norm(grads))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained, and the reference if it is no longer the start."""
+        """Keep what is trained, the configured KL weight, and the reference if it is no longer the start."""
         keep_trained_weights(checkpoint, self)
+        checkpoint[_BETA] = self.kl and self.kl.config.beta
         checkpoint["reference"] = self.policy.reference_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the reference back."""
+        """Take the reference back, and the KL weight unless another one is configured now."""
+        if self.kl is not None and checkpoint.get(_BETA) != self.kl.config.beta:
+            checkpoint["state_dict"].pop("kl.beta", None)
         if state := checkpoint.get("reference"):
             with whole_weights(self):
                 self.policy.load_reference_state(state)
