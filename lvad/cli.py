@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None reads the command line.
 
     Returns:
-        The exit code: 0, 1 for bad data or a missing file, 2 for a command line that cannot be understood.
+        The exit code: 0, 1 for bad data or a missing file, 2 for a command line that cannot be understood, 128 and the
+        signal's number where one ended the command.
     """
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help", "help"):
@@ -70,15 +71,27 @@ def _run(command: str, args: list[str]) -> int:
     elif command == "report":
         from lvad.commands.report import run
     elif command in STAGE_COMMANDS:
-        from lvad.commands.stages import run_stage
-
-        return run_stage(command, args)
+        return _run_stage(command, args)
     else:
         close = difflib.get_close_matches(command, (*OTHER_COMMANDS, *STAGE_COMMANDS), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"lvad: error: unknown command {command!r}{hint} (lvad --help lists them)", file=sys.stderr)
         return 2
     return run(args)
+
+
+def _run_stage(command: str, args: list[str]) -> int:
+    from lvad.commands.signals import Stopped, StopSignals
+
+    with StopSignals() as stop:  # before the libraries are loaded, which takes seconds
+        try:
+            from lvad.commands.stages import run_stage
+
+            return run_stage(command, args, stop)
+        except Stopped:
+            if not stop.is_child:
+                print(f"lvad: {stop.farewell([command, *args])}", file=sys.stderr)
+            return stop.code
 
 
 if __name__ == "__main__":

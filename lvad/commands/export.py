@@ -96,7 +96,7 @@ def _write_papers(run: Run, scratch: Path, written: Written, config: Namespace) 
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
         write_whole(scratch / PROMPTS, json.dumps(asdict(policy.prompts), indent=2) + "\n")
-    budget = ledger.read_ledger(run.folder)
+    budget = ledger.ledger_of_run(run.folder)
     write_whole(scratch / ledger.LEDGER, ledger.dump(budget))
     of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
     exported = Exported(

@@ -11,12 +11,17 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils import logging as transformers_logging
 
 from lvad.assets import resolve_config
 from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
-from lvad.commands.resume import LAST, go_on
+from lvad.commands.configured import Configured
+from lvad.commands.last_checkpoint import LastCheckpoint
+from lvad.commands.resume import LAST, go_on, runs_of
+from lvad.commands.run_folder import trainer_root
+from lvad.commands.signals import Stopped, StopSignals
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
@@ -27,10 +32,9 @@ from lvad.modules.worst_batch import DoesNotFit
 from lvad.report.alarms import Alarms
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
-from lvad.report.runs import best_checkpoint, newest_run
+from lvad.report.runs import LOGS, best_checkpoint, newest_run
 from lvad.report.summary import scores_text
 
-LOGS = Path("logs")
 # Said by the libraries at every start, true by design here, and of no use to whoever runs lvad.
 HARMLESS_WARNINGS = (
     r".*module\(s\) in eval mode at the start of training",  # the frozen reward
@@ -54,6 +58,13 @@ class StageCLI(LightningCLI):
     ``checkpoint`` (ModelCheckpoint), ``plan``, ``recorder``, ``alarms`` and ``predictions`` are configured beside
     ``model`` and ``data``.
     """
+
+    resumed: Path | None = None
+    """The run that goes on in its own folder."""
+
+    def __init__(self, stop: StopSignals, **kwargs: Any) -> None:
+        self.stop = stop
+        super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what every run has."""
@@ -79,6 +90,9 @@ class StageCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer; checkpoints are written whole, unless the configuration has a plugin for them."""
+        if self.subcommand == "fit":
+            # Beside the configuration, so that another fit of it has a folder of its own.
+            kwargs |= trainer_root(self.config["fit"], self.resumed)
         trainer = super().instantiate_trainer(**kwargs)
         strategy = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
@@ -98,8 +112,9 @@ class StageCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
+            self.stop.ckpt_path = LAST if runs_of(config) else None
             if config.ckpt_path == LAST:
-                go_on(config)
+                self.resumed = go_on(config)
             elif config.ckpt_path:
                 check_checkpoint(config.ckpt_path)
             return
@@ -126,44 +141,48 @@ class StageCLI(LightningCLI):
         print(scores_text(scores, getattr(self.model, "report", [])))
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """The state after the latest validation, to resume from.
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration when training starts: one that was refused before never ran."""
 
-    ModelCheckpoint's own ``save_last`` writes only when the monitored value improved (Lightning 2.6), and two of one
-    class must not both go without a monitored value: their states have the same name.
-    """
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait."""
 
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_top_k=1, enable_version_counter=False)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        super().setup(trainer, pl_module, "fit")
 
 
-def make_cli(args: list[str], command: str | None = None) -> StageCLI:
+def make_cli(args: list[str], command: str | None = None, stop: StopSignals | None = None) -> StageCLI:
     """Parse arguments and build trainer, module and data; with a command, run it.
 
     Args:
         args: options; ``--config`` and overrides.
         command: ``fit``, ``validate``, ``test`` or ``predict``; None only builds.
+        stop: the signals that the process has received; None for none.
     """
+    stop = stop or StopSignals()
     return StageCLI(
+        stop,
         model_class=LightningModule,
         datamodule_class=BDDOIADataModule,
         subclass_mode_model=True,
         auto_configure_optimizers=False,
-        trainer_defaults={"callbacks": [StepSeeds(), LastCheckpoint()]},
+        trainer_defaults={"callbacks": [StepSeeds(), Configured(), LastCheckpoint(stop)]},
         seed_everything_default=0,
-        save_config_callback=SaveConfigCallback if command == "fit" else None,
+        save_config_callback=SaveConfig if command == "fit" else None,
         save_config_kwargs={"overwrite": True},  # where no versioned logger is set, a second run replaces the first
         run=command is not None,
         args=[command, *args] if command else args,
     )
 
 
-def run_stage(command: str, args: list[str]) -> int:
+def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
     """Run one LightningCLI subcommand.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         args: what follows it; ``test`` without arguments and ``predict PATH`` are completed from the newest run.
+        stop: the signals that the process receives.
 
     Returns:
         The exit code.
@@ -172,7 +191,9 @@ def run_stage(command: str, args: list[str]) -> int:
         warnings.filterwarnings("ignore", message)
     transformers_logging.disable_progress_bar()
     try:
-        make_cli(_find_configs(_complete(command, args)), command)
+        make_cli(_find_configs(_complete(command, args)), command, stop)
+    except SIGTERMException:  # by which Lightning's loops end
+        raise Stopped(stop.code) from None
     except (DataError, RewardRefused, DoesNotFit, FileNotFoundError, ArgumentError) as error:
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,8 @@
 """The data of every stage, as Lightning wants it."""
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,12 +15,12 @@ from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.drawn import DRAWN, check_drawn, draw_once
-from lvad.data.footage import FootageDataset, FootageSampler, check_place
+from lvad.data.footage import FootageDataset, FootageSampler
 from lvad.data.frames import read_frames
 from lvad.data.held_out import held_out_loader
 from lvad.data.ledger import Ledger, streamed, uses
 from lvad.data.records import SPLITS, DataError, Reading
-from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
+from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
 from lvad.data.shards import Shards
 from lvad.data.splits import Subset, arrange, take
 from lvad.types import Scene
@@ -116,7 +118,6 @@ class BDDOIADataModule(LightningDataModule):
             what = "balance" if balance else "num_scenes.train"
             raise ValueError(f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps")
         self.shards: list[Shards] = []
-        self._saved: dict[str, int] = {}
         self.reading: Reading | None = None
         self.scenes: dict[str, list[Scene]] = {}
 
@@ -169,9 +170,10 @@ class BDDOIADataModule(LightningDataModule):
                 labels.
         """
         if self.shards:
-            check_place(self._saved, self.state_dict())
             stream = FootageDataset(self.shards, self.num_frames, self.image_size_px)
-            return self._loader(stream, FootageSampler(stream.counts, self.seed, **self._share()), self.batch_size)
+            order = self._order(len(stream), [shards.digest for shards in self.shards])
+            sampler = FootageSampler(stream.counts, self.seed, **self._share())
+            return self._loader(stream, sampler, self.batch_size, order)
         scenes = self._of("train")
         share = self._share()
         # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
@@ -180,22 +182,17 @@ class BDDOIADataModule(LightningDataModule):
             sampler = BalancedSampler(scene_weights(scenes), seed, **share)
         else:
             sampler = EpochSampler(len(scenes), seed, **share)
-        return self._loader(scenes, sampler, self.batch_size)
+        return self._loader(scenes, sampler, self.batch_size, self._order(len(scenes), [scene.id for scene in scenes]))
+
+    def _order(self, num_scenes: int, names: list[str]) -> Order:
+        """What the order of an epoch depends on."""
+        digest = sha256(json.dumps(names).encode()).hexdigest()[:12]
+        known = {"data.seed": self.seed, "data.balance": self.balance, "the number of training scenes": num_scenes}
+        return {**known, "the digest of their names": digest}
 
     def _share(self) -> dict[str, int]:
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         return {name: share[name] for name in ("num_replicas", "rank")}
-
-    def state_dict(self) -> dict[str, int]:
-        """What the place in a stream is counted in; empty without footage."""
-        if not self.shards:
-            return {}
-        num_scenes = sum(shards.num_scenes for shards in self.shards)
-        return {"scenes": num_scenes, "batch": self.batch_size * self._share()["num_replicas"], "seed": self.seed}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remember it until the stream begins."""
-        self._saved = state_dict
 
     def val_dataloader(self) -> DataLoader | list:
         """In order, each scene once on whichever device; without a loader where there is no validation scene."""
@@ -245,7 +242,13 @@ class BDDOIADataModule(LightningDataModule):
             raise DataError.at(self.root, "", problem, "choose a source with that split, or raise num_scenes")
         return self.scenes[split]
 
-    def _loader(self, scenes: list[Scene] | FootageDataset, sampler: Sampler[int], batch_size: int) -> DataLoader:
+    def _loader(
+        self,
+        scenes: list[Scene] | FootageDataset,
+        sampler: Sampler[int],
+        batch_size: int,
+        order: Order | None = None,
+    ) -> DataLoader:
         is_stream = isinstance(scenes, FootageDataset)
         return ResumableLoader(
             scenes if is_stream else SceneDataset(scenes, self.num_frames, self.image_size_px),
@@ -255,6 +258,7 @@ class BDDOIADataModule(LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            order=order,
         )
 
 

@@ -9,11 +9,10 @@ rank with fewer batches than another. What is left over where R does not divide 
 not given in that epoch; the next epoch leaves out others.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -57,26 +56,31 @@ class FootageSampler(EpochSampler):
         self.num_mixed = num_mixed
 
     def order(self) -> list[int]:
-        """This rank's scenes in the present epoch, all at once: for small footage."""
-        return list(self._behind(0))
+        """The scenes of all ranks in the present epoch, all at once: for small footage."""
+        return list(self._walk(0, int(self.counts.sum()), 1))
+
+    def num_left(self, num_seen: int) -> int:
+        """This rank's scenes in an epoch, behind the first ``num_seen`` of all ranks."""
+        return max(0, int(self.counts.sum()) - num_seen) // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        skip, self.skip = self.skip, 0
-        return self._behind(skip)
+        num_seen, self.num_seen = self.num_seen, 0
+        end = num_seen + self.num_left(num_seen) * self.num_replicas
+        return self._walk(num_seen + self.rank, end, self.num_replicas)
 
-    def _behind(self, skip: int) -> Iterator[int]:
+    def _walk(self, place: int, last: int, step: int) -> Iterator[int]:
+        """Every ``step``-th scene of the order, from a place in it to the end of what is given."""
         starts = self.counts.cumsum() - self.counts
         shards = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.counts))
-        place = skip * self.num_replicas + self.rank  # in the order of all ranks
         begin = 0  # of the window
         for window in range(0, len(shards), self.num_mixed):
             chosen = shards[window : window + self.num_mixed]
-            end = min(begin + int(self.counts[chosen].sum()), self.total_size)
+            end = min(begin + int(self.counts[chosen].sum()), last)
             if place < end:
                 numbers = np.concatenate([starts[s] + np.arange(int(self.counts[s])) for s in chosen.tolist()])
                 np.random.default_rng([self.seed, self.epoch, window]).shuffle(numbers)
-                mine = numbers[place - begin : end - begin : self.num_replicas]
-                place += len(mine) * self.num_replicas
+                mine = numbers[place - begin : end - begin : step]
+                place += len(mine) * step
                 yield from mine.tolist()
             begin = end
 
@@ -115,19 +119,3 @@ class FootageDataset(Dataset[tuple[Scene, Tensor]]):
         name, names, contents = self.sources[source].read(number, place, self.num_frames)
         images = [open_image(n, self.image_size_px, content) for n, content in zip(names, contents, strict=True)]
         return Scene(name, (), "train"), stack(name, names, images)
-
-
-def check_place(saved: Mapping[str, int], present: Mapping[str, int]) -> None:
-    """Say so where a run goes on by a checkpoint whose place in the stream means another one now.
-
-    Args:
-        saved: ``scenes`` of all shards, scenes of a ``batch`` of all ranks, ``seed``; empty in a new run.
-        present: the same of this run.
-    """
-    changed = {name: (saved[name], value) for name, value in present.items() if saved.get(name, value) != value}
-    if changed:
-        said = ", ".join(f"{name} was {before} and is {now}" for name, (before, now) in changed.items())
-        rank_zero_warn(
-            f"the stream of footage is another one than the checkpoint's ({said}): if it stopped within an epoch, some "
-            "scenes of that epoch come twice and others not at all"
-        )

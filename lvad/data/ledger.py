@@ -15,6 +15,12 @@ LEDGER: Final = "ledger.json"
 STREAMED: Final = ", unlabelled, streamed"
 """How the use of footage ends."""
 
+UNKNOWN: Final = (
+    "no ledger.json tells which scenes the run has seen",
+    "restore it, or run the stage again",
+)
+"""Of a run without a ledger: what is wrong, and what to do."""
+
 Ledger = dict[str, list[str]]
 """Use ("CLIPReward train, labelled") to the sorted ids of its scenes; of streamed footage its sources."""
 
@@ -43,6 +49,17 @@ def streamed(stage: str, sources: Iterable[object]) -> Ledger:
     """
     found = [str(source) for source in sources]
     return {f"{stage} train{STREAMED}": found} if found else {}
+
+
+def ledger_of_run(folder: Path) -> Ledger:
+    """The ledger of a run.
+
+    Raises:
+        DataError: if there is none, or the file is no ledger.
+    """
+    if not (folder / LEDGER).is_file():
+        raise DataError.at(folder / LEDGER, "", *UNKNOWN)
+    return read_ledger(folder)
 
 
 def read_ledger(folder: Path) -> Ledger:

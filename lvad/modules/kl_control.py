@@ -67,12 +67,14 @@ class KLControl:
         self.refreshed_at = 0  # the optimizer step of the last refresh
 
     def state_dict(self) -> dict[str, float]:
-        """The present weight, and when the reference was last refreshed."""
-        return {"beta": self.beta, "refreshed_at": self.refreshed_at}
+        """The configured and the present weight, and when the reference was last refreshed."""
+        return {"configured": self.config.beta, "beta": self.beta, "refreshed_at": self.refreshed_at}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take back what ``state_dict`` gave."""
-        self.beta, self.refreshed_at = float(state["beta"]), int(state["refreshed_at"])
+        """Take back what ``state_dict`` gave, but for the weight where another one is configured now."""
+        self.refreshed_at = int(state["refreshed_at"])
+        if state["configured"] == self.config.beta:
+            self.beta = float(state["beta"])
 
     def measure(self, logps: Tensor, ref_logps: Tensor, completion_mask: Tensor) -> Tensor:
         """k1 float[B, K], in nats per completion."""

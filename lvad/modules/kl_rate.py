@@ -86,25 +86,20 @@ class KLRate(Callback):
         self.rates: list[list[float]] = []  # as configured, per optimizer and parameter group
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit must know; the configured rates too, since an optimizer keeps only its present ones."""
-        return copy.deepcopy({name: getattr(self, name) for name in ("factor", "kls", "rates")})
+        """What a resumed fit must know."""
+        return copy.deepcopy({name: getattr(self, name) for name in ("factor", "kls")})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        self.factor, self.kls = state_dict["factor"], list(state_dict["kls"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be steered."""
+        """Refuse what cannot be steered; note the configured rates, before a checkpoint's optimizer is back."""
         if trainer.lr_scheduler_configs:
             raise DataError("KLRate sets the learning rate, and so does lr_scheduler: leave one of them out")
         if getattr(pl_module, "kl", self) is None:  # said here, before a validation; others are found out later
             raise DataError(_unmeasured())
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the configured rates; here, where a checkpoint's optimizer is back."""
-        if not self.rates:
-            self.rates = [[float(group["lr"]) for group in opt.param_groups] for opt in trainer.optimizers]
+        self.rates = [[float(group["lr"]) for group in opt.param_groups] for opt in trainer.optimizers]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -255,17 +255,18 @@ class RLOOPolicy(Shardable):
         self.log_dict({f"test/{name}": value for name, value in self.held_out.compute().items()})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Start the clock of the step."""
-        self._step_start_s = time.perf_counter()
-
-    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
-        """Log the speed of the step, and refresh the reference when it is due."""
-        elapsed_s = time.perf_counter() - self._step_start_s
-        self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
+        """Refresh the reference when it is due, and start the clock of the step."""
+        # Before a step and not behind the last one: a checkpoint in between may have been written either way.
         if self.kl is not None and self.kl.is_due(self.global_step):
             with whole_weights(self):
                 self.policy.refresh_reference()
             self.kl.refreshed_at = self.global_step
+        self._step_start_s = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
+        """Log the speed of the step."""
+        elapsed_s = time.perf_counter() - self._step_start_s
+        self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the policy before clipping."""

@@ -1,12 +1,16 @@
 """Random numbers that depend on the number of the training step and not on what happened before it."""
 
 import hashlib
+import os
 import random
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+
+_GIVEN: Final = "PL_GLOBAL_SEED"
+"""Where ``seed_everything`` leaves its seed, for the processes of other devices too."""
 
 
 class StepSeeds(Callback):
@@ -15,25 +19,31 @@ class StepSeeds(Callback):
     So a run that was killed goes on with the random numbers that it would have had, on any number of devices, without a
     checkpoint of their states; and neither a validation nor a picture for the record changes what is trained.
 
+    The seed is that of ``seed_everything``, also where a checkpoint holds another one; without it that of the
+    checkpoint, or a new one.
+
     Args:
-        seed: of the run; None takes that of ``seed_everything``, or without one a new seed. Checkpoints keep it.
+        seed: of the run, instead.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
+        self._kept: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back, whatever this process was started with."""
-        self.seed = state_dict["seed"]
+        """Take it back."""
+        self._kept = state_dict["seed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on a seed."""
         if self.seed is None:
-            self.seed = trainer.strategy.broadcast(torch.initial_seed())
+            given = os.environ.get(_GIVEN)
+            own = torch.initial_seed() if self._kept is None else self._kept
+            self.seed = trainer.strategy.broadcast(own if given is None else int(given))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed Python, NumPy and PyTorch."""

@@ -1,7 +1,6 @@
 """The record of a run, kept by a callback that works with every stage."""
 
 import contextlib
-import json
 import resource
 import time
 from pathlib import Path
@@ -13,17 +12,30 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError, load_json, read_text
 from lvad.report.answer_picture import draw_answer
+from lvad.report.budget import inherited, seen_before, seen_by
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
-from lvad.report.runs import CURVE, LOSSES, MODEL, REASONS_SCORED, SAMPLES, update_metrics, write_tables, write_whole
+from lvad.report.runs import (
+    CURVE,
+    LOSSES,
+    MODEL,
+    REASONS_SCORED,
+    SAMPLES,
+    TEST,
+    forget_start,
+    test_command,
+    update_metrics,
+    write_tables,
+    write_whole,
+)
+from lvad.report.sample_rows import rows_before, sample_row, write_rows
 from lvad.sharding import load_weights, whole_weights
 from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
 
@@ -50,7 +62,9 @@ class RunRecorder(Callback):
 
     It keeps the budget ledger too: which scenes this stage saw, and those before it, whose exported models it holds
     (their ``source``; a module with ``built_on`` names the part that counts; a ``rehearsal`` has labelled ``scenes`` of
-    its own). A test on any of these scenes, or on one that a judge saw, is refused.
+    its own). It is written before the first step, into the run folder and into every checkpoint, with what both held
+    before. A test on any of these scenes, or on one that a judge saw, is refused, as is one of a checkpoint whose
+    scenes are not known. A fit that ends before its first step leaves no folder.
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -65,14 +79,16 @@ class RunRecorder(Callback):
         self.curve: list[tuple[int, float, float]] = []
         self.losses: list[tuple[int, float]] = []
         self.closing = ""  # for the command to print once the progress bar is gone
-        self._folder: Path | None = None
-        self._ledger: ledger.Ledger = {}
+        self.ledger: ledger.Ledger | None = None  # of the checkpoint until training starts; None where it has none
+        self._run_folder = Path()
+        self._folder: Path | None = None  # where this process writes
         self._is_resumed = False
+        self._has_begun = False
         self._fit_start_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit must know of the run so far."""
-        return {name: getattr(self, name) for name in ("start", "history", "curve", "losses")}
+        return {name: getattr(self, name) for name in ("start", "history", "curve", "losses", "ledger")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
@@ -84,27 +100,39 @@ class RunRecorder(Callback):
         # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
         folder = self.run_dir or trainer.log_dir or trainer.default_root_dir
         is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
-        self._folder = Path(folder) if trainer.is_global_zero and not is_rehearsal else None
+        self._run_folder = Path(folder)
+        self._folder = self._run_folder if trainer.is_global_zero and not is_rehearsal else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and note which scenes are seen."""
+        """Start the clock."""
         self._fit_start_s = time.perf_counter()
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, BDDOIADataModule):
-            before = _inherited(getattr(pl_module, "built_on", pl_module))
-            stage = type(pl_module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
-            rehearsed = getattr(getattr(pl_module, "rehearsal", None), "scenes", [])
-            beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
-            self._ledger = ledger.merge([*before, data.uses(stage), beside])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember that a fit goes on from a checkpoint, which holds its start already."""
         self._is_resumed = trainer.state.fn == "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the rows that lost steps, or an earlier fit in the same folder, left behind."""
+        """Write which scenes are seen; drop the rows that lost steps, or an earlier fit in the folder, left behind."""
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, BDDOIADataModule):
+            seen = [seen_before(trainer, self._run_folder, self.ledger), seen_by(data, pl_module)]
+            self.ledger = ledger.merge(seen)
         if self._folder is not None:
-            _write_rows(self._folder / SAMPLES, _rows_before(self._folder / SAMPLES, trainer.global_step + 1))
+            write_whole(self._folder / ledger.LEDGER, ledger.dump(self.ledger or {}))
+            write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """From now on there is something to keep."""
+        self._has_begun = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no folder of a fit that never began."""
+        if trainer.state.fn == "fit" and trainer.is_global_zero and not self._has_begun:
+            # Not log_dir, a broadcast: the other ranks may not come by here.
+            folder = self.run_dir or getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
+            for logger in trainer.loggers:
+                logger.finalize("failed")  # closes its file
+            forget_start(Path(folder))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,7 +158,7 @@ class RunRecorder(Callback):
         samples = getattr(pl_module, "samples", [])
         if samples and self._folder is not None:
             path = self._folder / SAMPLES
-            _write_rows(path, [*_rows_before(path, step), *(json.dumps(_row(scene, step)) for scene in samples)])
+            write_rows(path, [*rows_before(path, step), *(sample_row(scene, step) for scene in samples)])
             _show(trainer, samples, step)
         self._draw_decisions(trainer, pl_module, "val")
 
@@ -148,18 +176,17 @@ class RunRecorder(Callback):
         update_metrics(folder, metrics)
         self._draw_curves(trainer, folder)
         if self.export and isinstance(pl_module, _Exports):
+            write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
             pl_module.export(folder / MODEL)
-            write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self._ledger))
-        write_whole(folder / ledger.LEDGER, ledger.dump(self._ledger))
-        next_step = getattr(pl_module, "next_step", "lvad test").format(folder=folder / MODEL)
-        self.closing = closing_line(folder, metrics, next_step)
+        next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
+        self.closing = closing_line(folder, metrics, test_command(folder) if next_step == TEST else next_step)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse test scenes that a stage has seen."""
+        """Refuse test scenes that a stage has seen, and a checkpoint of which nobody knows what it saw."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
-            own = [ledger.read_ledger(self._folder)] if self._folder is not None else []
-            ledger.check(ledger.merge([*own, *_inherited(pl_module)]), [scene.id for scene in data.scenes["test"]])
+            seen = [seen_before(trainer, self._run_folder, self.ledger), *inherited(pl_module)]
+            ledger.check(ledger.merge(seen), [scene.id for scene in data.scenes["test"]])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test scores to the run's numbers, its tables and its pictures."""
@@ -209,45 +236,8 @@ def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str
     return f"run: {folder}{reward}; next: {next_step}"
 
 
-def _inherited(module: nn.Module) -> list[ledger.Ledger]:
-    """The ledgers of the models that a part of a stage holds."""
-    sources = {getattr(part, "source", None) for part in module.modules()}
-    return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]
-
-
 def _group(trainer: Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-
-
-def _row(scene: SceneSamples, step: int) -> dict[str, Any]:
-    completions = []
-    for k, text in enumerate(scene.texts):
-        completion: dict[str, Any] = {"text": text}
-        if scene.rewards:
-            completion["reward"] = scene.rewards[k]
-        if scene.advantages:
-            completion["advantage"] = scene.advantages[k]
-        completion["terms"] = {name: values[k] for name, values in scene.terms.items()}
-        completions.append(completion)
-    return {"step": step, "id": scene.id, "completions": completions}
-
-
-def _rows_before(path: Path, step: int) -> list[str]:
-    text = read_text(path) if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1].splitlines()  # without the half line of a copy that was cut off
-    return [row for number, row in enumerate(whole, start=1) if _step_of(row, path, f"line {number}") < step]
-
-
-def _step_of(row: str, path: Path, where: str) -> int:
-    match load_json(row, path, where):
-        case {"step": int(step)}:
-            return step
-    raise DataError.at(path, where, "is no row of samples", "move the file away: a fit that goes on needs none")
-
-
-def _write_rows(path: Path, rows: list[str]) -> None:
-    if rows or path.is_file():
-        write_whole(path, "".join(f"{row}\n" for row in rows))
 
 
 def _show(trainer: Trainer, samples: list[SceneSamples], step: int) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Final
 from lvad.data.records import DataError, read_json
 from lvad.types import Table
 
+LOGS: Final = Path("logs")
+"""Where ``lvad test`` looks for the newest run."""
 CONFIG: Final = "config.yaml"
 METRICS: Final = "metrics.json"
 SAMPLES: Final = "samples.jsonl"
@@ -18,9 +20,19 @@ CURVE: Final = "reward_curve.png"
 LOSSES: Final = "loss_curve.png"
 TABLES: Final = "tables.md"
 MODEL: Final = "model"
+TEST: Final = "lvad test"
 REASONS_SCORED: Final = "test/reason_macro_f1"
 """Among a run's numbers where its stage was asked for reasons, whatever its answers name."""
 
+_OF_A_START: Final = (
+    "config.yaml",
+    "hparams.yaml",
+    "ledger.json",
+    "samples.jsonl",
+    "*.tfevents.*",
+    "*_confusion_roc.png",
+)
+"""What a fit writes before its first step."""
 _CHECKPOINTS: Final = ("best.ckpt", "last.ckpt")  # in order of preference
 
 
@@ -57,6 +69,22 @@ def best_checkpoint(run: Path) -> Path:
     if not found:
         raise FileNotFoundError(f"no checkpoint: looked for {' and '.join(_CHECKPOINTS)} in {run / 'checkpoints'}")
     return found[0]
+
+
+def test_command(run: Path) -> str:
+    """What to type to test a run that has just ended: the shortest that finds it."""
+    if run.resolve().parent.parent == LOGS.resolve() and (run / CONFIG).is_file():
+        return TEST
+    return f"{TEST} --config {run / CONFIG} --ckpt_path {best_checkpoint(run)}" if _checkpoints(run) else TEST
+
+
+def forget_start(run: Path) -> None:
+    """Remove the folder of a run that ended before its first step, unless it holds anything else."""
+    found = list(run.iterdir()) if run.is_dir() else []
+    if found and all(file.is_file() and any(file.match(pattern) for pattern in _OF_A_START) for file in found):
+        for file in found:
+            file.unlink()
+        run.rmdir()
 
 
 def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:

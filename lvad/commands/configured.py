@@ -1,0 +1,126 @@
+"""What the configuration says of optimizer, schedule and early stopping holds, whatever a checkpoint remembers."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from lvad.data.records import DataError
+
+Settings = dict[str, Any]
+
+
+class Configured(Callback):
+    """Lets a resumed fit take optimizer and schedule from its configuration, and says what is another one now.
+
+    A checkpoint holds the values of the run that wrote it, and PyTorch puts them back over the configured ones. Here
+    they are compared with those that the earlier run was configured with; what differs is set as configured: a
+    learning rate keeps the factor that the run has found for it, a schedule is taken as if the run had had it from its
+    first step. Unchanged, nothing is touched.
+    """
+
+    def __init__(self) -> None:
+        self._now: list[Settings] = []
+        self._before: list[Settings] = []
+        self._patience: list[tuple[EarlyStopping, int]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was configured, of each optimizer."""
+        return {"optimizers": copy.deepcopy(self._now)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what was configured before."""
+        self._before = state_dict["optimizers"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note what a checkpoint's callbacks will be put over."""
+        found: Iterator[Any] = (c for c in trainer.callbacks if isinstance(c, EarlyStopping))  # type: ignore[attr-defined]
+        self._patience = [(callback, callback.patience) for callback in found]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what is configured; here, where a checkpoint's optimizer is not back yet."""
+        self._now = [_settings(trainer, optimizer) for optimizer in trainer.optimizers]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put back what differs.
+
+        Raises:
+            DataError: for another class of optimizer, whose state would be that of the old one.
+        """
+        for callback, patience in self._patience:
+            callback.patience = patience
+        for optimizer, before, now in zip(trainer.optimizers, self._before, self._now, strict=False):
+            if changed := _changes(before, now):
+                rank_zero_info("the configuration wins over the checkpoint: " + ", ".join(changed))
+                _configure(trainer, optimizer, before, now)
+
+
+def _settings(trainer: Trainer, optimizer: Optimizer) -> Settings:
+    """What an optimizer and its schedules were made with, in plain values."""
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    schedules = [
+        {"kind": type(config.scheduler).__name__, "state": config.scheduler.state_dict()}
+        for config in _schedules(trainer, optimizer)
+    ]
+    return copy.deepcopy({"kind": type(optimizer).__name__, "groups": groups, "schedules": schedules})
+
+
+def _schedules(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
+    return [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is optimizer]
+
+
+def _changes(before: Any, now: Any, name: str = "") -> list[str]:
+    """Each value that differs, as "name was this and is that"; values are compared as they are written."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*now, *(key for key in before if key not in now)]
+        return [text for key in keys for text in _changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            text for i, pair in enumerate(zip(before, now, strict=True)) for text in _changes(*pair, f"{name}[{i}]")
+        ]
+    return [] if repr(before) == repr(now) else [f"{name} was {before!r:.60} and is {now!r:.60}"]
+
+
+def _configure(trainer: Trainer, optimizer: Optimizer, before: Settings, now: Settings) -> None:
+    if before["kind"] != now["kind"]:
+        problem = f"the optimizer was {before['kind']} and is {now['kind']}, which cannot go on with the other's state"
+        raise DataError(f"{problem}: take that back, or start anew without --ckpt_path")
+    schedules = _schedules(trainer, optimizer)
+    if any(not isinstance(config.scheduler, ReduceLROnPlateau) for config in schedules):
+        _follow(trainer, optimizer, now, schedules)
+        return
+    for group, old, new in zip(optimizer.param_groups, before["groups"], now["groups"], strict=True):
+        factor = group["lr"] / old["lr"] if old["lr"] and not _lost_schedule(before, now) else 1.0
+        group |= {name: value for name, value in new.items() if repr(value) != repr(old.get(name))}
+        group["lr"] = new["lr"] * factor
+    for config, old, new in zip(schedules, before["schedules"] or now["schedules"], now["schedules"], strict=True):
+        is_same = old["kind"] == new["kind"]
+        state = {k: v for k, v in new["state"].items() if not is_same or repr(v) != repr(old["state"].get(k))}
+        vars(config.scheduler).update(copy.deepcopy(state))
+
+
+def _lost_schedule(before: Settings, now: Settings) -> bool:
+    return [s["kind"] for s in before["schedules"]] != [s["kind"] for s in now["schedules"]]
+
+
+def _follow(trainer: Trainer, optimizer: Optimizer, now: Settings, schedules: list[Any]) -> None:
+    """Walk along the configured schedules from their first step to the present one."""
+    for group, new in zip(optimizer.param_groups, now["groups"], strict=True):
+        group |= copy.deepcopy(new)
+    for config, new in zip(schedules, now["schedules"], strict=True):
+        config.scheduler.load_state_dict(copy.deepcopy(new["state"]))
+        num_steps = trainer.global_step if config.interval == "step" else trainer.current_epoch
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that no optimizer step lies between
+                for _ in range(num_steps // config.frequency):
+                    config.scheduler.step()
+        except ValueError as error:
+            remedy = "give lr_scheduler room for them, or start anew without --ckpt_path"
+            raise DataError(f"the schedule does not reach the run's {num_steps} steps ({error}): {remedy}") from error

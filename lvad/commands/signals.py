@@ -1,0 +1,107 @@
+"""SIGTERM and Ctrl-C: a fit finishes its step and writes a checkpoint, everything else ends at once.
+
+Imports nothing heavy, so that it is in place before the libraries are loaded.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_WAIT: Final = "\nlvad: {}: finishing this step, then writing last.ckpt (Ctrl-C ends at once)\n"
+
+
+class Stopped(SystemExit):
+    """A signal ended the command; ``code`` is what a shell calls it, 143 for SIGTERM and 130 for Ctrl-C."""
+
+
+class StopSignals:
+    """What was received, and whether the command waits for a good moment to obey.
+
+    A context manager: within it the process listens, unless it is not the main thread, or the signal is ignored (as
+    under ``nohup``).
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        """The first one."""
+        self.checkpoint: Path | None = None
+        """Where a fit can go on from."""
+        self.step = 0
+        """Optimizer steps in it."""
+        self.ckpt_path: str | None = None
+        """What ``--ckpt_path`` calls it; None for its path."""
+        self.is_child = False
+        """Started by another process of the same fit, which stands for both."""
+        self._waits = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            found = {number: signal.getsignal(number) for number in _SIGNALS}
+            self._before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+            self._listen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    @property
+    def code(self) -> int:
+        """What the process exits with after a signal; 0 without one."""
+        return 0 if self.received is None or self.is_child else 128 + self.received
+
+    def wait(self) -> None:
+        """From now on a signal is noted, for the training loop to obey; a second Ctrl-C still ends at once."""
+        self._waits = True
+        self._listen()  # alone: Lightning's own handler for SIGTERM talks to other devices in the midst of their work
+
+    def obey(self) -> None:
+        """From now on a signal ends the command at once."""
+        self._waits = False
+
+    def farewell(self, command: Sequence[str]) -> str:
+        """One line: what ended the command, and the command to go on with.
+
+        Args:
+            command: what was typed after ``lvad``.
+        """
+        name = signal.Signals(self.received or signal.SIGTERM).name
+        if command[:1] != ["fit"]:
+            return f"stopped by {name}"
+        if self.checkpoint is None:
+            return f"stopped by {name} before its first checkpoint; to start anew: {shlex.join(['lvad', *command])}"
+        name_of_it = self.ckpt_path or str(self.checkpoint)
+        again = shlex.join(["lvad", *_without_checkpoint(command), "--ckpt_path", name_of_it])
+        return f"stopped by {name}; {self.checkpoint} holds {self.step} steps; to go on: {again}"
+
+    def _listen(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        is_second, self.received = self.received is not None, self.received or signal.Signals(number)
+        if not self._waits or (is_second and number == signal.SIGINT):
+            raise Stopped(self.code)
+        if not is_second and not self.is_child:
+            with contextlib.suppress(OSError):  # not print(), which may be at work
+                os.write(2, _WAIT.format(signal.Signals(number).name).encode())
+
+
+def _without_checkpoint(command: Sequence[str]) -> list[str]:
+    kept, is_value = [], False
+    for word in command:
+        if not is_value and word != "--ckpt_path" and not word.startswith("--ckpt_path="):
+            kept.append(word)
+        is_value = word == "--ckpt_path"
+    return kept

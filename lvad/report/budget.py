@@ -1,0 +1,50 @@
+"""Which scenes a run has seen: those of its fit, of the models that it is built on, and of what it goes on from."""
+
+from pathlib import Path
+
+from lightning import LightningModule, Trainer
+from torch import nn
+
+from lvad.data import ledger
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError
+
+
+def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
+    """What a fit sees, and what the models that it learns from have seen.
+
+    Args:
+        data: of the fit, set up.
+        module: its stage.
+    """
+    stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
+    rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
+    beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
+    return ledger.merge([*inherited(getattr(module, "built_on", module)), data.uses(stage), beside])
+
+
+def seen_before(trainer: Trainer, folder: Path, kept: ledger.Ledger | None) -> ledger.Ledger:
+    """What the run's folder and a loaded checkpoint say was seen.
+
+    Args:
+        trainer: tells of the checkpoint.
+        folder: of the run.
+        kept: in the checkpoint; None where it keeps none, or none was loaded.
+
+    Raises:
+        DataError: for a checkpoint of which nobody knows.
+    """
+    checkpoint = None if trainer.ckpt_path is None else Path(str(trainer.ckpt_path))
+    folders = [folder] if checkpoint is None else [folder, checkpoint.resolve().parent.parent]
+    found = [ledger.read_ledger(place) for place in folders if (place / ledger.LEDGER).is_file()]
+    if kept is not None:
+        found.append(kept)
+    if checkpoint is not None and not found:
+        raise DataError.at(checkpoint, "", *ledger.UNKNOWN)
+    return ledger.merge(found)
+
+
+def inherited(module: nn.Module) -> list[ledger.Ledger]:
+    """The ledgers of the models that a part of a stage holds."""
+    sources = {getattr(part, "source", None) for part in module.modules()}
+    return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]
