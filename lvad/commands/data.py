@@ -68,6 +68,7 @@ def shard(
     fps: float = 1.0,
     scenes_per_shard: int = 1000,
     image_size_px: int | None = None,
+    video_stream: int | None = None,
     progress: bool = True,
 ) -> int:
     """Make shards of unlabelled footage for ``--data.footage``; run again, it goes on where it was broken off.
@@ -80,6 +81,7 @@ def shard(
         fps: frames per second taken from a video.
         scenes_per_shard: how many scenes a shard holds.
         image_size_px: reduce larger frames to this longest edge; null keeps them.
+        video_stream: which of a video's several streams, counted from 0; null takes the default or the largest one.
         progress: show a progress bar.
     """
     from pathlib import Path
@@ -87,7 +89,7 @@ def shard(
     from lvad.data.shard_source import Recipe
     from lvad.data.shard_writer import write_shards
 
-    recipe = Recipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px)
+    recipe = Recipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px, video_stream)
     written = write_shards(recipe, Path(folder).expanduser(), progress)
     left_out = f"; {written.num_left_out} files left out, named above" if written.num_left_out else ""
     print(f"{written.num_scenes} scenes in {written.num_shards} shards: {folder}{left_out}")

@@ -15,6 +15,10 @@ from PIL import Image, ImageOps
 from lvad.data.records import DataError, plain_file
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+UNREAD_IMAGE_SUFFIXES: Final = frozenset(
+    {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm", ".pgm", ".tga", ".dng"}
+)
+"""Pictures in formats that are not read: where they lie beside others, that is said."""
 BACKGROUND: Final = (255, 255, 255)
 """What shows through the transparent parts of a picture: white, as in most viewers."""
 
