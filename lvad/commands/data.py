@@ -1,9 +1,12 @@
 """``lvad data``: check a data set, write one of drawn scenes, make shards of footage."""
 
+import inspect
+import re
 import sys
+from collections.abc import Callable
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser
 
 from lvad.data.check import main_check
 
@@ -96,6 +99,16 @@ def shard(
     return 0
 
 
+def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
+    """The parameters of a function; those that are true or false are flags: ``--name`` and ``--no_name``."""
+    parameters = inspect.signature(function).parameters.values()
+    flags = [parameter for parameter in parameters if parameter.annotation is bool]
+    parser.add_function_arguments(function, as_positional=True, skip={flag.name for flag in flags})
+    for flag in flags:
+        said = re.search(rf"^ +{flag.name}: (.+)$", function.__doc__ or "", re.M)
+        parser.add_argument(f"--{flag.name}", action=ActionYesNo, default=flag.default, help=said[1] if said else None)
+
+
 def run(args: list[str]) -> int:
     """Run ``lvad data ARGS`` and return the exit code."""
     parser = ArgumentParser(prog="lvad data", description="Check a data set, draw one, or make shards of footage.")
@@ -103,7 +116,7 @@ def run(args: list[str]) -> int:
     functions = {"check": check, "draw": draw, "shard": shard}
     for name, function in functions.items():
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
-        sub.add_function_arguments(function, as_positional=True)
+        _add_options(sub, function)
         commands.add_subcommand(name, sub, help=sub.description)
     config = parser.parse_args(args)
     try:

@@ -100,7 +100,7 @@ class CLIP(nn.Module):
         }
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             save_file(weights, Path(scratch) / WEIGHTS_FILE)
-            (Path(scratch) / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")
+            (Path(scratch) / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 os.replace(Path(scratch) / name, folder / name)
         if hasattr(self.tokenizer, "save_pretrained"):

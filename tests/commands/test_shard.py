@@ -163,7 +163,7 @@ def test_frames_are_reduced_on_demand(source, tmp_path):
 
 
 def refusal(args, capsys):
-    assert main(["data", "shard", *map(str, args), "--progress", "false"]) == 1
+    assert main(["data", "shard", *map(str, args), "--no_progress"]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
 
