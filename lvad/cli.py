@@ -1,6 +1,9 @@
 """The ``lvad`` command: the only reader of argv. Heavy libraries are imported by the command that needs them."""
 
+import codecs
 import difflib
+import io
+import locale
 import logging
 import os
 import sys
@@ -42,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0, 1 for bad data or a missing file, 2 for a command line that cannot be understood, 128 and the
         signal's number where one ended the command.
     """
+    if argv is None:
+        _use_utf8()
+    _print_everything()
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -55,6 +61,22 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # asks for a package that products in 4 bits could use
     return _run(args[0], args[1:])
+
+
+def _use_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where the locale has another encoding.
+
+    Libraries open configurations and logs without naming one, and a name that ASCII lacks would end the run.
+    """
+    if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _print_everything() -> None:
+    """Let what a terminal cannot show be an escape, and no error at the end of a long run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(command: str, args: list[str]) -> int:

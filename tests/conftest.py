@@ -19,6 +19,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Small inputs with right values, which tests make themselves too: beside a checkout or nowhere."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"no cases at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def vlm_folder(tmp_path_factory) -> Path:
     """The embedded captioner's architecture with random weights."""
     from lvad.commands.embedded import make_vlm

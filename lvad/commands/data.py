@@ -1,9 +1,12 @@
 """``lvad data``: check a data set, write one of drawn scenes, make shards of footage."""
 
+import inspect
+import re
 import sys
+from collections.abc import Callable
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser
 
 from lvad.data.check import main_check
 
@@ -68,6 +71,7 @@ def shard(
     fps: float = 1.0,
     scenes_per_shard: int = 1000,
     image_size_px: int | None = None,
+    video_stream: int | None = None,
     progress: bool = True,
 ) -> int:
     """Make shards of unlabelled footage for ``--data.footage``; run again, it goes on where it was broken off.
@@ -80,6 +84,7 @@ def shard(
         fps: frames per second taken from a video.
         scenes_per_shard: how many scenes a shard holds.
         image_size_px: reduce larger frames to this longest edge; null keeps them.
+        video_stream: which of a video's several streams, counted from 0; null takes the default or the largest one.
         progress: show a progress bar.
     """
     from pathlib import Path
@@ -87,11 +92,21 @@ def shard(
     from lvad.data.shard_source import Recipe
     from lvad.data.shard_writer import write_shards
 
-    recipe = Recipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px)
+    recipe = Recipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px, video_stream)
     written = write_shards(recipe, Path(folder).expanduser(), progress)
     left_out = f"; {written.num_left_out} files left out, named above" if written.num_left_out else ""
     print(f"{written.num_scenes} scenes in {written.num_shards} shards: {folder}{left_out}")
     return 0
+
+
+def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
+    """The parameters of a function; those that are true or false are flags: ``--name`` and ``--no_name``."""
+    parameters = inspect.signature(function).parameters.values()
+    flags = [parameter for parameter in parameters if parameter.annotation is bool]
+    parser.add_function_arguments(function, as_positional=True, skip={flag.name for flag in flags})
+    for flag in flags:
+        said = re.search(rf"^ +{flag.name}: (.+)$", function.__doc__ or "", re.M)
+        parser.add_argument(f"--{flag.name}", action=ActionYesNo, default=flag.default, help=said[1] if said else None)
 
 
 def run(args: list[str]) -> int:
@@ -101,7 +116,7 @@ def run(args: list[str]) -> int:
     functions = {"check": check, "draw": draw, "shard": shard}
     for name, function in functions.items():
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
-        sub.add_function_arguments(function, as_positional=True)
+        _add_options(sub, function)
         commands.add_subcommand(name, sub, help=sub.description)
     config = parser.parse_args(args)
     try:

@@ -206,7 +206,7 @@ def make_clip(folder: Path, vision_from: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _fast(tokenizer).save_pretrained(folder)
     config = _clip_config(tokenizer.get_vocab_size(), end, _id(tokenizer, PAD))
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     torch.manual_seed(seed)
     clip: Any = create_model(f"local-dir:{folder}", load_weights=False)
     clip.visual.load_state_dict(

@@ -199,7 +199,7 @@ def _alone(folder: Path) -> Iterator[int]:
         DataError: if another pipeline, or a stage that outlived its own, is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    with (folder / "lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from lvad.data.frames import VIDEO_SUFFIXES, read_frames
+from lvad.data.frames import read_frames
 from lvad.data.gt_4a_21r import LABELS, read_gt
 from lvad.data.images import IMAGE_SUFFIXES, walk
 from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
-from lvad.data.records import SPLITS, DataError, Reading, check_path
+from lvad.data.records import SPLITS, DataError, Reading, check_exists, check_path
+from lvad.data.videos import VIDEO_SUFFIXES
 
 Layout = Literal["lastframe", "gt_4a_21r", "frames"]
 
@@ -49,6 +50,8 @@ def collect(
     num_frames: int = 2,
     images: Path | None = None,
     fps: float = 1.0,
+    video_stream: int | None = None,
+    from_first: bool = False,
 ) -> Reading:
     """Read a source as far as it can be read; faulty rows are in ``errors``.
 
@@ -58,17 +61,22 @@ def collect(
         num_frames: M, the most frames of a scene.
         images: folder of the pictures, where they do not lie beside the labels.
         fps: pictures per second taken from a video.
+        video_stream: which of a video's several streams, as for ``sample_video``.
+        from_first: of frames, let every one end a scene, so that the first of a sequence have fewer than M.
 
     Raises:
         DataError: if there is nothing of that layout, ``images`` holds no picture, or either cannot be reached.
     """
     for path in (root, images) if images else (root,):
         check_path(path)
-    if images is not None and not walk(images, IMAGE_SUFFIXES):
-        raise DataError.at(images, "", "holds no pictures", "correct images=")
+    if images is not None:
+        check_exists(images)
+        if not walk(images, IMAGE_SUFFIXES):
+            raise DataError.at(images, "", "holds no pictures", "correct images=")
     layout = detect(root) if layout == "auto" else layout
     if layout == "frames":
-        return read_frames(root, num_frames, fps=fps)
+        return read_frames(root, num_frames, 1, fps, video_stream, from_first)
+    check_exists(root)
     if not _has_labels(root, layout):
         looked = ", ".join(mark.format(split="{train,val,test}") for mark in MARKS[layout])
         raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
@@ -93,13 +101,14 @@ def read(
     num_frames: int = 2,
     images: Path | None = None,
     fps: float = 1.0,
+    video_stream: int | None = None,
 ) -> Reading:
     """Read a source of which every row must be usable; arguments as in ``collect``.
 
     Raises:
         DataError: at the first fault (with the number of further ones), and for labels without pictures.
     """
-    reading = collect(root, layout, num_frames, images, fps).require()
+    reading = collect(root, layout, num_frames, images, fps, video_stream).require()
     if not reading.has_images:
         raise DataError.at(root, "", "no pictures beside the label files", "give their folder as images=")
     return reading

@@ -12,13 +12,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lvad.data.balance import scene_weights
-from lvad.data.bddoia import Layout, detect, read
+from lvad.data.bddoia import Layout, collect, detect, read
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.drawn import DRAWN, check_drawn, draw_once
 from lvad.data.footage import FootageDataset, FootageSampler
 from lvad.data.frames import read_frames
 from lvad.data.held_out import held_out_loader
 from lvad.data.ledger import Ledger, streamed, uses
+from lvad.data.readable import keep_readable
 from lvad.data.records import SPLITS, DataError, Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
 from lvad.data.shards import Shards
@@ -71,6 +72,8 @@ class BDDOIADataModule(LightningDataModule):
             together with class weights in the loss, which correct the same once more.
         footage: train on scenes streamed from these shards instead, without labels: one or several folders, or URLs
             that fsspec knows, as ``lvad data shard`` makes them; ``root`` then gives the other splits alone.
+        video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
+            the one that is marked as default, or the largest.
 
     Raises:
         ValueError: for a value out of range, or ``footage`` with a choice or balance of training scenes.
@@ -94,6 +97,7 @@ class BDDOIADataModule(LightningDataModule):
         unlabelled: bool = False,
         balance: bool = False,
         footage: list[str] | str | None = None,
+        video_stream: int | None = None,
     ) -> None:
         super().__init__()
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
@@ -113,12 +117,15 @@ class BDDOIADataModule(LightningDataModule):
         self.drawing_seed = _at_least(0, drawing_seed, "drawing_seed")
         self.unlabelled = unlabelled
         self.balance = balance
+        self.video_stream = None if video_stream is None else _at_least(0, video_stream, "video_stream")
         self.footage = [footage] if isinstance(footage, str) else footage or []
         if self.footage and (balance or num_scenes.train is not None):
             what = "balance" if balance else "num_scenes.train"
             raise ValueError(f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps")
         self.shards: list[Shards] = []
         self.reading: Reading | None = None
+        self.predicted: Reading | None = None
+        """What predictions are made of, and in its ``errors`` what had to be left out."""
         self.scenes: dict[str, list[Scene]] = {}
 
     def prepare_data(self) -> None:
@@ -126,22 +133,31 @@ class BDDOIADataModule(LightningDataModule):
         if self.format == "synthetic":
             draw_once(self.root, self._counts(), self.num_frames, self.drawing_seed)
         elif (detect(self.root) if self.format == "auto" else self.format) == "frames":
-            read_frames(self.root, self.num_frames, fps=self.fps)
+            read_frames(self.root, self.num_frames, fps=self.fps, video_stream=self.video_stream)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the scenes; every stage sees the same ones, and ``predict`` all of them.
+        """Read and split the scenes; every stage sees the same ones, and ``predict`` all that can be read.
 
         Raises:
-            DataError: if anything on disk cannot be used, or ``num_scenes`` asks for more than there is.
+            DataError: if anything on disk cannot be used (``predict``: if nothing can), or ``num_scenes`` asks for more
+                than there is.
         """
-        if self.reading is None:
-            layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
-            self.reading = read(self.root, layout, self.num_frames, self.images, self.fps)
-        if not self.scenes and stage != "predict":
+        if stage == "predict":
+            self.predicted = self._readable()
+        elif self.reading is None:
+            self.reading = read(*self._source())
+        if self.reading is not None and not self.scenes and stage != "predict":
             self.scenes = self._split(self.reading)
         if not self.shards and stage in (None, "fit"):
             self.shards = [Shards(url) for url in self.footage]
         rank_zero_info(self.summary())
+
+    def _source(self) -> tuple[Path, Layout | Literal["auto"], int, Path | None, float, int | None]:
+        layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
+        return self.root, layout, self.num_frames, self.images, self.fps, self.video_stream
+
+    def _readable(self) -> Reading:
+        return keep_readable(collect(*self._source(), from_first=True), self.image_size_px)
 
     def _split(self, reading: Reading) -> dict[str, list[Scene]]:
         scenes = arrange(reading, self.subset, self.seed)
@@ -207,12 +223,13 @@ class BDDOIADataModule(LightningDataModule):
         return held_out_loader(items, self.eval_batch_size, self.num_workers, self._share())
 
     def predict_dataloader(self) -> DataLoader:
-        """Every scene of ``root``, in order, whatever its split.
+        """Every scene of ``root``, in order, whatever its split; every frame of a sequence ends one.
 
         Raises:
             DataError: with fewer scenes than devices, which Lightning cannot share out.
         """
-        scenes = self.reading.scenes if self.reading else []
+        self.predicted = self.predicted or self._readable()
+        scenes = self.predicted.scenes
         num_devices = self.trainer.world_size if self.trainer else 1
         if num_devices > max(1, len(scenes)):
             raise DataError(f"{len(scenes)} scenes for {num_devices} devices; add --trainer.devices 1")
@@ -220,15 +237,16 @@ class BDDOIADataModule(LightningDataModule):
 
     def summary(self) -> str:
         """Say in one line per fact what was read, used and left out."""
-        if self.reading is None:
+        reading = self.reading or self.predicted
+        if reading is None:
             return f"{self.root}: not read yet"
-        lines = [f"{self.root} ({self.reading.format}): {len(self.reading.scenes)} scenes read"]
+        lines = [f"{self.root} ({reading.format}): {len(reading.scenes)} scenes read"]
         if self.scenes:
             lines[0] += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
             lines[0] += " (train labels hidden)" if self.unlabelled else ""
-        lines += [f"dropped: {count} {why}" for why, count in self.reading.dropped.items()]
+        lines += [f"dropped: {count} {why}" for why, count in reading.dropped.items()]
         lines += [f"training scenes streamed, without labels: {shards}" for shards in self.shards]
-        return "\n".join([*lines, *(f"note: {warning}" for warning in self.reading.warnings)])
+        return "\n".join([*lines, *(f"note: {warning}" for warning in reading.warnings)])
 
     def _counts(self) -> dict[str, int | float | None]:
         counts = {split: getattr(self.num_scenes, split) for split in SPLITS}

@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from lvad.data.records import DataError, plain_file
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+UNREAD_IMAGE_SUFFIXES: Final = frozenset(
+    {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm", ".pgm", ".tga", ".dng"}
+)
+"""Pictures in formats that are not read: where they lie beside others, that is said."""
+BACKGROUND: Final = (255, 255, 255)
+"""What shows through the transparent parts of a picture: white, as in most viewers."""
 
 # Pillow goes by what a file holds and not by its name: PostScript called a.jpg would start Ghostscript.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP")
@@ -83,7 +90,7 @@ class ImageIndex:
 
 
 def open_image(path: Path | str, image_size_px: int | None = None, content: bytes | None = None) -> Image.Image:
-    """Decode one picture whole: upright, RGB.
+    """Decode one picture whole: upright, RGB, 8 bits, on ``BACKGROUND`` where it is transparent.
 
     Args:
         path: a picture file.
@@ -106,7 +113,7 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
                 # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
                 opened.draft("RGB", _reduced_size(opened.size, image_size_px))
                 ImageOps.exif_transpose(opened, in_place=True)
-                image = opened.convert("RGB")
+                image = to_rgb(opened)
     except FileNotFoundError as error:
         raise DataError.at(path, "", "image is missing", "restore it, or correct the path") from error
     # Broken files make PIL raise almost anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
@@ -115,6 +122,25 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
         raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error
     size = _reduced_size(image.size, image_size_px)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits per channel, and no transparency: 16-bit grey is divided by 257, so that white stays white."""
+    if image.mode.startswith("I"):  # PIL itself would cut every value above 255 off
+        return _from_16_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, BACKGROUND)
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)  # int64[H, W], 0 to 65535
+    grey = np.round(values.clip(0, 65535) / 257).astype(np.uint8)
+    pixels = np.stack([grey] * 3, axis=-1)  # uint8[H, W, 3]
+    if (hidden := image.info.get("transparency")) is not None:
+        pixels[values == hidden] = BACKGROUND
+    return Image.fromarray(pixels)
 
 
 def _reduced_size(size: tuple[int, int], longest_px: int | None) -> tuple[int, int]:

@@ -13,7 +13,7 @@ As there, rows marked "confuse" (a fifth action) are left out, and counted.
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lvad.data.images import ImageIndex, split_number
+from lvad.data.images import UNREAD_IMAGE_SUFFIXES, ImageIndex, split_number
 from lvad.data.records import (
     SPLITS,
     DataError,
@@ -99,7 +99,9 @@ def _add_lastframe(
         return
     if reading.has_images and not frames:
         path = root / LASTFRAME_ACTIONS.format(split=split)
-        raise DataError.at(path, row.where, f"image {row.name} is missing", "restore it, or remove its row")
+        is_unread = Path(row.name).suffix.lower() in UNREAD_IMAGE_SUFFIXES
+        problem = f"image {row.name} is {'of a format that is not read' if is_unread else 'missing'}"
+        raise DataError.at(path, row.where, problem, "restore or convert it, or remove its row")
     captions, facts = described.get(scene_id, _Description((), None))
     actions = row.actions[:NUM_ACTIONS]
     reading.scenes.append(Scene(scene_id, frames, split, actions, row.reasons, captions, facts))

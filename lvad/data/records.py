@@ -90,7 +90,7 @@ class Reading:
             DataError: the first error, and how many more there are.
         """
         if self.errors:
-            more = f" ({len(self.errors) - 1} more; `lvad check` lists all)" if len(self.errors) > 1 else ""
+            more = f" ({len(self.errors) - 1} more; `lvad data check` lists all)" if len(self.errors) > 1 else ""
             raise DataError(f"{self.errors[0]}{more}")
         return self
 
@@ -143,16 +143,29 @@ def check_path(path: Path) -> None:
         raise DataError.at(path, "", f"cannot be reached: {error}", "correct the path") from error
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+def check_exists(path: Path) -> None:
+    """Refuse a path that cannot be reached, or where nothing is.
 
     Raises:
-        DataError: if it is missing, unreadable, no plain file, larger than ``MAX_TEXT_BYTES`` or not UTF-8.
+        DataError: naming the path.
+    """
+    check_path(path)
+    if not path.exists():
+        raise DataError.at(path, "", "does not exist", "correct the path")
+
+
+def read_text(path: Path) -> str:
+    """Read a text in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        DataError: if it is missing, unreadable, no plain file, larger than ``MAX_TEXT_BYTES`` or in no such encoding.
     """
     try:
         if (size := plain_file(path).st_size) > MAX_TEXT_BYTES:
             raise OSError(f"it holds {size:,} bytes, more than {MAX_TEXT_BYTES:,}")
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            encoding = json.detect_encoding(file.read(4))  # by mark or by zero bytes: texts begin with ASCII
+        return path.read_text(encoding=encoding)
     # A name with a zero character is a ValueError, as is text that is not UTF-8.
     except (OSError, ValueError) as error:
         raise DataError.at(path, "", f"cannot be read: {error}", "restore the file from its source") from error

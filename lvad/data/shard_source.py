@@ -1,7 +1,7 @@
 """Scenes of folders of frames and of videos, one after the other, for shards to be made of.
 
 Order, scenes and ids are those of ``lvad.data.frames.read_frames``, without its copies of videos on the disk: one
-frame at a time is decoded, and the M frames of a scene are all that is held.
+frame at a time is decoded, and the M frames of a scene are all that is held. Unrelated stills are a scene each.
 
 What cannot be decoded is left out, said and counted. Where a frame is left out, or the size changes, a new sequence
 begins: no scene spans a gap.
@@ -20,9 +20,10 @@ from av.error import FFmpegError
 from PIL import Image
 from tqdm import tqdm
 
-from lvad.data.frames import VIDEO_SUFFIXES, sample_video, sequence_names
-from lvad.data.images import IMAGE_SUFFIXES, open_image, walk
-from lvad.data.records import DataError, check_path, plain_file, read_name
+from lvad.data.images import open_image
+from lvad.data.records import DataError, plain_file, read_name
+from lvad.data.sequences import Footage, find_footage
+from lvad.data.videos import sample_video
 
 _JPEG_QUALITY: Final = 90
 """Of frames that come out of a video or are reduced."""
@@ -39,6 +40,7 @@ class Recipe:
         fps: frames per second taken from a video.
         scenes_per_shard: how many a shard holds; the last one holds the rest.
         image_size_px: longest edge to which larger frames are reduced; None keeps every picture's bytes as they are.
+        video_stream: which of a video's several streams, as for ``sample_video``.
 
     Raises:
         ValueError: for a value out of range.
@@ -50,6 +52,7 @@ class Recipe:
     fps: float = 1.0
     scenes_per_shard: int = 1000
     image_size_px: int | None = None
+    video_stream: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "stride", "scenes_per_shard", "image_size_px"):
@@ -69,12 +72,6 @@ class Frame(NamedTuple):
     suffix: str
     size: tuple[int, int]
     """Width and height in pixels, upright."""
-
-
-class _Sequence(NamedTuple):
-    name: str
-    files: list[Path]
-    is_video: bool
 
 
 class Position(NamedTuple):
@@ -101,12 +98,15 @@ class Source:
 
     def __init__(self, recipe: Recipe, progress: bool) -> None:
         self.recipe = recipe
-        self.sequences = _sequences(Path(recipe.source).expanduser())
+        found = find_footage(Path(recipe.source).expanduser())
+        self.sequences = found.footage
         self.num_left_out = 0
         self.position = Position(None, 0, 0)
         """Behind the last scene that was given."""
         total = sum(_num_bytes(file) for sequence in self.sequences for file in sequence.files)
         self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress)
+        for note in found.notes(recipe.num_frames):
+            _note(note)
 
     def scenes(self, position: Position) -> Iterator[tuple[Frame, ...]]:
         """Every scene behind a position; what was before it is not decoded, but for the sequence in its midst.
@@ -122,7 +122,8 @@ class Source:
         self._bar.update(sum(_num_bytes(file) for sequence in self.sequences[:start] for file in sequence.files))
         total = 0
         for i, sequence in enumerate(self.sequences[start:]):
-            windows = _windows(self._frames(sequence), self.recipe.num_frames, self.recipe.stride)
+            length, stride = (1, 1) if sequence.are_stills else (self.recipe.num_frames, self.recipe.stride)
+            windows = _windows(self._frames(sequence), length, stride)
             given = len([None for _ in islice(windows, position.scenes if i == 0 else 0)])
             if given:
                 self.num_left_out = position.left_out  # those on the way there were counted before
@@ -133,12 +134,12 @@ class Source:
                 yield scene
         self._bar.close()
 
-    def _frames(self, sequence: _Sequence) -> Iterator[Frame | None]:
+    def _frames(self, sequence: Footage) -> Iterator[Frame | None]:
         """The frames of a sequence, None for one that cannot be decoded."""
         if sequence.is_video:
             yield from self._of_video(sequence)
             return
-        for name, path in zip(sequence_names(sequence.name, sequence.files), sequence.files, strict=True):
+        for name, path in zip(sequence.ids, sequence.files, strict=True):
             frame = None
             try:
                 frame = _of_picture(read_name(name, "name", path, ""), path, self.recipe.image_size_px)
@@ -149,12 +150,12 @@ class Source:
             yield frame
             self._bar.update(_num_bytes(path))
 
-    def _of_video(self, sequence: _Sequence) -> Iterator[Frame | None]:
+    def _of_video(self, sequence: Footage) -> Iterator[Frame | None]:
         path = sequence.files[0]
         try:
             read_name(sequence.name, "name", path, "")
             plain_file(path)
-            for i, image in enumerate(sample_video(path, self.recipe.fps)):
+            for i, image in enumerate(sample_video(path, self.recipe.fps, self.recipe.video_stream, _note)):
                 image = _reduced(image, self.recipe.image_size_px)
                 yield Frame(f"{sequence.name}/{i:06d}", _jpeg(image), ".jpg", image.size)
         except (FFmpegError, OSError, ValueError) as error:  # a DataError is a ValueError
@@ -175,25 +176,8 @@ def _num_bytes(path: Path) -> int:
         return 0
 
 
-def _sequences(root: Path) -> list[_Sequence]:
-    check_path(root)
-    if root.is_file():
-        found = {"": [root.name]}
-        root = root.parent
-    else:
-        found = walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-    sequences = []
-    for folder, names in found.items():
-        files = [root / folder / name for name in names]
-        videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-        pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-        sequences += [_Sequence(folder, pictures, False)] if pictures else []
-        video_names = sequence_names(folder, videos, found)
-        sequences += [_Sequence(name, [video], True) for name, video in zip(video_names, videos, strict=True)]
-    if not sequences:
-        wanted = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-        raise DataError.at(root, "", f"no pictures or videos ({wanted})", "correct the path")
-    return sequences
+def _note(text: str) -> None:
+    tqdm.write(f"note: {text}", file=sys.stderr)
 
 
 def _of_picture(name: str, path: Path, image_size_px: int | None) -> Frame:

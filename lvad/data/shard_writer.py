@@ -138,8 +138,8 @@ def _check_own(folder: Path, recipe: Recipe) -> None:
         raise DataError.at(folder, "", "holds finished footage", "choose another folder, or delete it first")
     if (folder / _STARTED).is_file():
         started = read_json(folder / _STARTED, dict)
-        if started != (wanted := asdict(recipe)):
-            changed = {name: started.get(name) for name in wanted if started.get(name) != wanted[name]}
+        wanted = asdict(recipe)
+        if changed := {name: started.get(name) for name in wanted if started.get(name) != wanted[name]}:
             problem = f"was begun with {changed}, this run asks for { ({name: wanted[name] for name in changed}) }"
             raise DataError.at(folder, "", problem, "repeat that command, or choose another folder")
         return

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as tv
 
 from lvad.assets import loading, resolve_model
 from lvad.ops import content_digests
+from lvad.rewards.clip_pixels import preprocess
 from lvad.types import Batch, Rollouts, Scores
 
 CONFIG_FILE = "open_clip_config.json"
@@ -61,15 +61,8 @@ class CLIP(nn.Module):
         return self.clip.logit_scale.exp()
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """float[M, 3, S, S] model input from uint8[M, 3, H, W]: resize (as configured), crop, normalise."""
-        cfg = self.clip.visual.preprocess_cfg
-        size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
-        target = [size, size] if cfg["resize_mode"] == "squash" else [size]
-        if tuple(frames.shape[-2:]) != (size, size):
-            mode = tv.InterpolationMode(cfg["interpolation"])
-            frames = tv.resize(frames, target, interpolation=mode, antialias=True)
-            frames = tv.center_crop(frames, [size, size])
-        return tv.normalize(tv.to_dtype(frames, torch.float32, scale=True), cfg["mean"], cfg["std"])
+        """float[M, 3, S, S'] model input from uint8[M, 3, H, W]: resize, crop or pad as configured, normalise."""
+        return preprocess(frames, self.clip.visual.preprocess_cfg)
 
     def embed_frames(self, frames: list[Tensor]) -> Tensor:
         """Unit vectors float[B, D]: the mean of each scene's unit frame embeddings, normalised again.
@@ -110,7 +103,7 @@ class CLIP(nn.Module):
         }
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             save_file(weights, Path(scratch) / WEIGHTS_FILE)
-            (Path(scratch) / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")
+            (Path(scratch) / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 os.replace(Path(scratch) / name, folder / name)
         if hasattr(self.tokenizer, "save_pretrained"):

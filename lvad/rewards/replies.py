@@ -146,7 +146,7 @@ class Replies:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = {"request": request, "reply": reply, "digest": _digest(path.stem + reply)}
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            (Path(scratch) / path.name).write_text(json.dumps(kept, indent=1))
+            (Path(scratch) / path.name).write_text(json.dumps(kept, indent=1), encoding="utf-8")
             os.replace(Path(scratch) / path.name, path)
 
     def _path(self, request: dict[str, Any]) -> Path:

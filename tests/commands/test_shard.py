@@ -163,7 +163,7 @@ def test_frames_are_reduced_on_demand(source, tmp_path):
 
 
 def refusal(args, capsys):
-    assert main(["data", "shard", *map(str, args), "--progress", "false"]) == 1
+    assert main(["data", "shard", *map(str, args), "--no_progress"]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
 
@@ -189,8 +189,8 @@ def test_two_runs_do_not_write_to_one_folder(source, tmp_path, capsys):
 
 def test_a_source_without_footage_leaves_nothing_behind(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    for name in ("empty", "absent"):
-        assert "no pictures or videos" in refusal([tmp_path / name, tmp_path / "out"], capsys)
+    for name, problem in (("empty", "no pictures or videos"), ("absent", "does not exist")):
+        assert problem in refusal([tmp_path / name, tmp_path / "out"], capsys)
     (tmp_path / "empty/broken.jpg").write_bytes(b"x")
     main(["data", "shard", str(tmp_path / "empty"), str(tmp_path / "out")])
     assert "nothing in it could be decoded" in capsys.readouterr().err

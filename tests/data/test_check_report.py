@@ -88,7 +88,7 @@ def test_labels_alone_are_counted(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert (report.splits, report.images, report.exit_code) == ({"train": 1}, "not checked", 0)
     assert any("images not checked" in warning for warning in report.warnings)
-    assert "nowhere: holds no pictures" in check(tmp_path, images=tmp_path / "nowhere").errors[0]
+    assert "nowhere: does not exist" in check(tmp_path, images=tmp_path / "nowhere").errors[0]
 
 
 def test_frames_and_unusable_roots(tmp_path: Path) -> None:

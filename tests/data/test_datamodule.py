@@ -152,8 +152,8 @@ def test_frames_without_labels(tmp_path: Path) -> None:
     data = ready(format="frames", root=str(tmp_path), num_frames=3)
     assert sizes(data) == {"train": 7, "val": 1, "test": 0}
     batch = next(iter(data.predict_dataloader()))
-    assert batch.ids == [f"{drive}/{i}" for drive in "ab" for i in range(2, 6)]
-    assert {tuple(frames.shape) for frames in batch.frames} == {(3, 3, 12, 16)}
+    assert batch.ids == [*(f"a/{i}" for i in range(6)), "b/0", "b/1"]
+    assert [tuple(frames.shape) for frames in batch.frames[:4]] == [(m, 3, 12, 16) for m in (1, 2, 3, 3)]
     with pytest.raises(DataError, match="no test scenes"):
         data.test_dataloader()
 
@@ -245,10 +245,10 @@ def test_a_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     data.prepare_data()
     monkeypatch.setattr("av.open", lambda *_: pytest.fail("decoded twice"))
     data.setup()
-    # 1 s at 5 pictures per second: windows of two end at pictures 1 to 4.
+    # 1 s at 5 pictures per second: windows of two end at pictures 1 to 4, the first picture stands alone.
     (batch,) = data.predict_dataloader()
-    assert batch.ids == [f"drive/00000{i}" for i in range(1, 5)]
-    assert {tuple(frames.shape) for frames in batch.frames} == {(2, 3, 48, 64)}
+    assert batch.ids == [f"drive/00000{i}" for i in range(5)]
+    assert [tuple(frames.shape) for frames in batch.frames] == [(1, 3, 48, 64), *[(2, 3, 48, 64)] * 4]
 
 
 class Recorder(LightningModule):

@@ -78,13 +78,17 @@ def test_a_gap_in_a_video_is_not_caught_up(tmp_path: Path) -> None:
 def test_a_video_without_time_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Frame:
         time = None
-        rotation = 0
+        side_data = ()
+        format = SimpleNamespace(components=())
 
         def to_image(self) -> Image.Image:
             return Image.new("RGB", (4, 4))
 
     class Container:
-        streams = SimpleNamespace(video=[SimpleNamespace(average_rate=10, codec_context=SimpleNamespace())])
+        stream = SimpleNamespace(
+            average_rate=10, codec_context=SimpleNamespace(width=4, height=4), disposition=0, sample_aspect_ratio=None
+        )
+        streams = SimpleNamespace(video=[stream])
 
         def __enter__(self) -> "Container":
             return self

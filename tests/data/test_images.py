@@ -23,6 +23,48 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (image.mode, image.size) == ("RGB", (5, 3))
 
 
+def test_16_bit_grey_is_divided_by_257(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 128 * 257], [128 * 257 + 100, 65535 - 257, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").mode.startswith("I")
+    found = np.asarray(open_image(tmp_path / "a.png"))
+    assert found.tolist() == [[[level] * 3 for level in row] for row in ([0, 1, 128], [128, 254, 255])]
+
+
+def test_16_bit_grey_of_the_cases(shared_cases: Path) -> None:
+    wide, narrow = (np.asarray(open_image(shared_cases / f"grey16/{name}.png")) for name in ("b_grey16", "c_grey8"))
+    assert (wide == narrow).all()
+    assert wide.mean() == pytest.approx(75.3, abs=0.05)
+    assert len(np.unique(wide)) == 249
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGB", "L", "I;16", "WEBP"])
+def test_what_is_transparent_shows_white(tmp_path: Path, kind: str) -> None:
+    """The left half is transparent over a hidden grey of 64, the right half an opaque one of 192."""
+    image = Image.new("RGBA", (8, 4), (192, 192, 192, 255))
+    image.paste((64, 64, 64, 0), (0, 0, 4, 4))
+    path = tmp_path / ("a.webp" if kind == "WEBP" else "a.png")
+    if kind == "WEBP":
+        image.save(path, lossless=True, exact=True)
+    elif kind in ("RGBA", "LA"):
+        image.convert(kind).save(path)
+    elif kind == "I;16":
+        Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257).save(path, transparency=64 * 257)
+    elif kind == "P":
+        few = image.convert("L").quantize(4)
+        few.save(path, transparency=few.getpixel((0, 0)))
+    else:
+        image.convert(kind).save(path, transparency=(64, 64, 64) if kind == "RGB" else 64)
+    found = np.asarray(open_image(path)).astype(int)
+    assert (found[:, :4] == 255).all()
+    assert abs(found[:, 4:] - 192).max() <= 2
+
+
+def test_half_transparent_is_mixed(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 2), (0, 0, 0, 51)).save(tmp_path / "a.png")  # a fifth of black on white
+    assert np.asarray(open_image(tmp_path / "a.png")).tolist() == [[[204] * 3] * 2] * 2
+
+
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 16), "black")
     image.paste("white", (0, 0, 8, 8))

@@ -66,7 +66,7 @@ def test_pictures_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pictures beside the label files"):
         read(tmp_path / "labels")
     assert len(read(tmp_path / "labels", images=tmp_path / "pictures").scenes) == 3
-    with pytest.raises(DataError, match="nowhere: holds no pictures"):
+    with pytest.raises(DataError, match="nowhere: does not exist"):
         read(tmp_path / "labels", images=tmp_path / "nowhere")
 
 

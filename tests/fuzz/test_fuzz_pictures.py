@@ -15,12 +15,12 @@ from hostile import break_bytes, cases, one_line, refused
 from PIL import Image
 
 from lvad.cli import main
-from lvad.data import frames
 from lvad.data.bddoia import collect
 from lvad.data.check import check, print_report
 from lvad.data.frames import read_frames, video_frames
 from lvad.data.images import open_image
 from lvad.data.records import DataError
+from lvad.data.videos import _LIMITS
 
 
 def picture(kind: str, size: tuple[int, int] = (24, 16)) -> bytes:
@@ -159,13 +159,13 @@ def test_what_must_not_be_opened_as_a_video(make: Callable[[Path], None], tmp_pa
 def test_a_video_of_huge_frames_is_refused(
     tmp_path: Path, videos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert frames._LIMITS["max_pixels"] == str(Image.MAX_IMAGE_PIXELS)
+    assert _LIMITS["max_pixels"] == str(Image.MAX_IMAGE_PIXELS)
     for suffix, whole in videos.items():
         path = tmp_path / f"a.{suffix}"
         path.write_bytes(whole)
         assert len(video_frames(path, 1.0, tmp_path / "cache")) == 2
         with monkeypatch.context() as here:
-            here.setitem(frames._LIMITS, "max_pixels", "500")  # a frame has 512
+            here.setitem(_LIMITS, "max_pixels", "500")  # a frame has 512
             with pytest.raises(DataError) as refusal:
                 video_frames(path, 1.0, tmp_path / "other")
         one_line(refusal.value, path)

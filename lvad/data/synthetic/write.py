@@ -124,7 +124,7 @@ def _write_all(root: Path, recipe: dict[str, Any], num_workers: int, progress: b
     with tqdm(total=sum(recipe["counts"].values()), desc="drawing scenes", disable=not progress) as bar:
         for split, rows in _drawn(root / "data", recipe, num_workers):
             _write_split(root, split, _counted(rows, bar))
-    (root / _RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
+    (root / _RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
 def _check(counts: dict[str, int], num_frames: int, size_px: int, num_workers: int) -> None:
@@ -203,7 +203,7 @@ def _write_split(root: Path, split: str, rows: list[dict[str, Any]]) -> None:
     reasons = [{"file_name": row["file_name"], "reason": row["reasons"]} for row in rows]
     # The release's two files differ in order: a reader that pairs rows by position must fail here too.
     random.Random(split).shuffle(reasons)
-    (root / f"{split}_25k_images_actions.json").write_text(json.dumps(actions) + "\n")
-    (root / f"{split}_25k_images_reasons.json").write_text(json.dumps(reasons) + "\n")
+    (root / f"{split}_25k_images_actions.json").write_text(json.dumps(actions) + "\n", encoding="utf-8")
+    (root / f"{split}_25k_images_reasons.json").write_text(json.dumps(reasons) + "\n", encoding="utf-8")
     lines = (json.dumps(row["scene"]) + "\n" for row in rows)
-    (root / f"{split}_scenes.jsonl").write_text("".join(lines))
+    (root / f"{split}_scenes.jsonl").write_text("".join(lines), encoding="utf-8")

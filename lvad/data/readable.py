@@ -1,0 +1,43 @@
+"""Scenes for predictions: what cannot be decoded is left out and named, instead of ending the run."""
+
+from pathlib import Path
+
+from lvad.data.images import open_image
+from lvad.data.records import DataError, Reading
+from lvad.types import Scene
+
+
+def keep_readable(reading: Reading, image_size_px: int | None = None) -> Reading:
+    """Decode every picture once, and keep the scenes that end with one that can be.
+
+    A scene keeps the frames behind the last that cannot be decoded or is of another size: none spans a gap.
+
+    Args:
+        reading: scenes with frames.
+        image_size_px: longest edge to which pictures are reduced.
+
+    Returns:
+        The same reading, in whose ``errors`` each picture that cannot be decoded is named once.
+
+    Raises:
+        DataError: the first error, where no scene is left.
+    """
+    sizes: dict[Path, tuple[int, int] | None] = {}
+    for path in (path for scene in reading.scenes for path in scene.frames):
+        if path not in sizes:
+            sizes[path] = None
+            with reading.gather():
+                sizes[path] = open_image(path, image_size_px).size
+    shortened = [scene._replace(frames=_usable(scene, sizes)) for scene in reading.scenes]
+    reading.scenes = [scene for scene in shortened if scene.frames]
+    if not reading.scenes:
+        reading.require()
+        raise DataError("no scene with a picture to predict from; give the folder of the pictures as images=")
+    return reading
+
+
+def _usable(scene: Scene, sizes: dict[Path, tuple[int, int] | None]) -> tuple[Path, ...]:
+    start = len(scene.frames)
+    while start and (size := sizes[scene.frames[start - 1]]) and size == sizes[scene.frames[-1]]:
+        start -= 1
+    return scene.frames[start:]

@@ -1,0 +1,177 @@
+"""Which pictures and videos of a folder belong together, in which order, and what their scenes are called.
+
+Every video is a sequence, and so are the pictures of a folder whose names count up: names that are the same but for
+their numbers, of which one grows from picture to picture by small or nearly equal steps (``f_8``, ``f_9``, ``f_11``;
+time stamps; ``000_f01710``, ``001_f01740``). Several such series in one folder are sequences of their own. Where most
+pictures of a folder are in no series, as with names that are hashes, they are unrelated stills, each of them a scene.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Final, NamedTuple
+
+from lvad.data.images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, walk
+from lvad.data.records import DataError, check_exists
+from lvad.data.videos import UNREAD_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+
+_UNREAD: Final = UNREAD_IMAGE_SUFFIXES | UNREAD_VIDEO_SUFFIXES
+_NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)")
+_SMALL_STEP: Final = 10
+"""Names that count by less, at the median, need not do so evenly: frames may be missing."""
+_FEW_STEPS: Final = 4
+"""So many steps can be nearly equal by chance."""
+_LARGEST_OF_FEW: Final = 1000
+_MOST_CAMERAS: Final = 16
+
+
+class Footage(NamedTuple):
+    """Pictures or a video, one after the other."""
+
+    name: str
+    """Unique in a source."""
+    ids: list[str]
+    """Of the pictures; of a video the one that its pictures' ids begin with."""
+    files: list[Path]
+    """In order; of a video the one."""
+    is_video: bool
+    are_stills: bool
+    """Pictures that have nothing to do with one another: a scene each."""
+
+
+class Found(NamedTuple):
+    """What a source holds."""
+
+    footage: list[Footage]
+    unread: list[Path]
+    """Pictures and videos in formats that are not read."""
+
+    def notes(self, num_frames: int) -> list[str]:
+        """What a user must know of how it is read, with scenes of ``num_frames``."""
+        notes = []
+        if self.unread:
+            kinds = ", ".join(sorted({path.suffix.lower() for path in self.unread}))
+            notes.append(
+                f"{len(self.unread)} files left out: {kinds} are not read, convert them; first {self.unread[0]}"
+            )
+        stills = [file for part in self.footage if part.are_stills for file in part.files]
+        if num_frames > 1 and len(stills) > 1:
+            notes.append(
+                f"{len(stills)} pictures are unrelated stills, one frame a scene: their names do not count up, "
+                f"first {stills[0].name} and {stills[1].name}; rename them (a_1, a_2, ...) if they are consecutive"
+            )
+        return notes
+
+
+def find_footage(root: Path) -> Found:
+    """List what a picture, a video, or a folder of either holds, in path order.
+
+    Raises:
+        DataError: if ``root`` cannot be reached, does not exist, or holds neither pictures nor videos.
+    """
+    check_exists(root)
+    is_file = root.is_file()
+    top = root.parent if is_file else root
+    found = {"": [root.name]} if is_file else walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES | _UNREAD)
+    footage, unread = [], []
+    for folder, names in found.items():
+        files = [top / folder / name for name in names]
+        pictures, videos, others = (
+            [file for file in files if file.suffix.lower() in suffixes]
+            for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES, _UNREAD)
+        )
+        footage += _of_pictures(folder, pictures)
+        footage += _of_videos(folder, videos, found)
+        unread += others
+    if not footage:
+        wanted = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        left_out = f"; {len(unread)} files of other formats, first {unread[0]}" if unread else ""
+        raise DataError.at(root, "", f"no pictures or videos ({wanted}){left_out}", "correct the path, or convert them")
+    return Found(footage, unread)
+
+
+def _of_pictures(folder: str, files: list[Path]) -> list[Footage]:
+    ids = sequence_names(folder, files)
+    parts = [(part, False) for part in split_series([file.stem for file in files])]
+    counted = {i for part, _ in parts for i in part}
+    if stills := [i for i in range(len(files)) if i not in counted]:
+        parts.append((stills, len(files) > 1))
+    footage = []
+    for part, are_stills in sorted(parts):
+        # One series is named after its folder, several after their first file.
+        name = folder if len(parts) == 1 else f"{folder}/{files[part[0]].name}"
+        footage.append(Footage(name, [ids[i] for i in part], [files[i] for i in part], False, are_stills))
+    return footage
+
+
+def _of_videos(folder: str, files: list[Path], taken: Collection[str]) -> list[Footage]:
+    names = sequence_names(folder, files, taken)
+    return [Footage(name, [name], [file], True, False) for name, file in zip(names, files, strict=True)]
+
+
+def sequence_names(folder: str, files: list[Path], taken: Collection[str] = ()) -> list[str]:
+    """Ids: folder and stem of each file; with the suffixes where stems repeat or are taken, for ids must differ."""
+    short, whole = (
+        [f"{folder}/{name}" if folder else name for name in names]
+        for names in ([file.stem for file in files], [file.name for file in files])
+    )
+    return short if len({*short, *taken}) == len(short) + len(taken) else whole
+
+
+def split_series(stems: Sequence[str]) -> list[list[int]]:
+    """The series of a folder of pictures.
+
+    Args:
+        stems: names without suffix, in natural order.
+
+    Returns:
+        Indices of the names of each series, two or more; no series where at most half of the names are in one.
+    """
+    alike: dict[tuple[str, ...], list[int]] = {}
+    numbers: list[list[Decimal]] = []
+    for i, stem in enumerate(stems):
+        parts = _NUMBER.split(stem)
+        alike.setdefault(tuple(parts[::2]), []).append(i)
+        numbers.append([Decimal(part) for part in parts[1::2]])
+    series = [part for members in alike.values() for part in _series(members, numbers)]
+    return series if 2 * sum(map(len, series)) > len(stems) else []
+
+
+def _series(members: list[int], numbers: list[list[Decimal]]) -> list[list[int]]:
+    """Series among names that are the same but for their numbers."""
+    if len(members) < 2:
+        return []
+    columns = list(zip(*(numbers[i] for i in members), strict=True))
+    if any(_counts_up(column) for column in columns):
+        return [members]
+    varying = [c for c, column in enumerate(columns) if len(set(column)) > 1]
+    if not varying:
+        return []
+    chosen = next((c for c in varying[1:] if _numbers_cameras(columns[c], columns[varying[0]])), varying[0])
+    parts: dict[Decimal, list[int]] = {}
+    for i in members:
+        parts.setdefault(numbers[i][chosen], []).append(i)
+    return [found for part in parts.values() for found in _series(part, numbers)]
+
+
+def _counts_up(column: Sequence[Decimal]) -> bool:
+    steps = [after - before for before, after in pairwise(column)]
+    if min(steps) <= 0:
+        return False
+    typical = median(steps)
+    if typical <= _SMALL_STEP:
+        return True
+    if len(steps) < _FEW_STEPS:  # a hundredth: time stamps
+        is_even = len(steps) > 1 and min(steps) == max(steps)
+        return is_even or typical <= max(Decimal(_LARGEST_OF_FEW), column[0] / 100)
+    return 4 * sum(typical / 2 <= step <= typical * 3 / 2 for step in steps) >= 3 * len(steps)
+
+
+def _numbers_cameras(column: Sequence[Decimal], first: Sequence[Decimal]) -> bool:
+    """Whether a number that stands behind the one that leads the order says which camera it was (``0001_cam2``)."""
+    values = set(column)
+    is_run = max(values) - min(values) + 1 == len(values)
+    return is_run and len(values) <= min(_MOST_CAMERAS, len(set(first)) - 1)

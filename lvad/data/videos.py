@@ -1,0 +1,134 @@
+"""Videos: which of a file's streams is read, and its pictures as a player shows them."""
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import av
+from av.sidedata.sidedata import Type as SideData
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps
+
+from lvad.data.images import to_rgb
+from lvad.data.records import DataError, one_line
+
+VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+UNREAD_VIDEO_SUFFIXES: Final = frozenset(
+    {".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".h264", ".h265", ".hevc"}
+)
+"""Videos in formats that are not read: where they lie beside others, that is said."""
+# FFmpeg goes by what a file holds and not by its name: a list of other files, or of addresses, would be followed.
+_LIMITS: Final = {
+    "format_whitelist": "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v",
+    "protocol_whitelist": "file",
+    "max_pixels": str(Image.MAX_IMAGE_PIXELS),  # of a frame, as of a picture
+}
+
+
+def sample_video(
+    path: Path, fps: float, video_stream: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Image.Image]:
+    """Decode a video's pictures one by one, as a player shows them, at most ``fps`` of them per second of video.
+
+    They are upright and mirrored as the display matrix says, and widened or heightened until their pixels are square.
+
+    Args:
+        path: a video file.
+        fps: pictures per second of video; a video with fewer gives every frame it has.
+        video_stream: which of several video streams, counted from 0; None takes the one that the container marks as
+            default, the largest where several are or none is. Cover pictures are no streams.
+        say: is told which stream was taken, where there are others.
+
+    Raises:
+        DataError: if the file has no such stream, or its pixels are too far from square.
+        FFmpegError: if it is no video, or broken before its end.
+        OSError: if it cannot be read.
+    """
+    due_s = None
+    # A title that is no UTF-8 is no reason to refuse a video.
+    with av.open(str(path), options=_LIMITS, metadata_errors="replace") as container:
+        stream = _choose(container, path, video_stream, say)
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": _LIMITS["max_pixels"]}
+        for i, frame in enumerate(container.decode(stream)):
+            # Some containers carry no time stamps.
+            time_s = frame.time if frame.time is not None else i / float(stream.average_rate or 25)
+            # Half a millisecond of tolerance: containers round their time stamps.
+            if due_s is None or time_s >= due_s - 5e-4:
+                # The later of both: after a gap in the video there is nothing to catch up.
+                due_s = max(time_s, (time_s if due_s is None else due_s) + 1 / fps)
+                yield _upright(_square(_picture(frame), stream.sample_aspect_ratio, path), _matrix(frame))
+
+
+def _choose(container: Any, path: Path, number: int | None, say: Callable[[str], None]) -> VideoStream:
+    streams = [s for s in container.streams.video if not _has_mark(s, "attached_pic")]
+    if not streams:
+        raise DataError.at(path, "", "file has no video stream", "correct the path")
+    if number is not None and not 0 <= number < len(streams):
+        problem = f"has {len(streams)} video streams, none of number {number}"
+        raise DataError.at(path, "", problem, "correct video_stream, which counts from 0")
+    chosen = max(streams, key=_preference) if number is None else streams[number]
+    if len(streams) > 1:
+        others = [_in_words(streams, s) for s in streams if s is not chosen]
+        read, left_out = _in_words(streams, chosen), " and ".join(others)
+        say(one_line(f"{path}: {read} is read, {left_out} left out; video_stream names another"))
+    if chosen.codec_context is None:
+        raise DataError.at(path, "", "FFmpeg has no decoder for its video", "convert it to another codec")
+    return chosen
+
+
+def _preference(stream: VideoStream) -> tuple[bool, bool, int]:
+    context = stream.codec_context
+    if context is None:  # no decoder for it
+        return False, False, 0
+    return True, _has_mark(stream, "default"), context.width * context.height
+
+
+def _has_mark(stream: VideoStream, name: str) -> bool:
+    return bool(stream.disposition & getattr(av.stream.Disposition, name))
+
+
+def _in_words(streams: list[VideoStream], stream: VideoStream) -> str:
+    context = stream.codec_context
+    size = "no decoder" if context is None else f"{context.width}x{context.height}"
+    default = ", the default" if _has_mark(stream, "default") else ""
+    return f"stream {streams.index(stream)} ({size}{default})"
+
+
+def _picture(frame: VideoFrame) -> Image.Image:
+    if any(component.is_alpha for component in frame.format.components):
+        return to_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
+    return frame.to_image()
+
+
+def _square(image: Image.Image, aspect: Fraction | None, path: Path) -> Image.Image:
+    """The picture with square pixels; of height and width the one that is too small grows, so that nothing is lost."""
+    if not aspect or aspect == 1:
+        return image
+    width, height = image.size
+    size = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+    if size[0] * size[1] > int(_LIMITS["max_pixels"]):
+        problem = f"pixels of aspect {aspect} make pictures of {size[0]}x{size[1]}"
+        raise DataError.at(path, "", problem, "convert the video to square pixels")
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c and d of the display matrix: (x, y) is shown at (a x + c y, b x + d y), y downwards."""
+    data = next((data for data in frame.side_data if data.type == SideData.DISPLAYMATRIX), None)
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))
+    return a, b, c, d
+
+
+def _upright(image: Image.Image, matrix: tuple[int, int, int, int]) -> Image.Image:
+    a, b, c, d = matrix
+    if a * d - b * c < 0:  # mirrored: first left to right, then turned by what is left
+        image, a, b = ImageOps.mirror(image), -a, -b
+    degrees = -round(math.degrees(math.atan2(b, a)))  # against the clock, as Pillow turns
+    return image.rotate(degrees, expand=True) if degrees % 360 else image
