@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from lvad.policy.attention import Part, attend, merged_output
+from lvad.policy.grammar import Walk
 from lvad.policy.layout import lay_out, lay_out_prompts
 from lvad.policy.passes import Trunk
 from lvad.policy.products import product
+from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.token_pass import TokenPass
 
 
@@ -83,3 +85,29 @@ class Decoder:
             ]
         is_alive = [[int(k < count) for k in range(max(counts))] for count in counts]
         self._layout = lay_out(is_alive, self.trunk.lengths, device, self._among)
+
+
+class DensitySteps:
+    """A decoder with the head and the law: one token at a time, in the sampled density.
+
+    Args:
+        vlm: the transformers model whose text model the decoder reads.
+        decoder: where the completions stand.
+        sampling: the law.
+        banned: bool[V], tokens that can never be drawn; a grammar has masks of its own.
+    """
+
+    def __init__(self, vlm: Any, decoder: Decoder, sampling: Sampling, banned: Tensor) -> None:
+        self._embed, self._decoder = vlm.get_input_embeddings(), decoder
+        self._head = product([vlm.lm_head], decoder.num_alive)
+        self._sampling, self._banned = sampling, banned
+        self.keep = decoder.keep
+
+    def density(self, hidden: Tensor, walk: Walk | None) -> Tensor:
+        """float[R, V], as of ``Stepper``."""
+        banned = walk.banned(self._banned.device) if walk else self._banned
+        return log_density(self._head(hidden), self._sampling, banned)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """float[R, D], as of ``Stepper``."""
+        return self._decoder.advance(self._embed(tokens))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lvad.assets import resolve_model
 from lvad.policy.adapters import Lora, adapted, has_adapters, merged, save_adapter, save_start
-from lvad.policy.decoder import Decoder
+from lvad.policy.decoder import Decoder, DensitySteps
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.embedding import shared_lookup
 from lvad.policy.feature_store import VisionCache
@@ -20,7 +20,6 @@ from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
 from lvad.policy.passes import Trunk, read_prompts
 from lvad.policy.pixels import Images
-from lvad.policy.products import product
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
@@ -150,11 +149,11 @@ class HFPolicy(HasReference):
             if seen.shape != (places, self.state_size):
                 numbers = f"{len(seen)} visual tokens for {places} places in the prompt"
                 raise ValueError(f"{scene}: {numbers}, of {seen.shape[1]} and {self.state_size} numbers each")
-        ids = torch.cat(prompts).to(vlm.device)
+        ids = torch.cat(prompts)
+        places = (ids == vlm.config.image_token_id).nonzero().squeeze(1)
         lookup = shared_lookup(vlm.get_input_embeddings())
-        embeds = lookup(ids)
-        is_image = (ids == vlm.config.image_token_id).unsqueeze(-1)
-        embeds = embeds.masked_scatter(is_image, torch.cat(features).to(embeds.dtype))
+        embeds = lookup(upload(ids, vlm.device))
+        embeds = embeds.index_copy(0, upload(places, vlm.device), torch.cat(features).to(embeds.dtype))
         lengths = tuple(len(ids) for ids in prompts)
         return Prefix(embeds, lengths, lookup, read_prompts(vlm.model.text_model, embeds, lengths))
 
@@ -190,7 +189,8 @@ class HFPolicy(HasReference):
             sampler = self._samplers.get(self.vlm, self.banned, law, trunk, num_completions, captures)
             drawn = sampler(trunk, walk, begin)
         else:
-            steps = _Steps(self, Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens))
+            decoder = Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens)
+            steps = DensitySteps(self.vlm, decoder, self.sampling, self.banned)
             hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
             drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
@@ -285,21 +285,6 @@ class HFPolicy(HasReference):
             save_adapter(self.model, folder / name)
         else:
             self.save_pretrained(folder / name)
-
-
-class _Steps:
-    """One token at a time, in the sampled density."""
-
-    def __init__(self, policy: HFPolicy, decoder: Decoder) -> None:
-        self._policy, self._decoder = policy, decoder
-        self._head = product([policy.vlm.lm_head], decoder.num_alive)
-        self.keep = decoder.keep
-
-    def density(self, hidden: Tensor, walk: Walk | None) -> Tensor:
-        return log_density(self._head(hidden), self._policy.sampling, self._policy._banned_by(walk))
-
-    def advance(self, tokens: Tensor) -> Tensor:
-        return self._decoder.advance(self._policy.vlm.get_input_embeddings()(tokens))
 
 
 def _trunk(prefix: Prefix) -> Trunk:
