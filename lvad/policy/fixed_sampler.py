@@ -27,7 +27,7 @@ from lvad.policy.token_pass import TokenPass
 from lvad.types import Rollouts
 
 _LOOK_EVERY = 8  # tokens; a look waits for the device
-_KEPT = 4  # samplers: training and validation, full and last batches
+_KEPT = 3  # samplers: of training, of validation, of a last batch; each holds keys and values
 
 
 def draws_fixed_shapes(device: torch.device) -> bool:
