@@ -2,7 +2,7 @@
 
 import pytest
 
-# Reads of the device, and copies to it that are waited for, at most. ``python tests/device/waits.py FOLDER`` says where.
+# Reads of the device, and copies to it that are waited for, at most. `python tests/device/waits.py FOLDER` says where.
 BOUNDS = {
     "encode": (65, 4),
     "generate": (350, 48),
