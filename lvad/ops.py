@@ -1,7 +1,7 @@
 """Small tensor functions shared by the losses, the policies and the data."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,20 +11,11 @@ from torch import Tensor
 
 def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
     """16 bytes of shape and content, the same on every device: an id may name other pixels after an augmentation."""
-    return content_digests([values], salt)[0]
-
-
-def content_digests(tensors: Sequence[Tensor], salt: bytes = b"") -> list[bytes]:
-    """``content_digest`` of each of several tensors on one device, which is waited for once and not once for each."""
-    parts = [values.detach().reshape(-1).view(torch.uint8) for values in tensors]
+    digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
     # Of a copy: once NumPy has seen a weight's storage it cannot be freed, as sharing weights out does after a step.
-    copies = torch.cat(parts).cpu().split([len(part) for part in parts]) if parts else ()
-    digests = []
-    for values, copy in zip(tensors, copies, strict=True):
-        digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
-        digest.update(copy.numpy().data)
-        digests.append(digest.digest())
-    return digests
+    copy = values.detach().cpu().clone(memory_format=torch.contiguous_format)
+    digest.update(copy.view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def on_host(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -35,6 +35,8 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_pat
     adapters = [p for name, p in policy.named_parameters() if "lora_" in name]
     assert sum(p.numel() for p in policy.parameters()) - sum(p.numel() for p in adapters) == NUM_PARAMETERS
     assert len(adapters) == 2 * 7 * 30
+    assert {p.dtype for p in adapters} == {torch.float32}
+    assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert all(p.requires_grad == any(p is a for a in adapters) for p in policy.parameters())
     assert sum(p.numel() for p in reward.parameters()) == CLIP_PARAMETERS
     assert policy.banned.sum() >= len(SPECIAL)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lvad.ops import action_weights, content_digest, content_digests, entropy, gather_logps, on_host, sequence_sum
+from lvad.ops import action_weights, content_digest, entropy, gather_logps, on_host, sequence_sum
 
 
 def test_gather_takes_each_tokens_entry():
@@ -19,15 +19,11 @@ def test_entropy_of_a_coin_and_of_a_certainty():
     assert entropy(logps).tolist() == pytest.approx([math.log(2), 0.0])
 
 
-def test_a_digest_is_of_shape_and_content_whatever_lies_beside_it():
+def test_a_digest_is_of_shape_and_content():
     pixels = torch.arange(12, dtype=torch.uint8).view(3, 4)
     known = hashlib.blake2b(b"salt(3, 4)" + bytes(range(12)), digest_size=16).digest()
-    assert content_digest(pixels, b"salt") == known
-    others = [torch.zeros(2, dtype=torch.float32), pixels.t().contiguous().t(), pixels.flatten(), torch.tensor(1.0)]
-    digests = content_digests(others, b"salt")
-    assert digests[1] == known
-    assert len(set(digests)) == 4
-    assert content_digests([]) == []
+    assert content_digest(pixels, b"salt") == content_digest(pixels.t().contiguous().t(), b"salt") == known
+    assert content_digest(pixels.flatten(), b"salt") != known
 
 
 def test_numbers_on_the_host_keep_their_values_and_lose_their_gradient():

@@ -51,6 +51,22 @@ def test_operations_by_hand():
     assert counter.get_total_flops() == 5 * 2 * pairs * 8
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_operations_of_cuda_kernels_with_shared_keys(causal):
+    """Of tensors without memory: their kernels are not run."""
+    q, k = torch.empty(2, 9, 4, 8, device="meta"), torch.empty(2, 3, 4, 8, device="meta")  # heads share keys by three
+    halves = 2 if causal else 1
+    pairs = 2 * 9 * 4 * 4
+    with count_operations() as counter:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, causal)
+    assert counter.get_total_flops() == 2 * 2 * pairs * 8 // halves
+    with count_operations() as counter:
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        unused = torch.empty(0, dtype=torch.long, device="meta")
+        backward(out, q, k, k, out, lse, None, None, 4, 4, 0.0, causal, unused, unused)
+    assert counter.get_total_flops() == 5 * 2 * pairs * 8 // halves
+
+
 def test_a_step_of_ours_is_taken_apart(tmp_path):
     ours = Ours(Side(make_folder("embedded", 1, tmp_path, torch.float32), SETTING), checkpointing=False)
     cost = ours.step(0, with_memory=False)

@@ -134,22 +134,28 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, size: int = 20
     return 2 * size**3 / statistics.median(seconds[1:])
 
 
-def _attention(q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *_: Any, **__: Any) -> int:
-    batch, heads, queries, width = q
-    return 4 * batch * heads * queries * k[2] * width // (2 if causal else 1)
+def _attention_counter(operator: Any) -> Callable[..., int]:
+    """Operations of one kernel from the shapes of its arguments, whose places differ from kernel to kernel."""
+    names = [argument.name for argument in operator.default._schema.arguments]
+    products = 5 if operator.__name__.endswith("backward") else 2  # queries by keys, scores by values, and so on
 
+    def count(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        batch, heads, queries, width = given["query"]
+        pairs = batch * heads * queries * given["key"][2]  # also where several heads share their keys
+        return products * 2 * pairs * width // (2 if given.get("is_causal") else 1)
 
-def _attention_backward(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, *rest: Any, **__: Any) -> int:
-    causal = next(x for x in rest if isinstance(x, bool))
-    return 5 * _attention(q, k, v, 0.0, causal) // 2
+    return count
 
 
 @contextlib.contextmanager
 def count_operations() -> Iterator[FlopCounterMode]:
-    """Floating-point operations of matrix products and attention; a masked-out half counts for nothing."""
-    mapping = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    }
+    """Floating-point operations of matrix products and attention; a masked-out half counts for nothing.
+
+    PyTorch's own counts of attention take the masked half for whole, and some versions refuse shared keys.
+    """
+    kernels = ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")
+    names = [f"_scaled_dot_product_{kernel}{end}" for kernel in kernels for end in ("", "_backward")]
+    mapping = {operator: _attention_counter(operator) for name in names if (operator := getattr(aten, name, None))}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         yield counter

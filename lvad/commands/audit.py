@@ -6,7 +6,6 @@ import textwrap
 from pathlib import Path
 from typing import Any, Final, cast
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from lvad.assets import resolve_config
 from lvad.audit import run_audit
 from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
+from lvad.commands.accelerators import accelerator
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
@@ -89,8 +89,8 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
         # open_clip has an error of every kind: an unknown architecture, missing weights, weights of another shape.
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise _one_line(name, error) from error
-    if isinstance(reward, nn.Module) and torch.cuda.is_available():
-        reward.to("cuda")
+    if isinstance(reward, nn.Module):
+        reward.to(accelerator())
     return reward
 
 

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from lvad.commands.accelerators import accelerator
 from lvad.commands.export_check import (
     Gap,
     Trial,
@@ -111,7 +112,7 @@ def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
     save_adapter(policy.model, folder, policy.source)
     generation = generation_of(policy)
     generation.save_pretrained(folder)
-    again = load_plain(policy.source, folder, dtype).float().to(_device())
+    again = load_plain(policy.source, folder, dtype).float().to(accelerator())
     found = plain_texts(again, load_processor(policy.source), trials, generation)
     check_texts([trial.text for trial in trials], found, "the written adapter on its base model")
     same = "the greedy texts of plain transformers and peft on the base model are identical"
@@ -172,7 +173,7 @@ def _write(piece: _Piece, folder: Path, dtype: Dtype, generation: GenerationConf
     if again.dtype != getattr(torch, dtype):
         raise DataError(f"the written model reads as {again.dtype}, not as {dtype}; nothing was written")
     found = plain_texts(
-        again.to(_device()), load_processor(folder), piece.trials, GenerationConfig.from_pretrained(folder)
+        again.to(accelerator()), load_processor(folder), piece.trials, GenerationConfig.from_pretrained(folder)
     )
     check_texts(expected, found, "the written folder, read by plain transformers,")
     return checks
@@ -204,19 +205,15 @@ def _query(module: nn.Module) -> str:
 
 def _prepare(policy: HFPolicy) -> None:
     """Float32, in which adapters are merged and texts can be compared, where the forwards are fastest."""
-    policy.float().to(_device()).eval()
+    policy.float().to(accelerator()).eval()
     multiply_in_float32(policy)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _plain(model: Any) -> Any:
     """The model with transformers' own attention in place of lvad's."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     whole.set_attn_implementation("sdpa")
-    return model.to(_device()).eval()
+    return model.to(accelerator()).eval()
 
 
 def _processor(policy: HFPolicy) -> Any:

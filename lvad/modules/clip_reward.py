@@ -24,7 +24,7 @@ from lvad.data.pairs import TextKind, candidates
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
 from lvad.modules.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
-from lvad.modules.clip_similarity import Similarity, blended, calibrate, probability
+from lvad.modules.clip_similarity import Similarity, between, blended, calibrate, probability
 from lvad.modules.common import keep_trained_weights, make_optimizer
 from lvad.ops import on_host
 from lvad.rewards.clip import CLIP
@@ -195,5 +195,5 @@ class CLIPReward(LightningModule):
         with torch.no_grad():
             for name, parameter in self.clip.named_parameters():
                 if name in self.start:
-                    parameter.copy_(self.start[name].to(parameter.device).lerp(parameter, self.share.item()))
+                    parameter.copy_(between(self.start[name], parameter, self.share.item()))
         self.share.fill_(TUNED)

@@ -1,10 +1,11 @@
 """Stage 1's description before stage 2's question."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
 
-from lvad.ops import content_digest
+from lvad.fingerprints import fingerprints
 from lvad.policy.hf import HFPolicy
 from lvad.types import Batch
 
@@ -56,7 +57,7 @@ class Describer:
             return self._say(policy, batch, greedy=False)
         # Not by the id: other pictures may have it too, such as those that a run's checkpoint is asked to predict.
         asked = f"{policy.prompts.describe}\0{policy.sampling.max_new_tokens}\0".encode()
-        keys = [content_digest(frames, asked).hex() for frames in batch.frames]
+        keys = [hashlib.blake2b(asked + seen, digest_size=16).hexdigest() for seen in fingerprints(batch.frames)]
         if not all(key in self.known for key in keys):
             self.known |= dict(zip(keys, self._say(policy, batch, greedy=True), strict=True))
         return [self.known[key] for key in keys]

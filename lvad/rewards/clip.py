@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lvad.assets import loading, resolve_model
-from lvad.ops import content_digests
+from lvad.fingerprints import fingerprints
 from lvad.rewards.clip_pixels import preprocess
 from lvad.types import Batch, Rollouts, Scores
 
@@ -170,7 +170,7 @@ class CLIPCosine(nn.Module):
         """Unit vectors float[B, D] on the tower's device; the scenes not yet known in a forward each."""
         if self.cache_scenes == 0:
             return self.clip.embed_frames(batch.frames).float()
-        keys = content_digests(batch.frames)
+        keys = fingerprints(batch.frames)
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         missing = {key: frames for key, frames in zip(keys, batch.frames, strict=True) if key not in rows}
         # Each by itself: products round otherwise in other company, and a run that goes on meets its scenes in other

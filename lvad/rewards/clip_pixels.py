@@ -1,6 +1,7 @@
 """What open_clip's own transform does to one PIL image, done to the frames of a scene at once."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,7 +36,15 @@ def preprocess(frames: Tensor, config: Mapping[str, Any]) -> Tensor:
     kernel = tv.InterpolationMode.BICUBIC if is_fixed else kernel
     frames = tv.resize(frames, resized, interpolation=kernel, antialias=True)
     frames = _crop_or_pad(frames, size, config.get("fill_color", 0))
-    return tv.normalize(tv.to_dtype(frames, torch.float32, scale=True), list(config["mean"]), list(config["std"]))
+    mean, std = (_constants(tuple(config[name]), frames.device) for name in ("mean", "std"))
+    return (tv.to_dtype(frames, torch.float32, scale=True) - mean) / std
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _constants(channels: tuple[float, ...], device: torch.device) -> Tensor:
+    """float[3, 1, 1], made once: each copy to a device is waited for."""
+    return torch.tensor(channels, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def _height_and_width(size: int | list[int] | tuple[int, ...]) -> tuple[int, int]:

@@ -29,7 +29,12 @@ _STEP: Final = [
 ]
 # The toy stages take the scenes with a single action and a single reason alone.
 _TOY: Final = ["--data.num_scenes", "{train: 2, val: 1, test: 1}"]
+_FEW: Final = ["--trainer.limit_predict_batches", "1", "--data.eval_batch_size", "2"]
 _FEW_TOKENS: Final = [f"{POLICY}.sampling.max_new_tokens", "4"]
+_LEAN: Final = [
+    *("--trainer.logger", "false", "--trainer.limit_val_batches", "0", "--checkpoint.monitor", "null"),
+    *("--recorder.export", "false"),
+]
 _ALL_WEIGHTS: Final = """
 model:
   class_path: lvad.modules.RLOOPolicy
@@ -38,6 +43,10 @@ model:
       class_path: lvad.policy.HFPolicy
       init_args: {lora: null, freeze_vision: false}
 """
+
+
+PIXELS: Final = "pixels"
+"""In place of a job: what ``pixels.compare`` finds of each image processor."""
 
 
 class Job(NamedTuple):
@@ -73,25 +82,36 @@ def _again(command: str, run: str, *args: str) -> list[str]:
 
 RLOO: Final = {
     "rloo": Job(_rloo()),
-    "rloo, older processor": Job(_rloo(), with_older_processor=True),
     "rloo test": Job(_again("test", "rloo")),
     "rloo validate": Job(_again("validate", "rloo")),
-    "rloo predict": Job(_again("predict", "rloo", "--data.format", "frames", "--data.root", "drawn/data")),
+    "rloo predict": Job(_again("predict", "rloo", "--data.format", "frames", "--data.root", "drawn/data", *_FEW)),
     "rloo export": Job(["export", "logs/rloo/version_0", "exported-rloo", "--num_scenes", "1"]),
-    "rloo bf16-mixed": Job(_rloo(*_mixed("bf16-mixed"))),
-    "rloo 16-mixed": Job(_rloo(*_mixed("16-mixed")), needs_float64=True),  # of PyTorch's scaler of gradients
-    "rloo bf16-true": Job(_rloo("--trainer.precision", "bf16-true")),
-    "rloo all weights": Job(_rloo("--config", "all_weights.yaml")),
-    "rloo checkpointing": Job(_rloo(f"{POLICY}.gradient_checkpointing", "true", f"{POLICY}.completions_at_once", "1")),
-    "rloo controls": Job(_rloo(f"{MODEL}.controls", "{updates: 2, entropy_bonus: 0.01, non_finite: drop}")),
-    "rloo truncated": Job(_rloo(f"{POLICY}.sampling.top_k", "20", f"{POLICY}.sampling.top_p", "0.9")),
-    "rloo kl": Job(_rloo(f"{MODEL}.kl", "{beta: 0.05, target: 0.5, refresh_every: 1}")),
+    "rloo, older processor, kl target and refresh": Job(
+        _rloo(*_LEAN, f"{MODEL}.kl", "{beta: 0.05, target: 0.5, refresh_every: 1}"), with_older_processor=True
+    ),
+    "rloo, bf16-mixed, top-k and top-p": Job(
+        _rloo(
+            *(*_LEAN, *_mixed("bf16-mixed"), f"{POLICY}.dtype", "bfloat16", f"{POLICY}.sampling.top_k", "20"),
+            *(f"{POLICY}.sampling.top_p", "0.9"),
+        )
+    ),
+    "rloo, 16-mixed": Job(_rloo(*_LEAN, *_mixed("16-mixed")), needs_float64=True),  # of PyTorch's scaler of gradients
+    "rloo, bf16-true": Job(_rloo(*_LEAN, "--trainer.precision", "bf16-true")),
+    "rloo, all weights, checkpointing, one completion at once": Job(
+        _rloo(
+            *(*_LEAN, "--config", "all_weights.yaml", f"{POLICY}.gradient_checkpointing", "true"),
+            *(f"{POLICY}.completions_at_once", "1"),
+        )
+    ),
+    "rloo, two updates, entropy bonus, rewards dropped": Job(
+        _rloo(*_LEAN, f"{MODEL}.controls", "{updates: 2, entropy_bonus: 0.01, non_finite: drop}")
+    ),
 }
 STAGES: Final = {
     "action_sft": Job(_fit("action_sft")),
     "two_stage": Job(_fit("two_stage")),
     "two_stage test": Job(_again("test", "two_stage")),
-    "two_stage predict": Job(_again("predict", "two_stage")),
+    "two_stage predict": Job(_again("predict", "two_stage", *_FEW)),
     "toy_sft": Job(_fit("toy_sft", *_TOY)),
     "toy_a2c": Job(_fit("toy_a2c", *_TOY, *_FEW_TOKENS, f"{POLICY}.model", "embedded/vlm")),
     "pretrain_vlm": Job(_fit("pretrain_vlm", *_FEW_TOKENS, f"{POLICY}.model", "embedded/vlm")),
@@ -99,7 +119,7 @@ STAGES: Final = {
     "clip_reward": Job(_fit("clip_reward")),
     "clip_reward test": Job(_again("test", "clip_reward")),
     "clip_reward export": Job(["export", "logs/clip_reward/version_0", "exported-clip", "--num_scenes", "1"]),
-    "clip_reward bf16-true": Job(_fit("clip_reward", "--trainer.precision", "bf16-true")),
+    "clip_reward, bf16-true": Job(_fit("clip_reward", "--trainer.precision", "bf16-true")),
     "audit": Job(["audit", "--reward", "embedded/clip-reward", "--root", "drawn", "--num_scenes", "8"]),
 }
 
@@ -139,13 +159,17 @@ def _run(job: Job) -> dict[str, Any]:
 
 def _all(names: list[str]) -> None:
     import accelerator  # noqa: F401
+    from pixels import compare
 
     from lvad.data.synthetic import write_synthetic
 
     write_synthetic(Path("drawn"), num_train=16, num_val=8, num_test=8, progress=False)
     Path("all_weights.yaml").write_text(_ALL_WEIGHTS)
-    done = {}
+    done: dict[str, Any] = {}
     for name in names:
+        if name == PIXELS:
+            done[name] = [compare(older_processor, older) for older in (False, True)]
+            continue
         done[name] = _run((RLOO | STAGES)[name])
         print(f"{done[name]['seconds']:6.1f} s  {name}: {done[name]['code']}", file=sys.__stdout__, flush=True)
     Path("jobs.json").write_text(json.dumps(done))

@@ -1,17 +1,39 @@
-"""Frames that need resizing, on the host and on the test device, by each image processor that transformers may take.
+"""Frames that need resizing, on the host and on the test device."""
 
-    python tests/device/pixels.py FOLDER
-
-writes ``pixels.json``: per processor the largest differences of pixels and of visual tokens, and their spread.
-"""
-
-import json
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def compare(chosen: Callable[[bool], AbstractContextManager[None]], with_older: bool) -> dict[str, Any]:
+    """The largest differences between all on the host and all on the device.
+
+    Args:
+        chosen: lets transformers choose the image processor.
+        with_older: that of PIL.
+
+    Returns:
+        ``processor``, its class; ``pixels`` and ``tokens``, the largest differences of what the tower is given and of
+        what it gives; their spread on the host as ``..._spread``. In place of these an ``error``.
+    """
+    import backend
+
+    from lvad.policy import HFPolicy
+
+    with chosen(with_older):
+        policy = HFPolicy()
+    frames = torch.randint(0, 256, (1, 3, 180, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found: dict[str, Any] = {"processor": type(policy.processor.image_processor).__name__}
+    try:
+        host, device = (_seen(policy, frames, device) for device in (torch.device("cpu"), backend.DEVICE))
+    except TypeError as error:
+        return found | {"error": str(error)}
+    for name, here, there in zip(("pixels", "tokens"), host, device, strict=True):
+        found |= {name: (here - there).abs().max().item(), f"{name}_spread": here.std().item()}
+    return found
 
 
 def _seen(policy: Any, frames: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -22,37 +44,9 @@ def _seen(policy: Any, frames: Tensor, device: torch.device) -> tuple[Tensor, Te
         pixels.append(kwargs["pixel_values"].detach().cpu())
 
     policy.to(device)
+    policy._eyes._keeps = False  # what one device saw is not to be looked up for the other
     hook = policy.vlm.model.vision_model.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
         (tokens,) = policy._eyes.look(policy.vlm, [frames.to(device)])
     hook.remove()
     return torch.cat(pixels), tokens.cpu()
-
-
-def compare(with_older: bool) -> dict[str, Any]:
-    """Differences between frames and model on the host, and both on the device."""
-    import backend
-    from jobs import older_processor
-
-    from lvad.policy import HFPolicy, VisionCache
-
-    with older_processor(with_older):
-        policy = HFPolicy(vision_cache=VisionCache(memory_mb=0))
-    frames = torch.randint(0, 256, (1, 3, 180, 320), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found: dict[str, Any] = {"processor": type(policy.processor.image_processor).__name__}
-    try:
-        (pixels, tokens), (device_pixels, device_tokens) = (
-            _seen(policy, frames, device) for device in (torch.device("cpu"), backend.DEVICE)
-        )
-    except TypeError as error:
-        return found | {"error": str(error)}
-    return found | {
-        "pixels": (pixels - device_pixels).abs().max().item(),
-        "pixels_spread": pixels.std().item(),
-        "tokens": (tokens - device_tokens).abs().max().item(),
-        "tokens_spread": tokens.std().item(),
-    }
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1], "pixels.json").write_text(json.dumps([compare(older) for older in (False, True)]))

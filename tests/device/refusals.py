@@ -18,7 +18,8 @@ from torch import nn
 # x and i lie on the device, h and j on the host; d is the device.
 REFUSED: Final = (
     "x.numpy()", "np.asarray(x)", "memoryview(x)", "x.pin_memory()",
-    "x + h", "x @ h.T", "torch.cat([x, h])", "torch.cat([x, torch.tensor(1.0)[None]])", "torch.stack([x[0, 0], h[0, 0]])",
+    "x + h", "x @ h.T", "torch.cat([x, h])", "torch.cat([x, torch.tensor(1.0)[None]])",
+    "torch.stack([x[0, 0], h[0, 0]])",
     "torch.where(x > 0, x, h)", "torch.lerp(x, h, 0.5)", "torch.equal(x, h)", "torch.allclose(x, h)",
     "torch.logaddexp(x, h)", "torch.isin(x, h)", "torch.einsum('ij,ij->i', x, h)", "torch.dot(x[0], h[0])",
     "x.clamp(min=h)", "x.masked_fill(h > 0, 0)", "x.masked_scatter(x > 0, h)", "x.copy_(h[:2])",
@@ -30,13 +31,16 @@ REFUSED: Final = (
     "torch.rand(3, device=d, generator=torch.Generator())", "torch.rand(3, generator=torch.Generator(d))",
     "torch.randperm(5, device=d, generator=torch.Generator())",
     "torch.multinomial(x.abs(), 1, generator=torch.Generator())", "x.normal_(generator=torch.Generator())",
-    "x.double()", "torch.zeros(2, dtype=torch.float64, device=d)", "h.double().to(d)", "torch.tensor(np.ones(2), device=d)",
+    "x.double()", "torch.zeros(2, dtype=torch.float64, device=d)", "h.double().to(d)",
+    "torch.tensor(np.ones(2), device=d)",
 )  # fmt: skip
 TAKEN: Final = (
     "(x + torch.tensor(1.0)).tolist() == (h + 1).tolist()", "x[torch.tensor([0, 2])].tolist() == h[[0, 2]].tolist()",
     "x[h[:, 0] > 0].tolist() == h[h[:, 0] > 0].tolist()", "x[x > 0].tolist() == h[h > 0].tolist()",
-    "x.masked_fill(x > 0, 0.0).tolist() == h.masked_fill(h > 0, 0.0).tolist()", "int((x > 0).sum()) == int((h > 0).sum())",
-    "h.to(d).cpu().equal(h)", "(2.0 * i).dtype == torch.float32", "torch.rand(2, generator=torch.Generator(d), device=d).is_testdevice",
+    "x.masked_fill(x > 0, 0.0).tolist() == h.masked_fill(h > 0, 0.0).tolist()",
+    "int((x > 0).sum()) == int((h > 0).sum())",
+    "h.to(d).cpu().equal(h)", "(2.0 * i).dtype == torch.float32",
+    "torch.rand(2, generator=torch.Generator(d), device=d).is_testdevice",
     "torch.accelerator.current_accelerator().type == 'testdevice'", "same_training()", "saved_and_loaded()", "seeded()",
     "in_autocast() == torch.bfloat16",
 )  # fmt: skip
