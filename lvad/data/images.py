@@ -111,7 +111,7 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
                 plain_file(Path(path))
             with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
                 # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
-                opened.draft("RGB", _reduced_size(opened.size, image_size_px))
+                opened.draft("RGB", reduced_size(opened.size, image_size_px))
                 ImageOps.exif_transpose(opened, in_place=True)
                 image = to_rgb(opened)
     except FileNotFoundError as error:
@@ -120,7 +120,7 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
     except Exception as error:
         problem = f"image cannot be decoded ({type(error).__name__}: {error})"
         raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error
-    size = _reduced_size(image.size, image_size_px)
+    size = reduced_size(image.size, image_size_px)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
@@ -143,7 +143,8 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _reduced_size(size: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
+def reduced_size(size: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
+    """Width and height of a picture whose longest edge is at most so many pixels; None leaves it as it is."""
     longest = max(size)
     if longest_px is None or longest <= longest_px:
         return size

@@ -28,7 +28,7 @@ class Plan(Callback):
     training step.
 
     Args:
-        preflight: try the worst batch: most frames, largest pictures, every completion as long as it may be.
+        preflight: try the worst batch: the longest prompts, every completion as long as it may be.
     """
 
     def __init__(self, preflight: bool = True) -> None:
@@ -45,7 +45,7 @@ class Plan(Callback):
         if not isinstance(data, BDDOIADataModule):
             return  # somebody's own loader: what it will give is not known
         tried, is_shared = None, not _can_be_tried(trainer)
-        batch = worst_batch(data) if self.preflight and not is_shared else None
+        batch = worst_batch(data, getattr(pl_module, "policy", None)) if self.preflight and not is_shared else None
         if batch is not None:
             tried = try_step(trainer, pl_module, batch, room_bytes(trainer, pl_module))
         self.rows = [

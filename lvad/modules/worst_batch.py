@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.images import reduced_size
 from lvad.modules.kl_control import KLControl
 from lvad.ops import kept_random_state
+from lvad.policy.tokens import PromptIds
 from lvad.types import Batch, Prefix, Rollouts, Scene
 
 _LOOKED_AT: Final = 512
@@ -47,23 +49,43 @@ class _Seen:
     completion_tokens = 0
 
 
-def worst_scenes(scenes: Sequence[Scene], num_frames: int, count: int) -> list[Scene]:
-    """The scenes with the most frames, among them those with the largest pictures, then with the longest answers.
+def worst_scenes(
+    scenes: Sequence[Scene],
+    num_frames: int,
+    count: int,
+    image_size_px: int | None = None,
+    frame_tokens: Callable[[int, int], int] | None = None,
+) -> list[Scene]:
+    """The scenes with the most tokens of frames, then the most frames, the largest pictures, the longest answers.
 
     Args:
         scenes: to choose from; the pictures of some hundreds of them, evenly spaced, are measured.
         num_frames: M, the most frames of a scene that are shown.
         count: how many.
+        image_size_px: longest edge of a frame after reduction.
+        frame_tokens: of a frame of a height and a width; None where no policy tells, and frames come first.
     """
-    most = max(min(len(scene.frames), num_frames) for scene in scenes)
-    longest = [scene for scene in scenes if min(len(scene.frames), num_frames) == most]
-    looked_at = longest[:: max(1, len(longest) // _LOOKED_AT)]
-    worst = sorted(looked_at, key=lambda scene: (_num_pixels(scene), sum(scene.reasons or ())), reverse=True)[:count]
+    shown = [min(len(scene.frames), num_frames) for scene in scenes]
+    longest = [scene for scene, frames in zip(scenes, shown, strict=True) if frames == max(shown)]
+    # Fewer frames that are cut into more tiles can be more tokens.
+    others = [scene for scene, frames in zip(scenes, shown, strict=True) if frames < max(shown) and frame_tokens]
+    looked_at = [scene for some in (longest, others) for scene in some[:: max(1, len(some) // _LOOKED_AT)]]
+
+    def cost(scene: Scene) -> tuple[int, ...]:
+        frames, (width, height) = min(len(scene.frames), num_frames), _size(scene, image_size_px)
+        tokens = frames * frame_tokens(height, width) if frame_tokens and width else 0
+        return tokens, frames, width * height, sum(scene.reasons or ())
+
+    worst = sorted(looked_at, key=cost, reverse=True)[:count]
     return [*worst, *(scene for scene in scenes if scene not in worst)][:count]
 
 
-def worst_batch(data: BDDOIADataModule) -> Batch | None:
+def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
     """As many scenes as a training step sees on one device; None where there are none at all.
+
+    Args:
+        data: after its setup.
+        policy: that will see them, if there is one; an ``HFPolicy`` tells which scenes make the longest prompts.
 
     Raises:
         DataError: if a frame cannot be read.
@@ -71,7 +93,8 @@ def worst_batch(data: BDDOIADataModule) -> Batch | None:
     scenes = data.scenes["train"] or data.scenes["val"]  # a stream lists no training scenes
     if not scenes:
         return None
-    chosen = worst_scenes(scenes, data.num_frames, data.batch_size)
+    frame_tokens = getattr(getattr(policy, "prompt_ids", None), "frame_tokens", None)
+    chosen = worst_scenes(scenes, data.num_frames, data.batch_size, data.image_size_px, frame_tokens)
     return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen])
 
 
@@ -114,12 +137,13 @@ def longest_completion(policy: Any) -> int | None:
     return getattr(getattr(policy, "sampling", None), "max_new_tokens", None)
 
 
-def _num_pixels(scene: Scene) -> int:
+def _size(scene: Scene, image_size_px: int | None) -> tuple[int, int]:
+    """Width and height of its last frame."""
     try:
         with Image.open(scene.frames[-1]) as picture:
-            return picture.width * picture.height
+            return reduced_size(picture.size, image_size_px)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, IndexError):
-        return 0  # decoding it says what is wrong
+        return 0, 0  # decoding it says what is wrong
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -129,18 +153,24 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
     policy, size = getattr(module, "policy", None), len(batch.ids)
     tall, wide = max(tuple(frames.shape[-2:]) for frames in batch.frames)
-    helps = []
+    prompt_ids: PromptIds | None = getattr(policy, "prompt_ids", None)
+    helps = [f"policy {fewer}" for fewer in prompt_ids.tiling.fewer_tiles(tall, wide)] if prompt_ids else []
     if size > 1 and getattr(getattr(module, "controls", None), "updates", 1) == 1:
         helps.append(f"data.batch_size {size // 2} with trainer.accumulate_grad_batches doubled")
     if policy is not None and getattr(policy, "completions_at_once", 1) is None:
         helps.append("policy completions_at_once 2")
     if policy is not None and not getattr(getattr(policy, "vlm", None), "is_gradient_checkpointing", True):
         helps.append("policy gradient_checkpointing true")
-    helps += ["a smaller data.image_size_px or data.num_frames"]
+    tokens = prompt_ids and prompt_ids.frame_tokens
+    # Most processors scale every frame to one size, whatever it was reduced to.
+    if tokens is None or tokens(tall, wide) > tokens(-(-tall // 2), -(-wide // 2)):
+        helps.append("a smaller data.image_size_px")
+    if max(map(len, batch.frames)) > 1:
+        helps.append("a smaller data.num_frames")
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"the worst batch does not fit into memory ({size} scenes of up to {max(map(len, batch.frames))} frames of "
-        f"{wide}x{tall}): {said}; what helps: {'; '.join(helps)}"
+        f"{wide}x{tall}): {said}; what helps: {'; '.join(helps or ['see docs/scale.md'])}"
     )
 
 

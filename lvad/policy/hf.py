@@ -81,7 +81,7 @@ class HFPolicy(HasReference):
         self.processor.tokenizer.padding_side = "right"
         images.apply(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
-        self._prompt_ids, self._eyes = PromptIds(self.processor), Eyes(self.processor, vision_cache)
+        self.prompt_ids, self._eyes = PromptIds(self.processor), Eyes(self.processor, vision_cache)
         if freeze_vision:
             vlm.model.vision_model.requires_grad_(False)
             vlm.model.connector.requires_grad_(False)
@@ -120,10 +120,6 @@ class HFPolicy(HasReference):
         """D of ``states``."""
         return self.vlm.config.text_config.hidden_size
 
-    def frame_tokens(self, height: int, width: int) -> int:
-        """Tokens of the prompt that a frame of this size becomes."""
-        return len(self._prompt_ids.image(height, width))
-
     def states(self, prefix: Prefix) -> Tensor:
         """float[B, D], the last hidden state of each prompt, which has attended to all of it; without gradient."""
         return _trunk(prefix).last.detach()
@@ -140,7 +136,7 @@ class HFPolicy(HasReference):
         """
         vlm = self.vlm
         prompts = [
-            self._prompt_ids(query, frames)
+            self.prompt_ids(query, frames)
             for query, frames in zip(queries or [self.prompts.describe] * len(batch.ids), batch.frames, strict=True)
         ]
         features = self._eyes.look(vlm, batch.frames)

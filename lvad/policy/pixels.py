@@ -6,7 +6,7 @@ are normalised. All frames of one size go through together, in a few dozen opera
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -116,6 +116,19 @@ class Tiling:
         height, width = self._sizes(height, width)[-1]
         rows, columns = height // self.tile_px, width // self.tile_px
         return (0, 0) if rows * columns == 1 else (rows, columns)
+
+    def num_tiles(self, height: int, width: int) -> int:
+        """Of a frame: what it is cut into, and the whole of it."""
+        rows, columns = self.grid(height, width)
+        return rows * columns + 1
+
+    def fewer_tiles(self, height: int, width: int) -> list[str]:
+        """Settings of ``Images`` that make fewer tiles of a frame, the mildest first, each with their number."""
+        now, px = self.num_tiles(height, width), self.tile_px
+        edges = range(px * (max(self._sizes(height, width)[-1]) // px - 1), px, -px)
+        fewer = [(edge, replace(self, longest_edge_px=edge).num_tiles(height, width)) for edge in edges]
+        settings = [f"images.longest_edge_px {edge} ({tiles} tiles a frame)" for edge, tiles in fewer if tiles < now]
+        return [*settings[:1], "images.splitting false (1 tile a frame)"] if now > 1 else []
 
     def tiles(self, frames: Tensor) -> Tensor:
         """Scale frames of one size and cut them.

@@ -11,7 +11,7 @@ twice as much height as width; what overshoots is then clipped at another time, 
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Final, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ _BLOCK: Final = 16
 """Outputs side by side that share a window of inputs: more multiply more zeros, fewer are slow products."""
 _DIGITS: Final = 3
 _MOST_TERMS: Final = 512  # of one sum, see ``_bands``
-_CPU_VALUES_AT_ONCE: Final = 2**19  # of sums: what fits the cache of a core
+_CPU_VALUES_AT_ONCE: Final = 2**18  # of sums: what fits the cache of a core
 _DEVICE_VALUES_AT_ONCE: Final = 2**27  # half a gigabyte
 
 
@@ -77,14 +77,15 @@ def resize(images: Tensor, height: int, width: int, resample: int) -> Tensor:
         uint8[N, C, height, width].
     """
     number, channels, rows, columns = images.shape
-    images = images.flatten(0, 1)
     if columns != width:
-        by_column = images.permute(2, 0, 1).reshape(columns, -1)
-        images = _pass(by_column, width, resample).view(width, -1, rows).permute(1, 2, 0)
+        # As a matrix: a core turns that over in blocks, and anything of three dimensions byte by byte.
+        by_column = images.reshape(-1, columns).t().contiguous()
+        images = _pass(by_column, width, resample).t().contiguous()
+    images = images.reshape(-1, rows, width)
     if rows != height:
         by_row = images.transpose(0, 1).reshape(rows, -1)
         images = _pass(by_row, height, resample).view(height, -1, width).transpose(0, 1)
-    return images.unflatten(0, (number, channels))
+    return images.reshape(number, channels, height, width)
 
 
 def _pass(values: Tensor, length: int, resample: int) -> Tensor:
@@ -99,8 +100,8 @@ def _pass(values: Tensor, length: int, resample: int) -> Tensor:
         for part in values.split(max(1, most // (blocks * sums)), 1):
             seen = part.index_select(0, bands.inputs).float().view(blocks, window, -1)
             products = zip(bands.digits.split(_MOST_TERMS, 2), seen.split(_MOST_TERMS, 1), strict=True)
-            low, middle, high = sum(torch.bmm(*pair).int() for pair in products).chunk(_DIGITS, 1)
-            total = low.add(middle, alpha=2**8).add_(high, alpha=2**16).add_(2 ** (_BITS - 1))
+            low, middle, high = reduce(torch.add, (torch.bmm(*pair).int() for pair in products)).chunk(_DIGITS, 1)
+            total = middle.add_(high, alpha=2**8).mul_(2**8).add_(low).add_(2 ** (_BITS - 1))
             parts.append(total.bitwise_right_shift_(_BITS).clamp_(0, 255).byte().flatten(0, 1)[:length])
     return torch.cat(parts, 1)
 

@@ -30,7 +30,7 @@ class PromptIds:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._tiling = Tiling.of(processor.image_processor)
+        self.tiling = Tiling.of(processor.image_processor)
         self._of_grid: dict[tuple[int, int], list[int]] = {}
 
     def __call__(self, query: str, frames: Tensor) -> Tensor:
@@ -45,14 +45,17 @@ class PromptIds:
         for token in self._processor.tokenizer(text)["input_ids"]:
             is_image = token == self._processor.image_token_id
             num_images += is_image
-            ids += self.image(frames.shape[2], frames.shape[3]) if is_image else [token]
+            ids += self._image(frames.shape[2], frames.shape[3]) if is_image else [token]
         if num_images != len(frames):
             raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
         return torch.tensor(ids)
 
-    def image(self, height: int, width: int) -> list[int]:
-        """The ids that stand for a frame of this size."""
-        grid = self._tiling.grid(height, width)
+    def frame_tokens(self, height: int, width: int) -> int:
+        """How many tokens of the prompt a frame of this size is."""
+        return len(self._image(height, width))
+
+    def _image(self, height: int, width: int) -> list[int]:
+        grid = self.tiling.grid(height, width)
         if grid not in self._of_grid:
             blank = torch.zeros(3, height, width, dtype=torch.uint8)
             token = self._processor.image_token
