@@ -141,8 +141,10 @@ def write_video(path, pictures, fps=1):
         container.mux(stream.encode())
 
 
-@pytest.mark.parametrize(("source", "num_scenes"), [("street.png", 1), ("frames", 3), ("drive.mp4", 3)])
-def test_predict_describes_a_picture_a_folder_and_a_video(finished_run, tmp_path, monkeypatch, source, num_scenes):
+@pytest.mark.parametrize(("source", "num_scenes"), [("street.png", 1), ("frames", 4), ("drive.mp4", 4)])
+def test_predict_describes_a_picture_a_folder_and_a_video(
+    finished_run, tmp_path, monkeypatch, source, num_scenes, capsys
+):
     cwd, _ = finished_run
     pictures = sorted((cwd / "drawn/data").glob("*.jpg"))[:4]
     Image.open(pictures[0]).save(tmp_path / "street.png")
@@ -154,9 +156,52 @@ def test_predict_describes_a_picture_a_folder_and_a_video(finished_run, tmp_path
     monkeypatch.chdir(cwd)
     assert main(["predict", str(tmp_path / source), "--predictions.folder", str(tmp_path / "out")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert len(rows) == num_scenes  # windows of two frames
+    assert len(rows) == num_scenes  # one that ends at each frame
+    said = capsys.readouterr().out
+    assert all(f"{row['id']}: {row['description']}" in said for row in rows)
     assert all(len(row["description"].split()) > 2 for row in rows)
     assert len(list((tmp_path / "out/pictures").iterdir())) == num_scenes
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_described(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    """With the configuration beside the checkpoint, from anywhere, and what was predicted before is kept."""
+    cwd, _ = finished_run
+    (tmp_path / "frames").mkdir()
+    for i, picture in enumerate(sorted((cwd / "drawn/data").glob("*.jpg"))[:4]):
+        content = picture.read_bytes()
+        (tmp_path / f"frames/f{i}.jpg").write_bytes(content[: len(content) // 2] if i == 1 else content)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = cwd / "logs/rloo/version_0/checkpoints/best.ckpt"
+    for folder in ("seen", "seen_1"):
+        assert main(["predict", "--ckpt_path", str(checkpoint), "--out", "seen", "frames"]) == 1
+        rows = [json.loads(line) for line in Path(folder, "predictions.jsonl").read_text().splitlines()]
+        assert [(row["id"], len(row["frames"])) for row in rows] == [("f0", 1), ("f2", 1), ("f3", 2)]
+        said = capsys.readouterr()
+        assert "left out: frames/f1.jpg: image cannot be decoded" in said.err
+        assert "1 pictures, videos or rows cannot be used, named above; the predictions of the 3 other" in said.err
+        assert f"scenes are in {folder}" in said.err
+        assert f"f2: {rows[1]['description']}" in said.out
+    before = sorted(Path("seen").rglob("*"))
+    (tmp_path / "frames/f0.jpg").write_bytes(b"")
+    assert main(["predict", "frames/f0.jpg", "--ckpt_path", str(checkpoint), "--out", "none"]) == 1
+    assert "lvad: error: frames/f0.jpg: image cannot be decoded" in capsys.readouterr().err
+    assert not Path("none").exists()
+    assert sorted(Path("seen").rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict", "fit"])
+def test_the_checkpoint_of_other_adapters_is_refused_by_name(finished_run, monkeypatch, capsys, command):
+    cwd, _ = finished_run
+    monkeypatch.chdir(cwd)
+    folder = "logs/rloo/version_0"
+    given = ["--config", f"{folder}/config.yaml", "--ckpt_path", f"{folder}/checkpoints/best.ckpt"]
+    more = ["--trainer.logger", "false", "--trainer.max_epochs", "2"] if command == "fit" else []
+    assert main([command, *given, *more, "--model.policy.lora.rank", "3"]) == 1
+    said = capsys.readouterr().err
+    assert f"{folder}/checkpoints/best.ckpt: holds" in said
+    assert "weights of another shape: policy." in said
 
 
 def test_a_run_can_be_continued(finished_run):

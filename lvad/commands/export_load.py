@@ -20,7 +20,7 @@ from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
 from lvad.data.records import DataError
 from lvad.data.synthetic import draw_scene, render
-from lvad.modules.common import keep_trained_weights
+from lvad.modules.common import check_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint
 
 BEST, LAST = "best", "last"
@@ -146,18 +146,12 @@ def _base_name(config: dict[str, Any]) -> str:
 
 
 def _load(module: LightningModule, state: dict[str, Tensor], path: Path) -> None:
-    trained: dict[str, Any] = {"state_dict": module.state_dict()}
-    keep_trained_weights(trained, module)
-    remedy = "take the checkpoint and the configuration of one and the same run"
-    if missing := sorted(trained["state_dict"].keys() - state.keys()):
-        raise DataError.at(path, "", f"lacks {len(missing)} weights that the run trains: {missing[:3]}", remedy)
+    check_trained_weights(state, module, path)
     try:
-        unexpected = module.load_state_dict(state, strict=False).unexpected_keys
-    except RuntimeError as error:  # weights of another shape
+        module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a tensor of another kind
+        remedy = "take the checkpoint and the configuration of one and the same run"
         raise DataError.at(path, "", " ".join(str(error).split())[:200], remedy) from error
-    if unexpected:
-        problem = f"holds {len(unexpected)} weights that the run's module lacks: {unexpected[:3]}"
-        raise DataError.at(path, "", problem, remedy)
 
 
 def _drawn(data: Any, count: int) -> list[Tensor]:

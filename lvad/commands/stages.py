@@ -1,6 +1,5 @@
 """``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
 
-import itertools
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers.utils import logging as transformers_logging
 
-from lvad.assets import resolve_config
+from lvad.commands.arguments import complete
 from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.configured import Configured
@@ -22,7 +21,6 @@ from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.commands.resume import LAST, go_on, runs_of
 from lvad.commands.run_folder import trainer_root
 from lvad.commands.signals import Stopped, StopSignals
-from lvad.commands.yaml_files import read_yaml
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.plan import Plan
@@ -32,7 +30,6 @@ from lvad.modules.worst_batch import DoesNotFit
 from lvad.report.alarms import Alarms
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
-from lvad.report.runs import LOGS, best_checkpoint, newest_run
 from lvad.report.summary import scores_text
 
 # Said by the libraries at every start, true by design here, and of no use to whoever runs lvad.
@@ -140,6 +137,24 @@ class StageCLI(LightningCLI):
         scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         print(scores_text(scores, getattr(self.model, "report", [])))
 
+    def after_predict(self) -> None:
+        """End with what could not be read.
+
+        Raises:
+            DataError: if there is any; the other predictions are written.
+        """
+        reading = self.datamodule.predicted
+        if reading is None or not reading.errors:
+            return
+        if self.trainer.is_global_zero:
+            for error in reading.errors:
+                print(f"left out: {error}", file=sys.stderr)
+        writer = self._get(self.config_init, "predictions")
+        raise DataError(
+            f"{len(reading.errors)} pictures, videos or rows cannot be used, named above; "
+            f"the predictions of the {len(reading.scenes)} other scenes are in {writer.written}"
+        )
+
 
 class SaveConfig(SaveConfigCallback):
     """Saves the configuration when training starts: one that was refused before never ran."""
@@ -181,7 +196,7 @@ def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        args: what follows it; ``test`` without arguments and ``predict PATH`` are completed from the newest run.
+        args: what follows it, completed by ``lvad.commands.arguments``.
         stop: the signals that the process receives.
 
     Returns:
@@ -191,68 +206,10 @@ def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
         warnings.filterwarnings("ignore", message)
     transformers_logging.disable_progress_bar()
     try:
-        make_cli(_find_configs(_complete(command, args)), command, stop)
+        make_cli(complete(command, args), command, stop)
     except SIGTERMException:  # by which Lightning's loops end
         raise Stopped(stop.code) from None
     except (DataError, RewardRefused, DoesNotFit, FileNotFoundError, ArgumentError) as error:
         print(f"lvad: error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _complete(command: str, args: list[str]) -> list[str]:
-    if command == "test" and not _names_config(args) and "--help" not in args and "-h" not in args:
-        return [*_newest(), *args]
-    if command == "predict" and args and not args[0].startswith("-"):
-        source = [] if _names_config(args) else _newest_or_start()
-        configs, rest = _split_configs(args[1:])  # what stands before a file is overridden by it
-        return [*source, *configs, "--data.format", "frames", "--data.root", args[0], *rest]
-    return args
-
-
-def _split_configs(args: list[str]) -> tuple[list[str], list[str]]:
-    configs, rest = [], []
-    waiting = iter(args)
-    for arg in waiting:
-        if arg in ("--config", "-c"):
-            configs += [arg, *itertools.islice(waiting, 1)]
-        else:
-            (configs if arg.startswith("--config=") else rest).append(arg)
-    return configs, rest
-
-
-def _names_config(args: list[str]) -> bool:
-    return any(a in ("--config", "-c") or a.startswith("--config=") for a in args)
-
-
-def _newest() -> list[str]:
-    run = newest_run(LOGS)
-    checkpoint = best_checkpoint(run)
-    print(f"lvad: run {run}, checkpoint {checkpoint.name}")
-    return ["--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint)]
-
-
-def _newest_or_start() -> list[str]:
-    try:
-        return _newest()
-    except FileNotFoundError:
-        print("lvad: no run under logs/ yet: describing with the embedded model as it ships")
-        return ["--config", "configs/rloo.yaml"]
-
-
-def _find_configs(args: list[str]) -> list[str]:
-    """Replace ``--config NAME`` by the shipped file of that name where there is none here."""
-    found = list(args)
-    for i, arg in enumerate(args):
-        if arg in ("--config", "-c") and i + 1 < len(args):
-            found[i + 1] = _checked(args[i + 1])
-        elif arg.startswith("--config="):
-            found[i] = f"--config={_checked(arg.removeprefix('--config='))}"
-    return found
-
-
-def _checked(name: str) -> str:
-    """The path of a configuration that the parser, which has no bounds, can be given."""
-    path = resolve_config(name)
-    read_yaml(path)
-    return str(path)

@@ -29,7 +29,7 @@ from lvad.modules.answering import (
     training_labels,
 )
 from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
-from lvad.modules.common import Shardable, frozen, keep_trained_weights, make_optimizer
+from lvad.modules.common import Shardable, check_checkpoint_of, frozen, keep_trained_weights, make_optimizer
 from lvad.modules.describing import Describer, Description
 from lvad.modules.label_texts import Target, draw_captions, label_texts, mean_tokens
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
@@ -178,7 +178,8 @@ class ActionSFT(Shardable):
         checkpoint["descriptions"] = self.describer.known
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the descriptions back: made again in other batches they might differ."""
+        """Look the weights over; take the descriptions back: made again in other batches they might differ."""
+        check_checkpoint_of(self, checkpoint)
         self.describer.known = checkpoint.get("descriptions", {})
 
     def export(self, folder: Path) -> None:

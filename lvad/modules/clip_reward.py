@@ -25,7 +25,7 @@ from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
 from lvad.modules.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.modules.clip_similarity import Similarity, between, blended, calibrate, probability
-from lvad.modules.common import keep_trained_weights, make_optimizer
+from lvad.modules.common import check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.ops import on_host
 from lvad.rewards.clip import CLIP
 from lvad.types import Batch, Decisions, Table
@@ -169,6 +169,10 @@ class CLIPReward(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone, and what validation fitted."""
         keep_trained_weights(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Look the weights over."""
+        check_checkpoint_of(self, checkpoint)
 
     def export(self, folder: Path) -> None:
         """Write the tuned CLIP as a folder that plain open_clip loads."""

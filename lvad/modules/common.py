@@ -1,10 +1,13 @@
 """What the stages share: what is optimised, what a resume checkpoint holds, how weights are shared out over devices."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from lvad.data.records import DataError
@@ -23,10 +26,15 @@ class Shardable(LightningModule):
         """Share the weights out where the strategy, Lightning's ``ModelParallelStrategy``, has a mesh of devices.
 
         Raises:
-            DataError: for a trained weight that is a single number, which cannot be shared out.
+            DataError: for a trained weight that is a single number, which cannot be shared out, or a checkpoint with
+                the weights of another model.
         """
         if self.device_mesh is None or isinstance(self, FSDPModule):
             return
+        if self.trainer.ckpt_path is not None and Path(self.trainer.ckpt_path).is_file():
+            # The strategy loads it into the shares, and tells nobody what is missing.
+            content = torch.load(self.trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
+            check_checkpoint_of(self, content)
         numbers = {name: p for name, p in self.named_parameters() if p.dim() == 0}
         if trained := [name for name, p in numbers.items() if p.requires_grad]:
             raise DataError(
@@ -98,13 +106,56 @@ def keep_trained_weights(checkpoint: dict[str, Any], module: nn.Module) -> None:
 
     What is trained stays, and the buffers of the module itself and of its parts with ``keeps_buffers``: numbers that
     the run has found. Frozen weights are loaded from the folders that the configuration names, so ``strict_loading``
-    must be off.
+    must be off; ``check_trained_weights`` stands in for it.
     """
+    kept = _kept_names(module)
+    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+
+def check_trained_weights(state: Mapping[str, Tensor], module: nn.Module, path: str | Path | None) -> None:
+    """Refuse the weights of another model: loading would leave what it lacks as it starts, without a word.
+
+    Args:
+        state: what ``keep_trained_weights`` kept.
+        module: what it is loaded into.
+        path: the checkpoint, for the message.
+
+    Raises:
+        DataError: where a trained weight is missing or of another shape, or one is there that is not trained.
+    """
+    own = module.state_dict()
+    wanted = {name: tuple(own[name].shape) for name in _kept_names(module) if name in own}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if lacking := sorted(wanted.keys() - found.keys()):
+        problem = f"lacks {len(lacking)} of the {len(wanted)} weights that this configuration trains: {lacking[:3]}"
+    elif surplus := sorted(found.keys() - wanted.keys()):
+        problem = f"holds {len(surplus)} weights that this configuration does not train: {surplus[:3]}"
+    elif other := sorted(name for name in wanted if wanted[name] != found[name]):
+        shapes = f"{list(found[other[0]])}, this configuration makes it {list(wanted[other[0]])}"
+        problem = f"holds {len(other)} weights of another shape: {other[0]} is {shapes}"
+    else:
+        return
+    remedy = "take the checkpoint and the configuration of one and the same run"
+    raise DataError.at(path or "the checkpoint", "", problem, remedy)
+
+
+def check_checkpoint_of(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """The same for a checkpoint that Lightning loads; a strategy that loads shards has taken its weights out of it.
+
+    Raises:
+        DataError: for the weights of another model.
+    """
+    if "state_dict" in checkpoint:
+        trainer = module._trainer
+        check_trained_weights(checkpoint["state_dict"], module, trainer.ckpt_path if trainer else None)
+
+
+def _kept_names(module: nn.Module) -> set[str]:
     kept = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     for name, part in module.named_modules():
         if part is module or getattr(part, "keeps_buffers", False):
             kept |= {f"{name}.{buffer}".lstrip(".") for buffer, _ in part.named_buffers(recurse=False)}
-    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+    return kept
 
 
 def frozen(judge: object, name: str) -> Any:

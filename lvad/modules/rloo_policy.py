@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lvad.estimators import RLOO, Estimate, Estimator, Judged
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
-from lvad.modules.common import Shardable, frozen, keep_trained_weights, make_optimizer
+from lvad.modules.common import Shardable, check_checkpoint_of, frozen, keep_trained_weights, make_optimizer
 from lvad.modules.controls import Controls
 from lvad.modules.held_out import HeldOut
 from lvad.modules.kl_control import KL, KLControl
@@ -281,7 +281,8 @@ class RLOOPolicy(Shardable):
             checkpoint["kl"] = self.kl.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the reference and the weight of the KL back."""
+        """Look the weights over; take the reference and the weight of the KL back."""
+        check_checkpoint_of(self, checkpoint)
         if self.kl is not None and "kl" in checkpoint:
             self.kl.load_state_dict(checkpoint["kl"])
         if state := checkpoint.get("reference"):

@@ -1,5 +1,6 @@
 """What ``lvad predict`` leaves behind: one JSON line and one annotated picture per scene."""
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from tqdm import tqdm
 
+from lvad.data.records import one_line
 from lvad.report.answer_picture import draw_answer
 from lvad.report.figures import annotate
 from lvad.report.runs import write_whole
@@ -24,29 +27,26 @@ _PICTURE_NAME = re.compile(r"\d+-\d{6,}(-[A-Za-z0-9_-]+)?\.png")  # what picture
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes ``predictions.jsonl`` and ``pictures/`` while predictions come in.
+    """Prints what is said of each scene, and writes ``predictions.jsonl`` and ``pictures/`` meanwhile.
 
     Args:
-        folder: where to; what an earlier call wrote there is replaced, other files stay.
+        folder: where to; where earlier predictions are in it, the first of ``folder_1``, ``folder_2``, ... without any.
         pictures: draw the frames with what is said of them.
     """
 
     def __init__(self, folder: str = "predictions", pictures: bool = True) -> None:
         super().__init__("batch")
-        self.folder = Path(folder)
+        self.folder = folder
         self.pictures = pictures
         self.num_written = 0
+        self.written = Path(folder)
+        """The folder of the latest predictions."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear what an earlier call wrote."""
+        """Choose the folder, and make it."""
         self.num_written = 0
-        if trainer.is_global_zero:
-            # By name: the folder may be somebody's own, with pictures of theirs.
-            pictures = [p for p in self.folder.glob(f"{PICTURES}/*.png") if _PICTURE_NAME.fullmatch(p.name)]
-            for old in [self.folder / ROWS, *self.folder.glob(f"{ROWS}.rank*"), *pictures]:
-                old.unlink(missing_ok=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        trainer.strategy.barrier("predictions cleared")
+        chosen = str(new_folder(Path(self.folder))) if trainer.is_global_zero else ""
+        self.written = Path(trainer.strategy.broadcast(chosen))
 
     def write_on_batch_end(
         self,
@@ -58,10 +58,11 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append a row per scene to this rank's file, and draw it."""
+        """Print each scene, append a row for it to this rank's file, and draw it."""
         # The name of a file may be no UTF-8: a part that cannot be written becomes an escape, as JSON has it.
         with self._part(trainer.global_rank).open("a", encoding="utf-8", errors="backslashreplace") as lines:
             for i, (said, frames) in enumerate(zip(prediction, batch.frames, strict=True)):
+                tqdm.write(prediction_line(said))  # above a progress bar
                 row = answer_row(said) if isinstance(said, AnsweredScene) else description_row(said)
                 if paths := _frame_paths(trainer, batch_indices, i):
                     row["frames"] = paths
@@ -75,24 +76,57 @@ class PredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             parts = [part for rank in range(trainer.world_size) if (part := self._part(rank)).is_file()]
-            write_whole(self.folder / ROWS, "".join(part.read_text(encoding="utf-8") for part in parts))
+            write_whole(self.written / ROWS, "".join(part.read_text(encoding="utf-8") for part in parts))
             for part in parts:
                 part.unlink()
-            rank_zero_info(f"predictions: {self.folder / ROWS}")
+            rank_zero_info(f"predictions: {self.written / ROWS}")
 
     def _draw(self, said: Prediction | AnsweredScene, frames: Tensor, rank: int) -> str:
         path = f"{PICTURES}/{picture_name(said.id, rank, self.num_written)}.png"
-        (self.folder / PICTURES).mkdir(exist_ok=True)
+        (self.written / PICTURES).mkdir(exist_ok=True)
         if isinstance(said, AnsweredScene):
             picture = draw_answer(said, frames)
         else:
             note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
             picture = annotate(frames, [said.description, note])
-        picture.save(self.folder / path)
+        picture.save(self.written / path)
         return path
 
     def _part(self, rank: int) -> Path:
-        return self.folder / f"{ROWS}.rank{rank}"
+        return self.written / f"{ROWS}.rank{rank}"
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder for predictions, or take one without any; earlier ones stay, whoever else predicts meanwhile.
+
+    Returns:
+        ``folder``, or the first of ``folder_1``, ``folder_2``, ... in which there are none.
+    """
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    for number in itertools.count():
+        chosen = folder.with_name(f"{folder.name}_{number}") if number else folder
+        chosen.mkdir(parents=True, exist_ok=True)
+        if _is_drawn_into(chosen):
+            continue
+        try:
+            (chosen / ROWS).open("x", encoding="utf-8").close()
+        except FileExistsError:
+            continue
+        return chosen
+    raise AssertionError("numbers do not end")
+
+
+def _is_drawn_into(folder: Path) -> bool:
+    """Whether there are pictures of earlier predictions, whose rows are gone; other pictures may be anyone's."""
+    return any(_PICTURE_NAME.fullmatch(path.name) for path in folder.glob(f"{PICTURES}/*.png"))
+
+
+def prediction_line(said: Prediction | AnsweredScene) -> str:
+    """What is said of a scene, in one line."""
+    if isinstance(said, AnsweredScene):
+        return one_line(f"{said.id}: {' '.join(part for part in (said.description, said.text) if part)}")
+    reward = "" if said.reward is None else f" (reward {said.reward:.3f})"
+    return one_line(f"{said.id}: {said.description}{reward}")
 
 
 def description_row(said: Prediction) -> dict[str, Any]:

@@ -176,14 +176,21 @@ def test_no_text_takes_long(text: str) -> None:
 def test_the_name_of_a_frame_may_be_no_utf8(tmp_path: Path) -> None:
     scenes = [Scene("a", (Path("\udcff.jpg"),), "")]
     trainer: Any = SimpleNamespace(
-        global_rank=0, is_global_zero=True, world_size=1, strategy=SimpleNamespace(barrier=lambda _: None),
+        global_rank=0, is_global_zero=True, world_size=1,
+        strategy=SimpleNamespace(barrier=lambda _: None, broadcast=str),
         predict_dataloaders=SimpleNamespace(dataset=SimpleNamespace(scenes=scenes)),
     )  # fmt: skip
-    writer, batch, module = PredictionWriter(str(tmp_path), pictures=False), SimpleNamespace(frames=[None]), None
+    writer, batch, module = (
+        PredictionWriter(str(tmp_path / "out"), pictures=False),
+        SimpleNamespace(frames=[None]),
+        None,
+    )
     writer.on_predict_start(trainer, module)
     writer.write_on_batch_end(trainer, module, [Prediction("a", "a bus é", None)], [0], batch, 0, 0)
     writer.on_predict_end(trainer, module)
-    (row,) = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    (row,) = [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert row == {"id": "a", "description": "a bus é", "frames": ["\udcff.jpg"]}
 
 

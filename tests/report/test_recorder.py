@@ -196,37 +196,40 @@ def test_predictions_of_hostile_ids_stay_in_their_folder(tmp_path):
     batch = Batch(ids, frames, none, none, [()] * len(ids), [None] * len(ids))
     loader = DataLoader([batch], batch_size=None)
     writer = PredictionWriter(str(tmp_path / "out"))
-    for _ in range(2):  # a second call replaces the first
+    for _ in range(2):
         Trainer(
             accelerator="cpu", callbacks=[writer], logger=False, enable_progress_bar=False, default_root_dir=tmp_path
         ).predict(Says(), loader, return_predictions=False)
-    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    kept, written = (  # a second call keeps what the first one wrote
+        [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
+        for name in ("out", "out_1")
+    )
+    assert kept == written
     assert [row["id"] for row in written] == ids
     assert written[0]["reward"] == 0.5
     assert "reward" not in written[1]
-    pictures = {(tmp_path / "out" / row["picture"]).resolve() for row in written}
-    assert len(pictures) == len(ids)
-    assert {p.parent for p in pictures} == {tmp_path / "out/pictures"}
-    assert set((tmp_path / "out/pictures").iterdir()) == pictures
+    for name in ("out", "out_1"):
+        pictures = {(tmp_path / name / row["picture"]).resolve() for row in written}
+        assert len(pictures) == len(ids)
+        assert {p.parent for p in pictures} == {tmp_path / name / "pictures"}
+        assert set((tmp_path / name / "pictures").iterdir()) == pictures
 
 
-def test_predictions_name_their_files_and_spare_those_of_others(tmp_path):
-    kept = tmp_path / "pictures/holiday.png"
-    kept.parent.mkdir()
+def test_predictions_name_their_files_and_spare_those_of_others(tmp_path, capsys):
+    kept = tmp_path / "out/pictures/holiday.png"
+    kept.parent.mkdir(parents=True)
     kept.write_text("mine")
-    stale = tmp_path / "pictures/0-000007-old.png"
-    stale.write_text("of an earlier call")
     files = [tmp_path / "a.png", tmp_path / "a.jpg"]  # one id, two scenes
     for file in files:
         Image.new("RGB", (30, 20)).save(file)
     data = SceneDataset([Scene("a", (file,), "") for file in files], num_frames=1)
     Trainer(
-        accelerator="cpu", callbacks=[PredictionWriter(str(tmp_path))], logger=False, enable_progress_bar=False,
+        accelerator="cpu", callbacks=[PredictionWriter(str(tmp_path / "out"))], logger=False, enable_progress_bar=False,
     ).predict(Says(), DataLoader(data, batch_size=1, collate_fn=collate), return_predictions=False)  # fmt: skip
-    written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert [row["frames"] for row in written] == [[str(file)] for file in files]
-    assert kept.exists()
-    assert not stale.exists()
+    assert kept.read_text() == "mine"
+    assert capsys.readouterr().out.count("a: about a (reward 0.500)\n") == 2
 
 
 def test_picture_names_never_collide():
