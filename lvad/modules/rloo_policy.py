@@ -96,6 +96,7 @@ class RLOOPolicy(Shardable):
         self.held_out = HeldOut(frozen(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
         self.answered: list[AnsweredScene] = self.held_out.answered
+        self.scored = self.held_out.scored
         self.shown: list[Tensor] = []
         self.strict_loading = False
         self._update = 0  # of the present rollouts

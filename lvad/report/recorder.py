@@ -179,7 +179,8 @@ class RunRecorder(Callback):
             write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
-        self.closing = closing_line(folder, metrics, test_command(folder) if next_step == TEST else next_step)
+        next_step = test_command(folder) if next_step == TEST else next_step
+        self.closing = closing_line(folder, metrics, next_step, _monitored(trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse test scenes that a stage has seen, and a checkpoint of which nobody knows what it saw."""
@@ -229,11 +230,13 @@ class RunRecorder(Callback):
         _add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})
 
 
-def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
-    """One line: where the run lies, the held-out reward before and after, what to run next."""
-    before, after = metrics.get(f"{HELD_OUT}_start"), metrics.get(HELD_OUT)
-    reward = "" if before is None or after is None else f"; held-out reward {before:.3f} -> {after:.3f}"
-    return f"run: {folder}{reward}; next: {next_step}"
+def closing_line(folder: Path, metrics: dict[str, float], next_step: str, monitored: str | None = None) -> str:
+    """One line: where the run lies, the held-out reward or the monitored score before and after, what to run next."""
+    score = HELD_OUT if HELD_OUT in metrics or monitored is None else monitored
+    name = "held-out reward" if score == HELD_OUT else score
+    values = [metrics[key] for key in (f"{score}_start", score) if metrics.get(key) is not None]
+    said = f"; {name} {' -> '.join(f'{value:.3f}' for value in values)}" if values else ""
+    return f"run: {folder}{said}; next: {next_step}"
 
 
 def _group(trainer: Trainer, prefix: str) -> dict[str, float]:
