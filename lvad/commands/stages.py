@@ -27,6 +27,7 @@ from lvad.data.records import DataError
 from lvad.modules.plan import Plan
 from lvad.modules.step_seeds import StepSeeds
 from lvad.report.alarms import Alarms
+from lvad.report.board import TensorBoard
 from lvad.report.broken import TracebackFile
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
@@ -152,6 +153,12 @@ class SaveConfig(SaveConfigCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save."""
         super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show its values in TensorBoard too."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_configuration(self.config.as_dict())
 
 
 def make_cli(args: list[str], command: str | None = None, stop: StopSignals | None = None) -> StageCLI:

@@ -56,6 +56,7 @@ class CLIPReward(LightningModule):
     share: Tensor
     start_calibration: Tensor
     calibration: Tensor
+    loss_is = "loss: weighted sum in training, binary loss in validation"
     next_step = "lvad audit --reward {folder}, then give that folder to reward.init_args.model of configs/rloo.yaml"
 
     def __init__(

@@ -6,6 +6,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from lvad.data.records import DataError
+from lvad.report.board import tag
 
 
 def read_curves(run: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
@@ -24,7 +25,9 @@ def read_curves(run: Path, names: Sequence[str]) -> dict[str, list[tuple[int, fl
     try:
         events.Reload()
         logged = events.Tags()["scalars"]
-        return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names if name in logged}
+        # By their own names in the events of other loggers than lvad's.
+        found = {name: next((key for key in (tag(name), name) if key in logged), None) for name in names}
+        return {name: [(e.step, e.value) for e in events.Scalars(key)] for name, key in found.items() if key}
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         problem = f"its TensorBoard events cannot be read ({error})"
         raise DataError.at(run, "", problem, "move the events away to compare without curves") from error
