@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from lvad.report.board import tag
+
 QUIET = ["--trainer.enable_progress_bar", "false"]
 SMALL_POLICY = ["--model.init_args.policy.init_args.sampling.max_new_tokens", "16"]
 RLOO = [
@@ -122,7 +124,8 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=True)
     events.Reload()
-    names = [name for name in events.Tags()["scalars"] if not name.startswith(UNSTEADY)]
+    unsteady = (*UNSTEADY, *(tag(name) for name in UNSTEADY))
+    names = [name for name in events.Tags()["scalars"] if not name.startswith(unsteady)]
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
 
 

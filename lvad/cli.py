@@ -9,9 +9,16 @@ import os
 import sys
 
 from lvad import __version__
+from lvad.commands.flags import given_flags, take_flags
 
 STAGE_COMMANDS = ("fit", "validate", "test", "predict")
 OTHER_COMMANDS = ("audit", "data", "embedded", "export", "pipeline", "report")
+SLOW_TO_LOAD = (*STAGE_COMMANDS, "audit", "embedded", "export")
+WHAT_TO_TYPE = {
+    "fit": "name a configuration: lvad fit --config configs/rloo.yaml",
+    "validate": "name a configuration: lvad validate --config configs/rloo.yaml",
+    "predict": "name a picture, a folder of frames or a video: lvad predict street.jpg",
+}
 USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language models for interpretable driving
 
 usage: lvad COMMAND [options]
@@ -32,6 +39,9 @@ usage: lvad COMMAND [options]
 
   lvad COMMAND --help                     all options of a command
   lvad --version
+  lvad --debug COMMAND                    show where an error arose, not only the line that says what is wrong
+  lvad --safe COMMAND                     import no class of a configuration but those of lvad and its libraries
+  lvad --key_host HOST COMMAND            a judge's key may be sent to this host
 """
 
 
@@ -48,13 +58,18 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         _use_utf8()
     _print_everything()
-    args = sys.argv[1:] if argv is None else argv
+    args = take_flags(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
     if args[0] == "--version":
         print(f"lvad {__version__}")
         return 0
+    if len(args) == 1 and args[0] in WHAT_TO_TYPE:
+        print(f"lvad: error: {WHAT_TO_TYPE[args[0]]} (lvad {args[0]} --help lists all options)", file=sys.stderr)
+        return 2
+    if args[0] in SLOW_TO_LOAD:
+        print(f"lvad {args[0]}: loading ...", file=sys.stderr, flush=True)
     # How waiting threads wait. Spinning without end makes a step many times slower where cores are shared; sleeping
     # at once makes the small products of decoding 2 times slower. A short spin, then sleep, is good at both.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -112,7 +127,7 @@ def _run_stage(command: str, args: list[str]) -> int:
             return run_stage(command, args, stop)
         except Stopped:
             if not stop.is_child:
-                print(f"lvad: {stop.farewell([command, *args])}", file=sys.stderr)
+                print(f"lvad: {stop.farewell([command, *args, *given_flags()])}", file=sys.stderr)
             return stop.code
 
 

@@ -179,6 +179,14 @@ class Prediction(NamedTuple):
     """None where no reward model judged the description."""
 
 
+class SceneScores(NamedTuple):
+    """What a test found for one scene, so that runs can be compared scene by scene."""
+
+    id: str
+    scores: dict[str, tuple[float, float]]
+    """Part and whole by name; the score of a set of scenes is the sum of the parts over that of the wholes."""
+
+
 class Decisions(NamedTuple):
     """Image-text pairs with what a judge says of them, for a confusion matrix and a ROC curve."""
 

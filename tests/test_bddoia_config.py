@@ -9,6 +9,7 @@ from lvad.assets import CONFIGS
 from lvad.commands.stages import make_cli
 from lvad.modules.describing import Description
 from lvad.policy.tokens import PromptIds, chat_inputs
+from lvad.rewards.clip import CLIP
 
 NUM_PARAMETERS = 256_484_928  # of the published checkpoint
 CLIP_PARAMETERS = 151_277_313
@@ -21,11 +22,19 @@ def smolvlm_256m(tmp_path_factory):
     return folder
 
 
-def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, make_batch, tmp_path):
+@pytest.fixture(scope="module")
+def vit_b_32(tmp_path_factory):
+    """What configs/bddoia/clip_reward.yaml would leave, untrained: an architecture by name is no judge."""
+    folder = tmp_path_factory.mktemp("clip") / "model"
+    with pytest.warns(UserWarning, match="random weights"):
+        CLIP("ViT-B-32-quickgelu").save_pretrained(folder, "float16")
+    return folder
+
+
+def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, vit_b_32, make_batch, tmp_path):
     untrained = tmp_path / "untrained.yaml"
-    untrained.write_text(
-        "model: {init_args: {reward: {init_args: {pretrained: null}}, judge: {init_args: {pretrained: null}}}}\n"
-    )
+    reward = f"{{init_args: {{model: {vit_b_32}, pretrained: null}}}}"
+    untrained.write_text(f"model: {{init_args: {{reward: {reward}, judge: {reward}}}}}\n")
     cli = make_cli([
         "--config", str(CONFIGS / "bddoia/rloo.yaml"), "--config", str(untrained),
         "--trainer.accelerator", "cpu", "--trainer.precision", "32-true",

@@ -1,9 +1,8 @@
 """``lvad audit``: prove that a reward means something before a policy is trained on it."""
 
 import json
-import sys
-import textwrap
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final, cast
 
 from jsonargparse import ArgumentParser, Namespace
@@ -11,10 +10,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lvad.assets import resolve_config
-from lvad.audit import run_audit
+from lvad.audit import Audit, run_audit
 from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
 from lvad.commands.accelerators import accelerator
+from lvad.commands.one_line import in_one_line, innermost
+from lvad.commands.trust import ask_for_keys, parsed, with_consent
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
@@ -29,6 +30,8 @@ _DESCRIPTION: Final = """Hold the right text of labelled scenes against probes t
 
 A probe passes where the 95 % intervals of the separation (mean of right - probe) and of the win rate lie above 0 and
 1/2. Probes: """
+AUDIT: Final = "audit.json"
+_AUDITS: Final = Path("logs/audit")
 _REMEDY: Final = (
     "give a folder that `lvad fit --config configs/clip_reward.yaml` wrote, embedded/clip-reward, hf-hub:NAME, "
     "or the .yaml of a run with a reward"
@@ -38,7 +41,7 @@ _REMEDY: Final = (
 def make_parser() -> ArgumentParser:
     """The options of ``lvad audit``."""
     probes = "; ".join(f"{name}: {probe.says}" for name, probe in PROBES.items())
-    parser = ArgumentParser(prog="lvad audit", description=_DESCRIPTION + probes)
+    parser = ArgumentParser(prog="lvad audit", description=_DESCRIPTION + probes, exit_on_error=False)
     add = parser.add_argument
     add("--reward", required=True, help="CLIP folder, embedded/NAME, hub name, or a .yaml with model.init_args.reward")
     add("--pretrained", type=str | None, help="weights of an open_clip architecture given by name")
@@ -52,22 +55,19 @@ def make_parser() -> ArgumentParser:
     add("--num_frames", type=int, default=2, help="the most frames of a scene")
     add("--batch_size", type=int, default=16, help="scenes scored at once")
     add("--seed", type=int, default=0, help="of what is drawn: scenes, texts, orders of words")
-    add("--out", default="logs/audit", help="folder for audit.json and audit.png")
+    add("--out", type=str | None, help="folder for audit.json and audit.png; by default a new logs/audit/version_<n>")
     add("--json", nargs="?", const="", help="print the JSON alone; with a PATH write it there beside the table")
     return parser
 
 
+@in_one_line
 def run(args: list[str]) -> int:
-    """Run ``lvad audit ARGS`` and return the exit code: 0 whatever the verdict, 1 where there is none."""
-    config = make_parser().parse_args(args)
-    try:
-        reward = build_reward(config.reward, config.pretrained)
-        _audit(reward, config)
-    # A reward that is not finite or a folder that cannot be written end in one line too.
-    except (ValueError, OSError) as error:
-        print(f"lvad: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run ``lvad audit ARGS`` and return the exit code: 0 for a reward that passes, 1 for one that fails."""
+    config = parsed(make_parser(), args)
+    folder = _folder(config.out)
+    audit = run_audit(build_reward(config.reward, config.pretrained), _scenes(config), config.texts, config.seed)
+    _write(audit, config, folder)
+    return int(audit.verdict == "fail")
 
 
 def build_reward(name: str, pretrained: str | None = None) -> Reward:
@@ -102,22 +102,31 @@ def _from_configuration(path: Path) -> Reward:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--reward", type=Reward)
     try:
-        return cast(Reward, parser.instantiate_classes(parser.parse_object({"reward": found}))["reward"])
+        config = with_consent(lambda: parser.parse_object({"reward": found}))
+        ask_for_keys(config)
+        return cast(Reward, parser.instantiate_classes(config)["reward"])
     except Exception as error:  # the constructor may be anyone's
         raise _one_line(str(path), error) from error
 
 
 def _one_line(name: str, error: Exception) -> DataError:
-    # open_clip lists every architecture that it knows, jsonargparse every class.
-    return DataError(f"no reward from {name!r}: {textwrap.shorten(str(error), 300, placeholder=' ...')}; {_REMEDY}")
+    return DataError(f"no reward from {name!r}: {shorten(innermost(str(error)), 300, placeholder=' ...')}; {_REMEDY}")
 
 
-def _audit(reward: Reward, config: Namespace) -> None:
-    audit = run_audit(reward, _scenes(config), config.texts, config.seed)
+def _folder(out: str | None) -> Path:
+    """Where no audit lies yet."""
+    if out is not None:
+        if (Path(out) / AUDIT).exists():
+            raise DataError(f"{out} holds an audit already; name another folder with --out")
+        return Path(out)
+    numbers = [path.name.removeprefix("version_") for path in _AUDITS.glob("version_*")]
+    return _AUDITS / f"version_{1 + max((int(number) for number in numbers if number.isdigit()), default=-1)}"
+
+
+def _write(audit: Audit, config: Namespace, folder: Path) -> None:
     found = {"reward": config.reward, **audit.as_dict()}
     text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-    folder = Path(config.out)
-    write_whole(folder / "audit.json", text)
+    write_whole(folder / AUDIT, text)
     title = f"{config.reward}, texts: {audit.texts}, {audit.num_scenes} scenes: {audit.verdict}"
     picture = audit_picture(audit, title, folder / "audit.png")
     if config.json == "":
@@ -125,7 +134,7 @@ def _audit(reward: Reward, config: Namespace) -> None:
         return
     if config.json:
         write_whole(Path(config.json), text)
-    print(f"audit of {config.reward}, written to {folder / 'audit.json'} and {picture}\n\n{audit_table(audit)}")
+    print(f"audit of {config.reward}, written to {folder / AUDIT} and {picture}\n\n{audit_table(audit)}")
 
 
 def _scenes(config: Namespace) -> DataLoader[Any]:

@@ -2,12 +2,13 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from typing import Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser
 
+from lvad.commands.one_line import in_one_line
+from lvad.commands.trust import parsed
 from lvad.data.check import main_check
 
 
@@ -109,18 +110,16 @@ def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
         parser.add_argument(f"--{flag.name}", action=ActionYesNo, default=flag.default, help=said[1] if said else None)
 
 
+@in_one_line
 def run(args: list[str]) -> int:
     """Run ``lvad data ARGS`` and return the exit code."""
-    parser = ArgumentParser(prog="lvad data", description="Check a data set, draw one, or make shards of footage.")
+    description = "Check a data set, draw one, or make shards of footage."
+    parser = ArgumentParser(prog="lvad data", description=description, exit_on_error=False)
     commands = parser.add_subcommands()
     functions = {"check": check, "draw": draw, "shard": shard}
     for name, function in functions.items():
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
         _add_options(sub, function)
         commands.add_subcommand(name, sub, help=sub.description)
-    config = parser.parse_args(args)
-    try:
-        return functions[config.subcommand](**config[config.subcommand].as_dict())
-    except (ValueError, OSError) as error:  # a DataError, a value out of range, a folder that holds something else
-        print(f"lvad: error: {error}", file=sys.stderr)
-        return 1
+    config = parsed(parser, args)
+    return functions[config.subcommand](**config[config.subcommand].as_dict())

@@ -4,21 +4,19 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from jsonargparse import ArgumentParser, Namespace
-from safetensors import SafetensorError
-from transformers.utils import logging as transformers_logging
 
 from lvad.commands.export_load import BEST, Run, load_run, scenes_to_try, sources
 from lvad.commands.export_write import Written, write_adapter, write_clip, write_policy
-from lvad.commands.stages import HARMLESS_WARNINGS
+from lvad.commands.one_line import in_one_line
+from lvad.commands.terminal import quieten
+from lvad.commands.trust import parsed
 from lvad.data import ledger
 from lvad.data.records import DataError
 from lvad.modules import ActionSFT, CLIPReward
@@ -32,7 +30,7 @@ _KEPT: Final = (MODEL, "checkpoints")  # of the run, where no export may go
 
 def make_parser() -> ArgumentParser:
     """The options of ``lvad export``."""
-    parser = ArgumentParser(prog="lvad export", description=__doc__)
+    parser = ArgumentParser(prog="lvad export", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder that 'lvad fit' wrote, such as logs/rloo/version_0")
     add("folder", metavar="DIR", help="where to")
@@ -45,18 +43,12 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+@in_one_line
 def run(args: list[str]) -> int:
     """Run ``lvad export ARGS`` and return the exit code: 0, or 1 where nothing was written."""
-    config = make_parser().parse_args(args)
-    for message in HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    transformers_logging.disable_progress_bar()
-    try:
-        _export(config)
-    # A full disk, a configuration that names a model which is gone, and weights that cannot be written.
-    except (ValueError, OSError, SafetensorError) as error:
-        print(f"lvad: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    config = parsed(make_parser(), args)
+    quieten()
+    _export(config)
     return 0
 
 

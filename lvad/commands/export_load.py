@@ -1,10 +1,10 @@
 """A finished run as ``lvad export`` takes it: its module with the weights of a checkpoint, and scenes to try it on."""
 
-import io
 import logging
 import tempfile
+from argparse import ArgumentError
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -126,15 +126,13 @@ def _build(path: Path) -> tuple[dict[str, Any], Any]:
         problem = f"is no configuration ({type(config).__name__} at its top)"
         raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote")
     kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory() as scratch, redirect_stderr(said), _quiet():
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
         file = Path(scratch) / CONFIG
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
         try:
             return config, make_cli(["--config", str(file), *_BUILD_ONLY])
-        except SystemExit as error:  # so the parser ends, having said why
-            reason = " ".join(said.getvalue().rpartition("error: ")[2].split())
-            problem = f"does not fit this lvad ({reason[:400]})"
+        except ArgumentError as error:
+            problem = f"does not fit this lvad ({error})"
             raise DataError.at(path, "", problem, "export with the lvad that wrote it, or correct the file") from error
 
 

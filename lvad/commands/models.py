@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from lvad.commands.embedded import make_clip, make_vlm
+from lvad.commands.one_line import in_one_line
 from lvad.data.ledger import LEDGER
 from lvad.policy import HFPolicy
 from lvad.rewards.clip import CLIP
@@ -49,7 +50,8 @@ def ship(source: Path, folder: Path) -> None:
         shutil.copy(source / LEDGER, folder / LEDGER)
 
 
+@in_one_line
 def run(args: list[str]) -> int:
     """Run ``lvad embedded ARGS`` and return the exit code."""
-    auto_cli({"vlm": vlm, "clip": clip, "ship": ship}, args=args, prog="lvad embedded")
+    auto_cli({"vlm": vlm, "clip": clip, "ship": ship}, args=args, prog="lvad embedded", exit_on_error=False)
     return 0

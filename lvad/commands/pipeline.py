@@ -22,8 +22,11 @@ from typing import Any, Final
 from jsonargparse import ArgumentParser
 
 from lvad.assets import resolve_config
+from lvad.commands.flags import given_flags
+from lvad.commands.one_line import in_one_line
 from lvad.commands.report import report
 from lvad.commands.stage_plan import REPLACED, Pipeline, Record, Stage, expected_record, read_pipeline, why_stale
+from lvad.commands.trust import parsed
 from lvad.data.records import DataError, read_json
 from lvad.report.runs import CONFIG, METRICS, MODEL, best_checkpoint, write_whole
 
@@ -33,7 +36,7 @@ SUMMARY: Final = "pipeline.json"
 
 def make_parser() -> ArgumentParser:
     """The options of ``lvad pipeline``."""
-    parser = ArgumentParser(prog="lvad pipeline", description=__doc__)
+    parser = ArgumentParser(prog="lvad pipeline", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add("--config", default="configs/pipeline.yaml", help="stages in order, and what is compared")
     add(
@@ -45,19 +48,16 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+@in_one_line
 def run(args: list[str]) -> int:
     """Run ``lvad pipeline ARGS`` and return the exit code."""
-    config = make_parser().parse_args(args)
+    config = parsed(make_parser(), args)
     # Ends the stage that is at work as well, as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         pipeline = read_pipeline(resolve_config(config.config), seed=config.seed, name=config.name)
         with _alone(pipeline.folder) as lock:
             run_pipeline(pipeline, lock)
-    # A folder that cannot be written ends in one line too.
-    except (ValueError, OSError) as error:
-        print(f"lvad: error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("lvad: broken off; run the pipeline again to go on", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -184,7 +184,9 @@ def _call(stage: Stage, args: list[str], lock: int | None) -> float:
     _say(f"$ {line}")
     sys.stdout.flush()
     start_s = time.perf_counter()
-    code = subprocess.call([sys.executable, "-m", "lvad.cli", *args], pass_fds=() if lock is None else (lock,))
+    code = subprocess.call(
+        [sys.executable, "-m", "lvad.cli", *args, *given_flags()], pass_fds=() if lock is None else (lock,)
+    )
     if code:
         kept = "what is finished is kept: run the pipeline again to go on"
         raise DataError(f"stage {stage.name!r} ended with exit code {code}; to repeat it alone: {line} ({kept})")

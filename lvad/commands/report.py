@@ -1,41 +1,47 @@
 """``lvad report``: tested runs side by side, with intervals, floors and paired differences."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from lvad.commands.one_line import in_one_line
+from lvad.commands.trust import parsed
 from lvad.data.records import DataError
+from lvad.report.answers import ANSWERS
 from lvad.report.compare import compare, read_run, run_names
 from lvad.report.compare_files import comparison_text, write_comparison
+from lvad.report.compare_scored import compare_scored, read_scored_run, scored_text, write_scored_comparison
+from lvad.report.scored import SCORED
 
 
 def make_parser() -> ArgumentParser:
     """The options of ``lvad report``."""
     parser = ArgumentParser(
         prog="lvad report",
-        description="Compare tested runs of lvad.modules.ActionSFT on the same scenes; differences are the first "
-        "run's minus each other's.",
+        exit_on_error=False,
+        description="Compare tested runs of one stage on the same scenes: answers, descriptions or rewards; "
+        "differences are the first run's minus each other's.",
     )
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="run folders that 'lvad test' wrote answers.jsonl into")
+    add(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="tested run folders, all of ActionSFT, of RLOOPolicy, or of CLIPReward",
+    )
     add("--names", help="what to call them: as many names as runs, separated by commas")
-    add("--out", default="logs/report", help="folder for comparison.md, .csv, .json and .png")
+    add("--out", default="logs/report", help="folder for comparison.md, .json, .png, and .csv of answers")
     return parser
 
 
+@in_one_line
 def run(args: list[str]) -> int:
     """Run ``lvad report ARGS`` and return the exit code."""
-    config = make_parser().parse_args(args)
+    config = parsed(make_parser(), args)
     folders = [Path(folder) for folder in config.runs]
-    try:
-        names = run_names(folders) if config.names is None else _given_names(config.names, len(folders))
-        report(dict(zip(names, folders, strict=True)), Path(config.out))
-    # A folder that cannot be written ends in one line too.
-    except (ValueError, OSError) as error:
-        print(f"lvad: error: {error}", file=sys.stderr)
-        return 1
+    names = run_names(folders) if config.names is None else _given_names(config.names, len(folders))
+    report(dict(zip(names, folders, strict=True)), Path(config.out))
     return 0
 
 
@@ -49,9 +55,24 @@ def report(folders: Mapping[str, Path], out: Path) -> None:
     Raises:
         DataError: if a run cannot be read, or they cannot be compared.
     """
-    found = compare([read_run(folder, name) for name, folder in folders.items()])
-    files = write_comparison(out, found)
-    print(f"{comparison_text(found)}\ncomparison: {', '.join(map(str, files))}")
+    if all((folder / SCORED).is_file() and not (folder / ANSWERS).is_file() for folder in folders.values()):
+        scored = compare_scored([read_scored_run(folder, name) for name, folder in folders.items()])
+        text, files = scored_text(scored), write_scored_comparison(out, scored)
+    else:
+        _check_kinds(folders)
+        found = compare([read_run(folder, name) for name, folder in folders.items()])
+        text, files = comparison_text(found), write_comparison(out, found)
+    print(f"{text}\ncomparison: {', '.join(map(str, files))}")
+
+
+def _check_kinds(folders: Mapping[str, Path]) -> None:
+    with_answers = [name for name, folder in folders.items() if (folder / ANSWERS).is_file()]
+    scored = [name for name, folder in folders.items() if name not in with_answers and (folder / SCORED).is_file()]
+    if with_answers and scored:
+        raise DataError(
+            f"{with_answers[0]!r} has answers with actions and {scored[0]!r} descriptions or a reward: "
+            "compare runs of one stage"
+        )
 
 
 def _given_names(text: str, num_runs: int) -> list[str]:

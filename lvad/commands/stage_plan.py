@@ -22,7 +22,7 @@ REPLACED: Final = "replaced"
 
 _REFERENCE: Final = re.compile(r"\{([A-Za-z_][\w-]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z][\w-]*")
-_LOGGER: Final = "lightning.pytorch.loggers.TensorBoardLogger"
+_LOGGER: Final = "lvad.report.board.TensorBoard"
 _SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "trainer.logger", "recorder.run_dir")
 _REMEDY: Final = "see configs/pipeline.yaml"
 

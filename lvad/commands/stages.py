@@ -1,47 +1,38 @@
 """``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from transformers.utils import logging as transformers_logging
 
 from lvad.commands.arguments import complete
 from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
+from lvad.commands.one_line import in_one_line, innermost
 from lvad.commands.resume import LAST, go_on, runs_of
 from lvad.commands.run_folder import trainer_root
 from lvad.commands.signals import Stopped, StopSignals
+from lvad.commands.terminal import progress_bar, quieten
+from lvad.commands.trust import ask_for_keys, parsed
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.plan import Plan
-from lvad.modules.reward_check import RewardRefused
 from lvad.modules.step_seeds import StepSeeds
-from lvad.modules.worst_batch import DoesNotFit
 from lvad.report.alarms import Alarms
+from lvad.report.board import TensorBoard
+from lvad.report.broken import TracebackFile
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
+from lvad.report.scored import ScoredFile
 from lvad.report.summary import scores_text
 
-# Said by the libraries at every start, true by design here, and of no use to whoever runs lvad.
-HARMLESS_WARNINGS = (
-    r".*module\(s\) in eval mode at the start of training",  # the frozen reward
-    r".*does not have many workers",
-    r".*isinstance\(treespec, LeafSpec\)",
-    r".*is_gradient_checkpointing. is deprecated",
-    r"LightningCLI's args parameter is intended",
-    r"It is recommended to use .self\.log\(.*sync_dist=True",  # what is logged was gathered from all devices before
-    r"The dirpath has changed from",  # a checkpoint is evaluated from another folder than it was written to
-)
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",
     "checkpoint.auto_insert_metric_name": False,
@@ -72,18 +63,23 @@ class StageCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; what the configuration names outside lvad and its libraries is said before it is imported."""
+        self.config = parsed(parser, args)
+
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor refuses is the user's to mend, in one line.
+        """Build everything; what a constructor refuses is the user's to mend.
 
         Raises:
-            DataError: with the constructor's message.
+            DataError: with the constructor's message, or where a key would go to a host that was not agreed to.
         """
+        ask_for_keys(self.config)
         try:
             super().instantiate_classes()
         except (ValueError, OSError, RuntimeError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise DataError(" ".join(str(error).split())) from error
+            raise DataError(innermost(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer; checkpoints are written whole, unless the configuration has a plugin for them."""
@@ -95,6 +91,14 @@ class StageCLI(LightningCLI):
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = WholeFileIO()
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        given = config.get("callbacks") or []
+        has_bar = any(isinstance(part, ProgressBar) for part in (given if isinstance(given, list) else [given]))
+        is_wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
+        scored = [ScoredFile(part.run_dir) for part in callbacks if isinstance(part, RunRecorder)]
+        bars = [progress_bar()] if is_wanted and not has_bar else []
+        return super()._instantiate_trainer(config, [*callbacks, *scored, *bars])
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: file and command line win over what a checkpoint remembers.
@@ -166,6 +170,12 @@ class SaveConfig(SaveConfigCallback):
         """Save."""
         super().setup(trainer, pl_module, "fit")
 
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show its values in TensorBoard too."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.log_configuration(self.config.as_dict())
+
 
 def make_cli(args: list[str], command: str | None = None, stop: StopSignals | None = None) -> StageCLI:
     """Parse arguments and build trainer, module and data; with a command, run it.
@@ -182,15 +192,17 @@ def make_cli(args: list[str], command: str | None = None, stop: StopSignals | No
         datamodule_class=BDDOIADataModule,
         subclass_mode_model=True,
         auto_configure_optimizers=False,
-        trainer_defaults={"callbacks": [StepSeeds(), Configured(), LastCheckpoint(stop)]},
+        trainer_defaults={"callbacks": [StepSeeds(), Configured(), LastCheckpoint(stop), TracebackFile()]},
         seed_everything_default=0,
         save_config_callback=SaveConfig if command == "fit" else None,
         save_config_kwargs={"overwrite": True},  # where no versioned logger is set, a second run replaces the first
         run=command is not None,
         args=[command, *args] if command else args,
+        parser_kwargs={"exit_on_error": False},
     )
 
 
+@in_one_line
 def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
     """Run one LightningCLI subcommand.
 
@@ -202,14 +214,9 @@ def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
     Returns:
         The exit code.
     """
-    for message in HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    transformers_logging.disable_progress_bar()
+    quieten()
     try:
         make_cli(complete(command, args), command, stop)
     except SIGTERMException:  # by which Lightning's loops end
         raise Stopped(stop.code) from None
-    except (DataError, RewardRefused, DoesNotFit, FileNotFoundError, ArgumentError) as error:
-        print(f"lvad: error: {error}", file=sys.stderr)
-        return 1
     return 0

@@ -61,8 +61,9 @@ class BDDOIADataModule(LightningDataModule):
         seed: of the order of training scenes, and of which scenes a subset holds.
         subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2 ("single"), 8:2 with every
             recording whole in one split ("grouped"), or 1,400 / 200 / rest ("reward").
-        num_scenes: how many scenes of each split to use; for "synthetic" how many to draw where there is no set yet
-            (800, 128, 300, also where a share is asked for).
+        num_scenes: how many scenes of each split to use; for "synthetic" also how many to draw where there is no set
+            yet (800, 128, 300, also where a share is asked for).
+        num_drawn: draw so many instead, of which ``num_scenes`` are used.
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
         drawing_seed: which endless series of scenes a drawn set is the beginning of; not ``seed``, so that runs with
             different seeds are tested on the same scenes.
@@ -98,6 +99,7 @@ class BDDOIADataModule(LightningDataModule):
         balance: bool = False,
         footage: list[str] | str | None = None,
         video_stream: int | None = None,
+        num_drawn: SceneCounts = ALL_SCENES,
     ) -> None:
         super().__init__()
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
@@ -112,7 +114,7 @@ class BDDOIADataModule(LightningDataModule):
         self.num_workers = _at_least(0, num_workers, "num_workers")
         self.seed = _at_least(0, seed, "seed")
         self.subset: Subset = subset
-        self.num_scenes = num_scenes
+        self.num_scenes, self.num_drawn = num_scenes, num_drawn
         self.image_size_px = None if image_size_px is None else _at_least(1, image_size_px, "image_size_px")
         self.drawing_seed = _at_least(0, drawing_seed, "drawing_seed")
         self.unlabelled = unlabelled
@@ -131,7 +133,7 @@ class BDDOIADataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Draw the synthetic set, or decode videos, once per node."""
         if self.format == "synthetic":
-            draw_once(self.root, self._counts(), self.num_frames, self.drawing_seed)
+            draw_once(self.root, self._drawn(), self.num_frames, self.drawing_seed)
         elif (detect(self.root) if self.format == "auto" else self.format) == "frames":
             read_frames(self.root, self.num_frames, fps=self.fps, video_stream=self.video_stream)
 
@@ -163,8 +165,8 @@ class BDDOIADataModule(LightningDataModule):
         scenes = arrange(reading, self.subset, self.seed)
         counts = self._counts()
         if self.format == "synthetic":
-            check_drawn(self.root, reading, counts, self.num_frames, self.drawing_seed)
-        if self.subset != "all":  # of which there are fewer than were drawn
+            check_drawn(self.root, reading, self._drawn(), self.num_frames, self.drawing_seed)
+        if self.subset != "all" or self.num_drawn != ALL_SCENES:  # of which there are fewer than were drawn
             counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
         for split in SPLITS:
             scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
@@ -253,6 +255,11 @@ class BDDOIADataModule(LightningDataModule):
         if self.format != "synthetic":
             return counts
         return {split: DRAWN[split] if count is None else count for split, count in counts.items()}
+
+    def _drawn(self) -> dict[str, int | float | None]:
+        """How many scenes of each split a drawn set has."""
+        chosen = {split: getattr(self.num_drawn, split) for split in SPLITS}
+        return {split: count if chosen[split] is None else chosen[split] for split, count in self._counts().items()}
 
     def _of(self, split: str) -> list[Scene]:
         if not self.scenes[split]:

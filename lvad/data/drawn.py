@@ -36,7 +36,9 @@ def check_drawn(
     for split, count in counts.items():
         drawn = sum(scene.split == split for scene in reading.scenes)
         if isinstance(count, int) and count > drawn:
-            raise DataError.at(root, "", f"holds {drawn} {split} scenes, num_scenes asks for {count}", remedy)
+            raise DataError.at(
+                root, "", f"holds {drawn} {split} scenes, num_scenes or num_drawn asks for {count}", remedy
+            )
     shortest = min((len(scene.frames) for scene in reading.scenes), default=num_frames)
     if shortest < num_frames:
         raise DataError.at(root, "", f"scenes have {shortest} frames, num_frames asks for {num_frames}", remedy)

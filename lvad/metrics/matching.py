@@ -81,6 +81,22 @@ def ranking(matches: Matches) -> dict[str, Tensor]:
     }
 
 
+def per_scene(matches: Matches) -> dict[str, Tensor]:
+    """What the scores of one scene say, each float[N], NaN for a scene without a true or without a false text.
+
+    Returns:
+        ``scene_auroc``: share of the scene's (true, false) pairs that are ranked rightly, ties half. ``separation``:
+        mean score of its true texts less that of its false ones.
+    """
+    scores, is_true, is_false = matches.scores.float(), matches.is_true, matches.is_false
+    pairs = is_true.unsqueeze(2) & is_false.unsqueeze(1)  # bool[N, C, C]
+    gap = scores.unsqueeze(2) - scores.unsqueeze(1)
+    wins = (gap > 0).float() + 0.5 * (gap == 0).float()
+    num = pairs.sum((1, 2))
+    means = [(scores * which).sum(1) / which.sum(1) for which in (is_true, is_false)]
+    return {"scene_auroc": (wins * pairs).sum((1, 2)) / num, "separation": means[0] - means[1]}
+
+
 def decisions(probabilities: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> dict[str, Tensor]:
     """Accuracy, precision, recall and F1 of "matches" at P > 0.5 (Appendix B.4 of the paper)."""
     target = is_match.long()

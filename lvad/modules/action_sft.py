@@ -71,7 +71,7 @@ class ActionSFT(Shardable):
             adjustment where they mean nothing.
     """
 
-    next_step = "lvad test"
+    next_step, loss_is = "lvad test", "loss of the objective (cross-entropy: nats per token)"
     target: Target
     action_shares: Tensor
     """float[A], how often each action is true of the training scenes."""

@@ -10,6 +10,7 @@ Departures from the paper, each a value in the configuration but for the first a
 5. Similarities are cosines and calibrated probabilities, never a softmax over one text.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from torchmetrics import MeanMetric
 from lvad.data.augment import Augment
 from lvad.data.pairs import TextKind, candidates
 from lvad.losses.contrastive import matching_bce
-from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
+from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
 from lvad.modules.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.modules.clip_similarity import Similarity, between, blended, calibrate, probability
 from lvad.modules.common import check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.ops import on_host
 from lvad.rewards.clip import CLIP
-from lvad.types import Batch, Decisions, Table
+from lvad.types import Batch, Decisions, SceneScores, Table
 
 TUNED = 1.0
 
@@ -55,6 +56,7 @@ class CLIPReward(LightningModule):
     share: Tensor
     start_calibration: Tensor
     calibration: Tensor
+    loss_is = "loss: weighted sum in training, binary loss in validation"
     next_step = "lvad audit --reward {folder}, then give that folder to reward.init_args.model of configs/rloo.yaml"
 
     def __init__(
@@ -91,6 +93,7 @@ class CLIPReward(LightningModule):
         self.register_buffer("calibration", torch.tensor([clip.logit_scale.item(), 0.0]))
         self.start: dict[str, Tensor] = {}
         self.decisions: Decisions | None = None
+        self.scored: list[SceneScores] = []
         self.report: list[Table] = []
         self.strict_loading = False
 
@@ -120,7 +123,7 @@ class CLIPReward(LightningModule):
         """Every text of the kind against every scene; every caption against the batch's scenes."""
         for share, table in zip(self.shares, self.tables(), strict=True):
             with blended(self.clip, self.start, share):
-                images = self._match(table, batch)
+                images, _ = self._match(table, batch)
         if all(batch.captions):
             texts = self.clip.embed_texts([captions[0] for captions in batch.captions])
             found = (images @ texts.T).argmax(1) == torch.arange(len(images), device=images.device)
@@ -128,11 +131,13 @@ class CLIPReward(LightningModule):
 
     def on_test_start(self) -> None:
         """Test the weights that validation chose."""
+        self.scored = []
         self._blend_for_good()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation, and all kinds of texts before and after (Table 1 of the paper)."""
-        self._match(self.tables()[-1], batch)
+        _, matches = self._match(self.tables()[-1], batch)
+        self.scored += scene_scores(batch.ids, matches)
         self.similarity.update("after", self.clip, batch)
         with blended(self.clip, self.start, 0.0):
             self.similarity.update("before", self.clip, batch)
@@ -183,11 +188,12 @@ class CLIPReward(LightningModule):
         """One per share of the tuned weights, the whole one last."""
         return [table for table in self.match if isinstance(table, MatchTable)]
 
-    def _match(self, table: MatchTable, batch: Batch) -> Tensor:
+    def _match(self, table: MatchTable, batch: Batch) -> tuple[Tensor, Matches]:
         found = candidates(self.kind, batch.ids, batch.actions, batch.reasons)
         images = self.clip.embed_frames(batch.frames)
-        table.update(images @ self.clip.embed_texts(list(found.texts)).T, found.is_true, found.is_false)
-        return images
+        matches = Matches(images @ self.clip.embed_texts(list(found.texts)).T, found.is_true, found.is_false)
+        table.update(*matches)
+        return images, matches
 
     def _log_scores(self, stage: str, matches: Matches) -> None:
         loss = matching_bce(*matches, self.clip.logit_scale)
@@ -201,3 +207,11 @@ class CLIPReward(LightningModule):
                 if name in self.start:
                     parameter.copy_(between(self.start[name], parameter, self.share.item()))
         self.share.fill_(TUNED)
+
+
+def scene_scores(ids: list[str], matches: Matches) -> list[SceneScores]:
+    """How each scene's right texts do against its wrong ones; scenes that lack either are left out."""
+    each = {name: values.tolist() for name, values in per_scene(matches).items()}
+    rows = [{name: (values[i], 1.0) for name, values in each.items()} for i in range(len(ids))]
+    is_known = [not any(math.isnan(part) for part, _ in row.values()) for row in rows]
+    return [SceneScores(name, row) for name, row, known in zip(ids, rows, is_known, strict=True) if known]

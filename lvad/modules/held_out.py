@@ -8,8 +8,9 @@ from torchmetrics import MeanMetric
 
 from lvad.metrics.description import DescriptionScore
 from lvad.metrics.driving import DrivingScore, answers_of
+from lvad.metrics.facts import fact_counts
 from lvad.modules.answering import answered_scenes, read_answers
-from lvad.types import AnsweredScene, Batch, Reward, Rollouts, Scores
+from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scores
 
 
 class HeldOut(nn.Module):
@@ -25,6 +26,7 @@ class HeldOut(nn.Module):
         self.judge, self.answers = judge, answers
         self.description, self.judged, self.driving = DescriptionScore(), MeanMetric(), DrivingScore()
         self.answered: list[AnsweredScene] = []
+        self.scored: list[SceneScores] = []
 
     @torch.no_grad()
     def update(self, batch: Batch, rollouts: Rollouts, scores: Scores) -> None:
@@ -34,8 +36,11 @@ class HeldOut(nn.Module):
             ValueError: naming a scene without labels where answers are to be scored.
         """
         self.description.update(rollouts, scores, batch.facts)
+        each = {"reward": scores.total, **{f"reward_{name}": term for name, term in scores.terms.items()}}
         if self.judge is not None:
-            self.judged.update(cast(Reward, self.judge).score(batch, rollouts).total)
+            each["judge"] = cast(Reward, self.judge).score(batch, rollouts).total
+            self.judged.update(each["judge"])
+        self.scored += _scene_scores(batch, rollouts, each)
         if self.answers:
             texts = [row[0] for row in rollouts.texts]
             read = read_answers(texts, with_reasons=True)
@@ -57,3 +62,18 @@ class HeldOut(nn.Module):
         for metric in (self.description, self.judged, self.driving):
             metric.reset()
         self.answered.clear()
+        self.scored.clear()
+
+
+def _scene_scores(batch: Batch, rollouts: Rollouts, each: dict[str, Tensor]) -> list[SceneScores]:
+    """What is known of each scene's one text."""
+    found = []
+    for row, (name, facts) in enumerate(zip(batch.ids, batch.facts, strict=True)):
+        values = {score: (float(value[row, 0]), 1.0) for score, value in each.items()}
+        if facts is not None:
+            count = fact_counts(rollouts.texts[row][0], facts)
+            values["fact_precision"] = (float(count.num_true), float(count.num_claims))
+            values["fact_recall"] = (float(count.num_driving_found), float(count.num_driving_present))
+            values["fact_all_right"] = (float(0 < count.num_claims == count.num_true), 1.0)
+        found.append(SceneScores(name, values))
+    return found

@@ -25,7 +25,7 @@ from lvad.ops import on_host, sequence_sum
 from lvad.rewards.finite import check_finite
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
 from lvad.sharding import total_norm, whole_weights
-from lvad.types import AnsweredScene, Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
+from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
 
@@ -64,7 +64,7 @@ class RLOOPolicy(Shardable):
         ValueError: for fewer completions than the estimator needs, or a policy without a trained parameter.
     """
 
-    next_step = "lvad test"
+    next_step, loss_is = "lvad test", "loss of the policy gradient: no score, it need not fall"
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class RLOOPolicy(Shardable):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.held_out = HeldOut(frozen(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
-        self.answered: list[AnsweredScene] = self.held_out.answered
+        self.answered, self.scored = self.held_out.answered, self.held_out.scored
         self.shown: list[Tensor] = []
         self.strict_loading = False
         self._update = 0  # of the present rollouts

@@ -5,6 +5,8 @@
 2. ``takeover``: one text is given to everything.
 3. ``no_spread``: the rewards of every group are equal, so that every advantage is zero.
 4. ``runaway``: completions grow without end.
+5. ``far``: the policy has left its start: the KL is beyond what any reward can be trusted for.
+6. ``worse``: the fit ends with a held-out score below that of its start.
 
 An alarm only speaks; it stops nothing. What it reads is what rank zero logs.
 """
@@ -68,7 +70,7 @@ def lacks_spread(share: float) -> bool:
 
 
 class Alarms(Callback):
-    """Says in one line when one of the four goes wrong, what the numbers are and what helps; and when it is over.
+    """Says in one line when one of the six goes wrong, what the numbers are and what helps; and when it is over.
 
     Each alarm is logged as ``alarm/<name>``, 0 or 1, at the first step where it can be judged and whenever it changes.
     One whose numbers a run does not log stays silent. What is watched in training is the mean of the last ``window``
@@ -85,10 +87,11 @@ class Alarms(Callback):
         common_share: share of a batch's completions that may be one text.
         length_ratio: the mean length, in tokens, may grow to this many times that of the first window.
         truncated_share: share of the completions that may be truncated.
+        kl_limit: the KL to the start, in nats per completion, that may be reached.
 
     Raises:
-        ValueError: for a window below 1, a tolerance that is negative or not finite, a share outside (0, 1), or a
-            ratio that is not finite and above 1.
+        ValueError: for a window below 1, a tolerance that is negative or not finite, a share outside (0, 1), a ratio
+            that is not finite and above 1, or a limit that is not above 0.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Alarms(Callback):
         common_share: float = 0.5,
         length_ratio: float = 2.0,
         truncated_share: float = 0.5,
+        kl_limit: float = 10.0,
     ) -> None:
         if window < 1:
             raise ValueError(f"window must be >= 1 training batch, got {window}")
@@ -108,7 +112,9 @@ class Alarms(Callback):
                 raise ValueError(f"{name} must be in (0, 1), got {share}")
         if not 1 < length_ratio < math.inf:
             raise ValueError(f"length_ratio must be > 1 and finite, got {length_ratio}")
-        self.window = window
+        if not kl_limit > 0:
+            raise ValueError(f"kl_limit must be > 0 nats, got {kl_limit}")
+        self.window, self.kl_limit = window, kl_limit
         self.judge_tolerance = judge_tolerance
         self.common_share, self.length_ratio, self.truncated_share = common_share, length_ratio, truncated_share
         self.raised: list[Raised] = []
@@ -159,6 +165,9 @@ class Alarms(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """At the end there is no second validation to wait for."""
+        if known := self.first_scores.keys() & self.last_scores.keys() & {HELD_OUT, *JUDGES}:
+            fallen = [name for name in (HELD_OUT, *JUDGES) if name in known and self._has_fallen(name)]
+            self._ring(trainer, "worse", self._worse_text(fallen) if fallen else "", 1)
         judge = judge_of(self.first_scores, self.last_scores)
         if judge is not None and self.hacked:
             self._ring(trainer, "hacking", self._hacking_text(judge), 1)
@@ -172,6 +181,17 @@ class Alarms(Callback):
             f"by {judge} (checkpoint.monitor), or correct the reward"
         )
 
+    def _has_fallen(self, name: str) -> bool:
+        return self.last_scores[name] < self.first_scores[name] - self.judge_tolerance
+
+    def _worse_text(self, fallen: list[str]) -> str:
+        first, now = self.first_scores, self.last_scores
+        found = " and ".join(f"{name} from {first[name]:.3f} to {now[name]:.3f}" for name in fallen)
+        return (
+            f"the fit ends below its start, {found}: do not use it without a look at its samples; lower the learning "
+            "rate, raise kl.beta, or stop earlier"
+        )
+
     def _training_faults(self) -> dict[str, str]:
         """What is wrong with each alarm's numbers, empty where nothing is; those that can be judged."""
         first = {name: fmean(values) for name, values in self.first.items() if len(values) >= self.window}
@@ -182,6 +202,8 @@ class Alarms(Callback):
             faults["takeover"] = self._takeover_text(first, last) if has_taken_over else ""
         if ZERO_SPREAD in first:
             faults["no_spread"] = self._no_spread_text(last) if lacks_spread(last[ZERO_SPREAD]) else ""
+        if KL in first:
+            faults["far"] = self._far_text(last) if last[KL] > self.kl_limit else ""
         if first.keys() & {LENGTH, TRUNCATED}:
             faults["runaway"] = self._runaway_text(first, last)
         return faults
@@ -192,6 +214,12 @@ class Alarms(Callback):
             f"one text is {last[COMMON]:.0%} of the completions of the last {self.window} batches, "
             f"{first[COMMON]:.0%} of the first ones{_reward(last)}{distinct}: raise kl.beta or controls.entropy_bonus, "
             "or lower the learning rate"
+        )
+
+    def _far_text(self, last: Mapping[str, float]) -> str:
+        return (
+            f"the KL to the start is {last[KL]:.1f} nats (mean of {self.window} batches; kl_limit "
+            f"{self.kl_limit:g}){_reward(last)}: lower the learning rate, raise kl.beta or set kl.target"
         )
 
     def _no_spread_text(self, last: Mapping[str, float]) -> str:

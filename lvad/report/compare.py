@@ -111,7 +111,7 @@ def read_run(folder: Path, name: str) -> Run:
         raise DataError(f"no run folder at {folder}; give folders such as logs/action_sft/version_0")
     remedy = f"lvad test --config {folder}/config.yaml --ckpt_path {folder}/checkpoints/best.ckpt"
     if not (folder / ANSWERS).is_file():
-        raise DataError(f"{folder} has no {ANSWERS} (ActionSFT's test writes it); make it with: {remedy}")
+        raise DataError(f"{folder} has no {ANSWERS} and no scored.jsonl, which a test writes; test it with: {remedy}")
     try:
         answered = read_answers(folder / ANSWERS)
     except ValueError as error:

@@ -70,7 +70,11 @@ def curve(
 
 
 def loss_curve(
-    losses: Sequence[tuple[int, float]], history: Mapping[int, Mapping[str, float]], score: str | None, path: Path
+    losses: Sequence[tuple[int, float]],
+    history: Mapping[int, Mapping[str, float]],
+    score: str | None,
+    path: Path,
+    what: str = "loss",
 ) -> Path:
     """Plot training and validation loss over the optimizer steps, and beside them the score that is monitored.
 
@@ -79,6 +83,7 @@ def loss_curve(
         history: step to validation scores, of which ``val/loss`` and the monitored one are drawn.
         score: name of the monitored score; None draws none.
         path: a ``.png`` to write.
+        what: what the loss is a number of, its title; a colon or a bracket begins its second line.
 
     Returns:
         The path.
@@ -86,6 +91,7 @@ def loss_curve(
     shown = [name for name in dict.fromkeys([score]) if name and name != "val/loss" and _series(history, name)]
     figure = new_figure(5.5 * (1 + len(shown)), 4)
     axes = figure.add_subplot(1, 1 + len(shown), 1, xlabel="optimizer step", ylabel="loss")
+    axes.set_title("\n(".join(what.replace(": ", ":\n", 1).split(" (", 1)), fontsize=10, loc="left")
     steps, values = [step for step, _ in losses], [value for _, value in losses]
     axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1)
     axes.plot(steps, _running_mean(values), color=BLUE, linewidth=2, label="training")
@@ -94,6 +100,7 @@ def loss_curve(
     _finish(axes)
     for i, name in enumerate(shown):
         beside = figure.add_subplot(1, 1 + len(shown), 2 + i, xlabel="optimizer step", ylabel=name)
+        beside.set_title("what chooses the checkpoint", fontsize=10, loc="left")
         beside.plot(*zip(*_series(history, name), strict=True), "o-", color=INK, markersize=4, label=name)
         _finish(beside)
     figure.savefig(path, dpi=120)

@@ -34,9 +34,10 @@ def write_driving_report(
     Returns:
         The files.
     """
+    title = _title(folder, len(shown), len(answered))
     files = [
         write_answers(folder / ANSWERS, answered),
-        write_gallery(folder / GALLERY, answered[: len(shown)], shown, f"{folder}: what was answered", scores),
+        write_gallery(folder / GALLERY, answered[: len(shown)], shown, title, scores),
     ]
     matrices = label_matrices(answered)
     if not len(matrices.true):
@@ -53,6 +54,12 @@ def write_driving_report(
     if claims := _claims(answered):
         figures["action_reliability.png"] = reliability_figure({"actions": claims}, "Probabilities of the actions")
     return files + [_save(figure, folder / name) for name, figure in figures.items()]
+
+
+def _title(folder: Path, num_shown: int, num_scenes: int) -> str:
+    """Of the gallery, which may be passed on: the stage and the number of the run, not where it lies."""
+    count = f"{num_scenes}" if num_shown == num_scenes else f"the first {num_shown} of {num_scenes}"
+    return f"{'/'.join(folder.resolve().parts[-2:])}: what was answered, {count} test scenes"
 
 
 def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:

@@ -56,9 +56,9 @@ class RunRecorder(Callback):
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
     ``decisions`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the test),
     ``answered`` and ``shown`` (what was answered to the test scenes, and the frames of the first of them),
-    ``export(folder)`` (writes the result for other tools), ``next_step`` (what to run next, ``{folder}`` is the
-    exported model). The validation before the first update (``num_sanity_val_steps: -1``) gives the ``*_start``
-    metrics. A ``fast_dev_run`` leaves nothing.
+    ``loss_is`` (what its loss is a number of), ``export(folder)`` (writes the result for other tools), ``next_step``
+    (what to run next, ``{folder}`` is the exported model). The validation before the first update
+    (``num_sanity_val_steps: -1``) gives the ``*_start`` metrics. A ``fast_dev_run`` leaves nothing.
 
     It keeps the budget ledger too: which scenes this stage saw, and those before it, whose exported models it holds
     (their ``source``; a module with ``built_on`` names the part that counts; a ``rehearsal`` has labelled ``scenes`` of
@@ -174,12 +174,13 @@ class RunRecorder(Callback):
         scored = best_step if best_step in self.history else max(self.history, default=0)
         metrics = {**self.history.get(scored, {}), **self.start, **_costs(elapsed_s)}
         update_metrics(folder, metrics)
-        self._draw_curves(trainer, folder)
+        self._draw_curves(trainer, pl_module, folder)
         if self.export and isinstance(pl_module, _Exports):
             write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
-        self.closing = closing_line(folder, metrics, test_command(folder) if next_step == TEST else next_step)
+        next_step = test_command(folder) if next_step == TEST else next_step
+        self.closing = closing_line(folder, metrics, next_step, _monitored(trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse test scenes that a stage has seen, and a checkpoint of which nobody knows what it saw."""
@@ -211,12 +212,13 @@ class RunRecorder(Callback):
         pictures |= {f"answers/{i}": draw_answer(scene, frames) for i, (scene, frames) in enumerate(scenes)}
         _add_images(trainer, self._folder, {f"test/{name}": np.asarray(picture) for name, picture in pictures.items()})
 
-    def _draw_curves(self, trainer: Trainer, folder: Path) -> None:
+    def _draw_curves(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         if self.curve:
             held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
             curve(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
         if self.losses:
-            path = loss_curve(self.losses, self.history, _monitored(trainer), folder / LOSSES)
+            what = getattr(pl_module, "loss_is", "loss")
+            path = loss_curve(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
             _add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -229,11 +231,13 @@ class RunRecorder(Callback):
         _add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})
 
 
-def closing_line(folder: Path, metrics: dict[str, float], next_step: str) -> str:
-    """One line: where the run lies, the held-out reward before and after, what to run next."""
-    before, after = metrics.get(f"{HELD_OUT}_start"), metrics.get(HELD_OUT)
-    reward = "" if before is None or after is None else f"; held-out reward {before:.3f} -> {after:.3f}"
-    return f"run: {folder}{reward}; next: {next_step}"
+def closing_line(folder: Path, metrics: dict[str, float], next_step: str, monitored: str | None = None) -> str:
+    """One line: where the run lies, the held-out reward or the monitored score before and after, what to run next."""
+    score = HELD_OUT if HELD_OUT in metrics or monitored is None else monitored
+    name = "held-out reward" if score == HELD_OUT else score
+    values = [metrics[key] for key in (f"{score}_start", score) if metrics.get(key) is not None]
+    said = f"; {name} {' -> '.join(f'{value:.3f}' for value in values)}" if values else ""
+    return f"run: {folder}{said}; next: {next_step}"
 
 
 def _group(trainer: Trainer, prefix: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ class CLIP(nn.Module):
             with loading(model):
                 _check_size(Path(name))
             name = f"local-dir:{name}"
-        # A folder or a hub name without weights would be a judge of random ones.
-        is_trained = pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
+        # Only an architecture's name may stand for random weights: a start for CLIPReward, and said.
+        self.is_trained = is_trained = pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
+        if not is_trained:
+            warnings.warn(f"the open_clip model {model!r} starts from random weights: no pretrained", stacklevel=2)
         with loading(model):
             # ``preprocess`` does on batches of tensors what open_clip's own transform does on one PIL image.
             self.clip: Any = open_clip.create_model_and_transforms(
@@ -138,7 +141,7 @@ class CLIPCosine(nn.Module):
             D = 512: 200 MB); 0 embeds every scene anew.
 
     Raises:
-        ValueError: for a negative ``cache_scenes``.
+        ValueError: for a negative ``cache_scenes``, or an architecture without weights.
     """
 
     def __init__(
@@ -148,6 +151,11 @@ class CLIPCosine(nn.Module):
         if cache_scenes < 0:
             raise ValueError(f"cache_scenes must be >= 0 (0 switches it off), got {cache_scenes}")
         self.clip = CLIP(model, pretrained).requires_grad_(False).eval()
+        if not self.clip.is_trained:
+            raise ValueError(
+                f"the open_clip architecture {model!r} without weights judges at random: give pretrained, such as "
+                "openai or a file of weights, or name embedded/clip-reward, a folder or hf-hub:NAME"
+            )
         self.cache_scenes = cache_scenes
         # Digest to float[D] on the CPU, the scene used last at the end. No buffer: it enters no checkpoint.
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()

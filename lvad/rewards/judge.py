@@ -42,8 +42,9 @@ class LLMJudge(nn.Module):
     characters and angle brackets, of at most ``MAX_REASON_CHARS`` characters, which can leave neither its line nor the
     tags around it. Other actions and text after the answer are not shown; ``Format`` is the reward for those.
 
-    By rule, not by judgement, an answer without a known action or without a reason earns 0 and is not asked about. The
-    judge sees no picture: a consistent lie earns 1, so this is no reward to use alone.
+    By rule, not by judgement, an answer without a known action or without a reason earns 0 and is not asked about. A
+    policy that gives no answers at all is an error, until the first text with an action part was seen. The judge sees
+    no picture: a consistent lie earns 1, so this is no reward to use alone.
 
     Args:
         endpoint: the server and its model.
@@ -53,7 +54,8 @@ class LLMJudge(nn.Module):
         max_score: the top of the prompt's scale, whose bottom is 0; the reward is the score divided by it.
         cache_folder: where verdicts are kept and looked up; None asks anew at each call.
         on_failure: what becomes of a completion without a verdict after all retries: an ``error``, or ``drop``, which
-            gives it NaN (set controls.non_finite to drop too). A key or address that is refused is always an error.
+            gives it NaN (set controls.non_finite to drop too). A key or address that is refused is always an error,
+            and so is a server that has given no verdict yet.
 
     Raises:
         ValueError: for a prompt that cannot be read or lacks a placeholder, a threshold outside (0, 1], a
@@ -82,17 +84,20 @@ class LLMJudge(nn.Module):
         self.template = _read_template(SHIPPED_PROMPT if prompt_file is None else Path(prompt_file).expanduser())
         self.chat = Chat(endpoint, cache_folder)
         self.threshold, self.max_score, self.on_failure = threshold, max_score, on_failure
+        self._has_answers = self._has_verdicts = False
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         """float[B, K] in [0, 1], NaN for what is dropped; the term ``judge`` is before the threshold.
 
         Raises:
-            JudgeError: naming scene, text, endpoint, cause and remedy.
+            JudgeError: naming scene, text, endpoint, cause and remedy; or for texts none of which is an answer.
             OSError: if the cache cannot be read or written.
         """
+        self._check_answers(batch.ids, rollouts.texts)
         prompts = [[self._prompt(text) for text in row] for row in rollouts.texts]
         asked = [prompt for row in prompts for prompt in row if prompt is not None]
         found = self.chat.ask(asked, lambda reply: read_score(reply, self.max_score), self.on_failure == "drop")
+        self._has_verdicts |= any(not isinstance(value, ChatError) for value in found.values())
         rows = [[0.0 if prompt is None else found.get(prompt, math.nan) for prompt in row] for row in prompts]
         self._check(rows, batch.ids, rollouts.texts)
         values = [[math.nan if isinstance(value, ChatError) else value for value in row] for row in rows]
@@ -113,13 +118,24 @@ class LLMJudge(nn.Module):
         # In one pass: a reason that says {explanation} stays as it is.
         return _SLOT.sub(lambda slot: words[slot[1]], self.template)
 
+    def _check_answers(self, ids: list[str], texts: list[list[str]]) -> None:
+        """Zeros for descriptions would look like a reward that finds nothing good."""
+        flaws = ([problem.flaw for problem in parse(text).problems] for row in texts for text in row)
+        self._has_answers = self._has_answers or any(Flaw.NO_ACTION not in found for found in flaws)
+        if not self._has_answers:
+            raise JudgeError(
+                f"LLMJudge judges answers, and none of the texts has an 'Action:' part (scene {ids[0]!r}: "
+                f"{shorten(texts[0][0], 80)}): take a policy that answers, such as the model of configs/toy_sft.yaml "
+                "with its question, and set answers to true"
+            )
+
     def _check(self, rows: list[list[float | ChatError]], ids: list[str], texts: list[list[str]]) -> None:
         failures = [
             (b, k, value) for b, row in enumerate(rows) for k, value in enumerate(row) if isinstance(value, ChatError)
         ]
         endpoint = self.chat.endpoint
         for b, k, error in failures:
-            if self.on_failure == "error" or error.then == "stop":
+            if self.on_failure == "error" or error.then == "stop" or not self._has_verdicts:
                 raise JudgeError(
                     f"the judge {endpoint.model!r} at {endpoint.url} gave no verdict on scene {ids[b]!r}, completion "
                     f"{k} ({shorten(texts[b][k], 80)}): {error}"

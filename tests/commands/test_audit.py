@@ -47,31 +47,43 @@ def write_configuration(path, worth="2.0", class_path="WordCount"):
 
 def test_a_table_and_two_files(audit, tmp_path, clip_folder):
     code, said = audit()
-    assert code == 0
     lines = said.out.splitlines()
-    assert "logs/audit/audit.json" in lines[0]
+    assert "logs/audit/version_0/audit.json" in lines[0]
     assert set(PROBES) <= {line.split()[0] for line in lines if line}
-    assert lines[-1].startswith(("verdict: pass", "verdict: fail"))
-    assert sorted(file.name for file in (tmp_path / "logs/audit").iterdir()) == ["audit.json", "audit.png"]
-    found = json.loads((tmp_path / "logs/audit/audit.json").read_text())
+    assert lines[-1].startswith("verdict: fail")  # of random weights
+    assert code == 1
+    folder = tmp_path / "logs/audit/version_0"
+    assert sorted(file.name for file in folder.iterdir()) == ["audit.json", "audit.png"]
+    found = json.loads((folder / "audit.json").read_text())
     assert found["reward"] == str(clip_folder)
     assert found["texts"] == "reason"
     assert found["num_scenes"] == 8
     assert found["probes"].keys() == PROBES.keys()
     assert found["probes"]["empty"]["num_scenes"] == 8
     assert {"rank", "auroc", "auroc_floor", "auroc_per_text", "calibration"} <= found.keys()
-    with Image.open(tmp_path / "logs/audit/audit.png") as picture:
+    with Image.open(folder / "audit.png") as picture:
         assert picture.width > 500
+
+
+def test_a_second_audit_leaves_the_first_alone(audit, tmp_path):
+    (tmp_path / "logs/audit/version_4").mkdir(parents=True)
+    audit("--num_scenes", "8")
+    assert (tmp_path / "logs/audit/version_5/audit.json").is_file()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/audit.json").write_text("kept")
+    code, said = audit("--num_scenes", "8", "--out", "mine")
+    assert code == 1
+    assert "mine holds an audit already" in said.err
+    assert (tmp_path / "mine/audit.json").read_text() == "kept"
 
 
 def test_json_alone_or_beside_the_table(audit, tmp_path):
     code, said = audit("--json", "--texts", "caption", "--split", "train", "--num_scenes", "12", "--out", "here")
-    assert code == 0
     found = json.loads(said.out)
+    assert code == (found["verdict"] == "fail")
     assert (found["texts"], found["num_scenes"], found["auroc"]) == ("caption", 12, None)
     assert found == json.loads((tmp_path / "here/audit.json").read_text())
-    code, said = audit("--json", "deep/mine.json", "--texts", "action")
-    assert code == 0
+    _, said = audit("--json", "deep/mine.json", "--texts", "action")
     assert json.loads(Path("deep/mine.json").read_text())["texts"] == "action"
     assert "verdict" in said.out
 
@@ -79,7 +91,7 @@ def test_json_alone_or_beside_the_table(audit, tmp_path):
 def test_the_reward_of_a_run_configuration(audit, tmp_path):
     reward = write_configuration(tmp_path / "config.yaml")
     code, said = audit("--json", "--split", "train", reward=reward)
-    assert code == 0
+    assert code == 1
     found = json.loads(said.out)
     assert found["probes"]["digits"]["probe"] == 2.0
     assert found["probes"]["repeated"]["verdict"] == "fail"

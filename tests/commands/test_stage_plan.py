@@ -33,7 +33,7 @@ def test_a_stage_is_one_command_line_into_its_own_folder(plan):
     pipeline = plan()
     assert fit_args(pipeline, pipeline.stages[1]) == [
         "fit", "--config", "mine.yaml", f"--{REWARD_KEY}", "r/n/reward/model", "--data.num_scenes", '{"train": 16}',
-        "--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger", "--trainer.logger.init_args.save_dir", "r",
+        "--trainer.logger", "lvad.report.board.TensorBoard", "--trainer.logger.init_args.save_dir", "r",
         "--trainer.logger.init_args.name", "n", "--trainer.logger.init_args.version", "rloo",
     ]  # fmt: skip
 

@@ -181,7 +181,9 @@ def test_the_drawn_set(tmp_path: Path) -> None:
     again = ready(root=root, num_scenes=SceneCounts(train=4, val=2, test=3), seed=5)
     assert {scene.id for scene in again.scenes["train"]} < {scene.id for scene in data.scenes["train"]}
     assert again.scenes["test"] == data.scenes["test"]
-    with pytest.raises(DataError, match=r"holds 6 train scenes, num_scenes asks for 800; delete the folder"):
+    with pytest.raises(
+        DataError, match=r"holds 6 train scenes, num_scenes or num_drawn asks for 800; delete the folder"
+    ):
         ready(root=root)
     with pytest.raises(DataError, match="scenes have 2 frames, num_frames asks for 3"):
         ready(root=root, num_scenes=counts, num_frames=3)

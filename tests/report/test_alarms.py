@@ -121,7 +121,8 @@ def test_a_healthy_run_raises_nothing_and_logs_each_alarm_once(tmp_path):
         alarms, rows = fit(tmp_path)
     assert alarms.raised == []
     assert sorted(rows) == [
-        (0, "alarm/hacking", 0.0), (1, "alarm/no_spread", 0.0), (1, "alarm/runaway", 0.0), (1, "alarm/takeover", 0.0),
+        (0, "alarm/hacking", 0.0), (1, "alarm/far", 0.0), (1, "alarm/no_spread", 0.0), (1, "alarm/runaway", 0.0),
+        (1, "alarm/takeover", 0.0), (7, "alarm/worse", 0.0),
     ]  # fmt: skip
 
 
@@ -188,6 +189,25 @@ def test_one_bad_validation_is_noise_but_at_the_end(tmp_path):
     assert of(rows, "hacking") == [(0, 0.0), (7, 1.0)]
 
 
+def test_far_rings_where_the_kl_has_left_every_trust(tmp_path):
+    # means of two: step 3 9, 4 12
+    script = HEALTHY | {"train/kl": [0.0, 4.0, 8.0, 10.0, 14.0, 14.0, 14.0, 14.0]}
+    with pytest.warns(UserWarning, match=r"ALARM far at step 5: the KL to the start is 12\.0 nats .* raise kl\.beta"):
+        alarms, rows = fit(tmp_path, script)
+    assert of(rows, "far") == [(1, 0.0), (4, 1.0)]
+    assert len(alarms.raised) == 1
+
+
+def test_a_fit_that_ends_below_its_start_says_so(tmp_path):
+    script = {"val/reward": [0.368, 0.4, 0.2, 0.0, -0.31]}
+    with pytest.warns(UserWarning, match=r"ALARM worse at step 8: .* val/reward from 0\.368 to -0\.310"):
+        _, rows = fit(tmp_path, held_out=script)
+    assert of(rows, "worse") == [(7, 1.0)]
+    # Within the tolerance of 0.02 it is noise.
+    _, rows = fit(tmp_path / "noise", held_out={"val/reward": [0.368, 0.4, 0.4, 0.4, 0.35]})
+    assert of(rows, "worse") == [(7, 0.0)]
+
+
 def test_a_start_over_a_few_scenes_is_not_compared_with(tmp_path):
     # Against the sanity check's 0.9 all validations would be hacked; the first whole one is at step 2.
     script = {"val/reward": [0.1, 0.4, 0.5, 0.6, 0.7], "val/judge": [0.9, 0.5, 0.5, 0.5, 0.5]}
@@ -198,8 +218,8 @@ def test_a_start_over_a_few_scenes_is_not_compared_with(tmp_path):
 
 def test_what_a_run_does_not_log_is_not_judged(tmp_path):
     alarms, rows = fit(tmp_path, {"rollout/length": [10.0] * STEPS}, {"val/reward": [0.1, 0.2, 0.3, 0.4, 0.5]})
-    assert rows == [(1, "alarm/runaway", 0.0)]
-    assert alarms.is_on == {"runaway": False}
+    assert rows == [(1, "alarm/runaway", 0.0), (7, "alarm/worse", 0.0)]
+    assert alarms.is_on == {"runaway": False, "worse": False}
     alarms, rows = fit(tmp_path, {}, {})
     assert rows == []
     assert not alarms.is_on
@@ -207,7 +227,7 @@ def test_what_a_run_does_not_log_is_not_judged(tmp_path):
 
 def test_a_run_shorter_than_the_window_is_not_judged(tmp_path):
     _, rows = fit(tmp_path, HEALTHY | {"advantage/zero_spread": [1.0] * STEPS}, window=9)
-    assert {name for _, name, _ in rows} == {"alarm/hacking"}
+    assert {name for _, name, _ in rows} == {"alarm/hacking", "alarm/worse"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -223,7 +243,7 @@ def test_a_resumed_run_knows_what_an_unbroken_one_knows(tmp_path, step):
     resumed, later = fit(tmp_path / "resumed", training, held_out, ckpt_path=tmp_path / f"step={step}.ckpt")
     assert resumed.state_dict() == whole.state_dict()
     assert later == [row for row in rows if row[0] >= step]
-    assert {row["alarm"] for row in whole.raised} == {"takeover", "runaway", "hacking"}
+    assert {row["alarm"] for row in whole.raised} == {"takeover", "runaway", "hacking", "worse"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -244,6 +264,7 @@ def test_the_state_is_plain_and_a_copy(tmp_path):
         ("common_share", 1.0, r"in \(0, 1\)"),
         ("truncated_share", 0.0, r"in \(0, 1\)"),
         ("length_ratio", 1.0, "> 1"),
+        ("kl_limit", 0.0, "> 0"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(name, value, allowed):

@@ -119,3 +119,14 @@ def test_the_towers_weights_fit_those_of_the_captioner(clip_folder):
         ours = clip.clip.visual(pixels) @ torch.linalg.pinv(clip.clip.visual.proj)
         theirs = tower(pixel_values=pixels).last_hidden_state.mean(1)
     assert torch.cosine_similarity(ours, theirs).min() > 0.95
+
+
+def test_an_architecture_without_weights_is_no_judge():
+    with pytest.warns(UserWarning, match="'ViT-S-32-alt' starts from random weights"):
+        clip = CLIP("ViT-S-32-alt")
+    assert not clip.is_trained
+    with (
+        pytest.warns(UserWarning, match="random weights"),
+        pytest.raises(ValueError, match="'ViT-S-32-alt' without weights judges at random"),
+    ):
+        CLIPCosine("ViT-S-32-alt")

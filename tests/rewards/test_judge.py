@@ -176,6 +176,25 @@ def test_dropping_does_not_hide_a_key_that_is_refused():
         make_judge(server, on_failure="drop").score(scenes("a"), rollouts([[STOP, GO]]))
 
 
+def test_a_policy_that_gives_no_answers_is_no_zero():
+    with running(status(500)) as server:
+        judge = make_judge(server)
+        with pytest.raises(
+            JudgeError, match=r"none of the texts has an 'Action:' part \(scene 'a': 'The road is clear"
+        ):
+            judge.score(scenes("a"), rollouts([["The road is clear.", "It is night."]]))
+        # Once it answers, what is none earns nothing: a completion that cannot be read is data.
+        assert judge.score(scenes("a"), rollouts([["Action: stop.", "It is night."]])).total.tolist() == [[0, 0]]
+        assert judge.score(scenes("a"), rollouts([["It is night.", ""]])).total.tolist() == [[0, 0]]
+        assert not server.requests
+
+
+def test_dropping_does_not_hide_a_server_that_was_never_there():
+    judge = make_judge("http://127.0.0.1:9/v1", retries=0, on_failure="drop")
+    with pytest.raises(JudgeError, match="gave no verdict on scene 'a', completion 0"):
+        judge.score(scenes("a"), rollouts([[STOP, GO]]))
+
+
 def test_verdicts_are_kept(tmp_path):
     with running(says("0.5")) as server:
         for _ in range(2):

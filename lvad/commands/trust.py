@@ -1,0 +1,128 @@
+"""What a configuration may ask for: the classes that it names are code, and a judge's key leaves the machine.
+
+A ``class_path`` outside ``KNOWN`` is said before it is imported, and refused with ``--safe``. This is no sandbox: a
+configuration chooses among the classes of large libraries. It is a look at the door.
+"""
+
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from lvad.commands.flags import FLAGS, KEY_HOST
+from lvad.commands.one_line import innermost
+from lvad.data.records import DataError
+
+T = TypeVar("T")
+KNOWN: Final = ("lvad", "lightning", "torch", "torchmetrics", "transformers", "peft")
+# Parts of these that load or run what they are given; no configuration of a training needs them.
+RUNS_CODE: Final = (
+    *("torch.hub", "torch.load", "torch.serialization", "torch.package", "torch.jit", "torch.ops", "torch.classes"),
+    *("torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.utils.collect_env", "torch.distributed.run"),
+    *("transformers.pipeline", "transformers.pipelines", "transformers.dynamic_module_utils", "transformers.commands"),
+)
+_DENIED: Final = re.compile(r"Importing '([\w.]+)' is not allowed, denied by the '([\w.*]+)' entry")
+
+
+def parsed(parser: ArgumentParser, args: list[str]) -> Namespace:
+    """Parse a command line.
+
+    Args:
+        parser: made with ``exit_on_error=False``.
+        args: of the command.
+
+    Raises:
+        ArgumentError: for what cannot be understood: one line, with what may have been meant.
+    """
+    try:
+        return with_consent(lambda: parser.parse_args(args))
+    except ArgumentError as error:
+        raise ArgumentError(None, innermost(str(error), _options(parser, args))) from error
+
+
+def with_consent(parse: Callable[[], T]) -> T:
+    """Parse what may name classes; each that is outside ``KNOWN`` is said before it is imported.
+
+    Args:
+        parse: called anew after each such name, with that one let through.
+
+    Raises:
+        ArgumentError: as ``parse`` does; with ``--safe`` for any such name, and always for one that runs programs,
+            opens files or connections (``os``, ``subprocess``, ``builtins.exec``, ...).
+    """
+    set_parsing_settings(import_path_denylist=["*", *RUNS_CODE], import_path_allowlist=list(KNOWN))
+    if not FLAGS.safe and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a file of this folder hides no library
+    said: set[tuple[str, str]] = set()  # a class has a second name where it is defined
+    while True:
+        try:
+            return parse()
+        except ArgumentError as error:
+            denied = _DENIED.search(str(error))
+            if denied is None:
+                raise
+            name, entry = denied.groups()
+            if FLAGS.safe or entry != "*":
+                raise ArgumentError(None, _refusal(name, entry)) from error
+            if (key := (name.partition(".")[0], name.rpartition(".")[2])) not in said:
+                said.add(key)
+                _say(f"a configuration asks for {name}, which is not of lvad or its libraries: its code runs here")
+            set_parsing_settings(import_path_allowlist=[name])
+
+
+def ask_for_keys(config: Any) -> None:
+    """Name each host that a configuration would send a key to, and ask; a host of this machine is not asked for.
+
+    Args:
+        config: parsed, before anything of it is built.
+
+    Raises:
+        DataError: for a host that was not agreed to.
+    """
+    for variable, host in dict.fromkeys(keys_sent(config)):
+        if host in ("localhost", "127.0.0.1", "::1") or (host in FLAGS.key_hosts and not FLAGS.safe):
+            continue
+        asked = f"a configuration sends the key in ${variable} to {host}"
+        if FLAGS.safe:
+            raise DataError(f"{asked}, which --safe refuses")
+        if not sys.stdin.isatty() or input(f"lvad: {asked}. Send it? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise DataError(f"{asked}: not agreed to; if it is right, add {KEY_HOST} {host} to the command line")
+        FLAGS.key_hosts.append(host)
+
+
+def keys_sent(config: Any) -> Iterator[tuple[str, str]]:
+    """The environment variables whose values a configuration sends away, each with the host."""
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, Mapping):
+        if config.get("api_key_env") and config.get("url"):
+            yield str(config["api_key_env"]), str(urlsplit(str(config["url"])).hostname)
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for part in config:
+            yield from keys_sent(part)
+
+
+def _refusal(name: str, entry: str) -> str:
+    why = "--safe imports only" if entry == "*" else "it can run any program; a configuration may name"
+    return f"a configuration asks for {name}, which is refused: {why} {', '.join(KNOWN)}"
+
+
+def _say(text: str) -> None:
+    print(f"lvad: {text}", file=sys.stderr)  # audit --json prints its JSON alone
+
+
+def _options(parser: ArgumentParser, args: list[str]) -> list[str]:
+    """The names of a parser's options, with those of the subcommand that was given."""
+    found: list[str] = []
+    for action in parser._actions:
+        choices = action.choices
+        if isinstance(choices, Mapping):
+            found += [name for arg in args[:1] if arg in choices for name in _options(choices[arg], args[1:])]
+        found += [option.removeprefix("--") for option in action.option_strings]
+    return found

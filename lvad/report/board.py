@@ -1,0 +1,80 @@
+"""TensorBoard, ordered for the reader: what a run is for comes first, what it is watched by comes last.
+
+TensorBoard sorts its groups of cards by name and opens on the first ones. ``reward``, ``samples``, ``test`` and ``val``
+keep their names; everything else is shown under ``while_training``, as ``while_training/train_kl``.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
+
+FIRST: Final = ("curves", "reward", "samples", "test", "val")
+LAST: Final = "while_training"
+_LEFT_OUT: Final = ("epoch", "hp_metric")
+_AUDIT: Final = "audit/"
+_METRICS: Final = ("val/reward", "val/judge", "val/fact_precision", "val/action_macro_f1", "val/auroc", "val/loss")
+"""The columns of the HPARAMS tab beside the values; a run has those that it logs."""
+_PARTS: Final = ("seed_everything", "trainer", "model", "data")
+_OF_THE_MACHINE: Final = ("logger", "default_root_dir", "callbacks", "enable_", "profiler", "plugins", "num_workers")
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger with ordered cards, the audit as one text, and the configuration's values in the HPARAMS tab.
+
+    Args:
+        save_dir: folder of all stages' runs.
+        name: of the stage.
+        version: of the run; None takes the next ``version_<n>``.
+        options: what else Lightning's logger takes.
+    """
+
+    def __init__(self, save_dir: str, name: str = "lvad", version: int | str | None = None, **options: Any) -> None:
+        super().__init__(save_dir, name=name, version=version, **{"default_hp_metric": False, **options})
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars under the names of ``tag``."""
+        audit = {name: value for name, value in metrics.items() if name.startswith(_AUDIT)}
+        if audit:
+            rows = "".join(f"| {name.removeprefix(_AUDIT)} | {float(value):.2f} |\n" for name, value in audit.items())
+            self.experiment.add_text("audit", f"| right text beats | share |\n|---|---|\n{rows}", step)
+        shown = {tag(name): value for name, value in metrics.items() if name not in audit and name not in _LEFT_OUT}
+        super().log_metrics(shown, step)
+
+    @rank_zero_only
+    def log_configuration(self, config: Mapping[str, Any]) -> None:
+        """Show what a run was told in the HPARAMS tab, beside its held-out scores."""
+        columns = dict(hyperparameters(config))
+        if columns:
+            for summary in hparams(columns, dict.fromkeys(_METRICS, 0.0)):
+                self.experiment.file_writer.add_summary(summary)
+
+
+def tag(name: str) -> str:
+    """The name of a metric in TensorBoard."""
+    return name if name.partition("/")[0] in FIRST else f"{LAST}/{name.replace('/', '_')}"
+
+
+def hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, float | str | bool]]:
+    """The numbers, choices and classes of a configuration by their path, without what only the machine decides.
+
+    Args:
+        config: as ``config.yaml`` holds it.
+    """
+    for part in _PARTS:
+        yield from _leaves(config.get(part), [part])
+
+
+def _leaves(value: Any, path: list[str]) -> Iterator[tuple[str, float | str | bool]]:
+    if path[-1].startswith(_OF_THE_MACHINE):
+        return
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(part, path if key == "init_args" else [*path, str(key)])
+    elif path[-1] == "class_path":
+        yield ".".join(path[:-1]), str(value).rpartition(".")[2]
+    elif isinstance(value, int | float | str):
+        yield ".".join(path), value

@@ -1,0 +1,181 @@
+"""Tested runs of RLOOPolicy or CLIPReward side by side: scores with intervals, paired differences, curves together."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+
+from lvad.data.records import DataError
+from lvad.metrics.intervals import Interval, bootstrap_ratio
+from lvad.report.compare import excludes_zero
+from lvad.report.curves import BLUE, ORANGE, new_figure
+from lvad.report.run_curves import read_curves
+from lvad.report.runs import markdown, read_metrics, write_whole
+from lvad.report.scored import SCORED, read_scored
+from lvad.types import SceneScores, Table
+
+COMPARISON: Final = "comparison"
+CURVES: Final = ("val/reward", "val/judge", "val/fact_precision", "train/kl", "val/auroc", "val/loss")
+"""What is drawn of a run, of as much as any of them logged."""
+
+_COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
+_SHOWN_IDS: Final = 3
+
+
+class ScoredRun(NamedTuple):
+    """A tested run with what was found for each scene."""
+
+    name: str
+    folder: Path
+    scenes: dict[str, SceneScores]
+    """By id."""
+    metrics: Mapping[str, float | None]
+
+
+class ScoredComparison(NamedTuple):
+    """Runs on the same test scenes."""
+
+    num_scenes: int
+    runs: list[ScoredRun]
+    """The differences are the first one's minus each other's."""
+    scores: dict[str, dict[str, Interval]]
+    """By run, then by score."""
+    differences: dict[str, dict[str, Interval]]
+    """The first run minus this one, paired by scene."""
+
+
+def read_scored_run(folder: Path, name: str) -> ScoredRun:
+    """Read a run that ``lvad test`` wrote ``scored.jsonl`` for.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    scenes = {scene.id: scene for scene in read_scored(folder / SCORED)}
+    return ScoredRun(name, folder, scenes, read_metrics(folder))
+
+
+def compare_scored(runs: Sequence[ScoredRun]) -> ScoredComparison:
+    """Score runs on their test scenes, and the first minus each other in pairs.
+
+    Raises:
+        DataError: if two runs were tested on other scenes, or have no score in common.
+    """
+    first, *others = runs
+    ids = list(first.scenes)
+    for other in others:
+        _check_scenes(first, other)
+    pairs = {run.name: _pairs(run, ids) for run in runs}
+    differences = {}
+    for other in others:
+        shared = [score for score in pairs[first.name] if score in pairs[other.name]]
+        if not shared:
+            raise DataError(f"{first.name!r} and {other.name!r} have no score in common: they are of other stages")
+        differences[other.name] = {
+            score: bootstrap_ratio(*pairs[first.name][score], less=pairs[other.name][score]) for score in shared
+        }
+    scores = {name: {score: bootstrap_ratio(*pair) for score, pair in own.items()} for name, own in pairs.items()}
+    return ScoredComparison(len(ids), list(runs), scores, differences)
+
+
+def scored_tables(found: ScoredComparison) -> list[Table]:
+    """Test scores, differences, and what validation said before and after the fit."""
+    names = list(dict.fromkeys(score for own in found.scores.values() for score in own))
+    tables = [
+        Table(
+            f"{found.num_scenes} test scenes (95 % interval)",
+            ("score", *found.scores),
+            tuple((score, *(_cell(own.get(score)) for own in found.scores.values())) for score in names),
+        )
+    ]
+    if found.differences:
+        rows = [(score, *(_cell(d.get(score), "+") for d in found.differences.values())) for score in names]
+        title = f"{found.runs[0].name} minus each other, paired by scene (95 % interval); * excludes 0"
+        tables.append(Table(title, ("score", *(f"- {name}" for name in found.differences)), tuple(rows)))
+    return [*tables, _validation(found.runs)]
+
+
+def scored_text(found: ScoredComparison) -> str:
+    """The tables as Markdown."""
+    return "\n".join(map(markdown, scored_tables(found)))
+
+
+def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]:
+    """Write ``comparison.md``, ``.json`` and, where the runs logged curves, ``.png``; returns the files."""
+    whole = {
+        "num_scenes": found.num_scenes,
+        "folders": {run.name: str(run.folder) for run in found.runs},
+        "scores": {name: _numbers(own) for name, own in found.scores.items()},
+        "differences": {name: _numbers(own) for name, own in found.differences.items()},
+    }
+    files = [folder / f"{COMPARISON}.{kind}" for kind in ("md", "json")]
+    write_whole(files[0], scored_text(found))
+    write_whole(files[1], json.dumps(whole, indent=1) + "\n")
+    figure = curves_figure({run.name: read_curves(run.folder, CURVES) for run in found.runs})
+    if figure is not None:
+        files.append(folder / f"{COMPARISON}.png")
+        figure.savefig(files[-1], dpi=120)
+    return files
+
+
+def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure | None:
+    """The runs' curves over each other, a panel for each that any of them has; None where none has any.
+
+    Args:
+        curves: run to score to its (step, value) points.
+    """
+    shown = [score for score in CURVES if any(score in own for own in curves.values())]
+    if not shown:
+        return None
+    columns = min(3, len(shown))
+    num_rows = -(-len(shown) // columns)
+    figure = new_figure(4.2 * columns, 3.2 * num_rows + 0.5)
+    for place, score in enumerate(shown, start=1):
+        axes = figure.add_subplot(num_rows, columns, place, title=score, xlabel="optimizer step")
+        for number, (name, own) in enumerate(curves.items()):
+            steps, values = zip(*own.get(score, [(float("nan"), float("nan"))]), strict=True)
+            mark = "o-" if score.startswith("val/") else "-"
+            label = name if place == 1 else None
+            axes.plot(steps, values, mark, color=_COLOURS[number % len(_COLOURS)], markersize=4, label=label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _check_scenes(first: ScoredRun, other: ScoredRun) -> None:
+    for run, source in ((other, first), (first, other)):
+        if lacks := [name for name in source.scenes if name not in run.scenes]:
+            problem = f"{run.name!r} lacks {len(lacks)} scenes of {source.name!r}, such as {lacks[:_SHOWN_IDS]}"
+            remedy = "test both on the same scenes (the same data.root, data.num_scenes and data.seed)"
+            raise DataError(f"runs are compared on the same scenes, but {problem}; {remedy}")
+
+
+def _pairs(run: ScoredRun, ids: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Parts and wholes float64[N] of the scores that every scene has and whose wholes are not all 0."""
+    rows = [run.scenes[name].scores for name in ids]
+    shared = [score for score in rows[0] if all(score in row for row in rows)]
+    columns = {score: torch.tensor([row[score] for row in rows], dtype=torch.float64).T for score in shared}
+    return {score: (pair[0], pair[1]) for score, pair in columns.items() if bool(pair[1].sum() > 0)}
+
+
+def _validation(runs: Sequence[ScoredRun]) -> Table:
+    names = sorted({n for run in runs for n in run.metrics if n.startswith("val/") and not n.endswith("_start")})
+    rows = []
+    for name in names:
+        values = [(run.metrics.get(f"{name}_start"), run.metrics.get(name)) for run in runs]
+        rows.append((name, *(" -> ".join(f"{v:.3f}" for v in pair if v is not None) or "-" for pair in values)))
+    return Table("Validation: start -> best checkpoint", ("score", *(run.name for run in runs)), tuple(rows))
+
+
+def _cell(value: Interval | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    star = " *" if sign and excludes_zero(value) else ""
+    return f"{value.mean:{sign}.3f} ({value.low:{sign}.3f} to {value.high:{sign}.3f}){star}"
+
+
+def _numbers(scores: Mapping[str, Interval]) -> dict[str, Any]:
+    return {score: value._asdict() for score, value in scores.items()}

@@ -1,0 +1,66 @@
+"""How a fit is followed: a bar on a terminal, plain lines in a file or in a job's log."""
+
+import time
+from typing import Any, Final
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+EVERY_S: Final = 30.0
+"""Seconds between two plain lines, at least; the first step and the last one always have theirs."""
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, without the number of the run's folder among the scores."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What is logged for the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class PlainLines(ProgressBar):
+    """One line every ``every_n_steps`` optimizer steps, where nobody looks at a moving bar.
+
+    Args:
+        every_n_steps: None takes ``log_every_n_steps`` of the trainer, and leaves out lines that come within
+            ``EVERY_S`` of the one before.
+    """
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        super().__init__()
+        self.every_n_steps = every_n_steps
+        self._is_on = True
+        self._said_step, self._said_s, self._start_s, self._start_step = -1, 0.0, 0.0, 0
+
+    def disable(self) -> None:
+        """Say nothing, on all ranks but the first."""
+        self._is_on = False
+
+    def enable(self) -> None:
+        """Speak again."""
+        self._is_on = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start_s, self._start_step = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say where the fit is, once per optimizer step at most."""
+        step, now_s = trainer.global_step, time.perf_counter()
+        is_due = step % (self.every_n_steps or max(1, getattr(trainer, "log_every_n_steps", 1))) == 0
+        is_soon = self.every_n_steps is None and now_s - self._said_s < EVERY_S
+        is_end = step in (1, trainer.estimated_stepping_batches)
+        if self._is_on and step > 0 and step != self._said_step and (is_end or (is_due and not is_soon)):
+            self._said_step, self._said_s = step, now_s
+            print(self._line(trainer, pl_module, now_s), flush=True)
+
+    def _line(self, trainer: Trainer, pl_module: LightningModule, now_s: float) -> str:
+        step, whole = trainer.global_step, trainer.estimated_stepping_batches
+        rate = (step - self._start_step) / max(now_s - self._start_s, 1e-9)
+        metrics = {name: value for name, value in self.get_metrics(trainer, pl_module).items() if name != "v_num"}
+        scores = [f"{name} {value:.3f}" for name, value in metrics.items() if isinstance(value, int | float)]
+        return f"step {step}/{whole:.0f}, epoch {trainer.current_epoch}: {', '.join([*scores, f'{rate:.2f} steps/s'])}"
