@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lvad.ops import action_weights, content_digest, entropy, gather_logps, on_host, sequence_sum
+from lvad.ops import action_weights, content_digest, entropy, gather_logps, kept_random_state, on_host, sequence_sum
 
 
 def test_gather_takes_each_tokens_entry():
@@ -32,6 +32,16 @@ def test_numbers_on_the_host_keep_their_values_and_lose_their_gradient():
     assert read["a"].item() == 1.5
     assert not read["a"].requires_grad
     assert read["b"].item() == 2
+
+
+def test_the_random_state_is_afterwards_what_it_was():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    with kept_random_state(torch.device("cpu")):
+        torch.manual_seed(1)
+        torch.rand(5)
+    assert torch.equal(torch.rand(2), expected)
 
 
 def test_masked_values_that_are_not_numbers_do_not_leak():

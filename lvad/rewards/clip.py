@@ -86,7 +86,7 @@ class CLIP(nn.Module):
         device = self.clip.logit_scale.device
         attn_mask: Tensor | None = getattr(model, "attn_mask", None)
         if type(self.clip) is not open_clip.model.CLIP or attn_mask is None:
-            return F.normalize(self.clip.encode_text(tokens.to(device)), dim=-1)
+            return F.normalize(self.clip.encode_text(tokens.to(device, non_blocking=True)), dim=-1)
         # Under a causal mask the padding after the longest text changes nothing, and is most of the work. One column
         # of it stays: where a text fills the context the last token is its end. Looked for before the tokens move to
         # the device, which would have to be waited for.
@@ -96,7 +96,9 @@ class CLIP(nn.Module):
             "positional_embedding": model.positional_embedding[:length],
             "attn_mask": attn_mask[:length, :length],
         }
-        return torch.func.functional_call(self.clip, cut, kwargs={"text": tokens[:, :length].to(device)})[1]
+        return torch.func.functional_call(
+            self.clip, cut, kwargs={"text": tokens[:, :length].to(device, non_blocking=True)}
+        )[1]
 
     def save_pretrained(self, folder: Path, dtype: str = "float32") -> None:
         """Write a folder that plain open_clip loads as ``local-dir:FOLDER``, atomically."""
@@ -191,7 +193,7 @@ class CLIPCosine(nn.Module):
             self._kept.move_to_end(key)
         while len(self._kept) > self.cache_scenes:
             self._kept.popitem(last=False)
-        return torch.stack([rows[key] for key in keys]).to(self.clip.logit_scale.device)
+        return torch.stack([rows[key] for key in keys]).to(self.clip.logit_scale.device, non_blocking=True)
 
     @torch.no_grad()
     def embed_completions(self, rollouts: Rollouts) -> Tensor:
@@ -199,7 +201,7 @@ class CLIPCosine(nn.Module):
         texts = [text for row in rollouts.texts for text in row]
         position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         distinct = self.clip.embed_texts(list(position)).float()
-        rows = torch.tensor([position[text] for text in texts], device=distinct.device)
+        rows = torch.tensor([position[text] for text in texts]).to(distinct.device, non_blocking=True)
         return distinct[rows].view(len(rollouts.texts), -1, distinct.shape[-1])
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ BOUNDS = {
     "encode": (9, 0),  # one of them for each scene that was not seen before, whose tokens are kept on the host
     "generate": (8, 0),  # five looks at whether all have ended, one every eight tokens
     "reference": (1, 0),
-    "reward": (2, 3),
+    "reward": (2, 0),
     "logprobs": (1, 0),
     "rest of the step": (3, 0),
     "rest": (1, 0),

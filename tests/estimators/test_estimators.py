@@ -82,6 +82,16 @@ def test_the_critic_sends_no_gradient_to_the_states_it_reads():
     assert not estimate.advantages.requires_grad
 
 
+def test_a_dropped_scene_takes_no_part_in_the_critics_loss():
+    # The critic begins with a guess of 0: the loss is the mean of 1 and 9, the variance explained that of a constant.
+    estimator = A2C(warmup_steps=0)
+    estimator.prepare(8)
+    judged = make_judged([[1.0, 3.0], [100.0, 0.0]], is_kept=[True, False], states=torch.ones(2, 8))
+    estimate = estimator.estimate(judged)
+    assert estimate.logged["critic/loss"] == 5
+    assert estimate.logged["critic/explained_variance"] == 0
+
+
 def test_a_step_without_a_kept_scene_leaves_the_critic_alone():
     estimator = A2C(warmup_steps=0)
     estimator.prepare(8)

@@ -91,6 +91,22 @@ def test_a_judge_is_frozen_and_stays_in_evaluation_mode(clip_folder):
     assert not any(module.training for module in reward.train().modules())
 
 
+def test_a_judge_keeps_its_precision_in_a_module_of_16_bits(clip_folder):
+    """As precision ``bf16-true`` and some strategies make of a stage; completions differ by thousandths."""
+    judge = CLIPCosine(str(clip_folder))
+    scene, texts = batch(frames(2)), rollouts([["A red car is right ahead.", "It is night."]])
+    before = judge.score(scene, texts).total
+    torch.nn.ModuleList([judge]).bfloat16()
+    judge._kept.clear()
+    assert torch.equal(judge.score(scene, texts).total, before)
+
+
+def test_a_clip_of_16_bits_takes_frames(clip_folder):
+    clip = CLIP(str(clip_folder)).bfloat16()
+    expected = CLIP(str(clip_folder)).embed_frames([frames(2)])
+    torch.testing.assert_close(clip.embed_frames([frames(2)]).float(), expected, rtol=0, atol=0.05)
+
+
 def test_a_saved_clip_gives_the_same_numbers_in_plain_open_clip(clip_folder, tmp_path):
     clip = CLIP(str(clip_folder))
     with torch.no_grad():
