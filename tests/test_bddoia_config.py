@@ -51,12 +51,15 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, vit_b_32, make_batc
     assert policy.banned.sum() >= len(SPECIAL)
     assert not policy.banned[policy.end_id]
 
-    # 17 tiles of 64 tokens: what the checkpoint's own preprocessing makes of a square frame.
+    # 10 tiles of 64 tokens: a square frame is scaled to 1,536 and not, as the checkpoint's own settings say, to 2,048.
     inputs = chat_inputs(policy.processor, make_batch(1), [policy.prompts.describe])
-    assert inputs["pixel_values"].shape == (1, 17, 3, 512, 512)
-    assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 17 * 64
+    assert inputs["pixel_values"].shape == (1, 10, 3, 512, 512)
+    assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 10 * 64
     ids = PromptIds(policy.processor)(policy.prompts.describe, make_batch(1).frames[0])
     assert ids.tolist() == inputs["input_ids"][0].tolist()
+    # Of the data set's own frames, as docs/scale.md has it.
+    assert policy.prompt_ids.tiling.num_tiles(720, 1280) == 7
+    assert policy.prompt_ids.frame_tokens(720, 1280) == 468
 
 
 def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):

@@ -1,5 +1,6 @@
 """The worst batch: how it is chosen, what it costs, and that trying it leaves no trace."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,14 +8,16 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from PIL import Image
+from transformers import Idefics3ImageProcessor
 
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.estimators import A2C
 from lvad.modules import KL, ActionSFT, CLIPReward, RLOOPolicy
 from lvad.modules.describing import Description
 from lvad.modules.plan import Plan
-from lvad.modules.worst_batch import DoesNotFit, try_step, worst_batch, worst_scenes
+from lvad.modules.worst_batch import DoesNotFit, _remedy, try_step, worst_batch, worst_scenes
 from lvad.policy import HFPolicy, Lora, Sampling
+from lvad.policy.pixels import Tiling
 from lvad.rewards import CLIPCosine
 from lvad.rewards.clip import CLIP
 from lvad.types import Scene
@@ -68,6 +71,25 @@ def test_frames_come_before_pixels_and_pixels_before_words(tmp_path):
     assert [s.id for s in worst_scenes(scenes, 2, 3)] == ["three", "talkative", "two"]
     assert [s.id for s in worst_scenes(scenes, 1, 2)] == ["large", "three"]
     assert [s.id for s in worst_scenes(scenes, 3, 9)] == ["three", "large", "two", "talkative"]
+
+
+def test_with_a_policy_tokens_come_before_frames(tmp_path):
+    """A panorama of few pixels can be cut into more tiles than a larger square, and one frame into more than two."""
+    scenes = [
+        scene(tmp_path, "square", (90, 90)),
+        scene(tmp_path, "panorama", (90, 30)),
+        scene(tmp_path, "two", (20, 20), (20, 20)),
+        scene(tmp_path, "small", (60, 20)),
+    ]
+
+    def tokens(height, width):
+        return 10 * -(-width // height)
+
+    assert [s.id for s in worst_scenes(scenes, 2, 4, None, tokens)] == ["panorama", "small", "two", "square"]
+    assert [s.id for s in worst_scenes(scenes, 2, 4, 30, tokens)] == ["panorama", "small", "two", "square"]
+    sizes = []
+    worst_scenes(scenes, 2, 4, 30, lambda height, width: sizes.append((width, height)) or 1)
+    assert sorted(sizes) == [(20, 20), (30, 10), (30, 10), (30, 30)]  # as the policy will see them
 
 
 def test_a_picture_that_cannot_be_opened_is_left_to_the_reader(tmp_path):
@@ -145,7 +167,23 @@ def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip
     ) as caught:
         trainer(tmp_path, Plan()).fit(module, data)
     assert "completions_at_once 2" in str(caught.value)
+    assert "; a smaller data.num_frames" in str(caught.value)
+    # The processor scales every frame to its one tile.
+    assert "image_size_px" not in str(caught.value)
+    assert "policy images." not in str(caught.value)
     assert "gradient_checkpointing true" in str(caught.value)
+
+
+def test_out_of_memory_names_fewer_tiles_first(tmp_path, vlm_folder, clip_folder, data, monkeypatch):
+    module = describer(vlm_folder, clip_folder)
+    tiling = Tiling.of(Idefics3ImageProcessor(size={"longest_edge": 512}, max_image_size={"longest_edge": 128}))
+    monkeypatch.setattr(module.policy.prompt_ids, "tiling", tiling)
+    batch = worst_batch(data)
+    said = _remedy(module, batch, MemoryError())
+    tall, wide = batch.frames[0].shape[-2:]
+    fewer = replace(tiling, longest_edge_px=384).num_tiles(tall, wide)
+    first = f"policy images.longest_edge_px 384 ({fewer} tiles a frame); policy images.splitting false (1 tile a frame)"
+    assert said.split("what helps: ")[1].startswith(first)
 
 
 def test_another_error_is_not_called_one_of_memory(tmp_path, vlm_folder, clip_folder, data, monkeypatch):

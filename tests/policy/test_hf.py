@@ -1,5 +1,7 @@
 """The policy against plain transformers, against enumeration, and against itself in other arrangements."""
 
+import shutil
+
 import pytest
 import torch
 from listing import only
@@ -283,3 +285,51 @@ def test_a_cuda_device_draws_and_learns_what_the_cpu_does(vlm_folder, make_batch
     found = _whole_gradients(policy, batch, drawn)
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
+
+
+@pytest.fixture
+def splitting_folder(vlm_folder, tmp_path):
+    """A model whose processor cuts a frame, scaled to 256 pixels, into tiles of 128."""
+    from transformers import AutoProcessor
+
+    folder = tmp_path / "splitting"
+    shutil.copytree(vlm_folder, folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor.do_image_splitting = True
+    processor.image_processor.size = {"longest_edge": 256}
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_settings_of_images_reach_prompt_pixels_cache_and_export(splitting_folder, make_batch, tmp_path):
+    from transformers import AutoProcessor
+
+    from lvad.policy import HFPolicy, Images, VisionCache
+
+    batch, lengths, seen = make_batch(1), [], []
+    cache = VisionCache(folder=str(tmp_path / "kept"))
+    for images in (Images(), Images(longest_edge_px=128), Images(splitting=False)):
+        torch.manual_seed(0)
+        policy = HFPolicy(str(splitting_folder), lora=None, images=images, vision_cache=cache)
+        prefix = policy.encode(batch)
+        inputs = chat_inputs(policy.processor, batch, [policy.prompts.describe])
+        assert prefix.lengths == (inputs["input_ids"].shape[1],)
+        (tokens,) = policy._eyes.look(policy.vlm, batch.frames)
+        assert len(tokens) == (inputs["input_ids"] == policy.vlm.config.image_token_id).sum()
+        lengths.append(prefix.lengths[0])
+        seen.append(tokens)
+        policy.save_pretrained(tmp_path / "saved")
+        saved = AutoProcessor.from_pretrained(tmp_path / "saved")
+        again = chat_inputs(saved, batch, [policy.prompts.describe])
+        assert torch.equal(again["pixel_values"], inputs["pixel_values"])
+        assert torch.equal(again["input_ids"], inputs["input_ids"])
+    assert lengths[0] > lengths[1] == lengths[2]
+    assert [len(tokens) for tokens in seen] == [5 * 16, 16, 16]
+    assert not torch.equal(seen[1], seen[2])  # the last was scaled to 256 and back
+
+
+def test_images_that_the_model_has_no_tokens_for_are_refused_at_once(vlm_folder):
+    from lvad.policy import HFPolicy, Images
+
+    with pytest.raises(ValueError, match=r"2 x 2 tiles, and the model has no token '<row_2_col_2>'"):
+        HFPolicy(str(vlm_folder), images=Images(splitting=True, longest_edge_px=256))

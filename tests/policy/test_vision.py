@@ -1,13 +1,15 @@
-"""Visual tokens: the tower's own, each scene once, and kept within bounds."""
+"""Visual tokens: the tower's own, each scene once, whatever its company."""
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoProcessor
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from lvad.policy.feature_store import FeatureStore, VisionCache
+from lvad.policy import vision
+from lvad.policy.feature_store import VisionCache
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.tokens import PromptIds, chat_inputs
-
-BYTES_PER_MB = 2**20
 
 
 @pytest.fixture
@@ -96,25 +98,6 @@ def test_a_damaged_file_is_named(make, make_batch, tmp_path):
         again.encode(make_batch(1))
 
 
-def test_memory_is_bounded_and_the_least_recently_used_leave_first():
-    store = FeatureStore(VisionCache(memory_mb=1))
-    size = BYTES_PER_MB // 4 // 4
-    for name in "abcd":
-        store.put(name, torch.zeros(size, 1))
-    assert store.get("a") is not None
-    store.put("e", torch.zeros(size, 1))
-    assert store.get("b") is None
-    assert all(store.get(name) is not None for name in "acde")
-    assert store.num_bytes == BYTES_PER_MB
-    store.put("huge", torch.zeros(5 * size, 1))
-    assert store.get("huge") is None
-    assert store.num_bytes == BYTES_PER_MB
-    store.put("a", torch.zeros(size, 1))  # again
-    assert all(store.get(name) is not None for name in "acde")
-    with pytest.raises(ValueError, match="memory_mb"):
-        VisionCache(memory_mb=-1)
-
-
 def test_prompt_ids_are_those_of_the_processor(make, make_batch):
     policy, _ = make()
     batch, ids = make_batch(1, 3), PromptIds(policy.processor)
@@ -132,3 +115,116 @@ def test_frames_of_the_wrong_number_of_tokens_name_their_scene(make, make_batch)
     policy.processor.image_seq_len = 3
     with pytest.raises(ValueError, match="scene-0: 16 visual tokens for 3 places"):
         policy.encode(make_batch(1))
+
+
+@pytest.mark.parametrize("is_pil", [False, True])
+def test_a_frame_of_any_size_has_as_many_places_as_its_tiles_have_tokens(vlm_folder, is_pil):
+    processor = AutoProcessor.from_pretrained(vlm_folder)
+    settings = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}}
+    processor.image_processor = type(processor.image_processor)(**settings)
+    if is_pil:
+        processor.image_processor = Idefics3ImageProcessorPil(**settings)
+    grids = set()
+    for height, width in [(9, 9), (33, 32), (20, 60), (60, 20), (30, 61), (60, 30), (54, 96), (7, 300)]:
+        ids = PromptIds(processor)  # each size by itself, none by the grid of another
+        frames = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+        places = (ids("Why?", frames) == processor.image_token_id).sum()
+        assert places == 2 * ids.tiling.num_tiles(height, width) * processor.image_seq_len
+        assert len(ids("Why?", frames)) - len(ids("Why?", frames[:1])) == ids.frame_tokens(height, width)
+        grids.add(ids.tiling.grid(height, width))
+    assert grids == {(3, 3), (1, 3), (3, 1), (2, 3), (3, 2)}
+
+
+@pytest.fixture
+def on_a_device(monkeypatch):
+    """The way through an accelerator, on the CPU."""
+    monkeypatch.setattr(vision, "_is_cpu", lambda vlm: False)
+
+
+def test_on_a_device_kept_tokens_come_of_calls_of_one_shape_and_do_not_depend_on_their_company(
+    make, make_batch, on_a_device
+):
+    batch = make_batch(3, 1, 2, 14, 14)
+    policy, tiles = make()
+    together = policy._eyes.look(policy.vlm, batch.frames)
+    assert tiles == [32, 32]  # 34 tiles
+    for order in ([0], [4, 2], [1, 3, 0], [3, 4, 2, 1, 0]):
+        again, _ = make()
+        for index, seen in zip(order, again._eyes.look(again.vlm, [batch.frames[i] for i in order]), strict=True):
+            assert torch.equal(seen, together[index])
+    on_the_cpu = batch.frames[0]
+    expected = policy.vlm.model.get_image_features(policy._eyes._tiling.pixel_values(on_the_cpu)[None]).pooler_output[0]
+    torch.testing.assert_close(together[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_device_all_scenes_share_the_tower_and_calls_are_halved_until_they_fit(make, make_batch, on_a_device):
+    policy, tiles = make(memory_mb=0)
+    batch = make_batch(*[10] * 7)
+    with torch.no_grad():
+        expected = policy._eyes.look(policy.vlm, batch.frames)
+        assert tiles == [64, 6]
+
+        def refuse(_, __, kwargs):
+            if len(kwargs["pixel_values"]) > 16:
+                raise torch.OutOfMemoryError("no room")
+
+        policy.vlm.model.vision_model.register_forward_pre_hook(refuse, with_kwargs=True)
+        tiles.clear()
+        seen = policy._eyes.look(policy.vlm, batch.frames)
+        assert tiles == [64, 32, 16, 16, 16, 16, 6]
+        tiles.clear()
+        policy._eyes.look(policy.vlm, batch.frames)
+        assert max(tiles) == 16  # it is remembered
+    for one, other in zip(seen, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_device_what_does_not_fit_with_a_gradient_is_an_error(make, make_batch, on_a_device):
+    policy, _ = make(frozen=False)
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    policy.vlm.model.vision_model.register_forward_pre_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        policy._eyes.look(policy.vlm, make_batch(1).frames)
+
+
+class Reads(TorchDispatchMode):
+    """Values that the host waits for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        is_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
+        if is_mask or name in ("_local_scalar_dense", "nonzero", "is_nonzero"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cache", [{"memory_mb": 0}, {}])
+def test_the_tower_waits_for_no_value(make, make_batch, on_a_device, cache):
+    """Transformers' own way reads three a call: which tiles are zeros, how many, and whether all are seen whole."""
+    policy, _ = make(**cache)
+    policy._eyes.look(policy.vlm, make_batch(1, seed=1).frames)  # constants and the tower's digest
+    with Reads() as reads, torch.no_grad():
+        policy._eyes.look(policy.vlm, make_batch(1, 2).frames)
+    assert reads.names == []
+
+
+def test_each_precision_keeps_its_own_tokens_in_its_own_type(make, make_batch, tmp_path):
+    batch, seen = make_batch(1), {}
+    for dtype in (torch.bfloat16, torch.float16):
+        policy, tiles = make(folder=str(tmp_path))
+        with torch.autocast("cpu", dtype=dtype):
+            (seen[dtype],) = policy._eyes.look(policy.vlm, batch.frames)
+        assert sum(tiles) == 1
+        assert seen[dtype].dtype == dtype
+    assert not torch.equal(seen[torch.bfloat16].float(), seen[torch.float16].float())
+    again, tiles = make(folder=str(tmp_path))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(again._eyes.look(again.vlm, batch.frames)[0], seen[torch.bfloat16])
+    assert tiles == []
