@@ -1,12 +1,14 @@
-"""Kills a fit with SIGKILL at random moments, goes on each time, and compares the end with a fit left in peace.
+"""Kills a fit at random moments, goes on each time, and compares the end with a fit left in peace.
 
     python benchmarks/kill_and_resume.py --stage rloo --kills 30
+    python benchmarks/kill_and_resume.py --stage small --kills 20 --signal TERM
     python benchmarks/kill_and_resume.py --stage clip_reward --kills 1
     python benchmarks/kill_and_resume.py --stage action_sft --kills 1
     python benchmarks/kill_and_resume.py --stage footage --kills 4
 
 Exit code 0 means: weights, states of optimizer and schedule, what callbacks remember, metrics, sample tables, every
-scalar in TensorBoard and the exported model are the same bit for bit, but for times and memory.
+scalar in TensorBoard, the ledger and the exported model are the same bit for bit, but for times and memory; and that a
+fit that was asked to end, by SIGTERM, exited with 143 each time.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,10 @@ RLOO = [
     "--trainer.val_check_interval", "3", "--trainer.limit_val_batches", "1",
 ]  # fmt: skip
 STAGES = {
+    "small": [
+        *RLOO, "--trainer.max_epochs", "2", "--data.num_scenes", "{train: 24, val: 8, test: 8}",
+        "--data.batch_size", "2", "--model.init_args.num_completions", "2",
+    ],
     "rloo": [*RLOO, "--trainer.max_epochs", "3", "--data.num_scenes", "{train: 80, val: 16, test: 16}"],
     "footage": [
         *RLOO, "--data.footage", "../shards", "--data.format", "lastframe", "--data.root", "../drawn",
@@ -63,23 +70,27 @@ def run_in_peace(stage: str, folder: Path) -> float:
     return time.perf_counter() - start_s
 
 
-def run_with_kills(stage: str, folder: Path, most: int, longest_s: float, generator: random.Random) -> int:
-    """One fit, killed again and again until it ends or ``most`` is reached; returns how often."""
-    kills = 0
-    while kills < most:
+def run_with_kills(
+    stage: str, folder: Path, most: int, longest_s: float, generator: random.Random, number: signal.Signals
+) -> list[int]:
+    """One fit, killed until it ends or ``most`` is reached; returns its exit codes, as a shell has them."""
+    codes: list[int] = []
+    while len(codes) < most:
         fit = subprocess.Popen(command(stage), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             code = fit.wait(generator.uniform(0.1, longest_s))
         except subprocess.TimeoutExpired:
-            fit.send_signal(signal.SIGKILL)
-            fit.wait()
-            kills += 1
-            continue
+            fit.send_signal(number)
+            code = fit.wait()
+            codes.append(code if code >= 0 else 128 - code)
+            if code:
+                continue
+            codes.pop()  # it was at its end
         if code:
             raise RuntimeError(f"a fit that went on ended with exit code {code}")
-        return kills  # it came to its end between two kills
+        return codes  # it came to its end between two kills
     run_in_peace(stage, folder)
-    return kills
+    return codes
 
 
 def differences(left: Any, right: Any, path: str = "") -> list[str]:
@@ -111,6 +122,7 @@ def result(folder: Path) -> dict[str, Any]:
                 state.pop(name, None)
     metrics = json.loads((run / "metrics.json").read_text())
     found["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(UNSTEADY)}
+    found["ledger"] = json.loads((run / "ledger.json").read_text())
     samples = run / "samples.jsonl"
     found["samples"] = samples.read_text().splitlines() if samples.exists() else []
     found["model"] = {path.name: path.read_bytes() for path in (run / "model").rglob("*.safetensors")}
@@ -132,8 +144,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--longest-s", type=float, help="a kill comes after at most that long; half of a fit in peace")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
     args = parser.parse_args()
-    generator, kills, found, rows, fits = random.Random(args.seed), 0, [], 0, 0
+    number = signal.Signals[f"SIG{args.signal}"]
+    generator, codes, found, rows, fits = random.Random(args.seed), [], [], 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         peace = Path(scratch) / "peace"
         peace.mkdir()
@@ -141,13 +155,16 @@ def main() -> int:
             make_footage(peace.parent)
         seconds = run_in_peace(args.stage, peace)
         print(f"{args.stage}: a fit in peace takes {seconds:.0f} s", flush=True)
-        while kills < args.kills:
+        while len(codes) < args.kills:
             war, fits = Path(scratch) / f"war-{fits}", fits + 1
             war.mkdir()
-            kills += run_with_kills(args.stage, war, args.kills - kills, args.longest_s or seconds / 2, generator)
+            most, longest_s = args.kills - len(codes), args.longest_s or seconds / 2
+            codes += run_with_kills(args.stage, war, most, longest_s, generator, number)
             found += differences(result(peace), result(war))
             rows += len(result(war)["samples"])
-            print(f"{kills} kills in {fits} fits; {rows} sample rows; {len(found)} differences", flush=True)
+            print(f"{len(codes)} kills in {fits} fits; {rows} sample rows; {len(found)} differences", flush=True)
+    print(f"exit codes: {dict(Counter(codes))}")
+    found += [f"exit code {code}" for code in codes if code != 128 + number]
     print("\n".join(found[:20]))
     return 1 if found else 0
 
