@@ -4,6 +4,9 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +66,24 @@ def test_a_signal_ends_a_fit_behind_its_step(arguments, number, tmp_path, monkey
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert read_ledger(run) == read_ledger(tmp_path / "logs/whole/version_0") == read_ledger(run / "model")
+
+
+def test_all_devices_stop_at_one_step_and_one_goes_on(arguments, tmp_path, capfd):
+    """The signal reaches the first process alone. 2 scenes on each device were seen, 4 of 8 are left."""
+    arguments[arguments.index("--data.batch_size") + 1] = "2"
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    script = Path(__file__).with_name("ended_rank.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments, *two], capture_output=True, text=True, timeout=500, env=environment
+    )
+    assert done.returncode == 143, done.stderr[-3000:]
+    assert done.stderr.count("stopped by SIGTERM; logs/clip_reward/version_0/checkpoints/last.ckpt is of step 1") == 1
+    checkpoint = tmp_path / "logs/clip_reward/version_0/checkpoints/last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["seen"] == 4
+    assert main([*arguments, "--ckpt_path", "last"]) == 0
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
 
 
 def test_before_the_first_step_there_is_nothing_to_keep(arguments, tmp_path, monkeypatch, capfd):

@@ -119,12 +119,22 @@ def test_a_checkpoint_of_which_nobody_knows_is_refused(tmp_path, drawn_root):
     del content["callbacks"]["RunRecorder"]["ledger"]
     torch.save(content, last)
     (folder / LEDGER).unlink()
-    unknown = r"last\.ckpt: no ledger\.json tells which scenes the run has seen; restore it, or run the stage again"
+    unknown = r"last\.ckpt: nothing tells which scenes the run has seen; restore it, or run the stage again"
     with pytest.raises(DataError, match=unknown):
         fit_on(tmp_path, data, "again", last, max_epochs=2)
     test = Trainer(accelerator="cpu", logger=False, callbacks=[RunRecorder(str(folder))], enable_checkpointing=False)
     with pytest.raises(DataError, match=unknown):
         test.test(Holds(tmp_path / "model"), data, ckpt_path=last, verbose=False)
+
+
+def test_what_a_checkpoint_calls_a_ledger_must_be_one(tmp_path, drawn_root):
+    data = scenes_of(drawn_root)
+    last = fit_on(tmp_path, data, max_epochs=1) / "checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["callbacks"]["RunRecorder"]["ledger"] = {"Holds train": 7}
+    torch.save(content, last)
+    with pytest.raises(DataError, match=r"last\.ckpt: 'Holds train' must be a list of scene ids; restore"):
+        fit_on(tmp_path, data, ckpt=last, max_epochs=2)
 
 
 def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tmp_path, drawn_root):
