@@ -13,6 +13,8 @@ fit that was asked to end, by SIGTERM, exited with 143 each time.
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -25,6 +27,9 @@ from typing import Any
 
 import torch
 
+import lvad.commands.stages  # noqa: F401 - the libraries that a fit needs, before it is forked
+from lvad.cli import main as main_of_lvad
+
 QUIET = ["--trainer.enable_progress_bar", "false"]
 SMALL_POLICY = ["--model.init_args.policy.init_args.sampling.max_new_tokens", "16"]
 RLOO = [
@@ -34,8 +39,9 @@ RLOO = [
 ]  # fmt: skip
 STAGES = {
     "small": [
-        *RLOO, "--trainer.max_epochs", "2", "--data.num_scenes", "{train: 24, val: 8, test: 8}",
-        "--data.batch_size", "2", "--model.init_args.num_completions", "2",
+        *RLOO, "--trainer.max_epochs", "2", "--data.num_scenes", "{train: 12, val: 4, test: 4}",
+        "--data.batch_size", "2", "--model.init_args.num_completions", "2", "--model.init_args.judge", "null",
+        "--checkpoint.monitor", "val/reward", "--trainer.num_sanity_val_steps", "0", "--plan.preflight", "false",
     ],
     "rloo": [*RLOO, "--trainer.max_epochs", "3", "--data.num_scenes", "{train: 80, val: 16, test: 16}"],
     "footage": [
@@ -53,8 +59,19 @@ UNSTEADY = ("time/", "memory/")
 PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models", "last_model_path", "current_score")
 
 
-def command(stage: str) -> list[str]:
-    return [sys.executable, "-m", "lvad.cli", "fit", *STAGES[stage], *QUIET, "--ckpt_path", "last"]
+def start(stage: str, folder: Path) -> multiprocessing.process.BaseProcess:
+    """A fit in a process of its own, which has the libraries of this one: what is killed is work and not their import."""
+    fit = multiprocessing.get_context("fork").Process(target=_fit, args=(stage, folder))
+    fit.start()
+    return fit
+
+
+def _fit(stage: str, folder: Path) -> None:
+    os.chdir(folder)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(quiet, stream)
+    sys.exit(main_of_lvad(["fit", *STAGES[stage], *QUIET, "--ckpt_path", "last"]))
 
 
 def make_footage(folder: Path) -> None:
@@ -66,7 +83,10 @@ def make_footage(folder: Path) -> None:
 
 def run_in_peace(stage: str, folder: Path) -> float:
     start_s = time.perf_counter()
-    subprocess.run(command(stage), cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    fit = start(stage, folder)
+    fit.join()
+    if fit.exitcode:
+        raise RuntimeError(f"a fit in peace ended with exit code {fit.exitcode}")
     return time.perf_counter() - start_s
 
 
@@ -76,16 +96,16 @@ def run_with_kills(
     """One fit, killed until it ends or ``most`` is reached; returns its exit codes, as a shell has them."""
     codes: list[int] = []
     while len(codes) < most:
-        fit = subprocess.Popen(command(stage), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            code = fit.wait(generator.uniform(0.1, longest_s))
-        except subprocess.TimeoutExpired:
-            fit.send_signal(number)
-            code = fit.wait()
+        fit = start(stage, folder)
+        fit.join(generator.uniform(0.1, longest_s))
+        if is_killed := fit.exitcode is None:
+            assert fit.pid is not None
+            os.kill(fit.pid, number)
+            fit.join()
+        code = fit.exitcode or 0
+        if is_killed and code:
             codes.append(code if code >= 0 else 128 - code)
-            if code:
-                continue
-            codes.pop()  # it was at its end
+            continue
         if code:
             raise RuntimeError(f"a fit that went on ended with exit code {code}")
         return codes  # it came to its end between two kills
