@@ -1,27 +1,34 @@
-"""Kills a fit with SIGKILL at random moments, goes on each time, and compares the end with a fit left in peace.
+"""Kills a fit at random moments, goes on each time, and compares the end with a fit left in peace.
 
     python benchmarks/kill_and_resume.py --stage rloo --kills 30
+    python benchmarks/kill_and_resume.py --stage small --kills 20 --signal TERM
     python benchmarks/kill_and_resume.py --stage clip_reward --kills 1
     python benchmarks/kill_and_resume.py --stage action_sft --kills 1
     python benchmarks/kill_and_resume.py --stage footage --kills 4
 
 Exit code 0 means: weights, states of optimizer and schedule, what callbacks remember, metrics, sample tables, every
-scalar in TensorBoard and the exported model are the same bit for bit, but for times and memory.
+scalar in TensorBoard, the ledger and the exported model are the same bit for bit, but for times and memory; and that a
+fit that was asked to end, by SIGTERM, exited with 143 each time.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import lvad.commands.stages  # noqa: F401 - the libraries that a fit needs, before it is forked
+from lvad.cli import main as main_of_lvad
 from lvad.report.board import tag
 
 QUIET = ["--trainer.enable_progress_bar", "false"]
@@ -32,6 +39,11 @@ RLOO = [
     "--trainer.val_check_interval", "3", "--trainer.limit_val_batches", "1",
 ]  # fmt: skip
 STAGES = {
+    "small": [
+        *RLOO, "--trainer.max_epochs", "2", "--data.num_scenes", "{train: 12, val: 4, test: 4}",
+        "--data.batch_size", "2", "--model.init_args.num_completions", "2", "--model.init_args.judge", "null",
+        "--checkpoint.monitor", "val/reward", "--trainer.num_sanity_val_steps", "0", "--plan.preflight", "false",
+    ],
     "rloo": [*RLOO, "--trainer.max_epochs", "3", "--data.num_scenes", "{train: 80, val: 16, test: 16}"],
     "footage": [
         *RLOO, "--data.footage", "../shards", "--data.format", "lastframe", "--data.root", "../drawn",
@@ -48,8 +60,19 @@ UNSTEADY = ("time/", "memory/")
 PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models", "last_model_path", "current_score")
 
 
-def command(stage: str) -> list[str]:
-    return [sys.executable, "-m", "lvad.cli", "fit", *STAGES[stage], *QUIET, "--ckpt_path", "last"]
+def start(stage: str, folder: Path) -> multiprocessing.process.BaseProcess:
+    """A fit in a process of its own, which has the libraries of this one: what is killed is work and not their import."""
+    fit = multiprocessing.get_context("fork").Process(target=_fit, args=(stage, folder))
+    fit.start()
+    return fit
+
+
+def _fit(stage: str, folder: Path) -> None:
+    os.chdir(folder)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(quiet, stream)
+    sys.exit(main_of_lvad(["fit", *STAGES[stage], *QUIET, "--ckpt_path", "last"]))
 
 
 def make_footage(folder: Path) -> None:
@@ -61,27 +84,34 @@ def make_footage(folder: Path) -> None:
 
 def run_in_peace(stage: str, folder: Path) -> float:
     start_s = time.perf_counter()
-    subprocess.run(command(stage), cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    fit = start(stage, folder)
+    fit.join()
+    if fit.exitcode:
+        raise RuntimeError(f"a fit in peace ended with exit code {fit.exitcode}")
     return time.perf_counter() - start_s
 
 
-def run_with_kills(stage: str, folder: Path, most: int, longest_s: float, generator: random.Random) -> int:
-    """One fit, killed again and again until it ends or ``most`` is reached; returns how often."""
-    kills = 0
-    while kills < most:
-        fit = subprocess.Popen(command(stage), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            code = fit.wait(generator.uniform(0.1, longest_s))
-        except subprocess.TimeoutExpired:
-            fit.send_signal(signal.SIGKILL)
-            fit.wait()
-            kills += 1
+def run_with_kills(
+    stage: str, folder: Path, most: int, longest_s: float, generator: random.Random, number: signal.Signals
+) -> list[int]:
+    """One fit, killed until it ends or ``most`` is reached; returns its exit codes, as a shell has them."""
+    codes: list[int] = []
+    while len(codes) < most:
+        fit = start(stage, folder)
+        fit.join(generator.uniform(0.1, longest_s))
+        if is_killed := fit.exitcode is None:
+            assert fit.pid is not None
+            os.kill(fit.pid, number)
+            fit.join()
+        code = fit.exitcode or 0
+        if is_killed and code:
+            codes.append(code if code >= 0 else 128 - code)
             continue
         if code:
             raise RuntimeError(f"a fit that went on ended with exit code {code}")
-        return kills  # it came to its end between two kills
+        return codes  # it came to its end between two kills
     run_in_peace(stage, folder)
-    return kills
+    return codes
 
 
 def differences(left: Any, right: Any, path: str = "") -> list[str]:
@@ -113,6 +143,7 @@ def result(folder: Path) -> dict[str, Any]:
                 state.pop(name, None)
     metrics = json.loads((run / "metrics.json").read_text())
     found["metrics"] = {name: value for name, value in metrics.items() if not name.startswith(UNSTEADY)}
+    found["ledger"] = json.loads((run / "ledger.json").read_text())
     samples = run / "samples.jsonl"
     found["samples"] = samples.read_text().splitlines() if samples.exists() else []
     found["model"] = {path.name: path.read_bytes() for path in (run / "model").rglob("*.safetensors")}
@@ -135,8 +166,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--longest-s", type=float, help="a kill comes after at most that long; half of a fit in peace")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
     args = parser.parse_args()
-    generator, kills, found, rows, fits = random.Random(args.seed), 0, [], 0, 0
+    number = signal.Signals[f"SIG{args.signal}"]
+    generator, codes, found, rows, fits = random.Random(args.seed), [], [], 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         peace = Path(scratch) / "peace"
         peace.mkdir()
@@ -144,13 +177,16 @@ def main() -> int:
             make_footage(peace.parent)
         seconds = run_in_peace(args.stage, peace)
         print(f"{args.stage}: a fit in peace takes {seconds:.0f} s", flush=True)
-        while kills < args.kills:
+        while len(codes) < args.kills:
             war, fits = Path(scratch) / f"war-{fits}", fits + 1
             war.mkdir()
-            kills += run_with_kills(args.stage, war, args.kills - kills, args.longest_s or seconds / 2, generator)
+            most, longest_s = args.kills - len(codes), args.longest_s or seconds / 2
+            codes += run_with_kills(args.stage, war, most, longest_s, generator, number)
             found += differences(result(peace), result(war))
             rows += len(result(war)["samples"])
-            print(f"{kills} kills in {fits} fits; {rows} sample rows; {len(found)} differences", flush=True)
+            print(f"{len(codes)} kills in {fits} fits; {rows} sample rows; {len(found)} differences", flush=True)
+    print(f"exit codes: {dict(Counter(codes))}")
+    found += [f"exit code {code}" for code in codes if code != 128 + number]
     print("\n".join(found[:20]))
     return 1 if found else 0
 

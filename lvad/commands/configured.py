@@ -56,7 +56,7 @@ class Configured(Callback):
         for callback, patience in self._patience:
             callback.patience = patience
         for optimizer, before, now in zip(trainer.optimizers, self._before, self._now, strict=False):
-            if changed := _changes(before, now):
+            if changed := changes(before, now):
                 rank_zero_info("the configuration wins over the checkpoint: " + ", ".join(changed))
                 _configure(trainer, optimizer, before, now)
 
@@ -75,15 +75,13 @@ def _schedules(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
     return [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is optimizer]
 
 
-def _changes(before: Any, now: Any, name: str = "") -> list[str]:
+def changes(before: Any, now: Any, name: str = "") -> list[str]:
     """Each value that differs, as "name was this and is that"; values are compared as they are written."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*now, *(key for key in before if key not in now)]
-        return [text for key in keys for text in _changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+        return [text for key in keys for text in changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [
-            text for i, pair in enumerate(zip(before, now, strict=True)) for text in _changes(*pair, f"{name}[{i}]")
-        ]
+        return [text for i, pair in enumerate(zip(before, now, strict=True)) for text in changes(*pair, f"{name}[{i}]")]
     return [] if repr(before) == repr(now) else [f"{name} was {before!r:.60} and is {now!r:.60}"]
 
 
@@ -99,7 +97,8 @@ def _configure(trainer: Trainer, optimizer: Optimizer, before: Settings, now: Se
         factor = group["lr"] / old["lr"] if old["lr"] and not _lost_schedule(before, now) else 1.0
         group |= {name: value for name, value in new.items() if repr(value) != repr(old.get(name))}
         group["lr"] = new["lr"] * factor
-    for config, old, new in zip(schedules, before["schedules"] or now["schedules"], now["schedules"], strict=True):
+    for i, (config, new) in enumerate(zip(schedules, now["schedules"], strict=True)):
+        old = before["schedules"][i] if i < len(before["schedules"]) else {"kind": None}
         is_same = old["kind"] == new["kind"]
         state = {k: v for k, v in new["state"].items() if not is_same or repr(v) != repr(old["state"].get(k))}
         vars(config.scheduler).update(copy.deepcopy(state))

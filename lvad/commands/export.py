@@ -62,13 +62,14 @@ def _export(config: Namespace) -> None:
     check_target(target, config.overwrite)
     check_apart(target, [folder / name for name in _KEPT])
     run = load_run(folder, config.checkpoint)
+    budget = ledger.ledger_of_run(folder)
     check_apart(target, sources(run.module))
     _say(f"{type(run.module).__name__} of {folder}, checkpoint {run.checkpoint.name}, step {run.step}")
     with new_folder(target, config.overwrite) as scratch:
         written = _write(run, scratch, config)
         for check in written.checks:
             _say(check)
-        _write_papers(run, scratch, written, config)
+        _write_papers(run, scratch, written, budget, config)
     _say(f"exported to {config.folder} ({_size_mb(target):.1f} MB), see {Path(config.folder) / CARD}")
 
 
@@ -83,12 +84,11 @@ def _write(run: Run, scratch: Path, config: Namespace) -> Written:
     return write_policy(run.module, shown, scratch, config.dtype)
 
 
-def _write_papers(run: Run, scratch: Path, written: Written, config: Namespace) -> None:
+def _write_papers(run: Run, scratch: Path, written: Written, budget: ledger.Ledger, config: Namespace) -> None:
     """Prompts, ledger and model card."""
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
         write_whole(scratch / PROMPTS, json.dumps(asdict(policy.prompts), indent=2) + "\n")
-    budget = ledger.ledger_of_run(run.folder)
     write_whole(scratch / ledger.LEDGER, ledger.dump(budget))
     of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
     exported = Exported(

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -184,13 +184,36 @@ def _call(stage: Stage, args: list[str], lock: int | None) -> float:
     _say(f"$ {line}")
     sys.stdout.flush()
     start_s = time.perf_counter()
-    code = subprocess.call(
-        [sys.executable, "-m", "lvad.cli", *args, *given_flags()], pass_fds=() if lock is None else (lock,)
-    )
+    command = [sys.executable, "-m", "lvad.cli", *args, *given_flags()]
+    code = run_process(command, () if lock is None else (lock,))
     if code:
         kept = "what is finished is kept: run the pipeline again to go on"
         raise DataError(f"stage {stage.name!r} ended with exit code {code}; to repeat it alone: {line} ({kept})")
     return time.perf_counter() - start_s
+
+
+def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
+    """Run a command to its end; what ends this process ends it too, once it has written its checkpoint.
+
+    Args:
+        command: what to run.
+        pass_fds: file descriptors that it holds too.
+
+    Returns:
+        Its exit code.
+    """
+    process = subprocess.Popen(command, pass_fds=pass_fds)
+    try:
+        return process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)  # Ctrl-C has reached it as well, SIGTERM has not
+        try:
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        raise
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ class StopSignals:
             return f"stopped by {name} before its first checkpoint; to start anew: {shlex.join(['lvad', *command])}"
         name_of_it = self.ckpt_path or str(self.checkpoint)
         again = shlex.join(["lvad", *_without_checkpoint(command), "--ckpt_path", name_of_it])
-        return f"stopped by {name}; {self.checkpoint} holds {self.step} steps; to go on: {again}"
+        return f"stopped by {name}; {self.checkpoint} is of step {self.step}; to go on: {again}"
 
     def _listen(self) -> None:
         for number in self._before:

@@ -6,7 +6,7 @@ A run writes it beside its numbers and into the model that it exports; the next 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lvad.data.records import DataError, read_json
 from lvad.types import Scene
@@ -16,7 +16,7 @@ STREAMED: Final = ", unlabelled, streamed"
 """How the use of footage ends."""
 
 UNKNOWN: Final = (
-    "no ledger.json tells which scenes the run has seen",
+    "nothing tells which scenes the run has seen",
     "restore it, or run the stage again",
 )
 """Of a run without a ledger: what is wrong, and what to do."""
@@ -71,11 +71,19 @@ def read_ledger(folder: Path) -> Ledger:
     path = folder / LEDGER
     if not path.is_file():
         return {}
-    content = read_json(path, dict)
-    for use, ids in content.items():
-        if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
-            problem = f"{use!r} must be a list of scene ids"
-            raise DataError.at(path, "", problem, "restore the file, or run the stage again")
+    return checked(read_json(path, dict), path)
+
+
+def checked(content: Any, where: Path) -> Ledger:
+    """What a file or a checkpoint holds as a ledger.
+
+    Raises:
+        DataError: if it is none.
+    """
+    for use, ids in content.items() if isinstance(content, dict) else [("ledger", content)]:
+        if not isinstance(use, str) or not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+            problem = f"{use!r:.80} must be a list of scene ids"
+            raise DataError.at(where, "", problem, "restore the file, or run the stage again")
     return content
 
 

@@ -1,6 +1,7 @@
 """Which scenes a run has seen: those of its fit, of the models that it is built on, and of what it goes on from."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from torch import nn
@@ -23,22 +24,22 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     return ledger.merge([*inherited(getattr(module, "built_on", module)), data.uses(stage), beside])
 
 
-def seen_before(trainer: Trainer, folder: Path, kept: ledger.Ledger | None) -> ledger.Ledger:
+def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     """What the run's folder and a loaded checkpoint say was seen.
 
     Args:
         trainer: tells of the checkpoint.
         folder: of the run.
-        kept: in the checkpoint; None where it keeps none, or none was loaded.
+        kept: the ledger in the checkpoint; None where it keeps none, or none was loaded.
 
     Raises:
-        DataError: for a checkpoint of which nobody knows.
+        DataError: for a checkpoint of which nobody knows, or what is no ledger.
     """
     checkpoint = None if trainer.ckpt_path is None else Path(str(trainer.ckpt_path))
     folders = [folder] if checkpoint is None else [folder, checkpoint.resolve().parent.parent]
     found = [ledger.read_ledger(place) for place in folders if (place / ledger.LEDGER).is_file()]
     if kept is not None:
-        found.append(kept)
+        found.append(ledger.checked(kept, checkpoint or folder))
     if checkpoint is not None and not found:
         raise DataError.at(checkpoint, "", *ledger.UNKNOWN)
     return ledger.merge(found)

@@ -29,8 +29,8 @@ from lvad.report.runs import (
     REASONS_SCORED,
     SAMPLES,
     TEST,
+    command_to_test,
     forget_start,
-    test_command,
     update_metrics,
     write_tables,
     write_whole,
@@ -179,7 +179,7 @@ class RunRecorder(Callback):
             write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
-        next_step = test_command(folder) if next_step == TEST else next_step
+        next_step = command_to_test(folder) if next_step == TEST else next_step
         self.closing = closing_line(folder, metrics, next_step, _monitored(trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

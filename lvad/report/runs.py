@@ -71,7 +71,7 @@ def best_checkpoint(run: Path) -> Path:
     return found[0]
 
 
-def test_command(run: Path) -> str:
+def command_to_test(run: Path) -> str:
     """What to type to test a run that has just ended: the shortest that finds it."""
     if run.resolve().parent.parent == LOGS.resolve() and (run / CONFIG).is_file():
         return TEST

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 
 from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
@@ -76,7 +75,7 @@ def fit(
     )
     defaults = {"max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
     trainer = Trainer(
-        accelerator="cpu", logger=CSVLogger(root, "", ""), enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", logger=False, default_root_dir=root, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[At(stop, train, val), *callbacks, best, StepSeeds(), Configured(), LastCheckpoint(stop)],
         **(defaults | options),
     )  # fmt: skip

@@ -48,6 +48,12 @@ def test_files_that_say_something_else_are_caught(lora_run, exported, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_run_of_which_nobody_knows_what_it_saw_is_not_handed_on(lora_run, tmp_path, capsys):
+    shutil.copytree(lora_run, tmp_path / "run", ignore=shutil.ignore_patterns("ledger.json", "model"))
+    message = fails(capsys, tmp_path / "run", tmp_path / "out")
+    assert "ledger.json: nothing tells which scenes the run has seen; restore it" in message
+
+
 def test_nothing_is_replaced_unasked(lora_run, exported, tmp_path, capsys):
     assert "is not empty; give another folder, or --overwrite" in fails(capsys, lora_run, exported)
     (tmp_path / "home").mkdir()

@@ -7,6 +7,7 @@ import torch
 from jsonargparse import Namespace
 
 from lvad.commands.resume import find_broken, go_on
+from lvad.commands.run_folder import trainer_root
 from lvad.data.records import DataError
 
 
@@ -44,6 +45,18 @@ def test_without_a_run_it_starts_anew(tmp_path, capsys):
     assert "starting anew" in capsys.readouterr().out
 
 
+def test_a_run_without_a_logger_goes_on_too(tmp_path, capsys):
+    newest = write_run(tmp_path / "RLOOPolicy/version_0", 17)
+    trainer = Namespace(logger=False, default_root_dir=str(tmp_path))
+    config = Namespace(ckpt_path="last", trainer=trainer, model=Namespace(class_path="lvad.modules.RLOOPolicy"))
+    assert go_on(config) == newest
+    assert config.ckpt_path == str(newest / "checkpoints/last.ckpt")
+    assert trainer_root(config, newest) == {"default_root_dir": str(newest)}
+    assert trainer_root(config, None) == {"default_root_dir": str(tmp_path / "RLOOPolicy/version_1")}
+    trainer.logger, trainer.default_root_dir = True, None
+    assert trainer_root(config, None) == {"default_root_dir": "logs"}
+
+
 def test_a_folder_of_shards_is_not_called_broken(tmp_path):
     (tmp_path / "version_0/checkpoints/last.ckpt").mkdir(parents=True)
     with pytest.raises(DataError, match="is a folder of shards; go on with it by --ckpt_path"):
@@ -51,7 +64,7 @@ def test_a_folder_of_shards_is_not_called_broken(tmp_path):
 
 
 def test_a_logger_without_a_folder_is_refused():
-    config = Namespace(ckpt_path="last", trainer=Namespace(logger=False))
+    config = Namespace(ckpt_path="last", trainer=Namespace(logger=True))
     with pytest.raises(DataError, match="needs one logger with a save_dir"):
         go_on(config)
 

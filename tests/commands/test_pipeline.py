@@ -4,7 +4,7 @@ import fcntl
 import json
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 
 import pytest
@@ -12,6 +12,7 @@ import yaml
 from answered import FORWARD, STOP, write_run
 
 from lvad.cli import main
+from lvad.commands.pipeline import run_process
 
 STAGES = [
     {"name": "reward", "config": "mine.yaml", "test": False},
@@ -52,7 +53,7 @@ def pipeline(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("a: 1\n")
     stages = Stages(tmp_path)
-    monkeypatch.setattr(subprocess, "call", stages)
+    monkeypatch.setattr("lvad.commands.pipeline.run_process", stages)
 
     def run(*args, broken="", code=0, changed=None):
         content = {"stages": STAGES, "compare": {"pipeline": "rloo", "baseline": "sft"}, "name": "n", "root": "r"}
@@ -136,6 +137,25 @@ def test_a_killed_stage_without_a_checkpoint_or_with_another_command_starts_anew
     _, calls, said = pipeline("--seed", "5")
     assert calls == ALL
     assert "its command line changed: --seed_everything 5" in said.out
+
+
+TAKES_LEAVE = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path("checkpoint").touch(), sys.exit(143)))
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+def test_a_pipeline_that_is_ended_lets_its_stage_write_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the pipeline has it
+    try:
+        with pytest.raises(SystemExit):
+            run_process([sys.executable, "-c", TAKES_LEAVE])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "checkpoint").exists()
 
 
 def test_a_folder_that_no_pipeline_made_is_left_alone(pipeline, tmp_path):
@@ -243,9 +263,9 @@ def frames_of(tmp_path):
 def test_the_whole_method_on_drawn_scenes(tmp_path, monkeypatch, capfd):
     """One stage in a process of its own as always, the others in this one, which is quicker."""
     monkeypatch.chdir(tmp_path)
-    start = subprocess.call
     monkeypatch.setattr(
-        subprocess, "call", lambda args, **o: start(args, **o) if "action_sft.yaml" in args else main(args[3:])
+        "lvad.commands.pipeline.run_process",
+        lambda args, fds: run_process(args, fds) if "action_sft.yaml" in args else main(args[3:]),
     )
     content = {"stages": REAL, "compare": {"pipeline": "two_stage", "sft baseline": "action_sft"}, "seed": 3}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

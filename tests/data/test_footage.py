@@ -11,8 +11,9 @@ from filmed import batches, make_footage, make_loader
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
-from lvad.data.footage import FootageSampler, check_place
+from lvad.data.footage import FootageSampler
 from lvad.data.records import DataError
 
 COUNTS = [5, 1, 3, 5, 5, 2]  # 21 scenes in unequal shards
@@ -28,7 +29,7 @@ def orders(epoch=0, num_replicas=1, num_mixed=2, seed=0):
     samplers = [FootageSampler(COUNTS, seed, num_replicas, rank, num_mixed) for rank in range(num_replicas)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
-    return [sampler.order() for sampler in samplers]
+    return [list(sampler) for sampler in samplers]
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 4, 21])
@@ -76,9 +77,23 @@ def test_what_is_skipped_is_the_beginning_of_the_order(skip):
     for rank, whole in enumerate(orders(epoch=2, num_replicas=2)):
         sampler = FootageSampler(COUNTS, 0, 2, rank, num_mixed=2)
         sampler.set_epoch(2)
-        sampler.skip = skip
+        sampler.num_seen = 2 * skip
         assert list(sampler) == whole[skip:]
         assert list(sampler) == whole  # the next pass is a whole one
+
+
+@pytest.mark.parametrize("now", [1, 2, 4])
+def test_with_another_number_of_devices_what_all_have_seen_is_left_out(now):
+    (whole,) = orders(epoch=2, num_mixed=2)
+    rest = []
+    for rank in range(now):
+        sampler = FootageSampler(COUNTS, 0, now, rank, num_mixed=2)
+        sampler.set_epoch(2)
+        sampler.num_seen = 9  # batches of 3 on 3 devices
+        rest.append(list(sampler))
+    together = [scene for turn in zip(*rest, strict=True) for scene in turn]
+    assert together == whole[9 : 9 + len(together)]
+    assert len(whole) - 9 - len(together) < now
 
 
 def test_a_million_shards_are_not_written_out():
@@ -86,7 +101,7 @@ def test_a_million_shards_are_not_written_out():
     counts = np.full(1_000_000, 1000)
     tracemalloc.start()
     sampler = FootageSampler(counts, 0, num_replicas=64, rank=63)
-    sampler.skip = 10_000_000  # of this rank's 15,625,000
+    sampler.num_seen = 64 * 10_000_000  # of this rank's 15,625,000
     first = list(itertools.islice(sampler, 5000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -129,7 +144,8 @@ def test_the_data_module_streams_its_training_scenes(drawn_root, footage):
     assert all(name.startswith("drive-") for batch in loader for name in batch.ids)
     assert [len(data.scenes[split]) for split in ("train", "val", "test")] == [0, 8, 8]
     assert "training scenes streamed, without labels: " in data.summary()
-    assert data.state_dict() == {"scenes": 14, "batch": 4, "seed": 0}
+    order = loader.state_dict()["order"]
+    assert (order["data.seed"], order["the number of training scenes"]) == (0, 14)
 
 
 def test_the_ledger_says_where_the_footage_came_from(drawn_root, footage):
@@ -153,14 +169,6 @@ def test_no_footage_is_needed_for_a_test(drawn_root, tmp_path):
 def test_what_footage_has_no_answer_to_is_refused(drawn_root, footage, options):
     with pytest.raises(ValueError, match="cannot be set with footage"):
         make_data(drawn_root, footage, **options)
-
-
-def test_a_place_in_another_stream_is_told():
-    place = {"scenes": 14, "batch": 4, "seed": 0}
-    check_place({}, place)
-    check_place(place, place)
-    with pytest.warns(UserWarning, match="batch was 4 and is 8"):
-        check_place(place, {**place, "batch": 8})
 
 
 class Sees(LightningModule):
@@ -192,11 +200,13 @@ def test_lightning_goes_on_in_the_middle_of_an_epoch(drawn_root, footage, tmp_pa
         return module.seen
 
     saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    whole = fit(callbacks=[saver])
+    whole = fit(callbacks=[saver, LastCheckpoint()])
     assert [len(ids) for _, ids in whole] == [4, 4, 4, 2] * 2
     assert all(len({name for e, ids in whole if e == epoch for name in ids}) == 14 for epoch in (0, 1))
     for step in (2, 4, 7):
-        resumed = fit(tmp_path / f"step={step}.ckpt", enable_checkpointing=False)
+        resumed = fit(tmp_path / f"step={step}.ckpt", callbacks=[LastCheckpoint()])
         assert resumed == whole[step:]
-    with pytest.warns(UserWarning, match="batch was 4 and is 2"):
-        fit(tmp_path / "step=2.ckpt", batch_size=2, enable_checkpointing=False)
+    halves = fit(tmp_path / "step=2.ckpt", batch_size=2, callbacks=[LastCheckpoint()])
+    assert [len(ids) for _, ids in halves] == [2] * 3 + [2] * 7
+    names = [name for _, ids in [*whole[:2], *halves[:3]] for name in ids]
+    assert names == [name for _, ids in whole[:4] for name in ids]

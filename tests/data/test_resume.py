@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.records import DataError
 from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
 
 
@@ -39,18 +41,18 @@ def test_it_goes_on_behind_what_was_given(make_sampler, stop, num_workers):
     seen = [batch.tolist() for batch, _ in zip(broken, range(stop), strict=False)] if stop else []
     resumed = make_loader(make_sampler(), num_workers)
     # zip takes one more batch than it hands on
-    resumed.load_state_dict({"given": stop})
+    resumed.load_state_dict({"seen": 3 * stop, "order": {}})
     resumed.sampler.set_epoch(2)
     rest = [batch.tolist() for batch in resumed]
     assert seen[:stop] + rest == batches
-    assert resumed.state_dict() == {"given": 4}
+    assert resumed.state_dict() == {"seen": 10, "order": {}}
     resumed.sampler.set_epoch(3)
     assert len(list(resumed)) == 4  # the next epoch is whole
 
 
 def test_what_was_seen_is_not_decoded_again():
     loader = make_loader(EpochSampler(10, seed=0))
-    loader.load_state_dict({"given": 3})
+    loader.load_state_dict({"seen": 9, "order": {}})
     list(loader)
     assert len(loader.dataset.decoded) == 1
 
@@ -59,12 +61,12 @@ def test_the_state_counts_what_was_given_and_not_what_was_fetched():
     loader = make_loader(EpochSampler(10, seed=0), num_workers=2)
     batches = iter(loader)
     next(batches)
-    assert loader.state_dict() == {"given": 1}
+    assert loader.state_dict() == {"seen": 3, "order": {}}
 
 
 def test_a_finished_epoch_is_followed_by_a_whole_one():
     loader = make_loader(EpochSampler(10, seed=0))
-    loader.load_state_dict({"given": 4})
+    loader.load_state_dict({"seen": 10, "order": {}})
     assert len(list(loader)) == 4
 
 
@@ -72,3 +74,61 @@ def test_it_takes_no_random_number_of_the_training():
     state = torch.get_rng_state()
     list(make_loader(EpochSampler(10, seed=0)))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (2, 3), (3, 1)])
+def test_with_another_number_of_devices_what_all_have_seen_is_left_out(kind, before, now):
+    """Batches of 2 on 3 devices are the first 6 scenes of the order that one device has."""
+
+    def ranks(count):
+        samplers = [kind() for _ in range(count)]
+        for rank, sampler in enumerate(samplers):
+            sampler.rank, sampler.num_replicas = rank, count
+            sampler.set_epoch(2)
+        return samplers
+
+    order = kind()
+    order.set_epoch(2)
+    seen = []
+    for sampler in ranks(before):
+        loader = ResumableLoader(Squares(10), batch_size=2, sampler=sampler)
+        seen.append(next(iter(loader)).tolist())
+        state = loader.state_dict()
+    assert state["seen"] == 2 * before
+    rest = []
+    for sampler in ranks(now):
+        loader = ResumableLoader(Squares(10), batch_size=4, sampler=sampler)
+        loader.load_state_dict(state)
+        left = loader.num_batches_left()
+        given = list(loader)
+        assert len(given) == left
+        rest.append(torch.cat(given).tolist())
+    assert len({len(part) for part in rest}) == 1
+    together = [scene for turn in zip(*seen, strict=True) for scene in turn]
+    together += [scene for turn in zip(*rest, strict=True) for scene in turn]
+    whole = order.order()
+    assert together == (whole + whole)[: len(together)]
+    assert len(together) - 10 < now
+
+
+def test_a_place_that_is_none_is_refused():
+    for state in ({"given": 3}, {"seen": -1, "order": {}}, {"seen": 3}, {"seen": "3", "order": {}}):
+        with pytest.raises(DataError, match="does not say which scenes of the epoch were seen"):
+            make_loader(EpochSampler(10, seed=0)).load_state_dict(state)
+
+
+def test_the_order_of_a_data_module_names_what_it_depends_on(drawn_root):
+    def order(**options):
+        data = BDDOIADataModule("lastframe", str(drawn_root), **options)
+        data.setup("fit")
+        return data.train_dataloader().state_dict()["order"]
+
+    whole = order()
+    assert order(batch_size=3) == whole
+    assert whole["the number of training scenes"] == 16
+    changed = {name for name, value in order(seed=1).items() if value != whole[name]}
+    assert changed == {"data.seed"}
+    changed = {name for name, value in order(num_scenes=SceneCounts(train=8)).items() if value != whole[name]}
+    assert changed == {"the number of training scenes", "the digest of their names"}
+    assert {name for name, value in order(balance=True).items() if value != whole[name]} == {"data.balance"}

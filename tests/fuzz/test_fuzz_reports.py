@@ -16,8 +16,9 @@ from lvad.report.answers import read_answers, write_answers
 from lvad.report.compare import compare, read_run
 from lvad.report.model_card import Exported, model_card
 from lvad.report.predictions import PredictionWriter
-from lvad.report.recorder import RunRecorder, _rows_before
+from lvad.report.recorder import RunRecorder
 from lvad.report.runs import read_metrics, update_metrics
+from lvad.report.sample_rows import rows_before
 from lvad.rewards.judge import _read_template, read_score
 from lvad.rewards.replies import ChatError, Replies, _retry_after_s, content_of, meaning_of
 from lvad.text import parse
@@ -62,7 +63,7 @@ def test_samples_of_a_run(tmp_path: Path, rng: random.Random) -> None:
     row = {"step": 4, "id": "a", "completions": [{"text": "a car", "reward": 0.5}]}
     path.write_bytes(b"\n".join([break_json(row, rng), json.dumps(row | {"step": 9}).encode(), b""]))
     with refused(DataError, path):
-        assert all(json.loads(kept)["step"] < 9 for kept in _rows_before(path, 9))
+        assert all(json.loads(kept)["step"] < 9 for kept in rows_before(path, 9))
 
 
 @cases("model card")

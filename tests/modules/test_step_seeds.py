@@ -26,7 +26,8 @@ class Draws(LightningModule):
 
 
 def fit(tmp_path, steps, seed=0, ckpt=None, **options):
-    seed_everything(seed, verbose=False)
+    if seed is not None:
+        seed_everything(seed, verbose=False)
     module = Draws()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
@@ -42,9 +43,24 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(tmp_path):
     whole, _ = fit(tmp_path, 8)
     first, trainer = fit(tmp_path, 4)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    rest, _ = fit(tmp_path, 8, seed=99, ckpt=tmp_path / "half.ckpt")  # the checkpoint's seed wins
+    rest, _ = fit(tmp_path, 8, ckpt=tmp_path / "half.ckpt")
     assert whole == first + rest
     assert len(set(whole)) == 8
+
+
+def test_a_given_seed_wins_over_that_of_a_checkpoint(tmp_path):
+    whole, _ = fit(tmp_path, 8, seed=99)
+    _, trainer = fit(tmp_path, 4)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    assert fit(tmp_path, 8, seed=99, ckpt=tmp_path / "half.ckpt")[0] == whole[4:]
+
+
+def test_without_a_given_seed_that_of_the_checkpoint_goes_on(tmp_path, monkeypatch):
+    whole, _ = fit(tmp_path, 8)
+    _, trainer = fit(tmp_path, 4)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert fit(tmp_path, 8, seed=None, ckpt=tmp_path / "half.ckpt")[0] == whole[4:]
 
 
 def test_a_validation_changes_nothing(tmp_path):

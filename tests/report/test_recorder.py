@@ -13,14 +13,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lvad.commands.stages import LastCheckpoint
+from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.collate import SceneDataset, collate
-from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.ledger import LEDGER, dump, read_ledger
-from lvad.data.records import DataError
 from lvad.report.predictions import PredictionWriter, picture_name
 from lvad.report.recorder import RunRecorder, closing_line
-from lvad.report.runs import best_checkpoint, newest_run, update_metrics
+from lvad.report.runs import best_checkpoint, command_to_test, forget_start, newest_run, update_metrics
 from lvad.types import Batch, Prediction, Scene, SceneSamples
 
 HELD_OUT = [0.1, 0.7, 0.3]  # before the first epoch, then after each
@@ -236,56 +233,24 @@ def test_picture_names_never_collide():
     assert picture_name("a/b", 0, 1) != picture_name("a_b", 0, 2) != picture_name("a_b", 1, 2)
 
 
-class Holds(Fake):
-    """Stands on a model that an earlier stage exported."""
-
-    def __init__(self, folder):
-        super().__init__()
-        self.part = torch.nn.Identity()
-        self.part.source = str(folder)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(torch.ones(1)).mean()
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/reward", 0.5)
-
-    def test_step(self, batch, batch_idx):
-        self.log("test/reward", 0.5)
+def test_the_next_command_finds_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("logs/rloo/version_0"), Path("elsewhere/version_0")):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/last.ckpt").touch()
+        (folder / "config.yaml").touch()
+    assert command_to_test(Path("logs/rloo/version_0")) == "lvad test"
+    named = "--config elsewhere/version_0/config.yaml --ckpt_path elsewhere/version_0/checkpoints/last.ckpt"
+    assert command_to_test(Path("elsewhere/version_0")) == f"lvad test {named}"
 
 
-def test_a_test_on_scenes_that_an_earlier_stage_saw_is_refused(tmp_path, drawn_root):
-    """The leak is planted in the model that the stage starts from; the ledger travels with what is exported."""
-    data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True)
-    data.setup()
-    leaked, folder = data.scenes["test"][3].id, tmp_path / "reward"
-    folder.mkdir()
-    quiet = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(**quiet, logger=False, callbacks=[RunRecorder(str(tmp_path / "run"))], default_root_dir=tmp_path)
-    trainer.fit(Holds(folder), data)
-    ledger = read_ledger(tmp_path / "run" / "model")
-    assert ledger == read_ledger(tmp_path / "run")
-    assert {use: len(ids) for use, ids in ledger.items()} == {"Holds train, unlabelled": 16, "Holds val, labelled": 8}
-    trainer.test(Holds(folder), data, verbose=False)
-    (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [leaked]}))
-    with pytest.raises(DataError, match=f"1 test scenes were seen before, as CLIPReward train, labelled: .*{leaked}"):
-        trainer.test(Holds(folder), data, verbose=False)
-
-
-def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tmp_path, drawn_root):
-    class Judged(Holds):
-        @property
-        def built_on(self):
-            return self.layer
-
-    data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True)
-    data.setup()
-    folder = tmp_path / "judge"
-    folder.mkdir()
-    (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [data.scenes["test"][0].id]}))
-    quiet = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(**quiet, logger=False, callbacks=[RunRecorder(str(tmp_path / "run"))], default_root_dir=tmp_path)
-    trainer.fit(Judged(folder), data)
-    assert not any(use.startswith("CLIPReward") for use in read_ledger(tmp_path / "run"))
-    with pytest.raises(DataError, match="CLIPReward train, labelled"):
-        trainer.test(Judged(folder), data, verbose=False)
+def test_a_folder_with_anything_but_a_start_is_kept(tmp_path):
+    for name in ("config.yaml", "events.out.tfevents.1.host", "ledger.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    forget_start(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "notes.txt").unlink()
+    forget_start(tmp_path)
+    assert not tmp_path.exists()
+    forget_start(tmp_path)
