@@ -25,9 +25,9 @@ usage: lvad COMMAND [options]
 
   lvad fit --config configs/rloo.yaml     train; every value of the file can be overridden: --model.kl.beta 0.05
   lvad test                               evaluate the newest run (its config, its best checkpoint)
-  lvad test --config FILE --ckpt_path F   evaluate a named one
-  lvad validate --config FILE             the same on the validation scenes
-  lvad predict PATH                       describe a picture, a folder of frames or a video with the newest run
+  lvad test --ckpt_path FILE              evaluate a named one, with the configuration of its run
+  lvad validate --ckpt_path FILE          the same on the validation scenes
+  lvad predict PATH [--out DIR]           describe a picture, a folder of frames or a video with the newest run
   lvad pipeline                           the whole method and its baseline, compared at the end; goes on where it was
   lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
   lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same

@@ -55,7 +55,7 @@ def test_the_commands_and_overrides_are_understood(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     for args in shards:  # understood, and there is no such folder here
         assert main(args) == 1
-        assert "recordings: no pictures or videos" in capsys.readouterr().err
+        assert "recordings: does not exist" in capsys.readouterr().err
 
 
 def test_what_is_named_exists():

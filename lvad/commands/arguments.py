@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from lvad.assets import resolve_config
 from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import DataError
+from lvad.data.records import DataError, encoding_of
 from lvad.report.runs import CONFIG, LOGS, best_checkpoint, newest_run
 
 START: Final = "configs/rloo.yaml"
@@ -96,6 +96,8 @@ def _found(option: _Option) -> _Option:
         return option
     path = resolve_config(option.value)
     read_yaml(path)
+    if not (encoding := encoding_of(path)).startswith("utf-8"):
+        raise DataError.at(path, "", f"is a configuration in {encoding}", "save it as UTF-8")
     return _option(option.name, str(path))
 
 

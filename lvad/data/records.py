@@ -163,12 +163,20 @@ def read_text(path: Path) -> str:
     try:
         if (size := plain_file(path).st_size) > MAX_TEXT_BYTES:
             raise OSError(f"it holds {size:,} bytes, more than {MAX_TEXT_BYTES:,}")
-        with path.open("rb") as file:
-            encoding = json.detect_encoding(file.read(4))  # by mark or by zero bytes: texts begin with ASCII
-        return path.read_text(encoding=encoding)
+        return path.read_text(encoding=encoding_of(path))
     # A name with a zero character is a ValueError, as is text that is not UTF-8.
     except (OSError, ValueError) as error:
         raise DataError.at(path, "", f"cannot be read: {error}", "restore the file from its source") from error
+
+
+def encoding_of(path: Path) -> str:
+    """Which encoding of Unicode a text has: by its byte order mark, or by zero bytes, as texts begin with ASCII.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return json.detect_encoding(file.read(4))
 
 
 def read_json(path: Path, kind: type) -> Any:

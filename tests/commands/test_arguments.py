@@ -116,3 +116,6 @@ def test_help_and_fit_are_left_alone(runs):
     assert complete("fit", given) == given
     with pytest.raises(FileNotFoundError, match=r"no configuration at 'none.yaml'"):
         complete("fit", ["--config", "none.yaml"])
+    Path("a.yaml").write_text("seed_everything: 1", encoding="utf-16")
+    with pytest.raises(DataError, match=r"a.yaml: is a configuration in utf-16; save it as UTF-8"):
+        complete("fit", ["--config", "a.yaml"])
