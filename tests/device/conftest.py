@@ -27,7 +27,7 @@ def on_device(tmp_path_factory):
         done = subprocess.run(
             [sys.executable, HERE / f"{script}.py", folder, *args],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            capture_output=True, text=True, timeout=500,
+            capture_output=True, text=True, timeout=580,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return json.loads((folder / f"{script}.json").read_text())

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 # x and i lie on the device, h and j on the host; d is the device.
 REFUSED: Final = (
@@ -102,7 +103,15 @@ def _all() -> dict[str, str | None]:
     tried = {}
     for line in (*REFUSED, *TAKEN):
         h, j = torch.randn(3, 4), torch.tensor([0, 1, 2])
-        names = {"x": h.to(backend.DEVICE), "h": h, "i": j.to(backend.DEVICE), "j": j, "d": backend.DEVICE, "np": np}
+        names = {
+            "np": np,
+            "F": functional,
+            "x": h.to(backend.DEVICE),
+            "h": h,
+            "i": j.to(backend.DEVICE),
+            "j": j,
+            "d": backend.DEVICE,
+        }
         tried[line] = _try(line, names)
     return tried
 
