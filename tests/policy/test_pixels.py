@@ -1,6 +1,7 @@
 """Tiles and pixel values: those of transformers' processors, and settings that are refused by name."""
 
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,7 @@ def begins_with_columns(height, width, tiling):
     """Whether Pillow from 13 on does so in one of the steps: its pixels differ there from those of earlier versions."""
     is_new = int(PIL.__version__.split(".")[0]) >= 13
     sizes = [(height, width), *tiling._sizes(height, width), (tiling.tile_px, tiling.tile_px)]
-    steps = zip(sizes, sizes[1:], strict=False)
+    steps = pairwise(sizes)
     return is_new and any(old[0] > new[0] and old[0] - new[0] > 2 * (old[1] - new[1]) for old, new in steps)
 
 
@@ -152,7 +153,8 @@ def test_a_released_processor_makes_13_tiles_of_a_camera_frame_and_settings_make
         tokenizer=SimpleNamespace(get_vocab=lambda: {f"<row_{i}_col_{i}>": i for i in range(1, 7)}),
     )
     for images, tiles in [
-        (Images(), 13), (Images(longest_edge_px=1536), 7), (Images(longest_edge_px=1024), 5), (Images(splitting=False), 1)
+        (Images(), 13), (Images(longest_edge_px=1536), 7), (Images(longest_edge_px=1024), 5),
+        (Images(splitting=False), 1),
     ]:  # fmt: skip
         images.apply(processor)
         assert Tiling.of(processor.image_processor).num_tiles(720, 1280) == tiles
