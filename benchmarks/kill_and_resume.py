@@ -61,7 +61,7 @@ PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models", "
 
 
 def start(stage: str, folder: Path) -> multiprocessing.process.BaseProcess:
-    """A fit in a process of its own, which has the libraries of this one: what is killed is work and not their import."""
+    """A fit in a process of its own, with the libraries of this one: what is killed is work and not their import."""
     fit = multiprocessing.get_context("fork").Process(target=_fit, args=(stage, folder))
     fit.start()
     return fit
