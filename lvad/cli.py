@@ -16,7 +16,6 @@ OTHER_COMMANDS = ("audit", "data", "embedded", "export", "pipeline", "report")
 SLOW_TO_LOAD = (*STAGE_COMMANDS, "audit", "embedded", "export")
 WHAT_TO_TYPE = {
     "fit": "name a configuration: lvad fit --config configs/rloo.yaml",
-    "validate": "name a configuration: lvad validate --config configs/rloo.yaml",
     "predict": "name a picture, a folder of frames or a video: lvad predict street.jpg",
 }
 USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language models for interpretable driving

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import av
-from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
@@ -89,7 +89,7 @@ def _preference(stream: VideoStream) -> tuple[bool, bool, int]:
 
 
 def _has_mark(stream: VideoStream, name: str) -> bool:
-    return bool(stream.disposition & getattr(av.stream.Disposition, name))
+    return bool(stream.disposition & getattr(Disposition, name))
 
 
 def _in_words(streams: list[VideoStream], stream: VideoStream) -> str:
@@ -119,7 +119,7 @@ def _square(image: Image.Image, aspect: Fraction | None, path: Path) -> Image.Im
 
 def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c and d of the display matrix: (x, y) is shown at (a x + c y, b x + d y), y downwards."""
-    data = next((data for data in frame.side_data if data.type == SideData.DISPLAYMATRIX), None)
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))

@@ -26,15 +26,10 @@ class Shardable(LightningModule):
         """Share the weights out where the strategy, Lightning's ``ModelParallelStrategy``, has a mesh of devices.
 
         Raises:
-            DataError: for a trained weight that is a single number, which cannot be shared out, or a checkpoint with
-                the weights of another model.
+            DataError: for a trained weight that is a single number, which cannot be shared out.
         """
         if self.device_mesh is None or isinstance(self, FSDPModule):
             return
-        if self.trainer.ckpt_path is not None and Path(self.trainer.ckpt_path).is_file():
-            # The strategy loads it into the shares, and tells nobody what is missing.
-            content = torch.load(self.trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-            check_checkpoint_of(self, content)
         numbers = {name: p for name, p in self.named_parameters() if p.dim() == 0}
         if trained := [name for name, p in numbers.items() if p.requires_grad]:
             raise DataError(
@@ -140,14 +135,20 @@ def check_trained_weights(state: Mapping[str, Tensor], module: nn.Module, path: 
 
 
 def check_checkpoint_of(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """The same for a checkpoint that Lightning loads; a strategy that loads shards has taken its weights out of it.
+    """The same for a checkpoint that Lightning loads.
+
+    A strategy that shares weights out loads them itself, and hands on the rest: they are read from the file again. A
+    folder of shards is not looked into.
 
     Raises:
         DataError: for the weights of another model.
     """
-    if "state_dict" in checkpoint:
-        trainer = module._trainer
-        check_trained_weights(checkpoint["state_dict"], module, trainer.ckpt_path if trainer else None)
+    path = module._trainer.ckpt_path if module._trainer else None
+    if "state_dict" not in checkpoint:
+        if path is None or not Path(path).is_file():
+            return
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    check_trained_weights(checkpoint["state_dict"], module, path)
 
 
 def _kept_names(module: nn.Module) -> set[str]:

@@ -1,5 +1,6 @@
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -78,7 +79,7 @@ def test_a_gap_in_a_video_is_not_caught_up(tmp_path: Path) -> None:
 def test_a_video_without_time_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Frame:
         time = None
-        side_data = ()
+        side_data: ClassVar[dict[str, bytes]] = {}
         format = SimpleNamespace(components=())
 
         def to_image(self) -> Image.Image:
