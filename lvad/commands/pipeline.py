@@ -24,7 +24,6 @@ from jsonargparse import ArgumentParser
 from lvad.assets import resolve_config
 from lvad.commands.flags import given_flags
 from lvad.commands.one_line import in_one_line
-from lvad.commands.report import report
 from lvad.commands.stage_plan import REPLACED, Pipeline, Record, Stage, expected_record, read_pipeline, why_stale
 from lvad.commands.trust import parsed
 from lvad.data.records import DataError, read_json
@@ -82,6 +81,8 @@ def run_pipeline(pipeline: Pipeline, lock: int | None = None) -> None:
         records[stage.name] = _run_stage(pipeline, stage, records, lock)
         _write_summary(pipeline, records)
     if pipeline.compare:
+        from lvad.commands.report import report  # takes seconds to import, and the first stage need not wait for it
+
         print()
         report({arm: pipeline.folder / name for arm, name in pipeline.compare.items()}, pipeline.folder)
     _print_times(pipeline, records)

@@ -30,7 +30,7 @@ from lvad.report.board import TensorBoard
 from lvad.report.broken import TracebackFile
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
-from lvad.report.scored import ScoredFile
+from lvad.report.scored_file import ScoredFile
 from lvad.report.summary import scores_text
 
 CHECKPOINT_DEFAULTS = {

@@ -22,7 +22,15 @@ HARMLESS_WARNINGS: Final = (
     r"It is recommended to use .self\.log\(.*sync_dist=True",  # what is logged was gathered from all devices before
     r"The dirpath has changed from",  # a checkpoint is evaluated from another folder than it was written to
 )
-_RANK_ZERO: Final = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+_TALKATIVE: Final = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
+_OF_NO_USE: Final = (
+    "\U0001f4a1 Tip: ",
+    "`weights_only` was not set",
+)  # adverts; checkpoint_file decides
 
 
 def quieten() -> None:
@@ -30,10 +38,10 @@ def quieten() -> None:
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
     transformers_logging.disable_progress_bar()
-    for name in _RANK_ZERO:
+    for name in _TALKATIVE:
         logger = logging.getLogger(name)
-        if _is_no_tip not in logger.filters:
-            logger.addFilter(_is_no_tip)
+        if _is_of_use not in logger.filters:
+            logger.addFilter(_is_of_use)
     if not FLAGS.debug:
         warnings.formatwarning = _line
 
@@ -43,8 +51,8 @@ def progress_bar() -> ProgressBar:
     return Bar() if sys.stdout.isatty() else PlainLines()
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip: " not in record.getMessage()[:10]
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_OF_NO_USE)
 
 
 def _line(message: Warning | str, *where: Any, **more: Any) -> str:

@@ -104,7 +104,7 @@ class Source:
         self.position = Position(None, 0, 0)
         """Behind the last scene that was given."""
         total = sum(_num_bytes(file) for sequence in self.sequences for file in sequence.files)
-        self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress)
+        self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress or None)
         for note in found.notes(recipe.num_frames):
             _note(note)
 

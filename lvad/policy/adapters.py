@@ -3,14 +3,16 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lvad.policy.four_bits import in_float32, is_in_four_bits
+from lvad.policy.peft_parts import is_peft_model, is_tuner_layer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -28,30 +30,32 @@ class Lora:
     targets: str = r".*text_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
-def adapted(model: Any, lora: Lora) -> PeftModel:
+def adapted(model: Any, lora: Lora) -> "PeftModel":
     """Put adapters on a model; all else is frozen.
 
     Raises:
         ValueError: for adapters on the embedding or the head, whose gradients go around their layers.
     """
+    from peft import LoraConfig, get_peft_model  # takes seconds to import, and no plain model needs it
+
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
     whole = get_peft_model(model, config)
     for name, part in (("embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
-        if isinstance(part, BaseTunerLayer):
+        if is_tuner_layer(part):
             raise ValueError(f"lora.targets {lora.targets!r} matches the {name}; adapt linear layers of the text model")
     return whole
 
 
 def has_adapters(*parts: nn.Module) -> bool:
     """Whether an adapter lies in these parts, switched on or off."""
-    return any(isinstance(module, BaseTunerLayer) for part in parts for module in part.modules())
+    return any(is_tuner_layer(module) for part in parts for module in part.modules())
 
 
 def active_weights(*parts: nn.Module) -> list[Tensor]:
     """The weights that the output of these parts depends on: all but those of adapters that are switched off."""
     off: set[int] = set()
     for layer in (module for part in parts for module in part.modules()):
-        if isinstance(layer, BaseTunerLayer) and layer.disable_adapters:
+        if is_tuner_layer(layer) and layer.disable_adapters:
             own = {id(weight) for weight in layer.get_base_layer().parameters()}
             off |= {id(weight) for weight in cast(nn.Module, layer).parameters()} - own
     return [weight for part in parts for weight in part.parameters() if id(weight) not in off]
@@ -59,7 +63,7 @@ def active_weights(*parts: nn.Module) -> list[Tensor]:
 
 def float_copy(model: Any) -> Any:
     """A copy on the CPU in float32, adapters in place, that says what the model says; also of a base in 4 bits."""
-    if isinstance(model, PeftModel) and is_in_four_bits(model):
+    if is_peft_model(model) and is_in_four_bits(model):
         return in_float32(model)
     return copy.deepcopy(model).float().cpu()
 
@@ -67,14 +71,14 @@ def float_copy(model: Any) -> Any:
 def merged(model: Any, dtype: str = "float32") -> Any:
     """A copy on the CPU with the adapters merged in float32, a plain transformers model."""
     whole: Any = float_copy(model)
-    whole = whole.merge_and_unload() if isinstance(whole, PeftModel) else whole
+    whole = whole.merge_and_unload() if is_peft_model(whole) else whole
     return whole.to(getattr(torch, dtype))
 
 
 def start_of(model: Any) -> Any:
     """A copy on the CPU of a model as it was before its adapters, a plain transformers model."""
     plain: Any = float_copy(model) if is_in_four_bits(model) else copy.deepcopy(model).cpu()
-    return plain.unload() if isinstance(plain, PeftModel) else plain
+    return plain.unload() if is_peft_model(plain) else plain
 
 
 def save_start(model: Any, folder: Path) -> None:
@@ -82,7 +86,7 @@ def save_start(model: Any, folder: Path) -> None:
     start_of(model).save_pretrained(folder)
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str = "..") -> None:
+def save_adapter(model: "PeftModel", folder: Path, base: str = "..") -> None:
     """Write the adapters alone, for ``PeftModel.from_pretrained`` on the model that they were trained on.
 
     Args:

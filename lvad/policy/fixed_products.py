@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+
+from lvad.policy.peft_parts import is_lora_layer
 
 _JOINED_AT_MOST = 2**22  # entries; reading more takes longer than the launches that joining saves
 
@@ -114,19 +115,19 @@ class _Part:
 
 
 def _base(layer: Any) -> Any:
-    return layer.base_layer if isinstance(layer, LoraLinear) else layer
+    return layer.base_layer if is_lora_layer(layer) else layer
 
 
 def _is_plain(layer: Any) -> bool:
     base = _base(layer)
     # Layers with merged adapters unmerge themselves where adapters are off.
-    is_merged = isinstance(layer, LoraLinear) and layer.merged
+    is_merged = is_lora_layer(layer) and layer.merged
     return type(base) is nn.Linear and "forward" not in vars(base) and not is_merged
 
 
 def _factors(layer: Any) -> list[tuple[Tensor, Tensor]]:
     """float[r, E] and float[N, r] of each adapter that is on; their product is added to the weight."""
-    if not isinstance(layer, LoraLinear) or layer.disable_adapters:
+    if not is_lora_layer(layer) or layer.disable_adapters:
         return []
     down: Any = layer.lora_A
     up: Any = layer.lora_B

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from lvad.ops import entropy, gather_logps
@@ -22,6 +21,7 @@ from lvad.policy.fixed_attention import FixedKeys, FixedShape
 from lvad.policy.fixed_products import FixedProducts
 from lvad.policy.grammar import Walk
 from lvad.policy.passes import Trunk
+from lvad.policy.peft_parts import is_lora_layer
 from lvad.policy.sampling import Sampling, draw, log_density
 from lvad.policy.token_pass import TokenPass
 from lvad.types import Rollouts
@@ -195,7 +195,7 @@ def _weights_key(vlm: Any, banned: Tensor) -> tuple[Any, ...]:
     adapters = [
         (tuple(layer.active_adapters), layer.disable_adapters, layer.merged)
         for layer in vlm.model.text_model.modules()
-        if isinstance(layer, LoraLinear)
+        if is_lora_layer(layer)
     ]
     return (dtype, *adapters, *((tensor.data_ptr(), tensor.dtype) for tensor in read))
 

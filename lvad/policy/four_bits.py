@@ -1,12 +1,14 @@
 """A frozen base in 4 bits under trained adapters (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
 
 import copy
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _LEFT_WHOLE: Final = ["model.vision_model", "model.connector", "lm_head"]
 """What the text model reads and how it speaks; the head has the weights of the embedding."""
@@ -46,12 +48,13 @@ def multiply_in_float32(model: Any) -> None:
 
 
 @torch.no_grad()
-def in_float32(model: PeftModel) -> PeftModel:
+def in_float32(model: "PeftModel") -> "PeftModel":
     """A copy on the CPU whose base holds the 4-bit weights' own values in float32: it says what the model says.
 
     Adapters merged into it are merged without another rounding to 4 bits.
     """
     from bitsandbytes.functional import dequantize_4bit
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     base: Any = model.get_base_model()
     plain: Any = AutoModelForImageTextToText.from_pretrained(

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from lvad.assets import resolve_model
@@ -19,6 +18,7 @@ from lvad.policy.head import DrawnLogps
 from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
 from lvad.policy.passes import Trunk, read_prompts
+from lvad.policy.peft_parts import is_peft_model
 from lvad.policy.pixels import Images
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
@@ -97,7 +97,7 @@ class HFPolicy(HasReference):
     @property
     def vlm(self) -> Any:
         """The transformers model, adapters in place."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return self.model.get_base_model() if is_peft_model(self.model) else self.model
 
     @property
     def end_id(self) -> int:
@@ -277,7 +277,7 @@ class HFPolicy(HasReference):
         with self.as_reference() as start:
             save_start(start.model, folder)
             self.processor.save_pretrained(folder)
-        if isinstance(self.model, PeftModel):
+        if is_peft_model(self.model):
             save_adapter(self.model, folder / name)
         else:
             self.save_pretrained(folder / name)

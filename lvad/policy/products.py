@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+
+from lvad.policy.peft_parts import is_lora_layer
 
 _LARGE = 10**5  # entries; smaller weights stay in the cache, and nothing is to be gained
 
@@ -43,7 +44,7 @@ def _weight_and_bias(layer: Any) -> tuple[Tensor, Tensor | None] | None:
 
     So it does in half precision: a merged weight's rounding would swallow part of the adapters.
     """
-    is_adapted = isinstance(layer, LoraLinear)
+    is_adapted = is_lora_layer(layer)
     base = layer.base_layer if is_adapted else layer
     if type(base) is not nn.Linear or "forward" in vars(base) or not _is_whole(base.weight):
         return None

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
+
+from lvad.policy.peft_parts import is_peft_model
 
 
 class HasReference(nn.Module):
@@ -41,7 +42,7 @@ class HasReference(nn.Module):
         """
         if self._reference:
             yield self._reference[0].to(next(self.parameters()).device)
-        elif isinstance(self.model, PeftModel):
+        elif is_peft_model(self.model):
             with self.model.disable_adapter():
                 yield self
         else:
@@ -49,7 +50,7 @@ class HasReference(nn.Module):
 
     def keep_reference(self) -> None:
         """Remember the present weights as the reference; free where adapters are on (they are switched off)."""
-        if not isinstance(self.model, PeftModel):
+        if not is_peft_model(self.model):
             self._keep_copy()
 
     def refresh_reference(self) -> None:

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
-FIRST: Final = ("curves", "reward", "samples", "test", "val")
-LAST: Final = "while_training"
+from lvad.report.tags import tag
+
 _LEFT_OUT: Final = ("epoch", "hp_metric")
 _AUDIT: Final = "audit/"
 _METRICS: Final = ("val/reward", "val/judge", "val/fact_precision", "val/action_macro_f1", "val/auroc", "val/loss")
@@ -36,7 +36,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars under the names of ``tag``."""
+        """Log scalars under the names of ``lvad.report.tags``."""
         audit = {name: value for name, value in metrics.items() if name.startswith(_AUDIT)}
         if audit:
             rows = "".join(f"| {name.removeprefix(_AUDIT)} | {float(value):.2f} |\n" for name, value in audit.items())
@@ -51,11 +51,6 @@ class TensorBoard(TensorBoardLogger):
         if columns:
             for summary in hparams(columns, dict.fromkeys(_METRICS, 0.0)):
                 self.experiment.file_writer.add_summary(summary)
-
-
-def tag(name: str) -> str:
-    """The name of a metric in TensorBoard."""
-    return name if name.partition("/")[0] in FIRST else f"{LAST}/{name.replace('/', '_')}"
 
 
 def hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, float | str | bool]]:

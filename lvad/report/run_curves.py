@@ -6,7 +6,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from lvad.data.records import DataError
-from lvad.report.board import tag
+from lvad.report.tags import tag
 
 
 def read_curves(run: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:

@@ -6,42 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from lightning import Callback, LightningModule, Trainer
-
 from lvad.data.records import DataError, load_json, read_text
 from lvad.report.runs import write_whole
 from lvad.types import SceneScores
 
 SCORED: Final = "scored.jsonl"
 _REMEDY: Final = "test the run anew"
-
-
-class ScoredFile(Callback):
-    """Writes ``scored.jsonl`` at the end of a test of a module with ``scored`` (a list of ``SceneScores``).
-
-    Args:
-        run_dir: the run folder; None takes the logger's.
-    """
-
-    def __init__(self, run_dir: str | None = None) -> None:
-        self.run_dir = run_dir
-        self._folder: Path | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder."""
-        # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
-        self._folder = Path(self.run_dir or trainer.log_dir or trainer.default_root_dir)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the scenes of all ranks, and write them."""
-        scored: list[SceneScores] = list(getattr(pl_module, "scored", []))
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, scored)
-            scored = [scene for part in parts for scene in part]
-        if scored and trainer.is_global_zero and self._folder is not None:
-            write_scored(self._folder / SCORED, scored)
 
 
 def write_scored(path: Path, scored: Iterable[SceneScores]) -> Path:

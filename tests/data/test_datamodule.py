@@ -298,3 +298,14 @@ def test_lightning_runs_every_stage_and_resumes_the_order(labelled: str, tmp_pat
     assert whole.seen[0] != whole.seen[1]
     predicted = Trainer(**quiet).predict(whole, BDDOIADataModule("auto", labelled, balance=balance))
     assert sum(map(len, predicted or [])) == 30
+
+
+def test_a_set_is_drawn_larger_than_what_is_used(tmp_path: Path) -> None:
+    """The paper's first experiment draws many scenes, of which few have one action and one reason."""
+    drawn = SceneCounts(train=12, val=0, test=0)
+    data = ready(root=str(tmp_path / "drawn"), num_drawn=drawn, num_scenes=SceneCounts(train=0.5))
+    assert data.reading is not None
+    assert len(data.reading.scenes) == 12
+    assert sizes(data) == {"train": 4, "val": 4, "test": 0}  # 4 held back, half of the others
+    with pytest.raises(DataError, match=r"holds 12 train scenes, num_scenes or num_drawn asks for 13"):
+        ready(root=str(tmp_path / "drawn"), num_drawn=SceneCounts(train=13, val=0, test=0))

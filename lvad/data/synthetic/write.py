@@ -11,6 +11,7 @@ root/
 import json
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -121,7 +122,10 @@ def _write_apart(root: Path, recipe: dict[str, Any], num_workers: int, progress:
 
 def _write_all(root: Path, recipe: dict[str, Any], num_workers: int, progress: bool) -> None:
     (root / "data").mkdir(parents=True)
-    with tqdm(total=sum(recipe["counts"].values()), desc="drawing scenes", disable=not progress) as bar:
+    total = sum(recipe["counts"].values())
+    if progress and not sys.stderr.isatty():  # where a bar would fill a log
+        print(f"drawing {total} scenes", file=sys.stderr, flush=True)
+    with tqdm(total=total, desc="drawing scenes", disable=not progress or None) as bar:
         for split, rows in _drawn(root / "data", recipe, num_workers):
             _write_split(root, split, _counted(rows, bar))
     (root / _RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
