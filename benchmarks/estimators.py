@@ -12,13 +12,13 @@ those of a run alone.
 import argparse
 import json
 import os
-import statistics
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from main_job import run_seed
+from markdown_tables import markdown, mean, spread
 from matplotlib.figure import Figure
 
 POLICY = "--model.init_args.estimator"
@@ -49,23 +49,15 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, float]:
 
 
 def table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
-    lines = [
-        "| estimator | " + " | ".join(f"`{column}`" for column in COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
-    ]
-    starts = [metrics for seeds in runs.values() for metrics in seeds.values()]
-    if starts:
-        cells = [f"{starts[0][f'{column}_start']:.3g}" if f"{column}_start" in starts[0] else "" for column in COLUMNS]
-        lines.append(f"| the start | {' | '.join(cells)} |")
+    digits = {name: 0 if name.startswith("time") else 1 if name.endswith("length") else 3 for name in COLUMNS}
+    rows = []
+    for start in [run for seeds in runs.values() for run in seeds.values()][:1]:
+        cells = [f"{start[f'{name}_start']:.{n}f}" if f"{name}_start" in start else "" for name, n in digits.items()]
+        rows.append(["the start", *cells])
     for name, seeds in runs.items():
-        cells = []
-        for column in COLUMNS:
-            values = [metrics[column] for metrics in seeds.values() if column in metrics]
-            digits = 0 if column.startswith("time") else 1 if column.endswith("length") else 3
-            spread = max(values) - min(values)
-            cells.append(f"{statistics.mean(values):.{digits}f} ({spread:.{digits}f})")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        columns = [([run[column] for run in seeds.values() if column in run], n) for column, n in digits.items()]
+        rows.append([name, *(f"{mean(values, n)} ({spread(values, n)})" for values, n in columns)])
+    return markdown(("estimator", *(f"`{column}`" for column in COLUMNS)), rows)
 
 
 def plot(runs: dict[str, dict[str, dict[str, float]]], path: Path) -> None:

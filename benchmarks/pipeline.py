@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from markdown_tables import markdown, mean
+
 SCORES = (
     "action_macro_f1", "action_f1_all", "action_exact_match", "action_f1/forward", "action_f1/stop", "action_f1/left",
     "action_f1/right", "action_auroc", "reason_macro_f1", "reason_f1_all", "reason_auroc", "parse_failure",
@@ -39,27 +41,33 @@ def percent(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f} ({100 * (max(values) - min(values)):.1f})"
 
 
-def print_scores(runs: dict[int, dict]) -> None:
+def scores_table(runs: dict[str, dict]) -> str:
+    """Both arms and the constant answers."""
     names = dict.fromkeys((row["kind"], row["name"]) for row in runs[next(iter(runs))]["comparison"]["scores"])
     systems = [system for system in names if system[0] != "difference"]
-    print(f"| %, mean of {len(runs)} seeds (max - min) | {' | '.join(name for _, name in systems)} |")
-    print("|---" * (len(systems) + 1) + "|")
+    rows = []
     for score in SCORES:
         cells = []
         for kind, name in systems:
             known = [row["mean"] for run in runs.values() for row in run["comparison"]["scores"]
                      if (row["kind"], row["name"], row["score"]) == (kind, name, score)]  # fmt: skip
-            cells.append(percent(known) if known else "-")
-        print(f"| `{score}` | {' | '.join(cells)} |")
+            floor = mean([100 * share for share in known], 1) if known else "-"
+            cells.append(percent(known) if kind == "arm" else floor)
+        rows.append([f"`{score}`", *cells])
+    num_scenes = next(iter(runs.values()))["comparison"]["num_scenes"]
+    title = f"{num_scenes} test scenes, %: mean of {len(runs)} seeds (max - min)"
+    return markdown((title, *(name for _, name in systems)), rows)
 
 
-def print_differences(runs: dict[int, dict], other: str) -> None:
-    print(f"\n| pipeline minus {other}, points (95 % interval) | {' | '.join(f'seed {seed}' for seed in runs)} |")
-    print("|---" * (len(runs) + 1) + "|")
+def differences_table(runs: dict[str, dict], other: str) -> str:
+    """The pipeline minus another system, seed by seed."""
+    rows = []
     for score in ("action_macro_f1", "action_exact_match", "reason_macro_f1", "reason_f1_all"):
-        rows = [value(run, "difference", other, score) for run in runs.values()]
-        cells = [f"{100 * r['mean']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})" for r in rows]
-        print(f"| `{score}` | {' | '.join(cells)} |")
+        found = [value(run, "difference", other, score) for run in runs.values()]
+        cells = [f"{100 * r['mean']:+.1f} ({100 * r['low']:+.1f} to {100 * r['high']:+.1f})" for r in found]
+        rows.append([f"`{score}`", *cells])
+    title = f"pipeline minus {other}, points (95 % interval, paired over scenes)"
+    return markdown((title, *(f"seed {seed}" for seed in runs)), rows)
 
 
 def main() -> None:
@@ -67,9 +75,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    runs = {seed: run_seed(seed) for seed in args.seeds}
-    print_scores(runs)
-    print_differences(runs, "sft baseline")
+    runs = {str(seed): run_seed(seed) for seed in args.seeds}
+    print(scores_table(runs))
+    print(differences_table(runs, "sft baseline"))
     if args.json:
         args.json.write_text(json.dumps(runs, indent=1) + "\n")
 

@@ -11,6 +11,7 @@ above weights, gradients and the states of AdamW; it is not timed, for it starts
 import argparse
 import json
 import statistics
+import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -118,6 +119,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def commit() -> str:
+    """Whose engine is measured; with a plus where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
+    changed = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True).stdout
+    return name.strip() + "+" * bool(changed.strip())
+
+
 def main() -> None:
     args = parse()
     if args.show:
@@ -133,6 +142,7 @@ def main() -> None:
         side = Side(made, setting)
         rows = [compare(side, algorithm, args.steps, checkpointing) for algorithm in args.against]
     for row in rows:
+        row["commit"] = commit()
         row["setting"] = {**asdict(setting), "threads": torch.get_num_threads(), "torch": torch.__version__}
     show(rows, args.plot)
     if args.json:

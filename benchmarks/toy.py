@@ -9,11 +9,12 @@ The CLIP-score is the mean cosine of frames and justification; an answer without
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from markdown_tables import markdown, mean, spread
 
 DRAW = ["data", "draw", "data/toy", "--num_train", "8000", "--num_val", "0", "--num_test", "0", "--seed", "7"]
 ROWS = {
@@ -44,15 +45,14 @@ def run_seed(seed: int, folder: Path, extra: list[str]) -> dict[str, dict[str, f
 
 
 def table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
-    lines = ["| test scenes | supervised | A2C | difference by seed |", "|---|---|---|---|"]
+    rows = []
     for title, names in ROWS.items():
         columns = [
             [run[part][name] for run in runs.values()] for part, name in zip(("toy_sft", "toy_a2c"), names, strict=True)
         ]
-        cells = [f"{statistics.mean(values):.3f} ({max(values) - min(values):.3f})" for values in columns]
         steps = ", ".join(f"{after - before:+.3f}" for before, after in zip(*columns, strict=True))
-        lines.append(f"| {title} | {cells[0]} | {cells[1]} | {steps} |")
-    return "\n".join(lines)
+        rows.append([title, *(f"{mean(values)} ({spread(values)})" for values in columns), steps])
+    return markdown(("test scenes", "supervised", "A2C", "difference by seed"), rows)
 
 
 def main() -> None:

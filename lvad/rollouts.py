@@ -67,23 +67,22 @@ def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[st
         is_kept: bool[B], False on scenes whose rewards were not finite.
 
     Returns:
-        float[] each: the number of scenes dropped and, over the others, the mean reward and the mean of every term,
-        the mean of the best of K (Fig. 6 of the paper), the standard deviation of the advantages, and the share of
-        scenes whose K rewards are all equal, which teach nothing. All on the CPU, from one read of the device.
+        float[] each: the number of scenes dropped and, over the others (NaN if there are none), the mean reward and
+        the mean of every term, the mean of the best of K (Fig. 6 of the paper), the standard deviation of the
+        advantages, and the share of scenes whose K rewards are all equal, which teach nothing. All on the CPU, from one
+        read of the device.
     """
     columns = [is_kept.unsqueeze(1).expand_as(advantages), scores.total, advantages, *scores.terms.values()]
     host_kept, *host = torch.stack([column.float() for column in columns]).cpu()
     is_kept = host_kept[:, 0].bool()
-    dropped = {"reward/dropped": (~is_kept).sum().float()}
-    if not is_kept.any():
-        return dropped
     rewards, kept, *terms = (column[is_kept] for column in host)
+    best, worst = rewards.sort(1).values[:, [-1, 0]].unbind(1)  # no largest of nothing
     return {
-        **dropped,
+        "reward/dropped": (~is_kept).sum().float(),
         "reward/mean": rewards.mean(),
-        "reward/best": rewards.amax(1).mean(),
+        "reward/best": best.mean(),
         "advantage/std": kept.std(correction=0),
-        "advantage/zero_spread": (rewards.amax(1) == rewards.amin(1)).float().mean(),
+        "advantage/zero_spread": (best == worst).float().mean(),
         **{f"reward/{name}": term.mean() for name, term in zip(scores.terms, terms, strict=True)},
     }
 

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.estimators import A2C, RLOO
-from lvad.modules import KL, ActionSFT, CLIPReward, RLOOPolicy
+from lvad.modules import KL, ActionSFT, CLIPReward, Controls, RLOOPolicy
 from lvad.modules.clip_losses import PairLosses
 from lvad.modules.objectives import CrossEntropy
 from lvad.modules.plan import Plan
@@ -46,10 +46,20 @@ class Digits(torch.nn.Module):
         return Scores(total, {"digits": total})
 
 
+class Breaks(Digits):
+    """A judge that fails on one device."""
+
+    def score(self, batch, rollouts):
+        if torch.distributed.get_rank() == 1:
+            raise ValueError("the judge is broken")
+        return super().score(batch, rollouts)
+
+
 class Watch(LightningModule):
     """Keeps the gradient of every step."""
 
     def on_before_optimizer_step(self, optimizer):
+        super().on_before_optimizer_step(optimizer)
         self.seen = [*getattr(self, "seen", []), [whole(p.grad) for p in self.parameters() if p.grad is not None]]
 
 
@@ -83,20 +93,23 @@ def make(stage: str, vlm: str, clip: str):
         return Answers(with_adapters(HFPolicy, vlm), "answer", objective=CrossEntropy(class_weights=True), **sgd)
     if stage == "clip":
         return Judges(CLIP(clip), losses=PairLosses(bce=1.0), num_negatives=100, **sgd)
-    estimator = A2C(warmup_steps=0) if stage == "a2c" else RLOO()
-    return Describes(with_adapters(Given, vlm), Digits(), estimator, num_completions=3, kl=KL(0.1), audit="off", **sgd)
+    estimator = A2C(warmup_steps=0) if stage.startswith("a2c") else RLOO()
+    options = {"num_completions": 3, "kl": KL(0.1), "audit": "off", "controls": Controls(updates=1 + (stage == "a2c2"))}
+    reward = Breaks() if stage == "breaks" else Digits()
+    return Describes(with_adapters(Given, vlm), reward, estimator, **options, **sgd)
 
 
 def main(
-    folder: str, vlm: str, clip: str, root: str, stage: str, kind: str, devices: int, batch_size: int, accumulate: int
-):
+    folder: str, vlm: str, clip: str, root: str, stage: str, kind: str, devices: int, batch_size: int, accumulate: int,
+    num_train: int,
+):  # fmt: skip
     seed_everything(0, verbose=False)
     strategy: Any = ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False) if kind == "fsdp" else "ddp"
     module = make(stage, vlm, clip)
     trainer = Trainer(
         accelerator="cpu", devices=devices, strategy=strategy if devices > 1 else "auto", max_steps=2,
         accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0, val_check_interval=2 * accumulate,
+        enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0,
         callbacks=[Plan()],
     )  # fmt: skip
     data = BDDOIADataModule(
@@ -105,7 +118,7 @@ def main(
         unlabelled=isinstance(module, RLOOPolicy),
         batch_size=batch_size,
         eval_batch_size=4,
-        num_scenes=SceneCounts(val=7),
+        num_scenes=SceneCounts(train=num_train, val=7),
     )
     trainer.fit(module, data)
     if trainer.is_global_zero:
@@ -115,4 +128,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:7], *map(int, sys.argv[7:10]))
+    main(*sys.argv[1:7], *map(int, sys.argv[7:11]))

@@ -19,7 +19,6 @@ HARMLESS_WARNINGS: Final = (
     r".*is_gradient_checkpointing. is deprecated",
     r".*gradient_checkpointing_enable. is deprecated",
     r"LightningCLI's args parameter is intended",
-    r"It is recommended to use .self\.log\(.*sync_dist=True",  # what is logged was gathered from all devices before
     r"The dirpath has changed from",  # a checkpoint is evaluated from another folder than it was written to
 )
 _TALKATIVE: Final = (

@@ -19,8 +19,9 @@ class Judged(NamedTuple):
     rollouts: Rollouts
     states: Callable[[], Tensor]
     """float[B, D], what the policy knows of each scene before it speaks; without gradient."""
-    greedy_rewards: Callable[[], Tensor]
-    """float[B] of each scene's greedy completion, without penalties: one more decode."""
+    greedy_rewards: Callable[[], tuple[Tensor, Tensor]]
+    """float[B] of each scene's greedy completion, without penalties, and bool[B], whether it was finite (0 stands for
+    one that was not): one more decode."""
 
 
 class Estimate(NamedTuple):
@@ -32,6 +33,8 @@ class Estimate(NamedTuple):
     """float[], of what the estimator learns itself, differentiable by its own parameters alone."""
     logged: Mapping[str, Tensor] = MappingProxyType({})
     """float[] by name."""
+    is_kept: Tensor | None = None
+    """bool[B], False on further scenes that take no part; None: those of ``Judged``."""
 
 
 class Estimator(nn.Module):

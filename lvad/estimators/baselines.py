@@ -78,8 +78,10 @@ class SCST(Estimator):
 
     def estimate(self, judged: Judged) -> Estimate:
         """Advantages float[B, K]; all of one sign where the greedy completion is best or worst."""
-        greedy = judged.greedy_rewards()
-        return Estimate(over_baseline(judged.rewards, greedy), logged={"reward/greedy": greedy.mean()})
+        greedy, is_finite = judged.greedy_rewards()
+        is_kept = judged.is_kept & is_finite  # a scene without a baseline teaches nothing
+        logged = {"reward/greedy": greedy[is_kept].mean()}
+        return Estimate(over_baseline(judged.rewards, greedy), is_kept=is_kept, logged=logged)
 
 
 class GRPO(Estimator):

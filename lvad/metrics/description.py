@@ -1,63 +1,80 @@
 """How good are the descriptions of held-out scenes?"""
 
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
 
-from lvad.metrics.facts import FactScore
+from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
+from lvad.ranks import SceneRows
 from lvad.types import Rollouts, Scores
 
 
-class DescriptionScore(torch.nn.Module):
-    """Reward, length and variety of one description per scene; its facts where the scene's are known.
+class Described(NamedTuple):
+    """What was said of a scene, and what it is worth."""
+
+    text: str
+    reward: float
+    terms: dict[str, float]
+    num_tokens: int
+    is_truncated: bool
+    facts: FactCounts | None
+    """None where the scene's are not known."""
+
+
+class DescriptionScore:
+    """Reward, length and variety of one description per scene, over all ranks; its facts where they are known.
 
     ``compute`` returns, as float[] each: ``reward`` and one mean per reward term; ``length`` in tokens;
-    ``truncated``, share; ``distinct``, share of different texts on this rank; ``fact_precision``, ``fact_recall``,
-    ``fact_all_right``, ``claims`` per text for drawn scenes.
+    ``truncated``, share; ``distinct``, share of different texts; ``fact_precision``, ``fact_recall``,
+    ``fact_all_right``, ``fact_claims_per_text`` for drawn scenes.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.reward, self.length, self.truncated = MeanMetric(), MeanMetric(), MeanMetric()
-        self.terms = torch.nn.ModuleDict()
-        self.facts = FactScore()
-        self.texts: list[str] = []
-        self.has_facts = False
+        self._rows = SceneRows[Described]()
 
-    def update(self, rollouts: Rollouts, scores: Scores, facts: list[dict[str, str] | None]) -> None:
+    def update(
+        self, ids: Sequence[str], rollouts: Rollouts, scores: Scores, facts: Sequence[dict[str, str] | None]
+    ) -> None:
         """Add B scenes with K = 1 completion each."""
         texts = [row[0] for row in rollouts.texts]
-        self.reward.update(scores.total)
-        self.length.update(rollouts.completion_mask.sum(-1).float())
-        self.truncated.update(rollouts.is_truncated.float())
-        for name, term in scores.terms.items():
-            if name not in self.terms:
-                self.terms[name] = MeanMetric().to(term.device)
-            cast(MeanMetric, self.terms[name]).update(term)
-        known = [(text, fact) for text, fact in zip(texts, facts, strict=True) if fact is not None]
-        if known:
-            self.facts.update([text for text, _ in known], [fact for _, fact in known])
-            self.has_facts = True
-        self.texts += texts
+        terms = {name: term[:, 0].tolist() for name, term in scores.terms.items()}
+        columns = (
+            texts,
+            scores.total[:, 0].tolist(),
+            [{name: values[b] for name, values in terms.items()} for b in range(len(texts))],
+            rollouts.completion_mask[:, 0].sum(-1).tolist(),
+            rollouts.is_truncated[:, 0].tolist(),
+            [None if known is None else fact_counts(text, known) for text, known in zip(texts, facts, strict=True)],
+        )
+        self._rows.add(ids, (Described(*row) for row in zip(*columns, strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset."""
+        """The scores since the last reset.
+
+        Raises:
+            ValueError: if nothing was described.
+        """
+        rows = self._rows.gathered()
+        if not rows:
+            raise ValueError("DescriptionScore has no scenes; call update first")
         values = {
-            "reward": self.reward.compute(),
-            "length": self.length.compute(),
-            "truncated": self.truncated.compute(),
-            "distinct": torch.tensor(len(set(self.texts)) / max(len(self.texts), 1)),
+            "reward": _mean([row.reward for row in rows]),
+            "length": _mean([row.num_tokens for row in rows]),
+            "truncated": _mean([row.is_truncated for row in rows]),
+            "distinct": torch.tensor(len({row.text for row in rows}) / len(rows)),
         }
-        values |= {f"reward_{name}": cast(MeanMetric, metric).compute() for name, metric in self.terms.items()}
-        if self.has_facts:
-            values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
+        values |= {f"reward_{name}": _mean([row.terms[name] for row in rows]) for name in rows[0].terms}
+        known = [row.facts for row in rows if row.facts is not None]
+        if known:
+            values |= {f"fact_{name}": value for name, value in fact_scores(known).items()}
         return values
 
     def reset(self) -> None:
         """Forget all scenes."""
-        for metric in self.modules():
-            if isinstance(metric, Metric):
-                metric.reset()
-        self.texts, self.has_facts = [], False
+        self._rows.reset()
+
+
+def _mean(values: Sequence[float | int | bool]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).mean().float()

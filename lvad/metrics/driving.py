@@ -12,19 +12,15 @@ Departures:
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.multilabel import bootstrap, label_scores, percentile_interval, probability_scores
 from lvad.taxonomy import ACTIONS, NUM_ACTIONS, NUM_REASONS, REASONS
 from lvad.types import UNLABELLED, AnsweredScene
-
-_WIDTHS: Final = (NUM_ACTIONS, NUM_ACTIONS, 1, NUM_REASONS, NUM_REASONS, NUM_ACTIONS, NUM_REASONS)
 
 
 class Answers(NamedTuple):
@@ -127,7 +123,7 @@ def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
         drawn: int64[D, S], scene numbers.
 
     Returns:
-        float[D] by name: see ``DrivingScore``.
+        float[D] by name: see ``driving_scores``.
     """
     answers = answers._replace(**{name: part.cpu() for name, part in answers._asdict().items() if part is not None})
     is_valid = answers.is_valid.bool()
@@ -149,7 +145,15 @@ def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
 
 
 def driving_scores(answers: Answers) -> dict[str, Tensor]:
-    """Every score of these scenes, float[] by name: see ``DrivingScore``.
+    """Every score of these scenes.
+
+    Returns:
+        float[] each in 0 .. 1, with ``action_`` and, where reasons are predicted, ``reason_``:
+        ``action_macro_f1``, ``action_micro_f1``, ``action_f1_all``, ``action_exact_match``, ``action_bit_accuracy``;
+        ``action_precision/forward``, ``action_recall/...``, ``action_f1/...`` per class (reasons by their key);
+        ``action_auroc``, ``action_ece`` where probabilities are given;
+        ``parse_failure``, share of scenes whose answer is invalid.
+        ``lvad.metrics.multilabel`` has the formula of each.
 
     Raises:
         ValueError: for answers as in ``check_answers``, or none.
@@ -162,73 +166,6 @@ def _all_once(answers: Answers) -> Tensor:
     if not len(answers.actions):
         raise ValueError("no scenes to score")
     return torch.arange(len(answers.actions))[None]
-
-
-class DrivingScore(Metric):
-    """Actions and reasons of a whole set of scenes, over batches and ranks.
-
-    ``compute`` returns, as float[] each in 0 .. 1, with ``action_`` and, where reasons are predicted, ``reason_``:
-        ``action_macro_f1``, ``action_micro_f1``, ``action_f1_all``, ``action_exact_match``, ``action_bit_accuracy``;
-        ``action_precision/forward``, ``action_recall/...``, ``action_f1/...`` per class (reasons by their key);
-        ``action_auroc``, ``action_ece`` where probabilities are given;
-        ``parse_failure``, share of scenes whose answer is invalid.
-    ``lvad.metrics.multilabel`` has the formula of each. One scene takes 304 bytes.
-    """
-
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-    rows: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        # One flat float state, NaN where a part is not given: a rank without scenes then gathers like any other.
-        self.add_state("rows", [], dist_reduce_fx="cat")
-
-    def update(self, answers: Answers) -> None:
-        """Add B scenes.
-
-        Raises:
-            ValueError: for answers as in ``check_answers``.
-        """
-        check_answers(answers)
-        size = len(answers.actions)
-        nothing = answers.actions.new_full((), torch.nan, dtype=torch.float32)
-        parts = zip(answers, _WIDTHS, strict=True)
-        columns = [
-            nothing.expand(size, width) if part is None else part.detach().float().reshape(size, width)
-            for part, width in parts
-        ]
-        # Answers are read on the CPU; NCCL gathers what lies on the metric's device alone.
-        self.rows.append(torch.cat(columns, 1).flatten().to(self.device))
-
-    def answers(self) -> Answers:
-        """All scenes so far: of this rank, or inside ``with metric.sync_context():`` of all ranks in rank order.
-
-        Raises:
-            ValueError: if there are none, or a part was given for some and not for others.
-        """
-        table = dim_zero_cat(self.rows).reshape(-1, sum(_WIDTHS)) if len(self.rows) else torch.empty(0)
-        if not len(table):
-            raise ValueError("DrivingScore has no scenes; call update first")
-        parts: dict[str, Any] = dict(zip(Answers._fields, table.split(_WIDTHS, 1), strict=True))
-        for name, part in parts.items():
-            is_missing = part.isnan().any(1)
-            if is_missing.any() and not is_missing.all():
-                raise ValueError(f"{name} was given for {int((~is_missing).sum())} of {len(table)} scenes")
-            if is_missing.any():
-                parts[name] = None
-            elif not name.endswith("probabilities"):
-                parts[name] = part.bool()
-        return Answers(**parts)._replace(is_valid=parts["is_valid"][:, 0])
-
-    def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset, on the metric's device.
-
-        Raises:
-            ValueError: as ``answers``.
-        """
-        return {name: value.to(self.device) for name, value in driving_scores(self.answers()).items()}
 
 
 def bootstrap_scores(

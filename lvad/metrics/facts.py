@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lvad.facts import DRIVING, claims, is_true, present
 
@@ -43,63 +42,25 @@ def fact_counts(text: str, facts: Mapping[str, str]) -> FactCounts:
     return FactCounts(len(found), len(true), len(salient), len(named & salient.keys()))
 
 
-class FactScore(Metric):
-    """Facts told over a whole set of texts; each text is compared with its own scene.
+def fact_scores(counts: Sequence[FactCounts]) -> dict[str, Tensor]:
+    """Facts told over a whole set of texts.
 
-    ``compute`` returns, each in 0 .. 1 but the last:
+    Returns:
+        float[] each, in 0 .. 1 but the last; a ratio of nothing to nothing is 0:
         precision: true claims / claims. A text without a claim adds to neither.
         recall: salient driving facts told / present. A text without a claim tells none.
         all_right: texts with at least one claim and all of them true / texts.
         claims_per_text: claims / texts.
-    A ratio of nothing to nothing is 0.
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    num_texts: Tensor
-    num_claims: Tensor
-    num_true: Tensor
-    num_present: Tensor
-    num_found: Tensor
-    num_all_right: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("num_texts", "num_claims", "num_true", "num_present", "num_found", "num_all_right"):
-            self.add_state(name, default=torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, texts: Sequence[str], facts: Sequence[Mapping[str, str] | None]) -> None:
-        """Add texts; those whose scene has no facts (None) are left out of every count.
-
-        Args:
-            texts: N texts.
-            facts: the facts of each text's scene.
-
-        Raises:
-            ValueError: if the lengths differ.
-        """
-        if len(texts) != len(facts):
-            raise ValueError(f"{len(texts)} texts and {len(facts)} facts, must be as many")
-        pairs = zip(texts, facts, strict=True)
-        counts = [fact_counts(text, known) for text, known in pairs if known is not None]
-        self.num_texts += len(counts)
-        self.num_claims += sum(count.num_claims for count in counts)
-        self.num_true += sum(count.num_true for count in counts)
-        self.num_present += sum(count.num_driving_present for count in counts)
-        self.num_found += sum(count.num_driving_found for count in counts)
-        self.num_all_right += sum(0 < count.num_claims == count.num_true for count in counts)
-
-    def compute(self) -> dict[str, Tensor]:
-        """The four figures of the class, each a float[]."""
-        return {
-            "precision": _ratio(self.num_true, self.num_claims),
-            "recall": _ratio(self.num_found, self.num_present),
-            "all_right": _ratio(self.num_all_right, self.num_texts),
-            "claims_per_text": _ratio(self.num_claims, self.num_texts),
-        }
+    num_claims, num_true, num_present, num_found = (sum(count[i] for count in counts) for i in range(4))
+    num_all_right = sum(0 < count.num_claims == count.num_true for count in counts)
+    return {
+        "precision": _ratio(num_true, num_claims),
+        "recall": _ratio(num_found, num_present),
+        "all_right": _ratio(num_all_right, len(counts)),
+        "claims_per_text": _ratio(num_claims, len(counts)),
+    }
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return part / whole.clamp(min=1)
+def _ratio(part: int, whole: int) -> Tensor:
+    return torch.tensor(part / max(whole, 1))

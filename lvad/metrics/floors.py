@@ -66,7 +66,7 @@ def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
 
 
 def floor_scores(true: Labels, training: Labels) -> dict[str, dict[str, Tensor]]:
-    """The scores of ``floor_answers`` under the names of ``DrivingScore``.
+    """The scores of ``floor_answers`` under the names of ``driving_scores``.
 
     Args:
         true: the scenes to score.

@@ -1,15 +1,27 @@
 """What a frozen judge thinks of the texts that were said, beside right texts and wrong ones."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from lvad.metrics.calibration import fit_platt
+from lvad.ranks import SceneRows
 
 
-class JudgeScore(Metric):
-    """Mean score and share of matches, over batches and ranks.
+class JudgedScene(NamedTuple):
+    """A judge's scores of what may be said of a scene."""
+
+    said: float
+    right: float | None
+    """Of a right text; None where there is no wrong one beside it."""
+    wrong: float | None
+    """Of a wrong text."""
+
+
+class JudgeScore:
+    """Mean score and share of matches, over the scenes of all ranks.
 
     ``compute`` returns float[] each:
         ``score``, ``score_right``, ``score_wrong``: the judge's mean score of what was said, of the right texts and of
@@ -20,33 +32,12 @@ class JudgeScore(Metric):
     The paper's "Match%" had no wrong text beside it, and its CLIP matched "123" too (section 4).
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    said: list[Tensor]
-    right: list[Tensor]
-    wrong: list[Tensor]
-
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("said", "right", "wrong"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self._rows = SceneRows[JudgedScene]()
 
-    def update(self, said: Tensor, right: Tensor, wrong: Tensor) -> None:
-        """Add scores.
-
-        Args:
-            said: float[N].
-            right: float[M].
-            wrong: float[M], of the same scenes as ``right``; M may be 0.
-
-        Raises:
-            ValueError: if right and wrong differ in number.
-        """
-        if right.shape != wrong.shape:
-            raise ValueError(f"right and wrong must pair, got {list(right.shape)} and {list(wrong.shape)}")
-        for rows, values in ((self.said, said), (self.right, right), (self.wrong, wrong)):
-            rows.append(values.detach().float())
+    def update(self, ids: Sequence[str], scenes: Sequence[JudgedScene]) -> None:
+        """Add scenes."""
+        self._rows.add(ids, scenes)
 
     def compute(self) -> dict[str, Tensor]:
         """The scores since the last reset.
@@ -54,16 +45,23 @@ class JudgeScore(Metric):
         Raises:
             ValueError: if nothing was said.
         """
-        said, right, wrong = (dim_zero_cat(rows) if len(rows) else None for rows in (self.said, self.right, self.wrong))
-        if said is None or not len(said):
+        rows = self._rows.gathered()
+        if not rows:
             raise ValueError("JudgeScore has no scenes; call update first")
+        said = torch.tensor([row.said for row in rows])
         found = {"score": said.mean()}
-        if right is not None and wrong is not None and len(right):
-            pairs = torch.cat([right, wrong]), torch.arange(2 * len(right), device=right.device) < len(right)
-            slope, offset = fit_platt(*pairs)
+        pairs = torch.tensor([row[1:] for row in rows if row.right is not None])  # float[N, 2]
+        if len(pairs):
+            right, wrong = pairs.unbind(1)
+            is_right = torch.arange(2 * len(right)) < len(right)
+            slope, offset = fit_platt(torch.cat([right, wrong]), is_right)
             found |= {"score_right": right.mean(), "score_wrong": wrong.mean()}
             found |= {
                 name: (slope * scores + offset > 0).float().mean()
                 for name, scores in (("match", said), ("match_right", right))
             }
         return found
+
+    def reset(self) -> None:
+        """Forget all scenes."""
+        self._rows.reset()

@@ -1,11 +1,11 @@
 """How well a score tells the texts that are true of a scene from those that are not."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import (
     binary_accuracy,
     binary_auroc,
@@ -13,7 +13,8 @@ from torchmetrics.functional.classification import (
     binary_precision,
     binary_recall,
 )
-from torchmetrics.utilities import dim_zero_cat
+
+from lvad.ranks import SceneRows
 
 
 class Matches(NamedTuple):
@@ -27,28 +28,33 @@ class Matches(NamedTuple):
     """bool[N, C]; a pair may be neither."""
 
 
-class MatchTable(Metric):
-    """Gathers scores and labels over batches and ranks."""
-
-    full_state_update = False
-    scores: list[Tensor]
-    is_true: list[Tensor]
-    is_false: list[Tensor]
+class MatchTable:
+    """Gathers scores and labels of scenes over batches and ranks."""
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("scores", "is_true", "is_false"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self._rows = SceneRows[Matches]()
+        self._device = torch.device("cpu")
 
-    def update(self, scores: Float[Tensor, "B C"], is_true: Bool[Tensor, "B C"], is_false: Bool[Tensor, "B C"]) -> None:
+    def update(
+        self,
+        ids: Sequence[str],
+        scores: Float[Tensor, "B C"],
+        is_true: Bool[Tensor, "B C"],
+        is_false: Bool[Tensor, "B C"],
+    ) -> None:
         """Add scenes."""
-        self.scores.append(scores.detach())
-        self.is_true.append(is_true)
-        self.is_false.append(is_false)
+        self._device = scores.device
+        parts = (part.detach().cpu() for part in (scores, is_true, is_false))
+        self._rows.add(ids, (Matches(*row) for row in zip(*parts, strict=True)))
 
-    def compute(self) -> Matches:
-        """All scenes so far."""
-        return Matches(*(dim_zero_cat(part) for part in (self.scores, self.is_true, self.is_false)))
+    def compute(self) -> Matches | None:
+        """All scenes so far, in the order of one rank's loader; None if there are none on any rank."""
+        rows = self._rows.gathered()
+        return Matches(*(torch.stack(part).to(self._device) for part in zip(*rows, strict=True))) if rows else None
+
+    def reset(self) -> None:
+        """Forget all scenes."""
+        self._rows.reset()
 
 
 def ranking(matches: Matches) -> dict[str, Tensor]:

@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lvad.data.records import DataError
-from lvad.metrics.driving import DrivingScore, answers_of, driving_scores
-from lvad.metrics.facts import FactScore
+from lvad.metrics.driving import answers_of, driving_scores
+from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 from lvad.metrics.judged import JudgeScore
+from lvad.metrics.likelihood import TextLoss
 from lvad.modules.answer_judge import judge_answers
 from lvad.modules.answering import (
     answered_scenes,
@@ -37,6 +37,7 @@ from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
+from lvad.ranks import SceneRows, gather, log_gathered, mean_over_ranks
 from lvad.taxonomy import NUM_ACTIONS
 from lvad.text import render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
@@ -104,7 +105,7 @@ class ActionSFT(Shardable):
         self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.register_buffer("action_shares", torch.full((NUM_ACTIONS,), 0.5))
-        self.loss_mean, self.facts, self.driving, self.judged = MeanMetric(), FactScore(), DrivingScore(), JudgeScore()
+        self.text_loss, self.facts, self.judged = TextLoss(), SceneRows[FactCounts](), JudgeScore()
         self.scene_weights: dict[str, float] = {}
         self.mean_tokens: float | None = None  # of a training text
         self.answered: list[AnsweredScene] = []
@@ -120,14 +121,14 @@ class ActionSFT(Shardable):
         if self.global_step == 0 and batch_idx == 0:
             self._say_what_is_supervised(lesson)
         loss, values = self.objective.loss(self.policy, lesson)
-        logged = on_host({"train/loss": loss, **values})
+        logged = mean_over_ranks(on_host({"train/loss": loss, **values}), self.device)
         self.log("train/loss", logged.pop("train/loss"), prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
-        return loss
+        return self.for_backward(loss, len(batch.ids))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, and greedy outputs against the labels."""
-        self._evaluate(batch, with_chances=False)
+        self.answered += self._evaluate(batch, with_chances=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation, with probabilities; answers and the first frames are kept for the report."""
@@ -161,16 +162,20 @@ class ActionSFT(Shardable):
         """Begin the record of what is answered."""
         self.answered, self.shown = [], []
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew."""
+        self.answered = []
+
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
-        self.log_dict(self._scores("val"))
+        self._log_scores("val")
+        self.answered = []
 
     def on_test_epoch_end(self) -> None:
         """Log the scores, and those of constant answers."""
+        self._log_scores("test")
         if self.target != "caption":
-            self.answered = gather_answers(self.answered, self.trainer.world_size)
             self._log_floors()
-        self.log_dict(self._scores("test"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone, and the descriptions that were made."""
@@ -213,18 +218,15 @@ class ActionSFT(Shardable):
         return texts
 
     def _evaluate(self, batch: Batch, with_chances: bool) -> list[AnsweredScene]:
-        prefix, texts = self._encode(batch), self._texts(batch)
-        lesson = Lesson(prefix, texts, torch.ones(len(batch.ids), device=self.device), self.grammar)
-        num_tokens = self.policy.targets(texts).completion_mask.sum()
-        self.loss_mean.update(CrossEntropy().loss(self.policy, lesson)[0], weight=num_tokens)
+        prefix, targets = self._encode(batch), self.policy.targets(self._texts(batch))
+        self.text_loss.update(batch.ids, self.policy.logprobs(prefix, targets), targets.completion_mask)
         if self.target == "caption":
             said = self.policy.generate(prefix, 1, greedy=True).texts
-            self.facts.update([row[0] for row in said], batch.facts)
+            known = [(n, row[0], f) for n, row, f in zip(batch.ids, said, batch.facts, strict=True) if f is not None]
+            self.facts.add([n for n, _, _ in known], [fact_counts(text, facts) for _, text, facts in known])
             return []
         answered = self._answer(batch, prefix, with_chances)
-        if not with_chances:  # the test is scored at its end, once the ranks' answers are together
-            self.driving.update(answers_of(answered, self._with_reasons))
-        elif isinstance(self.judge, Reward):
+        if with_chances and isinstance(self.judge, Reward):
             said = [scene.text for scene in answered]
             judge_answers(self.judged, self.judge, self.policy, batch, said, self._with_reasons)
         return answered
@@ -258,27 +260,28 @@ class ActionSFT(Shardable):
     def _with_reasons(self) -> bool:
         return self.target == "answer"
 
-    def _scores(self, stage: str) -> dict[str, Tensor]:
-        values = {"loss": self.loss_mean.compute()}
+    def _log_scores(self, stage: str) -> None:
+        """Of the scenes of all ranks, which are put together first."""
+        values = {"loss": self.text_loss.compute()}
         if self.target == "caption":
-            values |= {f"fact_{name}": value for name, value in self.facts.compute().items()}
-        elif stage == "val":
-            values |= self.driving.compute()
+            values |= {f"fact_{name}": value for name, value in fact_scores(self.facts.gathered()).items()}
         else:
+            self.answered = gather_answers(self.answered)
             values |= driving_scores(answers_of(self.answered, self._with_reasons))
-            if isinstance(self.judge, Reward):
+            if stage == "test" and isinstance(self.judge, Reward):
                 values |= {f"clip_{name}": value for name, value in self.judged.compute().items()}
-        for metric in (self.loss_mean, self.driving, self.facts, self.judged):
+        for metric in (self.text_loss, self.facts, self.judged):
             metric.reset()
-        return {f"{stage}/{name}": value for name, value in values.items()}
+        log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
 
     def _training_scenes(self) -> list[Scene]:
         return getattr(getattr(self.trainer, "datamodule", None), "scenes", {}).get("train", [])
 
     def _say_what_is_supervised(self, lesson: Lesson) -> None:
         """The share of the first batch's tokens that the loss sees; all of the prompt would make it near 1."""
-        num_targets = int(self.policy.targets(lesson.texts).completion_mask.sum())
-        share = num_targets / (num_targets + sum(lesson.prefix.lengths))
+        counts = gather((int(self.policy.targets(lesson.texts).completion_mask.sum()), sum(lesson.prefix.lengths)))
+        num_targets, num_prompts = (sum(column) for column in zip(*counts, strict=True))
+        share = num_targets / (num_targets + num_prompts)
         rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
         if self.logger is not None:
             self.logger.log_metrics({"train/supervised_share": share}, step=0)
@@ -292,4 +295,4 @@ class ActionSFT(Shardable):
         constant = floors(answers, training)
         self.report = [floors_table(answers, constant)]
         for name, said in constant.items():
-            self.log_dict({f"test/{name}/{score}": value for score, value in driving_scores(said).items()})
+            log_gathered(self, {f"test/{name}/{score}": value for score, value in driving_scores(said).items()})

@@ -1,9 +1,8 @@
 """A frozen judge over answers: the paper's CLIP score and match percentage, with right and wrong texts beside them."""
 
 import torch
-from torch import Tensor
 
-from lvad.metrics.judged import JudgeScore
+from lvad.metrics.judged import JudgedScene, JudgeScore
 from lvad.policy.hf import HFPolicy
 from lvad.text import render
 from lvad.types import Batch, Reward
@@ -29,9 +28,12 @@ def judge_answers(
     right = [render(actions, reasons if with_reasons else None) for actions, reasons in labels]
     wrong = [_other(right, i) for i in range(len(right))]
     rows = [[said, own, other or own] for said, own, other in zip(texts, right, wrong, strict=True)]
-    scores: Tensor = judge.score(batch, policy.targets(rows)).total
-    has_other = torch.tensor([other is not None for other in wrong], device=scores.device)
-    metric.update(scores[:, 0], scores[has_other, 1], scores[has_other, 2])
+    scores = judge.score(batch, policy.targets(rows)).total.tolist()
+    judged = [
+        JudgedScene(*row) if other is not None else JudgedScene(row[0], None, None)
+        for row, other in zip(scores, wrong, strict=True)
+    ]
+    metric.update(batch.ids, judged)
 
 
 def _other(texts: list[str], i: int) -> str | None:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-import torch.distributed
 
 from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.modules.chances import Chances
+from lvad.ranks import gather
 from lvad.text import Answer, Flaw, parse
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Scene, Table
 
@@ -98,10 +98,6 @@ def floors_table(answers: Answers, constant: dict[str, Answers]) -> Table:
     return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))
 
 
-def gather_answers(answered: list[AnsweredScene], world_size: int) -> list[AnsweredScene]:
+def gather_answers(answered: list[AnsweredScene]) -> list[AnsweredScene]:
     """The answers of every rank, rank 0's first, and one of a scene that somebody's own loader repeats."""
-    if world_size == 1:
-        return answered
-    parts: list[list[AnsweredScene]] = [[]] * world_size
-    torch.distributed.all_gather_object(parts, answered)
-    return list({scene.id: scene for part in parts for scene in part}.values())
+    return list({scene.id: scene for part in gather(answered) for scene in part}.values())

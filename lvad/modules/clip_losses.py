@@ -124,15 +124,19 @@ def corrupted_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, wei
         weights: per corruption.
     """
     rows, texts = _texts_to_spoil(batch, kind)
-    if not rows:
-        return images.sum() * 0.0
-    names = list(weights)
-    drawn = torch.multinomial(torch.tensor([weights[name] for name in names]), len(rows), replacement=True)
-    pool = sorted({word for text in texts for word in text.split()})
-    spoilt = [corrupt(text, names[i], pool) for text, i in zip(texts, drawn.tolist(), strict=True)]
-    better, worse = clip.embed_texts([*texts, *spoilt]).chunk(2)
-    own = images[rows]
+    # Without any, a text that counts for nothing: on several devices it is an error if a weight takes no part.
+    better, worse = clip.embed_texts([*texts, *_spoilt(texts, weights)] or ["", ""]).chunk(2)
+    own, better, worse = images[rows], better[: len(rows)], worse[: len(rows)]
     return sum(weights.values()) * ranking_loss((own * better).sum(1), (own * worse).sum(1), clip.logit_scale)
+
+
+def _spoilt(texts: list[str], weights: dict[str, float]) -> list[str]:
+    if not texts:
+        return []
+    names = list(weights)
+    drawn = torch.multinomial(torch.tensor([weights[name] for name in names]), len(texts), replacement=True)
+    pool = sorted({word for text in texts for word in text.split()})
+    return [corrupt(text, names[i], pool) for text, i in zip(texts, drawn.tolist(), strict=True)]
 
 
 def _texts_to_spoil(batch: Batch, kind: TextKind) -> tuple[list[int], list[str]]:

@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from lvad.data.augment import Augment
 from lvad.data.pairs import TextKind, candidates
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
+from lvad.modules.accumulation import MeanOverScenes
 from lvad.modules.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.modules.clip_similarity import Similarity, between, blended, calibrate, probability
 from lvad.modules.common import check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.ops import on_host
+from lvad.ranks import SceneRows, log_gathered, mean_over_ranks
 from lvad.rewards.clip import CLIP
 from lvad.types import Batch, Decisions, SceneScores, Table
 
 TUNED = 1.0
 
 
-class CLIPReward(LightningModule):
+class CLIPReward(MeanOverScenes):
     """Tunes a CLIP on labelled scenes.
 
     Args:
@@ -83,8 +83,8 @@ class CLIPReward(LightningModule):
         if freeze_vision:
             clip.clip.visual.requires_grad_(False)
             clip.clip.visual.proj.requires_grad_(True)
-        self.match = torch.nn.ModuleList(MatchTable() for _ in self.shares)
-        self.recall_at_1 = MeanMetric()
+        self.tables = [MatchTable() for _ in self.shares]  # the whole tuned weights' last
+        self.recall_at_1 = SceneRows[bool]()
         self.similarity = Similarity()
         # What validation found, kept in the checkpoint: the share of the tuned weights, and slope and offset of
         # P(match) for the start and for the tuned weights.
@@ -116,18 +116,19 @@ class CLIPReward(LightningModule):
             loss = loss + caption_loss(self.clip, images, batch, self.kind, self.losses)
         if self.losses.corrupted:
             loss = loss + corrupted_loss(self.clip, images, batch, self.kind, self.losses.corrupted)
-        self.log_dict(on_host({"train/loss": loss}), prog_bar=True, batch_size=len(batch.ids))
-        return loss
+        logged = mean_over_ranks(on_host({"train/loss": loss}), self.device)
+        self.log_dict(logged, prog_bar=True, batch_size=len(batch.ids))
+        return self.for_backward(loss, len(batch.ids))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Every text of the kind against every scene; every caption against the batch's scenes."""
-        for share, table in zip(self.shares, self.tables(), strict=True):
+        for share, table in zip(self.shares, self.tables, strict=True):
             with blended(self.clip, self.start, share):
                 images, _ = self._match(table, batch)
         if all(batch.captions):
             texts = self.clip.embed_texts([captions[0] for captions in batch.captions])
             found = (images @ texts.T).argmax(1) == torch.arange(len(images), device=images.device)
-            self.recall_at_1.update(found.float())
+            self.recall_at_1.add(batch.ids, found.tolist())
 
     def on_test_start(self) -> None:
         """Test the weights that validation chose."""
@@ -136,7 +137,7 @@ class CLIPReward(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation, and all kinds of texts before and after (Table 1 of the paper)."""
-        _, matches = self._match(self.tables()[-1], batch)
+        _, matches = self._match(self.tables[-1], batch)
         self.scored += scene_scores(batch.ids, matches)
         self.similarity.update("after", self.clip, batch)
         with blended(self.clip, self.start, 0.0):
@@ -148,7 +149,7 @@ class CLIPReward(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Choose the share of the tuned weights, calibrate, and log the scores."""
-        found = [table.compute() for table in self.tables()]
+        found = [_matches(table) for table in self.tables]
         scores = [ranking(matches) for matches in found]
         best = max(range(len(scores)), key=lambda i: (scores[i]["auroc"].item(), i))
         fitted = calibrate(found[best])
@@ -158,17 +159,17 @@ class CLIPReward(LightningModule):
         self.share.fill_(self.shares[best])
         self._log_scores("val", found[best])
         if len(self.shares) > 1:
-            self.log("val/wise_ft_share", self.share)
-        if self.recall_at_1.update_called:
-            self.log("val/caption_recall_at_1", self.recall_at_1.compute())
-        for metric in (*self.tables(), self.recall_at_1):
+            log_gathered(self, {"val/wise_ft_share": self.share})
+        if recalled := self.recall_at_1.gathered():
+            log_gathered(self, {"val/caption_recall_at_1": torch.tensor(recalled).float().mean()})
+        for metric in (*self.tables, self.recall_at_1):
             metric.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log the scores and make Table 1."""
-        self._log_scores("test", self.tables()[-1].compute())
+        self._log_scores("test", _matches(self.tables[-1]))
         self.report = [self.similarity.table(self.start_calibration, self.calibration)]
-        self.tables()[-1].reset()
+        self.tables[-1].reset()
         self.similarity.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -184,22 +185,18 @@ class CLIPReward(LightningModule):
         self._blend_for_good()
         self.clip.save_pretrained(folder)
 
-    def tables(self) -> list[MatchTable]:
-        """One per share of the tuned weights, the whole one last."""
-        return [table for table in self.match if isinstance(table, MatchTable)]
-
     def _match(self, table: MatchTable, batch: Batch) -> tuple[Tensor, Matches]:
         found = candidates(self.kind, batch.ids, batch.actions, batch.reasons)
         images = self.clip.embed_frames(batch.frames)
         matches = Matches(images @ self.clip.embed_texts(list(found.texts)).T, found.is_true, found.is_false)
-        table.update(*matches)
+        table.update(batch.ids, *matches)
         return images, matches
 
     def _log_scores(self, stage: str, matches: Matches) -> None:
         loss = matching_bce(*matches, self.clip.logit_scale)
         self.decisions = probability(matches, self.calibration)
         values = {**ranking(matches), **decisions(*self.decisions), "loss": loss}
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
 
     def _blend_for_good(self) -> None:
         with torch.no_grad():
@@ -215,3 +212,9 @@ def scene_scores(ids: list[str], matches: Matches) -> list[SceneScores]:
     rows = [{name: (values[i], 1.0) for name, values in each.items()} for i in range(len(ids))]
     is_known = [not any(math.isnan(part) for part, _ in row.values()) for row in rows]
     return [SceneScores(name, row) for name, row, known in zip(ids, rows, is_known, strict=True) if known]
+
+
+def _matches(table: MatchTable) -> Matches:
+    matches = table.compute()
+    assert matches is not None  # a loader without scenes is none
+    return matches

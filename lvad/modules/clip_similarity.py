@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs
 from lvad.data.records import DataError
@@ -70,18 +70,17 @@ def _drawn_scores(matches: Matches) -> tuple[Tensor, Tensor]:
     return scores.flatten(), is_match.flatten()
 
 
-class Similarity(nn.Module):
+class Similarity:
     """Cosines of all kinds of texts over the test scenes, before and after tuning, gathered over ranks."""
 
     def __init__(self) -> None:
-        super().__init__()
         names = (*TEXT_KINDS, _PROBES)
-        self.tables = nn.ModuleDict({f"{name} {when}": MatchTable() for name in names for when in WHEN})
+        self.tables = {f"{name} {when}": MatchTable() for name in names for when in WHEN}
 
     def reset(self) -> None:
         """Forget all scenes."""
         for table in self.tables.values():
-            _metric(table).reset()
+            table.reset()
 
     @torch.no_grad()
     def update(self, when: str, clip: CLIP, batch: Batch) -> None:
@@ -99,10 +98,10 @@ class Similarity(nn.Module):
             except DataError:
                 continue
             cosines = images @ clip.embed_texts(list(found.texts)).T
-            _metric(self.tables[f"{kind} {when}"]).update(cosines, found.is_true, found.is_false)
+            self.tables[f"{kind} {when}"].update(batch.ids, cosines, found.is_true, found.is_false)
         cosines = images @ clip.embed_texts(list(PROBES)).T
         nothing = torch.zeros_like(cosines, dtype=torch.bool)
-        _metric(self.tables[f"{_PROBES} {when}"]).update(cosines, nothing, nothing)
+        self.tables[f"{_PROBES} {when}"].update(batch.ids, cosines, nothing, nothing)
 
     def table(self, start_calibration: Tensor, calibration: Tensor) -> Table:
         """Mean cosine, mean P(match) and share with P > 0.5, of the right text and of a wrong one.
@@ -124,19 +123,15 @@ class Similarity(nn.Module):
 
     def _scores(self, when: str) -> Iterator[tuple[str, Tensor]]:
         for kind in TEXT_KINDS:
-            table = _metric(self.tables[f"{kind} {when}"])
-            if table.update_called:
-                scores, is_match = _drawn_scores(table.compute())
+            matches = self.tables[f"{kind} {when}"].compute()
+            if matches is not None:
+                scores, is_match = _drawn_scores(matches)
                 yield f"image vs. right {kind}", scores[is_match]
                 yield f"image vs. wrong {kind}", scores[~is_match]
-        found = _metric(self.tables[f"{_PROBES} {when}"]).compute().scores
+        matches = self.tables[f"{_PROBES} {when}"].compute()
+        assert matches is not None
         for i, probe in enumerate(PROBES):
-            yield f"image vs. '{probe}'", found[:, i]
-
-
-def _metric(module: nn.Module) -> MatchTable:
-    assert isinstance(module, MatchTable)
-    return module
+            yield f"image vs. '{probe}'", matches.scores[:, i]
 
 
 def _cells(scores: Tensor, calibration: Tensor) -> list[str]:

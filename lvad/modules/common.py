@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from lvad.data.records import DataError
+from lvad.modules.accumulation import MeanOverScenes
 
 _STEPS: Final = ("training_step", "validation_step", "test_step", "predict_step")
 
 
-class Shardable(LightningModule):
+class Shardable(MeanOverScenes):
     """A stage whose weights are whole during a step, and shared out (FSDP2) between steps.
 
     All weights are one group: a step reads the policy's layers in an order of its own, prompts once and completions

@@ -16,7 +16,8 @@ class Controls:
         entropy_bonus: reward per nat of -log pi(completion), whose mean is the entropy of the policy's law.
         rehearsal: supervised cross-entropy on a few labelled scenes beside the policy gradient; None for none.
         updates: optimizer steps per rollout. The paper and the default: 1, on-policy. The later ones weight each
-            completion with the ratio of its probabilities, clipped.
+            completion with the ratio of its probabilities, clipped. ``trainer.max_steps``, the schedule of the
+            learning rate and the step that is logged count rollouts.
         clip: how far that ratio may go from 1.
         reward_clip: rewards beyond this distance from 0 are moved there before any penalty, so that one outlier cannot
             outweigh a batch; None for no limit. The logged rewards are those before.

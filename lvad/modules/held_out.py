@@ -4,17 +4,17 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lvad.metrics.description import DescriptionScore
-from lvad.metrics.driving import DrivingScore, answers_of
+from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.facts import fact_counts
-from lvad.modules.answering import answered_scenes, read_answers
+from lvad.modules.answering import answered_scenes, gather_answers, read_answers
+from lvad.ranks import SceneRows, score_together
 from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scores
 
 
 class HeldOut(nn.Module):
-    """The scores of one greedy text per scene.
+    """The scores of one greedy text per scene, over the scenes of all ranks.
 
     Args:
         judge: a reward that is never trained on, in ``judge``; None for none.
@@ -24,7 +24,7 @@ class HeldOut(nn.Module):
     def __init__(self, judge: nn.Module | None, answers: bool) -> None:
         super().__init__()
         self.judge, self.answers = judge, answers
-        self.description, self.judged, self.driving = DescriptionScore(), MeanMetric(), DrivingScore()
+        self.description, self._judged = DescriptionScore(), SceneRows[float]()
         self.answered: list[AnsweredScene] = []
         self.scored: list[SceneScores] = []
 
@@ -35,32 +35,33 @@ class HeldOut(nn.Module):
         Raises:
             ValueError: naming a scene without labels where answers are to be scored.
         """
-        self.description.update(rollouts, scores, batch.facts)
+        self.description.update(batch.ids, rollouts, scores, batch.facts)
         each = {"reward": scores.total, **{f"reward_{name}": term for name, term in scores.terms.items()}}
         if self.judge is not None:
-            each["judge"] = cast(Reward, self.judge).score(batch, rollouts).total
-            self.judged.update(each["judge"])
+            each["judge"] = score_together(cast(Reward, self.judge), batch, rollouts).total
+            self._judged.add(batch.ids, each["judge"][:, 0].tolist())
         self.scored += _scene_scores(batch, rollouts, each)
         if self.answers:
             texts = [row[0] for row in rollouts.texts]
             read = read_answers(texts, with_reasons=True)
             found = answered_scenes(batch, texts, read, [""] * len(texts), None)
-            self.driving.update(answers_of(found, with_reasons=True))
+            answers_of(found, with_reasons=True)  # says at once which scene cannot be scored
             self.answered += found
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset."""
+        """The scores since the last reset; ``answered`` holds the answers of all ranks afterwards."""
         values = self.description.compute()
         if self.judge is not None:
-            values["judge"] = self.judged.compute()
+            values["judge"] = torch.tensor(self._judged.gathered(), dtype=torch.float64).mean().float()
         if self.answers:
-            values |= self.driving.compute()
+            self.answered[:] = gather_answers(self.answered)
+            values |= driving_scores(answers_of(self.answered, with_reasons=True))
         return values
 
     def reset(self) -> None:
         """Forget all scenes."""
-        for metric in (self.description, self.judged, self.driving):
-            metric.reset()
+        self.description.reset()
+        self._judged.reset()
         self.answered.clear()
         self.scored.clear()
 

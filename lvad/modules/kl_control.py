@@ -22,8 +22,8 @@ class KL:
             in GRPO, adds one whose gradient is that of KL(reference || policy) (``lvad.losses.kl``).
         target: steer beta so that the KL, in nats per completion, goes there; None keeps beta.
         rate: of the steering, per training batch (Ziegler et al. 2019: 0.1).
-        refresh_every: optimizer steps after which the policy becomes its own reference; it then costs a second copy of
-            the model. None keeps the start.
+        refresh_every: optimizer steps after which the policy becomes its own reference, once their rollout is used up;
+            it then costs a second copy of the model. None keeps the start.
 
     Raises:
         ValueError: for a beta that is negative or not finite, another form, a target or rate that is not positive, a
@@ -99,4 +99,4 @@ class KLControl:
     def is_due(self, step: int) -> bool:
         """Whether the reference is to be refreshed after that many optimizer steps."""
         every = self.config.refresh_every
-        return every is not None and step > 0 and step % every == 0 and step != self.refreshed_at
+        return every is not None and step // every > self.refreshed_at // every

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.records import DataError
 from lvad.modules.label_texts import MOST_COUNTED, label_texts, mean_tokens
 from lvad.modules.worst_batch import Tried, longest_completion, try_step, worst_batch
 from lvad.types import Scene
@@ -24,8 +25,8 @@ class Plan(Callback):
 
     It also tries a training step on the worst batch, so that one which does not fit fails in the first seconds.
 
-    Strategies that shard the weights (FSDP, DeepSpeed) are planned, not tried: their modules run only within their own
-    training step.
+    Strategies that shard the weights (FSDP2) are planned, not tried: their modules run only within their own training
+    step.
 
     Args:
         preflight: try the worst batch: the longest prompts, every completion as long as it may be.
@@ -40,7 +41,13 @@ class Plan(Callback):
 
         Raises:
             DoesNotFit: if memory runs out.
+            DataError: under DeepSpeed, whose engine rounds the judges to the policy's type and accumulates by itself.
         """
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            raise DataError(
+                "stages do not run under DeepSpeed, which rounds frozen judges and the KL's weight to 16 bits; take "
+                "configs/strategy/ddp.yaml or fsdp.yaml"
+            )
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, BDDOIADataModule):
             return  # somebody's own loader: what it will give is not known
@@ -160,7 +167,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 def _can_be_tried(trainer: Trainer) -> bool:
     strategy = trainer.strategy
-    return isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+    return isinstance(strategy, SingleDeviceStrategy | DDPStrategy)
 
 
 def _count(parameters: Iterable[torch.Tensor]) -> int:

@@ -8,37 +8,29 @@ Departures from the paper, each a value in the configuration:
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lvad.estimators import RLOO, Estimate, Estimator, Judged
+from lvad.estimators import RLOO, Estimator, Judged
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
+from lvad.modules.apart import touched, without_gradients
 from lvad.modules.common import Shardable, check_checkpoint_of, frozen, keep_trained_weights, make_optimizer
 from lvad.modules.controls import Controls
+from lvad.modules.experience import Experience, values_of_all_ranks
 from lvad.modules.held_out import HeldOut
 from lvad.modules.kl_control import KL, KLControl
 from lvad.modules.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
 from lvad.ops import on_host, sequence_sum
+from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
 from lvad.rewards.finite import check_finite
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
 from lvad.sharding import total_norm, whole_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
-
-
-class Experience(NamedTuple):
-    """What was drawn for a batch, and what it is worth."""
-
-    rollouts: Rollouts
-    ref_logps: Tensor | None
-    """float[B, K, T] under the reference; None without a KL."""
-    estimate: Estimate
-    values: dict[str, Tensor]
-    """float[] to log."""
 
 
 class RLOOPolicy(Shardable):
@@ -114,8 +106,8 @@ class RLOOPolicy(Shardable):
         loss = self._policy_loss(logps, seen)
         if self.kl is not None and seen.ref_logps is not None:
             loss = loss + self.kl.loss(logps, seen.ref_logps, seen.rollouts.completion_mask)
-        if seen.estimate.loss is not None and self._update == 0:
-            loss = loss + seen.estimate.loss
+        if seen.estimate.loss is not None:
+            loss = loss + (seen.estimate.loss if self._update == 0 else touched(self.estimator))
         if self.rehearsal:
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx
             rehearsed, logged = self.rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
@@ -124,7 +116,7 @@ class RLOOPolicy(Shardable):
         values = on_host({**seen.values, "train/loss": loss, "num_tokens": seen.rollouts.completion_mask.sum()})
         num_tokens = values.pop("num_tokens")
         self._log_training(values, len(batch.ids))
-        return {"loss": loss, "num_tokens": num_tokens}
+        return {"loss": self.for_backward(loss, len(batch.ids)), "num_tokens": num_tokens}
 
     def _collect(self, batch: Batch, prefix: Prefix) -> Experience:
         """Draw completions, have them judged, and estimate what each is worth."""
@@ -142,17 +134,9 @@ class RLOOPolicy(Shardable):
             values |= {"train/kl": kl.mean(), "train/kl_beta": torch.tensor(self.kl.beta, dtype=torch.float32)}
             if self.kl.config.target is not None:
                 self.kl.steer(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
-        estimate = self.estimator.estimate(
-            Judged(
-                rewards,
-                is_kept,
-                rollouts,
-                states=lambda: self.policy.states(prefix),
-                greedy_rewards=lambda: (
-                    self._judge(batch, self._speak(prefix))[0].total[:, 0].clamp(*self.controls.limits)
-                ),
-            )
-        )
+        states, greedy = lambda: self.policy.states(prefix), lambda: self._greedy_rewards(batch, prefix)
+        estimate = self.estimator.estimate(Judged(rewards, is_kept, rollouts, states, greedy))
+        is_kept = is_kept if estimate.is_kept is None else estimate.is_kept
         advantages = estimate.advantages.where(is_kept.unsqueeze(1), 0.0)
         values |= {**reward_stats(scores, advantages, is_kept), **estimate.logged}
         return Experience(rollouts, ref_logps, estimate._replace(advantages=advantages), values)
@@ -169,7 +153,12 @@ class RLOOPolicy(Shardable):
         return loss
 
     def _judge(self, batch: Batch, rollouts: Rollouts) -> tuple[Scores, Tensor]:
-        return check_finite(self.reward.score(batch, rollouts), batch.ids, self.controls.non_finite == "drop")
+        drop = self.controls.non_finite == "drop"
+        return together(lambda: check_finite(self.reward.score(batch, rollouts), batch.ids, drop))
+
+    def _greedy_rewards(self, batch: Batch, prefix: Prefix) -> tuple[Tensor, Tensor]:
+        scores, is_finite = self._judge(batch, self._speak(prefix))
+        return scores.total[:, 0].clamp(*self.controls.limits), is_finite
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """As many updates as ``controls.updates`` says; each runs ``training_step`` again."""
@@ -185,12 +174,8 @@ class RLOOPolicy(Shardable):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the policy's gradient; a critic's, of another size, would take part of its norm and is set aside."""
-        grads = {parameter: parameter.grad for parameter in self.estimator.parameters()}
-        for parameter in grads:
-            parameter.grad = None
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        for parameter, grad in grads.items():
-            parameter.grad = grad
+        with without_gradients(self.estimator):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Greedy texts of held-out scenes; K samples of the first few, to look at."""
@@ -198,7 +183,7 @@ class RLOOPolicy(Shardable):
         if batch_idx == 0:
             scenes = first_scenes(batch, NUM_SHOWN)
             rollouts = sample(self.policy, self.policy.encode(scenes), self.num_completions, seed=0)
-            self.samples = scene_samples(scenes, rollouts, self.reward.score(scenes, rollouts))
+            self.samples = scene_samples(scenes, rollouts, score_together(self.reward, scenes, rollouts))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Greedy texts of test scenes; the first frames are kept for the report."""
@@ -232,8 +217,8 @@ class RLOOPolicy(Shardable):
             return
         scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
         with whole_weights(self):
-            calibrate(self.policy, self.reward, scenes, self.num_completions, self.device)
-            audit = check_reward(self.policy, self.reward, scenes, self.device, self.audit)
+            together(calibrate, self.policy, self.reward, scenes, self.num_completions, self.device)
+            audit = together(check_reward, self.policy, self.reward, scenes, self.device, self.audit)
         if audit is not None and self.logger is not None:
             self.logger.log_metrics(win_rates(audit), self.trainer.global_step)
 
@@ -243,7 +228,7 @@ class RLOOPolicy(Shardable):
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out scores."""
-        self.log_dict({f"val/{name}": value for name, value in self.held_out.compute().items()})
+        log_gathered(self, {f"val/{name}": value for name, value in self.held_out.compute().items()})
 
     def on_test_epoch_start(self) -> None:
         """Forget the scenes of the last test."""
@@ -252,24 +237,29 @@ class RLOOPolicy(Shardable):
 
     def on_test_epoch_end(self) -> None:
         """Log the test scores."""
-        self.log_dict({f"test/{name}": value for name, value in self.held_out.compute().items()})
+        log_gathered(self, {f"test/{name}": value for name, value in self.held_out.compute().items()})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refresh the reference when it is due, and start the clock of the step."""
         # Before a step and not behind the last one: a checkpoint in between may have been written either way.
-        if self.kl is not None and self.kl.is_due(self.global_step):
+        num_steps = self.global_step * self.controls.updates  # Lightning counts a rollout's steps as one
+        if self.kl is not None and self.kl.is_due(num_steps):
             with whole_weights(self):
                 self.policy.refresh_reference()
-            self.kl.refreshed_at = self.global_step
+            self.kl.refreshed_at = num_steps
         self._step_start_s = time.perf_counter()
 
     def on_train_batch_end(self, outputs: dict[str, Tensor], batch: Batch, batch_idx: int) -> None:
         """Log the speed of the step."""
         elapsed_s = time.perf_counter() - self._step_start_s
-        self.log("time/tokens_per_s", outputs["num_tokens"] / elapsed_s, batch_size=len(batch.ids))
+        mean = mean_over_ranks({"speed": outputs["num_tokens"] / elapsed_s}, self.device)["speed"]
+        self.log("time/tokens_per_s", num_ranks() * mean, batch_size=len(batch.ids))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the policy before clipping."""
+        super().on_before_optimizer_step(optimizer)
+        if self._update > 0:
+            self.estimator.zero_grad()  # a gradient of zeros would still move what has momentum or decay
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.log("train/grad_norm", total_norm(grads))
 
@@ -298,9 +288,10 @@ class RLOOPolicy(Shardable):
 
     def _score_greedy(self, batch: Batch) -> None:
         rollouts = self._speak(self.policy.encode(batch))
-        self.held_out.update(batch, rollouts, self.reward.score(batch, rollouts))
+        self.held_out.update(batch, rollouts, score_together(self.reward, batch, rollouts))
 
     def _log_training(self, values: dict[str, Tensor], batch_size: int) -> None:
+        values = values_of_all_ranks(values, self.device, self.controls.non_finite == "drop")
         self.log_dict(values, batch_size=batch_size)
         shown = {name: values[key] for name, key in (("reward", "reward/mean"), ("kl", "train/kl")) if key in values}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)

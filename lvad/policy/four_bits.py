@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 _LEFT_WHOLE: Final = ["model.vision_model", "model.connector", "lm_head"]
-"""What the text model reads and how it speaks; the head has the weights of the embedding."""
+"""What the text model reads and how it speaks. The head's rounding would be in every probability, and some models share
+its weights with the embedding, which looks rows up; SmolVLM-256M and 500M have a head of their own."""
 
 
 def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:

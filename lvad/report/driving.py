@@ -63,17 +63,11 @@ def _title(folder: Path, num_shown: int, num_scenes: int) -> str:
 
 
 def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
-    """Probabilities of all actions of all labelled scenes, and what is true."""
-    pairs = [
-        pair
-        for scene in answered
-        if scene.true_actions is not None
-        for pair in zip(scene.action_probabilities, scene.true_actions, strict=bool(scene.action_probabilities))
-    ]
-    if not pairs:
+    """Probabilities of the actions of all labelled scenes, float[N, A], and what is true, bool[N, A]."""
+    known = [s for s in answered if s.true_actions is not None and s.action_probabilities]
+    if not known:
         return None
-    claimed, true = zip(*pairs, strict=True)
-    return torch.tensor(claimed), torch.tensor(true).bool()
+    return torch.tensor([s.action_probabilities for s in known]), torch.tensor([s.true_actions for s in known]).bool()
 
 
 def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool) -> list[Table]:

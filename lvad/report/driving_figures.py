@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from lvad.metrics.calibration import calibration_curve
+from lvad.metrics.multilabel import probability_scores
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure
 from lvad.report.label_tables import LABELS, LabelScore
 from lvad.taxonomy import ACTIONS, NUM_ACTIONS, REASONS
@@ -114,10 +116,14 @@ def confusion_figure(counts: Tensor, title: str) -> Figure:
 
 
 def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, num_bins: int = 10) -> Figure:
-    """Claimed against observed probability, with the number of claims in each bin beneath.
+    """Claimed against observed probability of all classes together, with the number of claims in each bin beneath.
+
+    The number beside a curve is the score ``ece``: the mean over classes of each class's own calibration error. That of
+    the pooled curve is smaller, for what one class claims too much and another too little cancels in it.
 
     Args:
-        pairs: name of a curve to float[N] probabilities in [0, 1] and bool[N] what is true; three at most.
+        pairs: name of a curve to float[N, C] probabilities in [0, 1] of C classes and bool[N, C] what is true; three
+            at most.
         title: of the figure.
         num_bins: bins of equal width; empty ones are left out.
 
@@ -133,12 +139,13 @@ def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, n
     axes.plot((0, 1), (0, 1), "--", color=INK, linewidth=1, label="perfect")
     bar_width = 0.8 / num_bins / len(pairs)
     for place, ((name, (claims, truths)), colour) in enumerate(zip(pairs.items(), colours, strict=True)):
-        if claims.ndim != 1 or claims.shape != truths.shape or not len(claims):
+        if claims.ndim != 2 or claims.shape != truths.shape or not len(claims):
             raise ValueError(
-                f"{name} must be two vectors of one length, got {list(claims.shape)}, {list(truths.shape)}"
+                f"{name} must be two matrices of one shape, got {list(claims.shape)}, {list(truths.shape)}"
             )
-        curve = calibration_curve(claims.float().cpu(), truths.bool().cpu(), num_bins)
-        error = float((curve.count * (curve.claimed - curve.observed).abs()).sum() / curve.count.sum())
+        claims, truths = claims.float().cpu(), truths.bool().cpu()
+        curve = calibration_curve(claims.flatten(), truths.flatten(), num_bins)
+        error = probability_scores(claims, truths, torch.arange(len(claims))[None]).ece.item()
         marker = "os^"[place]
         label = f"{name}, ECE {error:.3f}"
         axes.plot(curve.claimed, curve.observed, f"{marker}-", color=colour, markersize=6, label=label, clip_on=False)

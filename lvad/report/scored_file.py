@@ -1,11 +1,10 @@
 """The end of a test: what was found scene by scene goes into the run folder."""
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
+from lvad.ranks import gather
 from lvad.report.scored import SCORED, write_scored
 from lvad.types import SceneScores
 
@@ -28,10 +27,7 @@ class ScoredFile(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the scenes of all ranks, and write them."""
-        scored: list[SceneScores] = list(getattr(pl_module, "scored", []))
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, scored)
-            scored = [scene for part in parts for scene in part]
+        parts: list[list[SceneScores]] = gather(list(getattr(pl_module, "scored", [])))
+        scored = {scene.id: scene for part in parts for scene in part}.values()  # a loader may repeat some
         if scored and trainer.is_global_zero and self._folder is not None:
             write_scored(self._folder / SCORED, scored)

@@ -16,7 +16,8 @@ def make_judged(rewards, is_kept=None, states=None, greedy=None, lengths=None):
     tokens = torch.arange(mask.numel()).view(shape)
     rollouts = Rollouts(tokens, mask, -torch.ones(shape), torch.ones(shape), lengths < 0, [])
     kept = torch.ones(len(rewards), dtype=torch.bool) if is_kept is None else torch.tensor(is_kept)
-    return Judged(rewards, kept, rollouts, states=lambda: states, greedy_rewards=lambda: torch.tensor(greedy))
+    greedy_rewards = lambda: (torch.tensor(greedy), torch.ones(len(rewards)).bool())  # noqa: E731
+    return Judged(rewards, kept, rollouts, states=lambda: states, greedy_rewards=greedy_rewards)
 
 
 def test_the_running_mean_is_that_of_earlier_steps():

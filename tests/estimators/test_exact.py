@@ -49,7 +49,7 @@ def gradients(make_estimator, theta, num_completions=3, rewards=REWARDS):
             torch.tensor([True]),
             rollouts,
             states=lambda: torch.ones(1, 4),
-            greedy_rewards=lambda: greedy.view(1),
+            greedy_rewards=lambda: (greedy.view(1), torch.ones(1).bool()),
         )
         advantages = make_estimator().estimate(judged).advantages
         loss = reinforce(group_logps, advantages, mask)

@@ -11,7 +11,6 @@ from sklearn.calibration import calibration_curve
 
 from lvad.metrics.driving import (
     Answers,
-    DrivingScore,
     answers_of,
     bootstrap_differences,
     bootstrap_scores,
@@ -124,46 +123,14 @@ def test_confusion():
     assert torch.equal(found.single, found.together[:4, :4])
 
 
-def test_batches_and_formats_make_no_difference():
-    answers, metric = random_answers(1), DrivingScore()
-    for start in range(0, 80, 33):
-        part = Answers(*(value[start : start + 33] for value in answers))
-        metric.update(part._replace(actions=part.actions.int(), true_reasons=part.true_reasons.long()))
-    expected = driving_scores(answers)
-    assert {n: v.item() for n, v in metric.compute().items()} == {n: v.item() for n, v in expected.items()}
-    metric.reset()
-    metric.update(answers._replace(reasons=None, reason_probabilities=None))
-    assert metric.answers().reasons is None
-    assert metric.compute()["action_macro_f1"] == expected["action_macro_f1"]
-
-
-def test_answers_are_kept_where_the_metric_is():
-    metric = DrivingScore().to("meta")  # another device than the answers', on any machine
-    metric.update(random_answers(1, 3))
-    assert [row.device.type for row in metric.rows] == ["meta"]
-
-
-def work(rank, store, queue):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=3)
-    metric, answers = DrivingScore(), random_answers(2)
-    bounds = [0, 70, 80, 80]  # uneven, and the last rank has no scenes
-    if rank < 2:
-        metric.update(Answers(*(value[bounds[rank] : bounds[rank + 1]] for value in answers)))
-    queue.put({name: value.item() for name, value in metric.compute().items()})
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_ranks_make_no_difference(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    ranks = [context.Process(target=work, args=(rank, tmp_path / "store", queue)) for rank in range(3)]
-    for rank in ranks:
-        rank.start()
-    expected = {name: value.item() for name, value in driving_scores(random_answers(2)).items()}
-    assert [queue.get() for _ in ranks] == [expected] * 3
-    for rank in ranks:
-        rank.join()
+def test_formats_make_no_difference():
+    answers = random_answers(1)
+    other = answers._replace(actions=answers.actions.int(), true_reasons=answers.true_reasons.long())
+    found, expected = ({n: v.item() for n, v in driving_scores(part).items()} for part in (other, answers))
+    assert found == expected
+    without = driving_scores(answers._replace(reasons=None, reason_probabilities=None))
+    assert without["action_macro_f1"] == expected["action_macro_f1"]
+    assert not any(name.startswith("reason") for name in without)
 
 
 def answered(i, **changes):
@@ -215,24 +182,15 @@ def test_answered_scenes_are_checked(changes, message):
 def test_what_cannot_be_scored_is_refused(changes, message):
     answers = random_answers(0, 3)._replace(**changes)
     with pytest.raises(ValueError, match=message):
-        DrivingScore().update(answers)
-    with pytest.raises(ValueError, match=message):
         driving_scores(answers)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_no_scenes_and_mixed_batches_are_refused():
-    metric, answers = DrivingScore(), random_answers(0, 3)
-    with pytest.raises(ValueError, match="no scenes"):
-        metric.compute()
     with pytest.raises(ValueError, match="no scenes"):
         answers_of([])
     with pytest.raises(ValueError, match="no scenes"):
-        driving_scores(Answers(*(part[:0] for part in answers)))
-    metric.update(answers)
-    metric.update(answers._replace(action_probabilities=None))
-    with pytest.raises(ValueError, match="action_probabilities was given for 3 of 6 scenes"):
-        metric.compute()
+        driving_scores(Answers(*(part[:0] for part in random_answers(0, 3))))
 
 
 def test_a_draw_is_scored_like_its_scenes():

@@ -1,7 +1,7 @@
 import pytest
 
 from lvad.facts import ATTRIBUTES
-from lvad.metrics.facts import FactCounts, FactScore, fact_counts
+from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 
 # Salient driving facts: light, brakes, lead, left_lane, right_lane = 5.
 FACTS = dict.fromkeys(ATTRIBUTES, "none") | {
@@ -36,23 +36,13 @@ def test_an_open_claim_finds_the_fact():
 
 
 def test_score_is_micro():
-    score = FactScore()
-    # 2 claims, both true, 2 of 5 found; then 1 claim, false, 0 of 5; then no claim, 0 of 5; the last is left out.
-    score.update(["The light is red. There is no lane on the right.", "The road is clear."], [FACTS, FACTS])
-    score.update(["hello", "The light is red."], [FACTS, None])
-    values = {name: value.item() for name, value in score.compute().items()}
+    # 2 claims, both true, 2 of 5 found; then 1 claim, false, 0 of 5; then no claim, 0 of 5.
+    texts = ["The light is red. There is no lane on the right.", "The road is clear.", "hello"]
+    values = {name: value.item() for name, value in fact_scores([fact_counts(t, FACTS) for t in texts]).items()}
     assert values == pytest.approx(
         {"precision": 2 / 3, "recall": 2 / 15, "all_right": 1 / 3, "claims_per_text": 1.0}, abs=1e-6
     )
 
 
 def test_score_of_nothing_is_zero():
-    score = FactScore()
-    score.update([], [])
-    values = score.compute()
-    assert {value.item() for value in values.values()} == {0.0}
-
-
-def test_score_wants_as_many_facts_as_texts():
-    with pytest.raises(ValueError, match="2 texts and 1 facts"):
-        FactScore().update(["a", "b"], [FACTS])
+    assert {value.item() for value in fact_scores([]).values()} == {0.0}

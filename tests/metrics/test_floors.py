@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lvad.metrics.driving import Answers, DrivingScore, bootstrap_differences, driving_scores
+from lvad.metrics.driving import Answers, bootstrap_differences, driving_scores
 from lvad.metrics.floors import Labels, floor_answers, floor_scores
 from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASON_INDEX
 
@@ -156,9 +156,7 @@ def test_floor_scores_worked_by_hand(training):
     assert found["always_stop"]["action_macro_f1"].item() == pytest.approx(1 / 6)
     assert found["all_positive"]["action_macro_f1"].item() == pytest.approx((2 / 3 + 1) / 4)
     assert found["all_negative"]["reason_bit_accuracy"].item() == pytest.approx(20 / 21)
-    metric = DrivingScore()
-    metric.update(floor_answers(true, training)["majority"])
-    names = list(metric.compute())
+    names = list(driving_scores(floor_answers(true, training)["majority"]))
     assert all(list(scores) == names for scores in found.values())
 
 

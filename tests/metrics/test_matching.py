@@ -67,8 +67,10 @@ def test_who_looks_at_no_image_has_the_floor_at_most():
 
 def test_batches_make_one_table():
     matches, table = random_matches(1), MatchTable()
+    ids = [str(i) for i in range(60)]
     for start in range(0, 60, 25):
-        table.update(*(part[start : start + 25] for part in matches))
+        table.update(ids[start : start + 25], *(part[start : start + 25] for part in matches))
+    table.update(ids[:9], *(part[:9].flip(0) for part in matches))  # scenes that a loader repeats count once
     for part, whole in zip(table.compute(), matches, strict=True):
         assert torch.equal(part, whole)
 

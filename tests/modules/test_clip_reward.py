@@ -145,6 +145,18 @@ def test_corruptions_weigh_in_proportion(make_reward, drawn_root):
     torch.testing.assert_close(values[1], 3 * values[0])
 
 
+def test_scenes_without_a_text_to_spoil_leave_no_weight_without_a_gradient(make_reward, drawn_root):
+    """On several devices a weight that takes no part in a loss is an error."""
+    module = make_reward(losses=PairLosses(bce=0.0, corrupted={"shuffle": 1.0}))
+    module.log = lambda *args, **kwargs: None
+    batch = first_batch(drawn_root)
+    batch = batch._replace(captions=[()] * 8, reasons=torch.zeros_like(batch.reasons))
+    loss = module.training_step(batch, 0)
+    assert loss == 0
+    loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters() if p.requires_grad)
+
+
 def test_texts_of_labels_stand_in_for_captions_and_true_ones_take_no_part(drawn_root):
     batch = first_batch(drawn_root)._replace(captions=[()] * 8)
     texts, is_wrong = own_texts(batch, "reason")

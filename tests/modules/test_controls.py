@@ -10,6 +10,7 @@ from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.records import DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import KL, Controls, Rehearsal, RLOOPolicy
+from lvad.modules.kl_control import KLControl
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards.finite import BrokenReward
 from lvad.types import Scores
@@ -54,7 +55,8 @@ def fit(vlm_folder, drawn_root, tmp_path):
         watch = Watch()
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
         quiet |= {"logger": False, "limit_val_batches": 0, "default_root_dir": tmp_path, "accelerator": "cpu"}
-        loop = Trainer(max_steps=steps, callbacks=[watch], **(quiet | (trainer or {})))
+        more = {"callbacks": [watch, *(trainer or {}).pop("callbacks", [])]}
+        loop = Trainer(max_steps=steps, **(quiet | (trainer or {}) | more))
         data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True, batch_size=4)
         if not dry:
             loop.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
@@ -274,3 +276,48 @@ def test_a_step_in_which_everything_breaks_moves_nothing(fit):
 def test_senseless_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class NothingGreedy(Letters):
+    """Has no opinion on the greedy completion of a step's first scene."""
+
+    def score(self, batch, rollouts):
+        scores = super().score(batch, rollouts)
+        if scores.total.shape[1] == 1:
+            scores.total[0] = math.nan
+        return scores
+
+
+def test_a_scene_without_a_greedy_reward_is_dropped_and_counted(fit):
+    module, watch, _ = fit(NothingGreedy(), estimator=SCST(), controls=Controls(non_finite="drop"))
+    assert watch.column("reward/dropped") == [1.0, 1.0]
+    assert all(math.isfinite(value) for value in watch.column("reward/greedy"))
+    assert all(p.isfinite().all() for p in module.policy.parameters())
+
+
+def test_a_reference_is_refreshed_after_so_many_optimizer_steps_and_not_rollouts(fit):
+    """Every 3 steps, 2 steps a rollout: after the rollouts that end with steps 4 and 6, and not with 2 and 8."""
+    kl = KL(0.05, refresh_every=3)
+    refreshed = []
+    control = KLControl(kl)
+    for step in (2, 4, 6, 8):
+        if control.is_due(step):
+            refreshed.append(step)
+            control.refreshed_at = step
+    assert refreshed == [4, 6]
+    module, _, _ = fit(kl=kl, steps=3, controls=Controls(updates=2))
+    assert module.kl.refreshed_at == 4
+
+
+def test_later_updates_of_a_rollout_leave_the_critic_alone(fit):
+    """AdamW would go on moving weights whose gradients are zeros."""
+    moved = []
+
+    class Notes(Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            moved.append([p.detach().clone() for p in module.estimator.parameters()])
+
+    fit(estimator=A2C(warmup_steps=0), steps=2, controls=Controls(updates=2), trainer={"callbacks": [Notes()]})
+    first, second, third, _ = ([p.sum().item() for p in step] for step in moved)
+    assert first != second
+    assert second == third

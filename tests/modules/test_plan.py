@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
-from lvad.modules.plan import label_rows, memory_rows, optimizer_bytes, parameter_rows, room_bytes, step_rows
+from lvad.data.records import DataError
+from lvad.modules.plan import Plan, label_rows, memory_rows, optimizer_bytes, parameter_rows, room_bytes, step_rows
 from lvad.modules.worst_batch import Tried
 from lvad.types import Scene
 
@@ -121,3 +123,9 @@ def test_many_texts_are_estimated():
     scene = Scene("a", (), "train", None, None, ("a b", "c d e f") * 1100)
     module = SimpleNamespace(policy=Words(), target="caption")
     assert label_rows(module, [scene]) == [("labels", "1 of 1 training scenes, about 6,600 tokens")]
+
+
+def test_a_run_under_deepspeed_is_refused():
+    trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy), datamodule=None)
+    with pytest.raises(DataError, match=r"do not run under DeepSpeed.*take configs/strategy/ddp.yaml"):
+        Plan().on_fit_start(trainer, two_parts())

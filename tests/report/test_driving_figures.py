@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lvad.metrics.driving import Answers, driving_scores
 from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
 from lvad.report.label_tables import LABELS, label_scores
 from lvad.taxonomy import ACTIONS, NUM_ACTIONS
@@ -57,11 +58,22 @@ def test_a_reliability_curve_by_hand():
     """Ten claims of 0.85 of which 7 are true, ten of 0.15 of which 3 are: off by 0.15 everywhere, so ECE 0.15."""
     claims = torch.tensor([0.85] * 10 + [0.15] * 10)
     truths = torch.tensor([True] * 7 + [False] * 3 + [True] * 3 + [False] * 7)
-    axes, below = reliability_figure({"actions": (claims, truths)}, "Reliability").axes
+    axes, below = reliability_figure({"actions": (claims[:, None], truths[:, None])}, "Reliability").axes
     curve = next(line for line in axes.lines if str(line.get_label()).startswith("actions"))
     np.testing.assert_allclose(curve.get_xydata(), [[0.15, 0.3], [0.85, 0.7]], atol=1e-6)
     assert curve.get_label() == "actions, ECE 0.150"
     assert [patch.get_height() for patch in below.patches] == [10, 10]
+
+
+def test_the_number_beside_a_reliability_curve_is_the_score():
+    """Two classes claim 0.5, one is always true and one never: each is off by 0.5, the pooled curve by nothing."""
+    claims, truths = torch.full((10, 4), 0.5), torch.tensor([[1, 0, 1, 0]] * 10)
+    axes, _ = reliability_figure({"actions": (claims, truths.bool())}, "Reliability").axes
+    curve = next(line for line in axes.lines if str(line.get_label()).startswith("actions"))
+    np.testing.assert_allclose(curve.get_xydata(), [[0.5, 0.5]])
+    scores = driving_scores(Answers(truths, truths, torch.ones(10).bool(), action_probabilities=claims))
+    assert scores["action_ece"].item() == 0.5
+    assert curve.get_label() == "actions, ECE 0.500"
 
 
 def test_what_cannot_be_drawn_is_refused():
@@ -75,5 +87,5 @@ def test_what_cannot_be_drawn_is_refused():
         f1_figure({"a": label_scores(TRUE, SAID)[::-1]}, "")
     with pytest.raises(ValueError, match="not negative"):
         confusion_figure(-torch.ones(4, 4), "")
-    with pytest.raises(ValueError, match="two vectors of one length"):
-        reliability_figure({"a": (torch.rand(3), torch.ones(2).bool())}, "")
+    with pytest.raises(ValueError, match="two matrices of one shape"):
+        reliability_figure({"a": (torch.rand(3, 1), torch.ones(2, 1).bool())}, "")

@@ -1,0 +1,44 @@
+"""Tables of measured figures are those of the records."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tables import BLOCK, FILES, TABLES, rebuilt, record
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = {name: (ROOT / name).read_text() for name in FILES}
+WORDS = {
+    "README.md": {"key", "property", "paper, code given with it"},
+    "benchmarks/README.md": {"script", "tried"},
+}
+"""The first cells of the tables that show no record."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_document_has_the_tables_of_its_records(name):
+    assert rebuilt(TEXTS[name]) == TEXTS[name], "run python benchmarks/tables.py"
+
+
+def test_every_table_is_shown_and_no_other_shows_figures():
+    shown = [block[1] for text in TEXTS.values() for block in BLOCK.findall(text)]
+    assert sorted(shown) == sorted(TABLES)
+    for name, text in TEXTS.items():
+        rest = re.sub(r"```.*?```", "", BLOCK.sub("", text), flags=re.S)
+        headers = {line.split("|")[1].strip() for line in re.findall(r"(?m)^(\|.*)\n\|[-| ]+\|$", rest)}
+        assert headers <= WORDS[name]
+
+
+def test_a_table_that_parts_from_its_record_is_found():
+    text = TEXTS["README.md"]
+    assert rebuilt(text.replace("| 10.0 |", "| 99.0 |", 1)) == text
+    with pytest.raises(KeyError, match="nothing"):
+        rebuilt("<!-- table: nothing -->\n<!-- end of table -->\n")
+
+
+def test_time_memory_and_ratio_of_a_row_are_of_one_run():
+    for row in record("rloo_step"):
+        assert re.fullmatch(r"[0-9a-f]{7,}\+?", row["commit"])
+        if "trl" in row:
+            assert row["speedup"] == pytest.approx(row["trl"]["wall_s"] / row["lvad"]["wall_s"], rel=1e-6)
+            assert row["memory_ratio"] == pytest.approx(row["trl"]["peak_mib"] / row["lvad"]["peak_mib"], rel=1e-6)
