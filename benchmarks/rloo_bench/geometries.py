@@ -89,6 +89,18 @@ def real_layout_tokenizer() -> Tokenizer:
     return backend
 
 
+def make_config(geometry: Geometry, pad_id: int, image_id: int) -> Idefics3Config:
+    """Of a model of the geometry."""
+    rest = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 8192}
+    return Idefics3Config(
+        text_config={**rest, **geometry.text, "tie_word_embeddings": False, "pad_token_id": pad_id},
+        vision_config=dict(geometry.vision),
+        image_token_id=image_id,
+        scale_factor=geometry.scale_factor,
+        tie_word_embeddings=False,
+    )
+
+
 def make_smolvlm(
     folder: Path, geometry: Geometry, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
 ) -> None:
@@ -100,15 +112,8 @@ def make_smolvlm(
         pad_token="<pad>",
         padding_side="left",
     )
-    rest = {"model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 8192}
-    config = Idefics3Config(
-        text_config={**rest, **geometry.text, "tie_word_embeddings": False, "pad_token_id": tokenizer.pad_token_id},
-        vision_config=dict(geometry.vision),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=geometry.scale_factor,
-        tie_word_embeddings=False,
-    )
     with torch.device("meta"):
+        config = make_config(geometry, tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("<image>"))
         model = Idefics3ForConditionalGeneration(config)
     model = model.to(dtype).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(seed)
