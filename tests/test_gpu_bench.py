@@ -149,6 +149,7 @@ def test_essential_sections_come_first_and_have_five_minutes():
     assert limit_s("stages_bf16_true", 280) == 20
     assert limit_s("stages_bf16_true", 301) < 1
     assert limit_s("steps_2b", 500) == 40
+    assert limit_s("steps_2b", 500, slack=2) == 2 * SECTIONS["steps_2b"].limit_s
     assert all(callable(load(entry.function)) for entry in SECTIONS.values())
 
 

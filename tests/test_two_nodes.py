@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lvad.commands.resume import find_broken
+from lvad.report.board import tag
 
 POLICY = "--model.init_args.policy.init_args"
 LIMIT_S = 240
@@ -105,7 +106,7 @@ def steps_of(run):
 
     events = EventAccumulator(str(run), size_guidance={"scalars": 0}, purge_orphaned_data=True)
     events.Reload()
-    return [event.step for event in events.Scalars("reward/mean")]
+    return [event.step for event in events.Scalars(tag("reward/mean"))]
 
 
 def test_two_nodes_are_killed_and_go_on(start, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 ESSENTIAL_WITHIN_S = 300
 ALL_WITHIN_S = 540
+NO_CARD = "none, tiny sizes on the CPU"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,14 @@ def load(name: str) -> Any:
     return getattr(import_module(module), function)
 
 
-def limit_s(name: str, passed_s: float) -> float:
-    """What is left for a section when so many seconds have passed; below 1 there is no time for it."""
+def limit_s(name: str, passed_s: float, slack: int = 1) -> float:
+    """What is left for a section when so many seconds have passed; below 1 there is no time for it.
+
+    Args:
+        name: of the section.
+        passed_s: since the start.
+        slack: all limits are so many times as long.
+    """
     entry = SECTIONS[name]
     end_s = ESSENTIAL_WITHIN_S if entry.is_essential else ALL_WITHIN_S
-    return min(entry.limit_s, end_s - passed_s)
+    return min(slack * entry.limit_s, slack * end_s - passed_s)

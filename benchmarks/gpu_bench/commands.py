@@ -16,14 +16,21 @@ from lvad.cli import main
 QUIET = ["--trainer.enable_progress_bar", "false"]
 
 
-def job(name: str, args: list[str]) -> Row:
-    """A row for ``lvad ARGS``: whether its exit code was 0, else what it said."""
+def job(name: str, args: list[str], leaves: Path | None = None) -> Row:
+    """A row for ``lvad ARGS``: whether its exit code was 0, else what it said.
+
+    Args:
+        name: of the row.
+        args: of the command.
+        leaves: a file; where it is written the command did its work, whatever its exit code says of what it found.
+    """
     said, start_s = io.StringIO(), time.perf_counter()
     print(f"== {name}: lvad {' '.join(args)}", flush=True)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = main(args)
-        note = "" if code == 0 else f"exit code {code}: {_error(said.getvalue())}"
+        worked = leaves.is_file() if leaves else code == 0
+        note = "" if worked else f"exit code {code}: {_error(said.getvalue())}"
     except BaseException as error:  # a parser's SystemExit too
         traceback.print_exc()
         note = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{_place(error)}"

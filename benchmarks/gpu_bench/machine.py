@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from gpu_bench.bench import Bench
+from gpu_bench.catalogue import NO_CARD
 from gpu_bench.rows import Row, Rows
 
 PACKAGES = ("torch", "torchvision", "transformers", "lightning", "peft", "bitsandbytes", "trl", "deepspeed")
@@ -15,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "transformers", "lightning", "peft", "bitsan
 def machine(bench: Bench) -> Rows:
     """One row; a GPU that cannot be used is an error."""
     torch.zeros(1, device=bench.device)
-    card, memory_gib = "none, tiny sizes on the CPU", 0.0
+    card, memory_gib = NO_CARD, 0.0
     if bench.device.type == "cuda":
         properties = torch.cuda.get_device_properties(bench.device)
         card, memory_gib = properties.name, properties.total_memory / 2**30

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from rloo_bench.ours import make_batch
+from rloo_bench.ours import make_batch, on_device
 from rloo_bench.setting import PROMPT, Setting
 from torch import Tensor
 
@@ -66,6 +66,7 @@ def find(policy: HFPolicy, batch: Batch, dtype: str, rollouts: Rollouts | None) 
         rollouts: whose log-probabilities; None takes those that are drawn.
     """
     device = policy.banned.device
+    batch = on_device(batch, device)
     policy.zero_grad()
     with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
         with torch.no_grad(), uniform_numbers(device):

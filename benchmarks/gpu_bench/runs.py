@@ -20,6 +20,7 @@ SMALL = ["--model.init_args.audit", "off", f"{POLICY}.sampling.max_new_tokens", 
 RESUMED = [
     "--trainer.max_epochs", "3", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1",
     "--trainer.num_sanity_val_steps", "0", "--data.format", "lastframe", "--ckpt_path", "last",
+    "--data.num_scenes", "{train: 16, val: 8, test: 8}",
 ]  # fmt: skip
 """Six steps, a checkpoint after each second."""
 LAST = "logs/rloo/version_0/checkpoints/last.ckpt"

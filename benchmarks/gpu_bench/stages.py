@@ -12,7 +12,7 @@ SHORT = [
     "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0",
     "--trainer.num_sanity_val_steps", "0", "--data.format", "lastframe",
 ]  # fmt: skip
-FEW = ["--data.num_scenes", "{train: 16, val: 8, test: 8}", "--data.batch_size", "8"]
+FEW = ["--data.num_scenes", "{train: 8, val: 8, test: 8}", "--data.batch_size", "8"]  # one step is an epoch
 SINGLE = ["--data.num_scenes", "{train: 3, val: 1, test: 1}", "--data.batch_size", "3"]  # of the scenes with one label
 POLICY, CLIP = "--model.init_args.policy.init_args", "--model.init_args.clip.init_args"
 STAGES = {
@@ -52,8 +52,8 @@ def _after(stage: str, run: Path, drawn: Path) -> Rows:
     if stage in EXPORTED:
         yield job(f"{stage} export", ["export", str(run), f"exported/{stage}", "--num_scenes", "1"])
     if stage == "clip_reward":
-        found = ["--root", str(drawn), "--format", "lastframe", "--num_scenes", "8"]
-        yield job(f"{stage} audit", ["audit", "--reward", str(run / "model"), *found])
+        where = ["--root", str(drawn), "--format", "lastframe", "--num_scenes", "8", "--out", "audit"]
+        yield job(f"{stage} audit", ["audit", "--reward", str(run / "model"), *where], Path("audit", "audit.json"))
 
 
 bf16_mixed = partial(stages, precision="bf16-mixed")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from rloo_bench.ours import autocast, make_batch, make_policy
+from rloo_bench.ours import autocast, make_batch, make_policy, on_device
 from rloo_bench.setting import Setting, Side
 
 from gpu_bench.bench import Bench
@@ -41,7 +41,7 @@ def _ready(bench: Bench, size: tuple[int, int, int, int]) -> tuple[Any, Any, Set
     setting = Setting(geometry, tiles, 1, scenes, k, length, False, True, bench.dtype, False)
     policy = make_policy(Side(bench.model_folder(geometry, tiles, bench.dtype), setting))
     with torch.no_grad(), autocast(setting):
-        return policy, policy.encode(make_batch(setting, 0)), setting
+        return policy, policy.encode(on_device(make_batch(setting, 0), bench.device)), setting
 
 
 def _times(bench: Bench, generate: Callable[[], Any], setting: Setting) -> dict[str, float | str]:
@@ -65,7 +65,7 @@ def host_reads(bench: Bench) -> Rows:
         return
     for rows in (8, 64):
         policy, prefix, setting = _ready(bench, SIZES[rows])
-        batch, counts = make_batch(setting, 1), {}
+        batch, counts = on_device(make_batch(setting, 1), bench.device), {}
         for _ in range(2):
             with autocast(setting):
                 with counted(counts, "encode"):

@@ -47,6 +47,11 @@ def make_batch(setting: Setting, step: int) -> Batch:
     return Batch([f"scene-{i}" for i in range(size)], frames, *labels, [()] * size, [None] * size)
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """As Lightning hands it to a step."""
+    return batch._replace(frames=[frames.to(device) for frames in batch.frames])
+
+
 def autocast(setting: Setting) -> torch.autocast:
     """As Lightning's bf16-mixed does, where the setting is in bfloat16."""
     return torch.autocast(setting.device.type, torch.bfloat16, enabled=setting.dtype == "bfloat16")
@@ -96,7 +101,7 @@ class Ours:
     def prompt_lengths(self) -> tuple[int, ...]:
         """Tokens of each scene's prompt."""
         with torch.no_grad(), autocast(self.setting):
-            return self.module.policy.encode(make_batch(self.setting, 0)).lengths
+            return self.module.policy.encode(on_device(make_batch(self.setting, 0), self.setting.device)).lengths
 
     def step(self, step: int, with_memory: bool) -> Cost:
         """One update."""
@@ -111,6 +116,7 @@ class Ours:
         return Cost(wall, cpu, memory.peak_mib, dict(self.phases.seconds), dict(self.phases.counts))
 
     def _update(self, batch: Batch) -> None:
+        batch = on_device(batch, self.setting.device)
         with autocast(self.setting):
             loss = self.module.training_step(batch, 0)["loss"]
         with self.phases.phase("backward"):
@@ -122,7 +128,7 @@ class Ours:
     def gradient_operations(self) -> int:
         """Of the prompts' pass, the completions' pass and the backward pass, the tower left out of the forward."""
         policy = self.module.policy
-        batch = make_batch(self.setting, 0)
+        batch = on_device(make_batch(self.setting, 0), self.setting.device)
         features = policy._eyes.look(policy.vlm, batch.frames)
         original, policy._eyes.look = policy._eyes.look, lambda *_: features
         try:
