@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rloo_bench.geometries import GEOMETRIES, LONGEST_EDGE_PX, make_folder
+from rloo_bench.geometries import GEOMETRIES, GRIDS, make_folder
 from rloo_bench.meters import matrix_product_rate
 from rloo_bench.ours import Ours
 from rloo_bench.setting import Cost, Setting, Side
@@ -98,7 +98,7 @@ def show(rows: list[dict[str, Any]], picture: Path | None) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geometry", choices=[*GEOMETRIES, "embedded"], default="smolvlm-256m")
-    parser.add_argument("--tiles", type=int, choices=sorted(LONGEST_EDGE_PX), default=1, help="per frame")
+    parser.add_argument("--tiles", type=int, choices=sorted(GRIDS), default=1, help="per frame")
     parser.add_argument("--frames", type=int, default=1, help="per scene")
     parser.add_argument("--scenes", type=int, default=1, help="per step")
     parser.add_argument("--k", type=int, default=8, help="completions per scene")

@@ -73,7 +73,7 @@ def test_a_step_of_ours_is_taken_apart(tmp_path):
     assert set(cost.phases_s) == {"vision", "prefill", "decode", "forward", "backward", "reward", "rest"}
     assert sum(cost.phases_s.values()) == pytest.approx(cost.wall_s, rel=0.05)
     assert cost.counts["tiles"] == 4
-    (length,) = set(ours.module.policy.encode(ours.batch(0)).lengths)
+    (length,) = set(ours.prompt_lengths())
     assert cost.counts["positions"] == 2 * length + 2 * 3 * 3 + 2 * 3 * 3  # prompts, sampled, scored
     assert ours.gradient_operations() > 1e6
 

@@ -14,13 +14,47 @@ from lvad.policy.sampling import Sampling
 from lvad.text import Prompts
 from lvad.types import UNLABELLED, Batch, Rollouts, Scores
 from rloo_bench.meters import Memory, Phases, count_operations, count_rows
-from rloo_bench.setting import PROMPT, Cost, Side, draw_frames, score
+from rloo_bench.setting import PROMPT, Cost, Setting, Side, draw_frames, score
 
 
 class _FreeReward(nn.Module):
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         rewards = torch.tensor([score(texts) for texts in rollouts.texts], device=rollouts.logps.device)
         return Scores(rewards, {})
+
+
+def make_policy(side: Side, checkpointing: bool = False) -> HFPolicy:
+    """On the setting's device; every completion is as long as allowed."""
+    setting = side.setting
+    policy = HFPolicy(
+        str(side.folder),
+        Sampling(max_new_tokens=setting.tokens),
+        Prompts(describe=PROMPT),
+        Lora() if setting.lora else None,
+        freeze_vision=setting.freeze_vision,
+        gradient_checkpointing=checkpointing,
+        dtype=setting.dtype,
+    ).to(setting.device)
+    policy.banned[list(policy.end_ids)] = True
+    return policy
+
+
+def make_batch(setting: Setting, step: int) -> Batch:
+    """New frames in every step, unless the setting has seen them before; no labels."""
+    frames: list[Tensor] = draw_frames(setting, step)
+    size = setting.scenes
+    labels = [torch.full((size, n), UNLABELLED) for n in (4, 21)]
+    return Batch([f"scene-{i}" for i in range(size)], frames, *labels, [()] * size, [None] * size)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """As Lightning hands it to a step."""
+    return batch._replace(frames=[frames.to(device) for frames in batch.frames])
+
+
+def autocast(setting: Setting) -> torch.autocast:
+    """As Lightning's bf16-mixed does, where the setting is in bfloat16."""
+    return torch.autocast(setting.device.type, torch.bfloat16, enabled=setting.dtype == "bfloat16")
 
 
 class Ours:
@@ -34,16 +68,7 @@ class Ours:
     def __init__(self, side: Side, checkpointing: bool) -> None:
         setting = side.setting
         self.setting, self.phases = setting, Phases()
-        policy = HFPolicy(
-            str(side.folder),
-            Sampling(max_new_tokens=setting.tokens),
-            Prompts(describe=PROMPT),
-            Lora() if setting.lora else None,
-            freeze_vision=setting.freeze_vision,
-            gradient_checkpointing=checkpointing,
-            dtype=setting.dtype,
-        ).to(setting.device)
-        policy.banned[list(policy.end_ids)] = True  # every completion is as long as allowed
+        policy = make_policy(side, checkpointing)
         self.module = RLOOPolicy(policy, _FreeReward(), num_completions=setting.k, kl=None, audit="off").train()
         self.module.log_dict = self.module.log = lambda *_, **__: None  # there is no trainer to log to
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
@@ -73,17 +98,15 @@ class Ours:
 
     current: "Ours"
 
-    def batch(self, step: int) -> Batch:
-        setting = self.setting
-        frames: list[Tensor] = draw_frames(setting, step)
-        size = setting.scenes
-        labels = [torch.full((size, n), UNLABELLED) for n in (4, 21)]
-        return Batch([f"scene-{i}" for i in range(size)], frames, *labels, [()] * size, [None] * size)
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """Tokens of each scene's prompt."""
+        with torch.no_grad(), autocast(self.setting):
+            return self.module.policy.encode(on_device(make_batch(self.setting, 0), self.setting.device)).lengths
 
     def step(self, step: int, with_memory: bool) -> Cost:
         """One update."""
         Ours.current = self
-        batch, memory = self.batch(step), Memory()
+        batch, memory = make_batch(self.setting, step), Memory()
         self.phases.reset()
         with memory.measure(self.parameters if with_memory else None):
             wall, cpu = time.perf_counter(), time.process_time()
@@ -93,8 +116,8 @@ class Ours:
         return Cost(wall, cpu, memory.peak_mib, dict(self.phases.seconds), dict(self.phases.counts))
 
     def _update(self, batch: Batch) -> None:
-        autocast = torch.autocast(self.setting.device.type, torch.bfloat16, enabled=self.setting.dtype == "bfloat16")
-        with autocast:
+        batch = on_device(batch, self.setting.device)
+        with autocast(self.setting):
             loss = self.module.training_step(batch, 0)["loss"]
         with self.phases.phase("backward"):
             loss.backward()
@@ -105,7 +128,7 @@ class Ours:
     def gradient_operations(self) -> int:
         """Of the prompts' pass, the completions' pass and the backward pass, the tower left out of the forward."""
         policy = self.module.policy
-        batch = self.batch(0)
+        batch = on_device(make_batch(self.setting, 0), self.setting.device)
         features = policy._eyes.look(policy.vlm, batch.frames)
         original, policy._eyes.look = policy._eyes.look, lambda *_: features
         try:
