@@ -88,6 +88,7 @@ class _Part:
             self._up = torch.zeros(sum(num_outs), rank, dtype=self._dtype, device=first.device)
 
     def refresh(self) -> None:
+        """Take the present weights and factors over."""
         row = column = 0
         for layer in self._layers:
             weight, bias = _base(layer).weight, _base(layer).bias
