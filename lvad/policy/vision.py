@@ -77,10 +77,12 @@ class Eyes:
             encoded = [self._encode(vlm, [frames])[0] for frames in missing.values()]
         else:
             encoded = self._encode(vlm, list(missing.values()), _TILES_KEPT) if missing else []
-        for key, features in zip(missing, encoded, strict=True):
+        for key, features in zip(missing, _moved(encoded, torch.device("cpu")), strict=True):
             self._store.put(key, features)
-            found[key] = features
-        return [features.to(vlm.device) for key in keys if (features := found[key]) is not None]
+        kept = {key: features for key, features in found.items() if features is not None}
+        seen = dict(zip(missing, encoded, strict=True))
+        seen.update(zip(kept, _moved(list(kept.values()), vlm.device), strict=True))
+        return [seen[key] for key in keys]
 
     def _digest(self, vlm: Any, parameters: list[Tensor]) -> bytes:
         """Of the tower's active weights and precision and of the tiling; made again when a weight was written to."""
@@ -132,6 +134,14 @@ class Eyes:
                 if self._at_once == 1 or torch.is_grad_enabled():
                     raise
                 self._at_once //= 2
+
+
+def _moved(scenes: list[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Tokens of scenes on a device, by one copy, which the host waits for once."""
+    if not scenes or scenes[0].device == device:
+        return scenes
+    there = torch.cat(scenes).to(device, non_blocking=device.type != "cpu")
+    return there.split([len(features) for features in scenes])
 
 
 def _is_cpu(vlm: Any) -> bool:

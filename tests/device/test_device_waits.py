@@ -4,7 +4,7 @@ import pytest
 
 # Reads of the device, and copies to it that are waited for, at most. `python tests/device/waits.py FOLDER` says where.
 BOUNDS = {
-    "encode": (9, 0),  # one of them for each scene that was not seen before, whose tokens are kept on the host
+    "encode": (2, 0),  # which scenes they are, and the tokens of new ones, which are kept on the host
     "generate": (8, 0),  # five looks at whether all have ended, one every eight tokens
     "reference": (1, 0),
     "reward": (2, 0),
