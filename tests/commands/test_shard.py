@@ -253,8 +253,10 @@ def test_the_main_job_learns_from_footage(drawn_root, tmp_path, monkeypatch):
     assert source.startswith(f"shards ({num_scenes} scenes in ")
     assert len(ledger["RLOOPolicy val, labelled"]) == 8
     assert "RLOOPolicy train, labelled" not in ledger
-    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=False)
-    assert checkpoint["BDDOIADataModule"] == {"scenes": num_scenes, "batch": 2, "seed": 0}
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    (place,) = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert place["seen"] == 2
+    assert (place["order"]["data.seed"], place["order"]["the number of training scenes"]) == (0, num_scenes)
 
 
 def test_several_sources_are_one_stream(source, tmp_path):

@@ -131,6 +131,8 @@ def test_beta_is_steered_and_saved(fit, tmp_path):
     loop.save_checkpoint(tmp_path / "kl.ckpt")
     _, watch, _ = fit(kl=KL(0.1, target=1000.0), steps=4, ckpt=tmp_path / "kl.ckpt")
     assert watch.column("train/kl_beta") == pytest.approx([0.1 * 0.98**3])
+    _, watch, _ = fit(kl=KL(0.3, target=1000.0), steps=4, ckpt=tmp_path / "kl.ckpt")
+    assert watch.column("train/kl_beta") == pytest.approx([0.3])  # configured anew
 
 
 @pytest.mark.parametrize("lora", [True, False])
