@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {name: (ROOT / name).read_text() for name in FILES}
 WORDS = {
     "README.md": {"key", "property", "paper, code given with it"},
-    "benchmarks/README.md": {"script", "tried"},
+    "benchmarks/README.md": {"script", "section", "tried"},
 }
 """The first cells of the tables that show no record."""
 
