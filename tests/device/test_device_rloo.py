@@ -11,4 +11,5 @@ def done(on_device):
 
 @pytest.mark.parametrize("name", RLOO)
 def test_it_runs_on_a_device(done, name):
-    assert done[name]["code"] == 0, done[name]["said"] + done[name]["at"]
+    assert done[name]["code"] == RLOO[name].code, done[name]["said"] + done[name]["at"]
+    assert RLOO[name].says in done[name]["said"]

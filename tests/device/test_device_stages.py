@@ -11,7 +11,8 @@ def done(on_device):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_it_runs_on_a_device(done, name):
-    assert done[name]["code"] == 0, done[name]["said"] + done[name]["at"]
+    assert done[name]["code"] == STAGES[name].code, done[name]["said"] + done[name]["at"]
+    assert STAGES[name].says in done[name]["said"]
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["torchvision's processor", "PIL's processor"])
