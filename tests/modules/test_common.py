@@ -1,5 +1,7 @@
 """What the stages' optimizers are made of."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -91,3 +93,13 @@ def test_the_checkpoint_of_another_is_refused_by_name(written_by, message):
         DataError, match=f"{message}.*; take the checkpoint and the configuration of one and the same run"
     ):
         Stage().on_load_checkpoint(checkpoint_of(written_by))
+
+
+def test_where_the_strategy_loaded_the_weights_the_file_is_looked_into(tmp_path):
+    stage = Stage()
+    stage._trainer = SimpleNamespace(ckpt_path=tmp_path / "whole.ckpt")
+    torch.save(checkpoint_of(Stage()), tmp_path / "whole.ckpt")
+    stage.on_load_checkpoint({"global_step": 1})
+    torch.save(checkpoint_of(Stage(name="other")), tmp_path / "whole.ckpt")
+    with pytest.raises(DataError, match=r"whole.ckpt: lacks 1 of the 2 weights"):
+        stage.on_load_checkpoint({"global_step": 1})
