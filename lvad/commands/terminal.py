@@ -26,10 +26,8 @@ _TALKATIVE: Final = (
     "lightning.fabric.utilities.rank_zero",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
 )
-_OF_NO_USE: Final = (
-    "\U0001f4a1 Tip: ",
-    "`weights_only` was not set",
-)  # adverts; checkpoint_file decides
+# Adverts, and what checkpoint_file decides.
+_OF_NO_USE: Final = ("\U0001f4a1 Tip: ", "`weights_only` was not set")
 
 
 def quieten() -> None:
