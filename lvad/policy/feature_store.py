@@ -121,8 +121,8 @@ def free_bytes() -> int:
     free = psutil.virtual_memory().available
     for group in _own_groups():
         try:
-            limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            limit, used = (int((group / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):  # no limit ("max"), or none of version 2
             continue
         free = min(free, limit - used + int(stat["file"]))  # files that were read can be read again
@@ -131,7 +131,7 @@ def free_bytes() -> int:
 
 def _own_groups() -> list[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return []
     own = [_CONTROL_GROUPS / line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
