@@ -98,10 +98,9 @@ def _configure(trainer: Trainer, optimizer: Optimizer, before: Settings, now: Se
         group |= {name: value for name, value in new.items() if repr(value) != repr(old.get(name))}
         group["lr"] = new["lr"] * factor
     for i, (config, new) in enumerate(zip(schedules, now["schedules"], strict=True)):
-        known = before["schedules"][i] if i < len(before["schedules"]) else None
-        # Of a schedule of the same kind, what the configuration changed; of another, all.
-        was = known["state"] if known and known["kind"] == new["kind"] else None
-        state = {k: v for k, v in new["state"].items() if was is None or repr(v) != repr(was.get(k))}
+        old = before["schedules"][i] if i < len(before["schedules"]) else {"kind": "", "state": {}}
+        is_same = old["kind"] == new["kind"]
+        state = {k: v for k, v in new["state"].items() if not is_same or repr(v) != repr(old["state"].get(k))}
         vars(config.scheduler).update(copy.deepcopy(state))
 
 

@@ -14,6 +14,7 @@ import torch
 from lvad.cli import main
 from lvad.commands.signals import StopSignals
 from lvad.data.ledger import read_ledger
+from lvad.data.records import DataError
 from lvad.modules import CLIPReward
 from lvad.modules.step_seeds import StepSeeds
 
@@ -143,9 +144,9 @@ def test_without_a_logger_a_run_lies_where_it_is_looked_for(arguments, tmp_path,
 
 def test_a_fit_that_is_refused_leaves_no_folder(arguments, tmp_path, monkeypatch, capfd):
     def refuses(*args):
-        raise ValueError("not today")
+        raise DataError("not today")
 
     monkeypatch.setattr(CLIPReward, "on_fit_start", refuses)
-    with pytest.raises(ValueError, match="not today"):
-        main(arguments)
+    assert main(arguments) == 1
+    assert "lvad: error: not today" in capfd.readouterr().err
     assert not list((tmp_path / "logs/clip_reward").iterdir())
