@@ -78,8 +78,8 @@ def test_shared_out_weights_are_the_same(run, stage):
     check(run(stage, devices=2, batch_size=4, accumulate=1, strategy="fsdp", num_train=FEWER), whole)
 
 
-def test_a_judge_that_breaks_on_one_rank_ends_both_with_its_message(launch, tmp_path):
+def test_a_judge_that_breaks_on_one_rank_ends_the_run_with_its_message(launch, tmp_path):
+    """The other one does not wait for it; what that one says is tested where nobody ends it from outside."""
     done = launch(tmp_path, "breaks", "ddp", 2, 4, 1, FEWER)
     assert done.returncode != 0
     assert "ValueError: the judge is broken" in done.stderr
-    assert "OtherRankFailed: rank 1 failed: ValueError: the judge is broken" in done.stderr
