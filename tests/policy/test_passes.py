@@ -13,6 +13,7 @@ from lvad.losses.policy_gradient import reinforce
 from lvad.policy.decoder import Decoder
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.passes import read_prompts
+from lvad.policy.pixels import Tiling
 from lvad.policy.sampling import Sampling, draw
 from lvad.policy.token_pass import TokenPass
 from lvad.policy.tokens import chat_inputs
@@ -56,11 +57,13 @@ def separate_logps(policy, batch, rollouts):
         single = batch._replace(frames=[frames])
         inputs = chat_inputs(policy.processor, single, [policy.prompts.describe])
         width = inputs["input_ids"].shape[1]
+        tiling = Tiling.of(policy.processor.image_processor)  # the processors' variants round in their own ways
+        pixels = tiling.pixel_values(tiling.tiles(frames).flatten(0, 1))[None]
         for k in range(rollouts.tokens.shape[1]):
             tokens = rollouts.tokens[scene, k][rollouts.completion_mask[scene, k]]
             logits = policy.vlm(
                 input_ids=torch.cat([inputs["input_ids"], tokens[None]], 1),
-                pixel_values=inputs["pixel_values"].to(policy.vlm.dtype),
+                pixel_values=pixels.to(policy.vlm.dtype),
             ).logits[0, width - 1 : -1]
             logps = (logits / 1.3).masked_fill(policy.banned, -torch.inf).log_softmax(-1)
             rows.append(F.pad(logps.gather(1, tokens[:, None])[:, 0], (0, rollouts.tokens.shape[2] - len(tokens))))
