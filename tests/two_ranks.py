@@ -88,7 +88,8 @@ def with_adapters(kind, vlm):
 
 
 def make(stage: str, vlm: str, clip: str):
-    sgd = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
+    lr = 0.001 if stage == "a2c2" else 0.1  # large steps within a rollout make rounding large
+    sgd = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=lr)}
     if stage == "sft":
         return Answers(with_adapters(HFPolicy, vlm), "answer", objective=CrossEntropy(class_weights=True), **sgd)
     if stage == "clip":
