@@ -46,6 +46,7 @@ def multiply_in_float32(model: Any) -> None:
     for part in model.modules():
         if _is_packed(part):
             part.compute_dtype = torch.float32
+            part.weight.quant_state = _unpacking_to_float32(part)
 
 
 @torch.no_grad()
@@ -67,12 +68,19 @@ def in_float32(model: "PeftModel") -> "PeftModel":
             continue
         owner: Any = parts[name.rpartition(".")[0]]
         is_packed = _is_packed(owner) and name.endswith(".weight")
-        values = dequantize_4bit(weights.data, owner.weight.quant_state) if is_packed else weights
+        values = dequantize_4bit(weights.data, _unpacking_to_float32(owner)) if is_packed else weights
         plain.get_parameter(name.replace(".base_layer", "")).copy_(values)
     (config,) = model.peft_config.values()
     whole = get_peft_model(plain, copy.deepcopy(config))
     set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
     return whole.train(model.training)
+
+
+def _unpacking_to_float32(part: Any) -> Any:
+    """How a layer's weight was packed; a model in 16 bits would round what it unpacks to those."""
+    state = copy.copy(part.weight.quant_state)
+    state.dtype = torch.float32
+    return state
 
 
 def _is_packed(part: Any) -> bool:

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText
 
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.policy.adapters import merged, start_of
-from lvad.policy.four_bits import in_float32, is_in_four_bits
+from lvad.policy.four_bits import in_float32, is_in_four_bits, multiply_in_float32
 
 
 @pytest.fixture
@@ -53,6 +53,14 @@ def test_a_step_with_adam_in_8_bits_trains_the_adapters_alone(packed, make_batch
     optimizer.step()
     moved = {name for name, p in packed.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if "lora_" in name}
+
+
+def test_a_base_in_16_bits_is_unpacked_without_rounding_to_them(vlm_folder):
+    torch.manual_seed(0)
+    policy = HFPolicy(str(vlm_folder), lora=Lora(rank=4), in_four_bits=True, dtype="bfloat16").float().eval()
+    multiply_in_float32(policy)
+    copy = in_float32(policy.model)
+    torch.testing.assert_close(logits(copy, policy), logits(policy.model, policy), atol=1e-4, rtol=1e-4)
 
 
 def test_the_copy_in_float32_says_the_same_with_adapters_and_without(packed):
