@@ -52,8 +52,9 @@ def test_the_run_folder_holds_numbers_tables_and_pictures(tuned):
 def test_the_folder_it_writes_is_a_reward(tuned):
     cwd, _ = tuned
     model = "logs/clip_reward/version_0/model"
-    done = run("audit", "--reward", model, "--root", "drawn", "--json", cwd=cwd)
+    done = run("audit", "--reward", model, "--root", "drawn", "--json", cwd=cwd, check=False)
     found = json.loads(done.stdout)
+    assert done.returncode == (found["verdict"] == "fail")
     assert found["probes"]["digits"]["verdict"] in ("pass", "fail")
     small = ["--data.num_scenes", "{train: 16, val: 16, test: 16}", "--model.init_args.num_completions", "2"]
     options = [*SMALL[:2], *small, *SMALL[6:], "--model.init_args.audit", "warn"]

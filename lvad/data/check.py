@@ -170,7 +170,7 @@ def print_report(report: Report) -> None:
         print(f"dropped: {count} ({why})")
     for kind, messages in (("warning", report.warnings), ("error", report.errors)):
         for message in messages[:NUM_SHOWN]:
-            print(f"{kind}: {message}")
+            print(f"{kind}: {one_line(message)}")
         if len(messages) > NUM_SHOWN:
             print(f"{kind}: {len(messages) - NUM_SHOWN} more, {len(messages)} in all")
     print(f"{len(report.errors)} errors, {len(report.warnings)} warnings")

@@ -18,7 +18,7 @@ class TextLoss:
 
     def update(self, ids: Sequence[str], logps: Float[Tensor, "B K T"], completion_mask: Bool[Tensor, "B K T"]) -> None:
         """Add B scenes with K right texts each."""
-        losses = -sequence_sum(logps, completion_mask).double().sum(1)
+        losses = -sequence_sum(logps, completion_mask).cpu().double().sum(1)  # not every device has float64
         self._rows.add(ids, zip(losses.tolist(), completion_mask.sum((1, 2)).tolist(), strict=True))
 
     def compute(self) -> Tensor:

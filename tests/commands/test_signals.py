@@ -19,6 +19,14 @@ from lvad.modules import CLIPReward
 from lvad.modules.step_seeds import StepSeeds
 
 
+@pytest.fixture(autouse=True)
+def from_a_terminal():
+    """As a shell starts a command in the foreground; one in the background ignores Ctrl-C, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def arguments(clip_folder, drawn_root, tmp_path, monkeypatch):
     """Two steps of a reward on random weights, validated behind the second."""

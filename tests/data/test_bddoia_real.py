@@ -81,17 +81,22 @@ def test_the_report_of_the_subset(shared_data: Path) -> None:
 def test_real_sequences_become_batches(shared_data: Path, num_frames: int) -> None:
     data = BDDOIADataModule("frames", str(shared_data / "sequences"), num_frames=num_frames)
     data.setup()
-    batch = next(iter(data.predict_dataloader()))
     # 3 sequences of 12 pictures.
     assert len(data.scenes["train"]) + len(data.scenes["val"]) == 3 * (12 - num_frames + 1)
+    batch = next(iter(data.train_dataloader()))
     assert {tuple(frames.shape) for frames in batch.frames} == {(num_frames, 3, 360, 480)}
     assert (batch.actions == -1).all()
+    # A prediction ends a scene with every picture, the first ones with fewer before them.
+    shapes = [tuple(frames.shape) for batch in data.predict_dataloader() for frames in batch.frames]
+    assert len(shapes) == 3 * 12
+    assert {shape[0] for shape in shapes} == set(range(1, num_frames + 1))
 
 
 def test_real_stills_become_batches(shared_data: Path) -> None:
     reading = read_frames(shared_data / "images", num_frames=2)
-    # 60 + 13 + 7 pictures in three folders.
-    assert len(reading.scenes) == 80 - 3
+    # 60 + 13 unrelated stills, a scene each, and 7 pictures whose names count up, which are 6 windows of two.
+    assert len(reading.scenes) == 60 + 13 + 6
+    assert sum(len(scene.frames) == 1 for scene in reading.scenes) == 60 + 13
     data = BDDOIADataModule("frames", str(shared_data / "images"), num_frames=1, image_size_px=320)
     data.setup()
     shapes = {tuple(frames.shape) for batch in data.predict_dataloader() for frames in batch.frames}

@@ -102,5 +102,5 @@ def test_a_real_server_with_a_model_that_babbles(transformers_server):
     endpoint = Endpoint(url, str(folder / "random"), retries=1, max_tokens=8)
     with pytest.raises(JudgeError, match=r"scene 'a', completion 0 .*\(attempts: 2\)"):
         LLMJudge(endpoint).score(scenes("a"), rollouts([[STOP]]))
-    with pytest.warns(UserWarning, match="no verdict on 1 completions"):
-        assert LLMJudge(endpoint, on_failure="drop").score(scenes("a"), rollouts([[STOP]])).total.isnan().all()
+    with pytest.raises(JudgeError, match="gave no verdict on scene 'a'"):  # it never gave one: nothing to go on with
+        LLMJudge(endpoint, on_failure="drop").score(scenes("a"), rollouts([[STOP]]))
