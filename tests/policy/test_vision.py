@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoProcessor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -153,7 +155,9 @@ def test_on_a_device_kept_tokens_come_of_calls_of_one_shape_and_do_not_depend_on
         for index, seen in zip(order, again._eyes.look(again.vlm, [batch.frames[i] for i in order]), strict=True):
             assert torch.equal(seen, together[index])
     on_the_cpu = batch.frames[0]
-    expected = policy.vlm.model.get_image_features(policy._eyes._tiling.pixel_values(on_the_cpu)[None]).pooler_output[0]
+    output = policy.vlm.model.get_image_features(policy._eyes._tiling.pixel_values(on_the_cpu)[None]).pooler_output
+    features = output[0] if isinstance(output, list | tuple) else output  # by the version of transformers
+    expected = features.reshape(-1, features.shape[-1])
     torch.testing.assert_close(together[0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -205,6 +209,9 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"), reason="an older tower indexes its positions by a mask"
+)
 @pytest.mark.parametrize("cache", [{"memory_mb": 0}, {}])
 def test_the_tower_waits_for_no_value(make, make_batch, on_a_device, cache):
     """Transformers' own way reads three a call: which tiles are zeros, how many, and whether all are seen whole."""
