@@ -35,7 +35,6 @@ SECTIONS = {
     "resume": Entry("gpu_bench.runs:resume", 90),
     "qlora": Entry("gpu_bench.runs:qlora", 60, imports_itself=True),
     "torchrun": Entry("gpu_bench.runs:torchrun", 60),
-    "deepspeed": Entry("gpu_bench.runs:deepspeed", 60),
     "steps_2b": Entry("gpu_bench.steps:steps_2b", 90),
     "host_reads": Entry("gpu_bench.tokens:host_reads", 40),
     "trl_grpo": Entry("gpu_bench.steps:trl_grpo", 90),

@@ -10,7 +10,7 @@ from gpu_bench.bench import Bench
 from gpu_bench.catalogue import NO_CARD
 from gpu_bench.rows import Row, Rows
 
-PACKAGES = ("torch", "torchvision", "transformers", "lightning", "peft", "bitsandbytes", "trl", "deepspeed")
+PACKAGES = ("torch", "torchvision", "transformers", "lightning", "peft", "bitsandbytes", "trl")
 
 
 def machine(bench: Bench) -> Rows:

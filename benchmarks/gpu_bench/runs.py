@@ -1,6 +1,5 @@
 """Whole runs: the main job, four bits, one process of a launcher, and a fit that is killed and goes on."""
 
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -49,16 +48,6 @@ def qlora(bench: Bench) -> Rows:
         best = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), *QUIET]
         yield job("test", ["test", *best])
         yield job("export", ["export", str(run), "exported", "--num_scenes", "1"])
-
-
-def deepspeed(bench: Bench) -> Rows:
-    """``configs/strategy/deepspeed.yaml`` on one device."""
-    if bench.is_tiny:
-        yield Row("fit", note="left out: needs a GPU")
-    elif importlib.util.find_spec("deepspeed") is None:
-        yield Row("fit", note="left out: deepspeed is not installed")
-    else:
-        yield job("fit", _fit(bench, "deepspeed"))
 
 
 def torchrun(bench: Bench) -> Rows:
