@@ -20,7 +20,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 BARS = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.02}
 """Of logits and gradient: the norm of the difference over the norm. Of log-probabilities: the mean difference, nats."""
 SAME_DRAWS = {"float32": 0.99, "bfloat16": 0.5, "float16": 0.75}
-"""Of the tokens: where one differs, what follows it in its completion may be another text."""
+"""Of the tokens: where one differs, what follows it in its completion may be another text. A bar for the embedded model
+alone: random weights give each of 49,152 tokens about 2e-5 of the mass, so that rounding decides between neighbours."""
 LOSS_SCALE = 1024.0  # gradients in float16 are too small without
 SCENES, K, TOKENS = 4, 4, 24
 
@@ -47,7 +48,8 @@ def parity(bench: Bench) -> Rows:
             found = find(policy, batch, dtype, reference.rollouts)
             figures = compare(found, reference)
             at_most = {name: BARS[dtype] for name in ("logits", "log_probs", "gradient")}
-            yield Row.judged(f"{model} {dtype}", figures, at_most, {"same_draws": SAME_DRAWS[dtype]})
+            at_least = {"same_draws": SAME_DRAWS[dtype]} if model == "embedded" else {}
+            yield Row.judged(f"{model} {dtype}", figures, at_most, at_least)
 
 
 def _policy(bench: Bench, model: str) -> HFPolicy:

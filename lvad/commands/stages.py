@@ -15,6 +15,7 @@ from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
+from lvad.commands.number_types import count_before_share
 from lvad.commands.one_line import in_one_line, innermost
 from lvad.commands.resume import LAST, go_on, runs_of
 from lvad.commands.run_folder import trainer_root
@@ -215,6 +216,7 @@ def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
         The exit code.
     """
     quieten()
+    count_before_share()
     try:
         make_cli(complete(command, args), command, stop)
     except SIGTERMException:  # by which Lightning's loops end
