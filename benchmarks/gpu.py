@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt -e '.[bench]'
     python benchmarks/gpu.py --json benchmarks/gpu.json          # all of it, within 9 minutes
-    python benchmarks/gpu.py parity tokens --json gpu.json       # some; sections of the same card and commit are kept
+    python benchmarks/gpu.py parity tokens --json gpu.json       # some; sections of the same card and versions are kept
     python benchmarks/gpu.py --list
 
 Each section runs in a process of its own and within a limit, the essential ones first and within 5 minutes. Rows are
@@ -70,12 +70,11 @@ def find_machine(scratch: Path) -> tuple[Isolation, Outcome]:
 
 
 def earlier(file: Path | None, about: dict[str, Any]) -> dict[str, Any]:
-    """Sections of a record that is of the same card, commit and versions."""
+    """Sections of a record that is of the same card and versions; each names its commit."""
     if file is None or not file.exists():
         return {}
     record = json.loads(file.read_text())
-    same = all(record.get(name) == about[name] for name in ("commit", "machine"))
-    return record["sections"] if same else {}
+    return record["sections"] if record.get("machine") == about["machine"] else {}
 
 
 def write(file: Path, record: dict[str, Any]) -> None:
@@ -89,16 +88,17 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     start_s = time.perf_counter()
     isolation, found = find_machine(scratch)
     machine = found.rows[0]["figures"]
-    record = {"command": " ".join(["benchmarks/gpu.py", *args.sections]), "commit": args.commit, "machine": machine}
+    record = {"command": " ".join(["benchmarks/gpu.py", *args.sections]), "machine": machine}
     record["sections"] = earlier(args.json, record)
     print(f"{machine['card']}, torch {machine['torch']}, commit {args.commit} ({found.seconds:.0f} s)", flush=True)
     slack = 4 if machine["card"] == NO_CARD else 1  # a shared CPU's time is nobody's promise
-    for name, entry in SECTIONS.items():
-        if name == "machine" or (args.sections and name not in args.sections):
+    for name in dict.fromkeys(args.sections or SECTIONS):
+        if name == "machine":
             continue
+        entry = SECTIONS[name]
         left_s = limit_s(name, time.perf_counter() - start_s, slack)
         outcome = isolation.run(name, entry, left_s) if left_s >= 1 else Outcome(name, 0.0, "no time was left", [])
-        record["sections"][name] = asdict(outcome) | {"is_good": outcome.is_good}
+        record["sections"][name] = asdict(outcome) | {"is_good": outcome.is_good, "commit": args.commit}
         print(line(record["sections"][name]), flush=True)
         if args.json:
             write(args.json, record)

@@ -20,7 +20,7 @@ def machine(bench: Bench) -> Rows:
     if bench.device.type == "cuda":
         properties = torch.cuda.get_device_properties(bench.device)
         card, memory_gib = properties.name, properties.total_memory / 2**30
-    facts = {"card": card, "memory_gib": round(memory_gib, 1), "cores": os.cpu_count() or 0}
+    facts = {"card": card, "memory_gib": round(memory_gib, 1), "cores": len(os.sched_getaffinity(0))}
     facts |= {"cuda": torch.version.cuda or "none", "python": platform.python_version()}
     yield Row("machine", facts | {name: _version(name) for name in PACKAGES})
 

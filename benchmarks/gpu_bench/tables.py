@@ -18,14 +18,15 @@ def line(section: dict[str, Any]) -> str:
 
 def table(sections: dict[str, Any]) -> str:
     """All rows as Markdown."""
-    lines = ["| section | row | figures | |", "|---|---|---|---|"]
+    lines = ["| section | row | figures | | commit |", "|---|---|---|---|---|"]
     for name, section in sections.items():
+        commit = f"`{section['commit'][:7]}`"
         for row in section["rows"]:
             figures = ", ".join(f"{key} {shown(value)}" for key, value in row["figures"].items())
             verdict = " ".join(filter(None, [VERDICTS[row["passed"]], row["note"]]))
-            lines.append(f"| {name} | {row['name']} | {figures} | {verdict.replace('|', '/')} |")
+            lines.append(f"| {name} | {row['name']} | {figures} | {verdict.replace('|', '/')} | {commit} |")
         if section["ended"] != "done":
-            lines.append(f"| {name} | | | {section['ended'].replace('|', '/')} |")
+            lines.append(f"| {name} | | | {section['ended'].replace('|', '/')} | {commit} |")
     return "\n".join(lines)
 
 
