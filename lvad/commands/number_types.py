@@ -18,5 +18,5 @@ def count_before_share() -> None:
 
 
 def _rank(subtype: Any) -> float:
-    """Jsonargparse's own rank, with float behind the types that are equally strict."""
-    return 0.5 if subtype is float else _rank_of_type(subtype)
+    """Jsonargparse's own rank, with int before the types that are as strict, and bool before int, which accepts it."""
+    return {bool: -1.0, int: -0.5}.get(subtype, _rank_of_type(subtype))
