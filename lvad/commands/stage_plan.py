@@ -84,6 +84,10 @@ class Record(NamedTuple):
     """Wall seconds; of a fit that was broken off, those since it went on."""
     test_s: float | None = None
     """None before the test."""
+    commit: str | None = None
+    """Of the code, where that is known."""
+    device: str | None = None
+    """What it ran on, where that was chosen."""
 
 
 def read_pipeline(path: Path, **given: Any) -> Pipeline:
@@ -142,9 +146,13 @@ def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Reco
         stage: of it.
         records: of the stages before, all finished.
     """
-    content = resolve_config(stage.config).read_bytes()
     inputs = {name: records[name].finished or "" for name in references(stage)}
-    return Record(fit_args(pipeline, stage), hashlib.sha256(content).hexdigest(), inputs)
+    return Record(fit_args(pipeline, stage), config_sha256(stage.config), inputs)
+
+
+def config_sha256(name: str) -> str:
+    """The digest of a configuration's content."""
+    return hashlib.sha256(resolve_config(name).read_bytes()).hexdigest()
 
 
 def why_stale(known: Record | None, expected: Record) -> str:
