@@ -148,7 +148,7 @@ def call(name: str, args: list[str], say: Say, run: Run) -> float:
     start_s = time.perf_counter()
     code = run(args)
     if code:
-        kept = "what is finished is kept: run the pipeline again to go on"
+        kept = "what is finished is kept: the command that you gave goes on from there"
         raise DataError(f"stage {name!r} ended with exit code {code}; to repeat it alone: {line} ({kept})")
     return time.perf_counter() - start_s
 
