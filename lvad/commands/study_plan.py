@@ -176,7 +176,7 @@ def _read_arm(path: Path) -> Arm:
 
 def _check_list(path: Path, name: str, value: Any, kind: type) -> None:
     is_list = isinstance(value, list) and (bool(value) or name == "references")
-    if not is_list or any(type(part) is not kind or part in ("", -1) for part in value):
+    if not is_list or any(type(part) is not kind or part == "" for part in value):
         raise DataError.at(path, name, f"must be a list of {kind.__name__}, got {value!r:.80}", _REMEDY)
     if kind is int and any(part < 0 for part in value):
         raise DataError.at(path, name, f"must not be negative, got {value!r:.80}", _REMEDY)
