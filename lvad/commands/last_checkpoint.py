@@ -108,9 +108,10 @@ class LastCheckpoint(Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where there is no validation, an epoch is what is written after."""
-        batches = trainer.num_val_batches
-        self._is_due |= not (sum(batches) if isinstance(batches, list) else batches)
+        """Where there is no validation, write after those epochs that would have had one."""
+        batches, every = trainer.num_val_batches, trainer.check_val_every_n_epoch or 1
+        has_validation = bool(sum(batches) if isinstance(batches, list) else batches)
+        self._is_due |= not has_validation and (trainer.current_epoch + 1) % every == 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end.

@@ -31,6 +31,7 @@ STOPS = [
     (SELDOM, {"train": 4}), (SELDOM, {"train": 9}), (WINDOWS, {"train": 1}), (WINDOWS, {"val": 1}),
     (WINDOWS, {"max_steps": 3}), (SHORTENED, {"train": 3}), (SHORTENED, {"train": 4}),
     ({"limit_val_batches": 0}, {"train": 5}),
+    ({"limit_val_batches": 0, "check_val_every_n_epoch": 3, "max_epochs": 4}, {"train": 10}),
 ]  # fmt: skip
 
 
