@@ -12,7 +12,7 @@ from lvad import __version__
 from lvad.commands.flags import given_flags, take_flags
 
 STAGE_COMMANDS = ("fit", "validate", "test", "predict")
-OTHER_COMMANDS = ("audit", "data", "embedded", "export", "pipeline", "report")
+OTHER_COMMANDS = ("audit", "data", "embedded", "export", "pipeline", "report", "study")
 SLOW_TO_LOAD = (*STAGE_COMMANDS, "audit", "embedded", "export")
 WHAT_TO_TYPE = {
     "fit": "name a configuration: lvad fit --config configs/rloo.yaml",
@@ -28,6 +28,7 @@ usage: lvad COMMAND [options]
   lvad validate --ckpt_path FILE          the same on the validation scenes
   lvad predict PATH [--out DIR]           describe a picture, a folder of frames or a video with the newest run
   lvad pipeline                           the whole method and its baseline, compared at the end; goes on where it was
+  lvad study --config FILE                budgets of labels x seeds x ways of learning, with tables and a figure
   lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
   lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same
   lvad audit --reward PATH                prove a reward before a policy is trained on it
@@ -106,6 +107,8 @@ def _run(command: str, args: list[str]) -> int:
         from lvad.commands.pipeline import run
     elif command == "report":
         from lvad.commands.report import run
+    elif command == "study":
+        from lvad.commands.study import run
     elif command in STAGE_COMMANDS:
         return _run_stage(command, args)
     else:

@@ -15,6 +15,8 @@ from lvad.data.records import DataError
 from lvad.data.resume import ANEW
 
 _DUE = "is_validation_due"
+_BATCHES_APART = 20
+"""At least, between two checkpoints without a validation."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -108,9 +110,11 @@ class LastCheckpoint(Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where there is no validation, an epoch is what is written after."""
+        """Where there is no validation, an epoch is what is written after, but not every one of a few batches."""
         batches = trainer.num_val_batches
-        self._is_due |= not (sum(batches) if isinstance(batches, list) else batches)
+        has_validation = bool(sum(batches) if isinstance(batches, list) else batches)
+        num_new = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self._written
+        self._is_due |= not has_validation and num_new >= _BATCHES_APART
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end.

@@ -9,27 +9,23 @@ import contextlib
 import fcntl
 import json
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jsonargparse import ArgumentParser
 
 from lvad.assets import resolve_config
-from lvad.commands.flags import given_flags
 from lvad.commands.one_line import in_one_line
-from lvad.commands.stage_plan import REPLACED, Pipeline, Record, Stage, expected_record, read_pipeline, why_stale
+from lvad.commands.stage_plan import Pipeline, Record, expected_record, read_pipeline
+from lvad.commands.stage_run import Asked, lvad_process, run_process, run_stage, test_args
 from lvad.commands.trust import parsed
-from lvad.data.records import DataError, read_json
-from lvad.report.runs import CONFIG, METRICS, MODEL, best_checkpoint, write_whole
+from lvad.data.records import DataError
+from lvad.report.runs import CONFIG, best_checkpoint, write_whole
 
-RECORD: Final = "stage.json"
 SUMMARY: Final = "pipeline.json"
 
 
@@ -55,7 +51,7 @@ def run(args: list[str]) -> int:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         pipeline = read_pipeline(resolve_config(config.config), seed=config.seed, name=config.name)
-        with _alone(pipeline.folder) as lock:
+        with alone(pipeline.folder) as lock:
             run_pipeline(pipeline, lock)
     except KeyboardInterrupt:
         print("lvad: broken off; run the pipeline again to go on", file=sys.stderr)
@@ -78,7 +74,9 @@ def run_pipeline(pipeline: Pipeline, lock: int | None = None) -> None:
     records: dict[str, Record] = {}
     for number, stage in enumerate(pipeline.stages, start=1):
         _say(f"stage {number} of {len(pipeline.stages)}, {stage.name}")
-        records[stage.name] = _run_stage(pipeline, stage, records, lock)
+        expected = expected_record(pipeline, stage, records)
+        folder = pipeline.folder / stage.name
+        records[stage.name] = run_stage(Asked(stage.name, folder, expected, stage.test), _say, partial(_run, lock))
         _write_summary(pipeline, records)
     if pipeline.compare:
         from lvad.commands.report import report  # takes seconds to import, and the first stage need not wait for it
@@ -88,137 +86,8 @@ def run_pipeline(pipeline: Pipeline, lock: int | None = None) -> None:
     _print_times(pipeline, records)
 
 
-def _run_stage(pipeline: Pipeline, stage: Stage, records: dict[str, Record], lock: int | None) -> Record:
-    folder = pipeline.folder / stage.name
-    known, record = read_record(folder), expected_record(pipeline, stage, records)
-    reason = why_stale(known, record)
-    if not reason and known is not None and is_whole(folder, known):
-        _say(f"fit skipped: finished at {known.finished}")
-        record = known
-    else:
-        record = _fit(stage, folder, record, reason, lock)
-    if not stage.test:
-        return record
-    if record.test_s is not None:
-        _say("test skipped: done after the fit")
-        return record
-    seconds = _call(stage, test_args(folder), lock)
-    return _write_record(folder, record._replace(test_s=seconds))
-
-
-def _fit(stage: Stage, folder: Path, record: Record, reason: str, lock: int | None) -> Record:
-    last = folder / "checkpoints/last.ckpt"
-    is_resumed = not reason and last.exists()
-    if is_resumed:
-        _say(f"fit goes on from {last}: it was broken off")
-    else:
-        _say(f"fit: {reason or 'it was broken off before its first checkpoint, or its model is gone'}")
-        _clear(folder)
-    _write_record(folder, record)
-    seconds = _call(stage, [*record.command, *(["--ckpt_path", str(last)] if is_resumed else [])], lock)
-    finished = record._replace(finished=datetime.now(UTC).isoformat(), fit_s=seconds)
-    if not is_whole(folder, finished):
-        raise DataError(f"stage {stage.name!r} left no {MODEL}/ and {METRICS} in {folder}; its export must be on")
-    return _write_record(folder, finished)
-
-
-def test_args(folder: Path) -> list[str]:
-    """What is typed after ``lvad`` to test a finished stage."""
-    return ["test", "--config", str(folder / CONFIG), "--ckpt_path", str(best_checkpoint(folder))]
-
-
-def is_whole(folder: Path, record: Record) -> bool:
-    """Whether a fit ended and what it left is still there."""
-    return record.finished is not None and (folder / MODEL).is_dir() and (folder / METRICS).is_file()
-
-
-def read_record(folder: Path) -> Record | None:
-    """The record in a stage's folder; None where there is none.
-
-    Raises:
-        DataError: if the file is no record.
-    """
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = read_json(path, dict)
-    if set(content) != set(Record._fields):
-        raise DataError.at(
-            path, "", f"must hold {list(Record._fields)}", "move its folder away, and the stage runs again"
-        )
-    return Record(**content)
-
-
-def _write_record(folder: Path, record: Record) -> Record:
-    write_whole(folder / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
-    return record
-
-
-def _clear(folder: Path) -> None:
-    """Move an earlier fit out of the way; what never reached a checkpoint is not worth keeping.
-
-    Raises:
-        DataError: if the folder holds something else than a stage of a pipeline.
-    """
-    if not folder.exists():
-        return
-    if not (folder / "checkpoints").is_dir() and not (folder / MODEL).is_dir():
-        if not (folder / RECORD).is_file() and any(folder.iterdir()):
-            problem = f"holds files, but no {RECORD}: no pipeline made it"
-            raise DataError.at(folder, "", problem, "move it away, or choose another root or name")
-        shutil.rmtree(folder)
-        return
-    parent = folder.parent / REPLACED
-    parent.mkdir(exist_ok=True)
-    number = next(n for n in range(1, sys.maxsize) if not (parent / f"{folder.name}-{n}").exists())
-    folder.rename(parent / f"{folder.name}-{number}")
-    _say(f"the earlier one was moved to {parent / f'{folder.name}-{number}'}")
-
-
-def _call(stage: Stage, args: list[str], lock: int | None) -> float:
-    """Run ``lvad ARGS`` in a process of its own; returns its wall seconds.
-
-    Raises:
-        DataError: if it fails.
-    """
-    line = shlex.join(["lvad", *args])
-    _say(f"$ {line}")
-    sys.stdout.flush()
-    start_s = time.perf_counter()
-    command = [sys.executable, "-m", "lvad.cli", *args, *given_flags()]
-    code = run_process(command, () if lock is None else (lock,))
-    if code:
-        kept = "what is finished is kept: run the pipeline again to go on"
-        raise DataError(f"stage {stage.name!r} ended with exit code {code}; to repeat it alone: {line} ({kept})")
-    return time.perf_counter() - start_s
-
-
-def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
-    """Run a command to its end; what ends this process ends it too, once it has written its checkpoint.
-
-    Args:
-        command: what to run.
-        pass_fds: file descriptors that it holds too.
-
-    Returns:
-        Its exit code.
-    """
-    process = subprocess.Popen(command, pass_fds=pass_fds)
-    try:
-        return process.wait()
-    except BaseException:
-        process.send_signal(signal.SIGTERM)  # Ctrl-C has reached it as well, SIGTERM has not
-        try:
-            process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        raise
-
-
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[int]:
+def alone(folder: Path) -> Iterator[int]:
     """Hold the pipeline's folder.
 
     Raises:
@@ -262,6 +131,11 @@ def _print_times(pipeline: Pipeline, records: dict[str, Record]) -> None:
         first = pipeline.folder / next(iter(pipeline.compare.values()))
         source = ["--config", str(first / CONFIG), "--ckpt_path", str(best_checkpoint(first))]
         print(f"next: lvad predict PATH {shlex.join(source)}")
+
+
+def _run(lock: int | None, args: list[str]) -> int:
+    sys.stdout.flush()
+    return run_process(lvad_process(args), () if lock is None else (lock,))
 
 
 def _say(text: str) -> None:

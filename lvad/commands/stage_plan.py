@@ -7,7 +7,7 @@ file now does: the command line, the content of its configuration, and which fin
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -84,6 +84,10 @@ class Record(NamedTuple):
     """Wall seconds; of a fit that was broken off, those since it went on."""
     test_s: float | None = None
     """None before the test."""
+    commit: str | None = None
+    """Of the code, where that is known."""
+    device: str | None = None
+    """What it ran on, where that was chosen."""
 
 
 def read_pipeline(path: Path, **given: Any) -> Pipeline:
@@ -98,21 +102,39 @@ def read_pipeline(path: Path, **given: Any) -> Pipeline:
             reference to a stage that does not come before.
         FileNotFoundError: for a stage's configuration that does not exist.
     """
-    content = _mapping(read_yaml(path), Pipeline, str(path))
+    content = mapping_of(Pipeline, read_yaml(path), str(path))
     content |= {key: value for key, value in given.items() if value is not None}
-    rows = content["stages"]
-    if not isinstance(rows, list) or not rows:
-        raise DataError.at(path, "stages", f"must be a list of stages, got {rows!r:.80}", _REMEDY)
-    stages = [Stage(**_mapping(row, Stage, f"{path}, stages[{i}]")) for i, row in enumerate(rows)]
+    stages = read_stages(content["stages"], path)
     pipeline = Pipeline(**{**content, "stages": stages})
-    _check_types(pipeline, str(path))
+    check_types(pipeline, {"name": str, "root": str, "seed": int | None, "compare": dict}, str(path))
     if pipeline.name in ("", "..") or Path(pipeline.name).name != pipeline.name:
         raise DataError.at(
             path, "name", f"{pipeline.name!r} is no folder's name", "give one without slashes; root may have them"
         )
-    _check_stages(stages, path)
     _check_compare(pipeline, path)
     return pipeline
+
+
+def read_stages(rows: Any, path: Path, given: Collection[str] = ()) -> list[Stage]:
+    """Read and check a list of stages.
+
+    Args:
+        rows: of the file.
+        path: the file.
+        given: names in braces that are no stages.
+
+    Raises:
+        DataError: as ``read_pipeline``.
+        FileNotFoundError: for a stage's configuration that does not exist.
+    """
+    if not isinstance(rows, list) or not rows:
+        raise DataError.at(path, "stages", f"must be a list of stages, got {rows!r:.80}", _REMEDY)
+    stages = [Stage(**mapping_of(Stage, row, f"{path}, stages[{i}]")) for i, row in enumerate(rows)]
+    for i, stage in enumerate(stages):
+        types = {"name": str, "config": str, "overrides": dict, "test": bool}
+        check_types(stage, types, str(path), f"stages[{i}].")
+    _check_stages(stages, path, given)
+    return stages
 
 
 def references(stage: Stage) -> list[str]:
@@ -127,11 +149,15 @@ def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
     if pipeline.seed is not None:
         args += ["--seed_everything", str(pipeline.seed), "--data.seed", str(pipeline.seed)]
     for key, value in stage.overrides.items():
-        filled = _REFERENCE.sub(lambda found: str(pipeline.folder / found[1] / MODEL), _text(value))
-        args += [f"--{key}", filled]
+        args += [f"--{key}", fill(value, lambda name: str(pipeline.folder / name / MODEL))]
     place = {"save_dir": pipeline.root, "name": pipeline.name, "version": stage.name}
     args += ["--trainer.logger", _LOGGER]
     return args + [part for key, value in place.items() for part in (f"--trainer.logger.init_args.{key}", value)]
+
+
+def fill(value: Any, meaning: Callable[[str], str]) -> str:
+    """A value as it is typed on the command line, with what the names in braces mean."""
+    return _REFERENCE.sub(lambda found: meaning(found[1]), _text(value))
 
 
 def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Record]) -> Record:
@@ -142,9 +168,13 @@ def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Reco
         stage: of it.
         records: of the stages before, all finished.
     """
-    content = resolve_config(stage.config).read_bytes()
     inputs = {name: records[name].finished or "" for name in references(stage)}
-    return Record(fit_args(pipeline, stage), hashlib.sha256(content).hexdigest(), inputs)
+    return Record(fit_args(pipeline, stage), config_sha256(stage.config), inputs)
+
+
+def config_sha256(name: str) -> str:
+    """The digest of a configuration's content."""
+    return hashlib.sha256(resolve_config(name).read_bytes()).hexdigest()
 
 
 def why_stale(known: Record | None, expected: Record) -> str:
@@ -169,10 +199,15 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _mapping(content: Any, kind: type[Stage] | type[Pipeline], where: str) -> dict[str, Any]:
+def mapping_of(kind: type, content: Any, where: str, remedy: str = _REMEDY) -> dict[str, Any]:
+    """The keys of a part of a file that a dataclass names, none unknown and none missing.
+
+    Raises:
+        DataError: for a part that is no mapping, an unknown key, or one that is missing.
+    """
     known = [part.name for part in fields(kind)]
     if not isinstance(content, dict):
-        raise DataError(f"{where}: must be a mapping of {known}, got {content!r:.80}; {_REMEDY}")
+        raise DataError(f"{where}: must be a mapping of {known}, got {content!r:.80}; {remedy}")
     required = [part.name for part in fields(kind) if part.default is part.default_factory is MISSING]
     missing = [name for name in required if name not in content]
     unknown = [name for name in content if name not in known]
@@ -182,20 +217,20 @@ def _mapping(content: Any, kind: type[Stage] | type[Pipeline], where: str) -> di
     return dict(content)
 
 
-def _check_types(pipeline: Pipeline, where: str) -> None:
-    of_pipeline = {"name": str, "root": str, "seed": int | None, "compare": dict}
-    parts = [("", pipeline, of_pipeline)]
-    of_stage = {"name": str, "config": str, "overrides": dict, "test": bool}
-    parts += [(f"stages[{i}].", stage, of_stage) for i, stage in enumerate(pipeline.stages)]
-    for prefix, part, types in parts:
-        for name, kind in types.items():
-            value = getattr(part, name)
-            if not isinstance(value, kind) or (name == "seed" and isinstance(value, bool)):
-                wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-                raise DataError.at(where, prefix + name, f"must be {wanted}, got {value!r:.80}", "correct the file")
+def check_types(part: Any, types: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Refuse values of another type; True and False are no numbers.
+
+    Raises:
+        DataError: naming the first one.
+    """
+    for name, kind in types.items():
+        value = getattr(part, name)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise DataError.at(where, prefix + name, f"must be {wanted}, got {value!r:.80}", "correct the file")
 
 
-def _check_stages(stages: Sequence[Stage], path: Path) -> None:
+def _check_stages(stages: Sequence[Stage], path: Path, given: Collection[str]) -> None:
     names = [stage.name for stage in stages]
     for i, stage in enumerate(stages):
         where = f"stage {stage.name!r}"
@@ -209,6 +244,8 @@ def _check_stages(stages: Sequence[Stage], path: Path) -> None:
         if taken := [key for key in stage.overrides if str(key).startswith(_SET_HERE)]:
             raise DataError.at(path, where, f"overrides {taken[0]!r}, which the pipeline sets", "leave it out")
         for name in references(stage):
+            if name in given:
+                continue
             if name not in names:
                 raise DataError.at(path, where, f"refers to an unknown stage {{{name}}}", f"there are {names}")
             if name not in names[:i]:

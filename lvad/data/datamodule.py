@@ -1,10 +1,9 @@
 """The data of every stage, as Lightning wants it."""
 
 import json
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, collect, detect, read
+from lvad.data.budget import Budget, Rest, hidden
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.drawn import DRAWN, check_drawn, draw_once
 from lvad.data.footage import FootageDataset, FootageSampler
@@ -23,26 +23,8 @@ from lvad.data.readable import keep_readable
 from lvad.data.records import SPLITS, DataError, Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
 from lvad.data.shards import Shards
-from lvad.data.splits import Subset, arrange, take
+from lvad.data.splits import ALL_SCENES, SceneCounts, Subset, arrange, take
 from lvad.types import Scene
-
-
-@dataclass(frozen=True)
-class SceneCounts:
-    """How many scenes of each split are used: a count, a share in (0, 1], or None for all.
-
-    Args:
-        train: of the training scenes; a smaller choice lies within every larger one, and each is stratified.
-        val: of the validation scenes.
-        test: of the test scenes.
-    """
-
-    train: int | float | None = None
-    val: int | float | None = None
-    test: int | float | None = None
-
-
-ALL_SCENES: Final = SceneCounts()
 
 
 class BDDOIADataModule(LightningDataModule):
@@ -73,11 +55,15 @@ class BDDOIADataModule(LightningDataModule):
             together with class weights in the loss, which correct the same once more.
         footage: train on scenes streamed from these shards instead, without labels: one or several folders, or URLs
             that fsspec knows, as ``lvad data shard`` makes them; ``root`` then gives the other splits alone.
+        budget: n, how many training scenes keep their labels; ``seed`` alone chooses them, so that every stage of a
+            seed has the same ones. The source's validation split is not used. None is no budget.
+        budget_val: how many of the budget's scenes validate instead.
+        rest: the training scenes beyond the budget: left out, or kept without labels.
         video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
             the one that is marked as default, or the largest.
 
     Raises:
-        ValueError: for a value out of range, or ``footage`` with a choice or balance of training scenes.
+        ValueError: for a value out of range, or ``footage`` or ``budget`` with another choice of training scenes.
     """
 
     def __init__(
@@ -100,6 +86,9 @@ class BDDOIADataModule(LightningDataModule):
         footage: list[str] | str | None = None,
         video_stream: int | None = None,
         num_drawn: SceneCounts = ALL_SCENES,
+        budget: int | None = None,
+        budget_val: int = 0,
+        rest: Rest = "drop",
     ) -> None:
         super().__init__()
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
@@ -124,6 +113,12 @@ class BDDOIADataModule(LightningDataModule):
         if self.footage and (balance or num_scenes.train is not None):
             what = "balance" if balance else "num_scenes.train"
             raise ValueError(f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps")
+        self.budget = None if budget is None else Budget(budget, budget_val, rest)
+        if self.budget and (self.footage or num_scenes.train not in (None, 1.0) or isinstance(num_scenes.train, int)):
+            what = "footage" if self.footage else "num_scenes.train"
+            raise ValueError(
+                f"budget chooses among all training scenes and cannot be set with {what}: set that to null"
+            )
         self.shards: list[Shards] = []
         self.reading: Reading | None = None
         self.predicted: Reading | None = None
@@ -172,8 +167,10 @@ class BDDOIADataModule(LightningDataModule):
             scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
         if self.footage:
             scenes["train"] = []
+        if self.budget:
+            scenes = self.budget.spend(scenes, self.seed)
         if self.unlabelled:
-            scenes["train"] = [_hidden(scene) for scene in scenes["train"]]
+            scenes["train"] = [hidden(scene) for scene in scenes["train"]]
         return scenes
 
     def uses(self, stage: str) -> Ledger:
@@ -246,6 +243,7 @@ class BDDOIADataModule(LightningDataModule):
         if self.scenes:
             lines[0] += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
             lines[0] += " (train labels hidden)" if self.unlabelled else ""
+        lines += [str(self.budget)] if self.budget else []
         lines += [f"dropped: {count} {why}" for why, count in reading.dropped.items()]
         lines += [f"training scenes streamed, without labels: {shards}" for shards in self.shards]
         return "\n".join([*lines, *(f"note: {warning}" for warning in reading.warnings)])
@@ -291,7 +289,3 @@ def _at_least(least: int, value: int, what: str) -> int:
     if value < least:
         raise ValueError(f"{what} must be at least {least}, got {value}")
     return value
-
-
-def _hidden(scene: Scene) -> Scene:
-    return scene._replace(actions=None, reasons=None, captions=(), facts=None)

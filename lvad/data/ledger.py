@@ -15,6 +15,9 @@ LEDGER: Final = "ledger.json"
 STREAMED: Final = ", unlabelled, streamed"
 """How the use of footage ends."""
 
+LABELLED: Final = ", labelled"
+"""How the use of scenes that came with their labels ends."""
+
 UNKNOWN: Final = (
     "nothing tells which scenes the run has seen",
     "restore it, or run the stage again",
@@ -35,8 +38,8 @@ def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
     found: Ledger = {}
     for split in ("train", "val"):
         for scene in scenes.get(split, ()):
-            kind = "unlabelled" if scene.actions is None and scene.reasons is None else "labelled"
-            found.setdefault(f"{stage} {split}, {kind}", []).append(scene.id)
+            kind = ", unlabelled" if scene.actions is None and scene.reasons is None else LABELLED
+            found.setdefault(f"{stage} {split}{kind}", []).append(scene.id)
     return {use: sorted(ids) for use, ids in found.items()}
 
 
@@ -94,6 +97,17 @@ def merge(ledgers: Iterable[Ledger]) -> Ledger:
         for use, ids in ledger.items():
             merged.setdefault(use, set()).update(ids)
     return {use: sorted(merged[use]) for use in sorted(merged)}
+
+
+def labelled_ids(ledger: Ledger, part: str = "") -> set[str]:
+    """The scenes whose labels were used, over all stages and each once.
+
+    Args:
+        ledger: of a run, which holds the uses of the stages that it is built on too.
+        part: ``train`` or ``val`` alone; all uses if empty.
+    """
+    ending = f" {part}{LABELLED}" if part else LABELLED
+    return {name for use, ids in ledger.items() if use.endswith(ending) for name in ids}
 
 
 def check(ledger: Ledger, test_ids: Iterable[str]) -> None:

@@ -14,14 +14,19 @@ from lvad.data.records import DataError
 def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     """What a fit sees, and what the models that it learns from have seen.
 
+    A held-out judge that scores validation scenes chooses the checkpoint, so its labels count; without such scenes it
+    teaches nothing.
+
     Args:
         data: of the fit, set up.
         module: its stage.
     """
     stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
+    scorer = None if data.scenes.get("val") else getattr(getattr(module, "held_out", None), "judge", None)
     rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
     beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
-    return ledger.merge([*inherited(getattr(module, "built_on", module)), data.uses(stage), beside])
+    before = inherited(getattr(module, "built_on", module), scorer)
+    return ledger.merge([*before, data.uses(stage), beside])
 
 
 def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
@@ -45,7 +50,13 @@ def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     return ledger.merge(found)
 
 
-def inherited(module: nn.Module) -> list[ledger.Ledger]:
-    """The ledgers of the models that a part of a stage holds."""
-    sources = {getattr(part, "source", None) for part in module.modules()}
+def inherited(module: nn.Module, without: nn.Module | None = None) -> list[ledger.Ledger]:
+    """The ledgers of the models that a part of a stage holds.
+
+    Args:
+        module: the part.
+        without: a part of it that does not count.
+    """
+    left_out = set() if without is None else set(without.modules())
+    sources = {getattr(part, "source", None) for part in module.modules() if part not in left_out}
     return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]

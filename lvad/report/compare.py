@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from lvad.data.ledger import Ledger, read_ledger
+from lvad.data.ledger import Ledger, labelled_ids, read_ledger
 from lvad.data.records import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
 from lvad.metrics.floors import Labels, floor_answers
@@ -27,7 +27,6 @@ from lvad.types import AnsweredScene
 ALWAYS_STOP: Final = "always stop"
 FLOORS: Final = (ALWAYS_STOP, "all positive", "all negative")
 
-_LABELLED: Final = ", labelled"  # how the ledger ends the use of scenes that came with their labels
 _SHOWN_IDS: Final = 3
 
 Scores = Mapping[str, Interval]
@@ -46,11 +45,13 @@ class Run(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """Different scenes whose labels a run was given, and the models that it holds: earlier stages, and a judge too."""
+    """Different scenes whose labels a run was given, and the stages that it is built on, their rewards included."""
 
+    labels: int | None
+    """Each scene once, whatever it was used for; None where there is no ledger."""
     train: int
     val: int
-    """Only to choose a checkpoint."""
+    """Used to choose a checkpoint, to stop, or to calibrate: labels as well."""
 
 
 class Comparison(NamedTuple):
@@ -163,11 +164,8 @@ def _label_scores(run: Run) -> list[LabelScore]:
 
 def label_budget(ledger: Ledger) -> Budget:
     """Count the labelled scenes of all stages in a ledger, each once."""
-
-    def count(split: str) -> int:
-        return len({name for use, ids in ledger.items() if use.endswith(f" {split}{_LABELLED}") for name in ids})
-
-    return Budget(count("train"), count("val"))
+    labels = len(labelled_ids(ledger)) if ledger else None
+    return Budget(labels, len(labelled_ids(ledger, "train")), len(labelled_ids(ledger, "val")))
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -56,7 +56,7 @@ def comparison_tables(found: Comparison) -> list[Table]:
     """Scores with their 95 % intervals, paired differences, and the labels that each run was given."""
     rows = {**found.arms, **found.floors}
     tables = [
-        _scores_table(f"{title}, {found.num_scenes} test scenes, % (95 % interval)", columns, rows)
+        _scores_table(f"{title}, {found.num_scenes} test scenes, % (95 % interval)", columns, rows, _labels(found))
         for title, columns in _TABLES.items()
         if any(score in scores for score in columns for scores in found.arms.values())
     ]
@@ -65,7 +65,7 @@ def comparison_tables(found: Comparison) -> list[Table]:
 
 def comparison_text(found: Comparison) -> str:
     """The tables as Markdown, and whether the runs were given as many labels as each other."""
-    return "\n".join([*map(markdown, comparison_tables(found)), _budget_line(found)])
+    return "\n".join([*map(markdown, comparison_tables(found)), label_line(_labels(found))])
 
 
 def comparison_rows(found: Comparison) -> Iterator[dict[str, Any]]:
@@ -150,10 +150,19 @@ def _columns(scores: Scores, names: Sequence[str]) -> np.ndarray:
     return 100 * np.array([scores.get(name, nothing) for name in names], dtype=np.float64).T
 
 
-def _scores_table(title: str, columns: Mapping[str, str], rows: Mapping[str, Scores]) -> Table:
+def _labels(found: Comparison) -> dict[str, int | None]:
+    return {name: budget.labels for name, budget in found.budgets.items()}
+
+
+def _scores_table(
+    title: str, columns: Mapping[str, str], rows: Mapping[str, Scores], labels: Mapping[str, int | None]
+) -> Table:
     known = {score: name for score, name in columns.items() if any(score in scores for scores in rows.values())}
-    cells = [(name, *(_cell(scores.get(score)) for score in known)) for name, scores in rows.items()]
-    return _aligned(title, ("", *known.values()), cells)
+    cells = [
+        (name, label_count(labels.get(name, 0)), *(_cell(scores.get(score)) for score in known))
+        for name, scores in rows.items()  # floors have learnt from none
+    ]
+    return _aligned(title, ("", "labels", *known.values()), cells)
 
 
 def _differences_table(found: Comparison) -> Table:
@@ -166,22 +175,26 @@ def _differences_table(found: Comparison) -> Table:
 
 def _budgets_table(found: Comparison) -> Table:
     cells = [
-        (name, str(budget.train), str(budget.val), str(found.folders[name])) for name, budget in found.budgets.items()
+        (name, label_count(budget.labels), str(budget.train), str(budget.val), str(found.folders[name]))
+        for name, budget in found.budgets.items()
     ]
-    return _aligned(
-        "Labelled scenes that each run saw, and the models that it holds", ("", "train", "val", "run"), cells
-    )
+    title = "Labelled scenes over all stages of each run, their rewards included, each scene once"
+    return _aligned(title, ("", "labels", "for training", "for validation", "run"), cells)
 
 
-def _budget_line(found: Comparison) -> str:
-    trained = {name: budget.train for name, budget in found.budgets.items()}
-    if not all(trained.values()):
-        unknown = [name for name, count in trained.items() if not count]
-        return f"Label budgets: not known of {', '.join(unknown)} (no ledger.json, or none of its scenes had labels).\n"
-    if len(set(trained.values())) == 1:
-        return f"Label budgets are equal: {next(iter(trained.values()))} training scenes with labels.\n"
-    counts = ", ".join(f"{name} {count}" for name, count in trained.items())
-    return f"Label budgets DIFFER: {counts} training scenes with labels, over all models.\n"
+def label_count(count: int | None) -> str:
+    """A number of labels; a question mark where nothing tells it."""
+    return "?" if count is None else f"{count:,}"
+
+
+def label_line(labels: Mapping[str, int | None]) -> str:
+    """Whether runs have as many labels as each other, over all stages; equal is said of nothing else."""
+    counts = ", ".join(f"{name} {label_count(count)}" for name, count in labels.items())
+    if unknown := [name for name, count in labels.items() if count is None]:
+        return f"Labels are not known of {', '.join(unknown)}, which has no ledger.json: {counts}.\n"
+    if len(set(labels.values())) == 1:
+        return f"Labels are equal over all stages: {counts}.\n"
+    return f"Labels DIFFER over all stages: {counts}. The runs are not compared at the same cost.\n"
 
 
 def _aligned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

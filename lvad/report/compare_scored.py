@@ -8,9 +8,11 @@ from typing import Any, Final, NamedTuple
 import torch
 from matplotlib.figure import Figure
 
+from lvad.data.ledger import read_ledger
 from lvad.data.records import DataError
 from lvad.metrics.intervals import Interval, bootstrap_ratio
-from lvad.report.compare import excludes_zero
+from lvad.report.compare import excludes_zero, label_budget
+from lvad.report.compare_files import label_count, label_line
 from lvad.report.curves import BLUE, ORANGE, new_figure
 from lvad.report.run_curves import read_curves
 from lvad.report.runs import markdown, read_metrics, write_whole
@@ -33,6 +35,8 @@ class ScoredRun(NamedTuple):
     scenes: dict[str, SceneScores]
     """By id."""
     metrics: Mapping[str, float | None]
+    labels: int | None
+    """Labelled scenes over all its stages; None where there is no ledger."""
 
 
 class ScoredComparison(NamedTuple):
@@ -54,7 +58,7 @@ def read_scored_run(folder: Path, name: str) -> ScoredRun:
         DataError: if the file cannot be read.
     """
     scenes = {scene.id: scene for scene in read_scored(folder / SCORED)}
-    return ScoredRun(name, folder, scenes, read_metrics(folder))
+    return ScoredRun(name, folder, scenes, read_metrics(folder), label_budget(read_ledger(folder)).labels)
 
 
 def compare_scored(runs: Sequence[ScoredRun]) -> ScoredComparison:
@@ -87,7 +91,10 @@ def scored_tables(found: ScoredComparison) -> list[Table]:
         Table(
             f"{found.num_scenes} test scenes (95 % interval)",
             ("score", *found.scores),
-            tuple((score, *(_cell(own.get(score)) for own in found.scores.values())) for score in names),
+            (
+                ("labels", *(label_count(run.labels) for run in found.runs)),
+                *((score, *(_cell(own.get(score)) for own in found.scores.values())) for score in names),
+            ),
         )
     ]
     if found.differences:
@@ -98,8 +105,8 @@ def scored_tables(found: ScoredComparison) -> list[Table]:
 
 
 def scored_text(found: ScoredComparison) -> str:
-    """The tables as Markdown."""
-    return "\n".join(map(markdown, scored_tables(found)))
+    """The tables as Markdown, and whether the runs have as many labels as each other."""
+    return "\n".join([*map(markdown, scored_tables(found)), label_line({run.name: run.labels for run in found.runs})])
 
 
 def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]:
@@ -107,6 +114,7 @@ def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]
     whole = {
         "num_scenes": found.num_scenes,
         "folders": {run.name: str(run.folder) for run in found.runs},
+        "labels": {run.name: run.labels for run in found.runs},
         "scores": {name: _numbers(own) for name, own in found.scores.items()},
         "differences": {name: _numbers(own) for name, own in found.differences.items()},
     }

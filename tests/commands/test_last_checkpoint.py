@@ -8,6 +8,7 @@ import pytest
 import torch
 from going import Remembers, fit, last
 
+from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.records import DataError
 
 
@@ -59,6 +60,20 @@ def test_a_stop_by_time_goes_on_at_the_next_batch(tmp_path):
     assert len(begun.given) == 1
     rest, _ = fit(tmp_path, ckpt=last(tmp_path))
     assert begun.given + rest.given == fit(tmp_path / "whole")[0].given
+
+
+def test_without_validation_short_epochs_are_not_written_one_by_one(tmp_path, monkeypatch):
+    """12 epochs of 4 batches: at the ends of epochs 5 and 10, which are 20 batches apart, and of the fit."""
+    steps = []
+    write = LastCheckpoint._write
+
+    def note(callback, trainer):
+        steps.append(trainer.global_step)
+        write(callback, trainer)
+
+    monkeypatch.setattr(LastCheckpoint, "_write", note)
+    fit(tmp_path, limit_val_batches=0, max_epochs=12)
+    assert steps == [20, 40, 48]
 
 
 def test_a_second_fit_of_a_finished_one_trains_nothing(tmp_path):

@@ -272,7 +272,7 @@ def test_the_whole_method_on_drawn_scenes(tmp_path, monkeypatch, capfd):
     assert main(["pipeline", "--config", "p.yaml", "--name", "tiny"]) == 0
     folder = tmp_path / "logs/pipeline/tiny"
     said = capfd.readouterr().out
-    assert "Label budgets are equal: 16 training scenes with labels." in said
+    assert "Labels are equal over all stages: pipeline 24, sft baseline 24." in said
     for name in ("reward", "rloo", "two_stage", "action_sft"):
         assert (folder / name / "checkpoints/last.ckpt").is_file()
         assert "seed_everything: 3" in (folder / name / "config.yaml").read_text()

@@ -4,10 +4,12 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from lvad.assets import CHECKPOINTS
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
-from lvad.data.ledger import LEDGER, dump, read_ledger
+from lvad.data.ledger import LEDGER, dump, labelled_ids, read_ledger
 from lvad.data.records import DataError
+from lvad.report.budget import seen_by
 from lvad.report.recorder import RunRecorder
 
 
@@ -154,3 +156,22 @@ def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tm
     assert not any(use.startswith("CLIPReward") for use in read_ledger(tmp_path / "run"))
     with pytest.raises(DataError, match="CLIPReward train, labelled"):
         trainer.test(Judged(folder), data, verbose=False)
+
+
+@pytest.mark.parametrize(("budget", "counts"), [(None, True), (4, False)])
+def test_a_held_out_judge_costs_its_labels_where_there_is_something_to_choose_by(tmp_path, drawn_root, budget, counts):
+    """And a reward always: embedded/clip-reward was tuned and chosen on 1,400 + 200 labelled scenes."""
+
+    class Rewarded(Holds):
+        def __init__(self, reward, judge):
+            super().__init__(reward)
+            self.held_out = torch.nn.Module()
+            self.held_out.judge = torch.nn.Identity()
+            self.held_out.judge.source = str(judge)
+
+    (tmp_path / LEDGER).write_text(dump({"CLIPReward train, labelled": ["of the judge"]}))
+    data = scenes_of(drawn_root, budget=budget)
+    seen = seen_by(data, Rewarded(CHECKPOINTS / "clip-reward", tmp_path))
+    assert ("of the judge" in labelled_ids(seen)) == counts
+    own = len(data.scenes["train"]) + len(data.scenes["val"])
+    assert len(labelled_ids(seen)) == 1600 + own + counts

@@ -131,12 +131,17 @@ def test_a_budget_counts_each_labelled_scene_once(tmp_path):
         "CLIPReward train, labelled": ["a", "b"],
         "ActionSFT train, labelled": ["b", "c"],
         "RLOOPolicy train, unlabelled": ["d", "e"],
-        "ActionSFT val, labelled": ["f"],
+        "ActionSFT val, labelled": ["f", "a"],
+        "RLOOPolicy rehearsal train, labelled": ["c", "g"],
+        "ActionSFT train, pseudo-labelled": ["h"],
     }
-    assert label_budget(ledger) == Budget(train=3, val=1)
+    # a, b, c and g to train on, f and a to validate on; a counts once.
+    assert label_budget(ledger) == Budget(labels=5, train=4, val=2)
+    assert label_budget({}) == Budget(None, 0, 0)
+    assert label_budget({"RLOOPolicy train, unlabelled": ["d"]}) == Budget(0, 0, 0)
     write_run(tmp_path, (NOTHING,) * 4)
     (tmp_path / "ledger.json").write_text(json.dumps(ledger))
-    assert compare([read_run(tmp_path, "a")]).budgets == {"a": Budget(3, 1)}
+    assert compare([read_run(tmp_path, "a")]).budgets == {"a": Budget(5, 4, 2)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lvad.report.compare import Budget, Comparison
 from lvad.report.compare_files import comparison_tables, comparison_text, write_comparison
 from lvad.report.label_tables import LabelScore
 
-EQUAL = (Budget(100, 8), Budget(100, 8))
+EQUAL = (Budget(108, 100, 8), Budget(108, 100, 8))
 
 
 def comparison(budgets=EQUAL, auroc=float("nan")):
@@ -38,26 +38,30 @@ def comparison(budgets=EQUAL, auroc=float("nan")):
 
 def test_tables_have_runs_and_floors_as_rows():
     actions, probabilities, said, f1, differences, budgets = comparison_tables(comparison())
-    assert [cell.strip() for cell in actions.columns] == ["", "macro-F1"]
-    rows = {row[0].strip(): row[1].strip() for row in actions.rows}
+    assert [cell.strip() for cell in actions.columns] == ["", "labels", "macro-F1"]
+    rows = {row[0].strip(): row[2].strip() for row in actions.rows}
+    assert [row[1].strip() for row in actions.rows] == ["108", "108", "0", "0", "0"]
     assert list(rows) == ["mine", "other", "always stop", "all positive", "all negative"]
     assert rows["mine"] == "50.0 (40.0 to 60.0)"
-    assert [row[1].strip() for row in probabilities.rows] == ["-"] * 5
+    assert [row[2].strip() for row in probabilities.rows] == ["-"] * 5
     assert differences.title.startswith("mine minus each other")
     cells = [cell.strip() for cell in differences.rows[0]]
     assert cells == ["action_macro_f1", "+25.0 (+10.0 to +40.0) *", "+37.5 (-1.0 to +50.0)"]
     assert said.columns == ("label", "true", "mine", "other")
     assert said.rows == (("stop", "150", "120", "300"), ("left", "0", "0", "9"))
     assert f1.rows == (("stop", "80.00", "66.70"), ("left", "0.00", "0.00"))
-    assert [cell.strip() for cell in budgets.rows[0]] == ["mine", "100", "8", "logs/mine"]
+    assert [cell.strip() for cell in budgets.rows[0]] == ["mine", "108", "100", "8", "logs/mine"]
 
 
 @pytest.mark.parametrize(
     ("budgets", "line"),
     [
-        ((Budget(100, 8), Budget(100, 0)), "Label budgets are equal: 100 training scenes with labels."),
-        ((Budget(1500, 8), Budget(100, 8)), "Label budgets DIFFER: mine 1500, other 100 training scenes with labels"),
-        ((Budget(100, 8), Budget(0, 0)), "Label budgets: not known of other (no ledger.json"),
+        (EQUAL, "Labels are equal over all stages: mine 108, other 108."),
+        # As many in training, but one of them chose its checkpoint by eight more.
+        ((Budget(108, 100, 8), Budget(100, 100, 0)), "Labels DIFFER over all stages: mine 108, other 100."),
+        ((Budget(1508, 1500, 8), Budget(108, 100, 8)), "Labels DIFFER over all stages: mine 1,508, other 108."),
+        ((Budget(0, 0, 0), Budget(0, 0, 0)), "Labels are equal over all stages: mine 0, other 0."),
+        ((Budget(108, 100, 8), Budget(None, 0, 0)), "Labels are not known of other, which has no ledger.json"),
     ],
 )
 def test_label_budgets_are_held_against_each_other(budgets, line):
@@ -68,7 +72,7 @@ def test_four_files_with_the_same_rows(tmp_path):
     files = write_comparison(tmp_path / "out", comparison())
     assert [file.name for file in files] == [f"comparison.{kind}" for kind in ("md", "csv", "json", "png")]
     found = json.loads(files[2].read_text())
-    assert found["labelled_scenes"]["mine"] == {"train": 100, "val": 8}
+    assert found["labelled_scenes"]["mine"] == {"labels": 108, "train": 100, "val": 8}
     assert found["scores"][0] == {
         "kind": "arm", "name": "mine", "minus": None, "score": "action_macro_f1", "mean": 0.5, "low": 0.4, "high": 0.6,
         "excludes_zero": None,

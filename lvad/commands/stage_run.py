@@ -1,0 +1,182 @@
+"""One stage of a pipeline or study: run what is not done, go on with what was broken off, replace what is stale."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from lvad.commands.flags import given_flags
+from lvad.commands.stage_plan import REPLACED, Record, why_stale
+from lvad.data.records import DataError, read_json
+from lvad.report.runs import CONFIG, METRICS, MODEL, best_checkpoint, write_whole
+
+RECORD: Final = "stage.json"
+
+Say = Callable[[str], None]
+Run = Callable[[list[str]], int]
+"""Runs ``lvad ARGS`` in a process of its own; returns its exit code."""
+
+
+class Asked(NamedTuple):
+    """What a stage's folder should hold."""
+
+    name: str
+    """For messages."""
+    folder: Path
+    record: Record
+    """Of a fit that begins now."""
+    test: bool
+    """Run ``lvad test`` after the fit."""
+
+
+def run_stage(asked: Asked, say: Say, run: Run) -> Record:
+    """Fit and test what is not done yet.
+
+    Args:
+        asked: the stage.
+        say: takes a line of what is done and why.
+        run: starts a process.
+
+    Returns:
+        The record of the finished stage.
+
+    Raises:
+        DataError: if it fails, naming it, its exit code and the command to repeat.
+    """
+    name, folder, record, test = asked
+    known = read_record(folder)
+    reason = why_stale(known, record)
+    if not reason and known is not None and is_whole(folder, known):
+        say(f"fit skipped: finished at {known.finished}")
+        record = known
+    else:
+        record = _fit(asked, reason, say, run)
+    if not test:
+        return record
+    if record.test_s is not None:
+        say("test skipped: done after the fit")
+        return record
+    return _write_record(folder, record._replace(test_s=call(name, test_args(folder), say, run)))
+
+
+def _fit(asked: Asked, reason: str, say: Say, run: Run) -> Record:
+    name, folder, record, _ = asked
+    last = folder / "checkpoints/last.ckpt"
+    is_resumed = not reason and last.exists()
+    if is_resumed:
+        say(f"fit goes on from {last}: it was broken off")
+    else:
+        say(f"fit: {reason or 'it was broken off before its first checkpoint, or its model is gone'}")
+        _clear(folder, say)
+    _write_record(folder, record)
+    seconds = call(name, [*record.command, *(["--ckpt_path", str(last)] if is_resumed else [])], say, run)
+    finished = record._replace(finished=datetime.now(UTC).isoformat(), fit_s=seconds)
+    if not is_whole(folder, finished):
+        raise DataError(f"stage {name!r} left no {MODEL}/ and {METRICS} in {folder}; its export must be on")
+    return _write_record(folder, finished)
+
+
+def test_args(folder: Path) -> list[str]:
+    """What is typed after ``lvad`` to test a finished stage."""
+    return ["test", "--config", str(folder / CONFIG), "--ckpt_path", str(best_checkpoint(folder))]
+
+
+def is_whole(folder: Path, record: Record) -> bool:
+    """Whether a fit ended and what it left is still there."""
+    return record.finished is not None and (folder / MODEL).is_dir() and (folder / METRICS).is_file()
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a stage's folder; None where there is none.
+
+    Raises:
+        DataError: if the file is no record.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = read_json(path, dict)
+    needed = set(Record._fields) - set(Record._field_defaults)
+    if not needed <= set(content) <= set(Record._fields):
+        raise DataError.at(
+            path, "", f"must hold {list(Record._fields)}", "move its folder away, and the stage runs again"
+        )
+    return Record(**content)
+
+
+def _write_record(folder: Path, record: Record) -> Record:
+    write_whole(folder / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
+    return record
+
+
+def _clear(folder: Path, say: Say) -> None:
+    """Move an earlier fit out of the way; what never reached a checkpoint is not worth keeping.
+
+    Raises:
+        DataError: if the folder holds something else than a stage of a pipeline.
+    """
+    if not folder.exists():
+        return
+    if not (folder / "checkpoints").is_dir() and not (folder / MODEL).is_dir():
+        if not (folder / RECORD).is_file() and any(folder.iterdir()):
+            problem = f"holds files, but no {RECORD}: no pipeline made it"
+            raise DataError.at(folder, "", problem, "move it away, or choose another root or name")
+        shutil.rmtree(folder)
+        return
+    parent = folder.parent / REPLACED
+    parent.mkdir(exist_ok=True)
+    number = next(n for n in range(1, sys.maxsize) if not (parent / f"{folder.name}-{n}").exists())
+    folder.rename(parent / f"{folder.name}-{number}")
+    say(f"the earlier one was moved to {parent / f'{folder.name}-{number}'}")
+
+
+def call(name: str, args: list[str], say: Say, run: Run) -> float:
+    """Run ``lvad ARGS`` in a process of its own; returns its wall seconds.
+
+    Raises:
+        DataError: if it fails.
+    """
+    line = shlex.join(["lvad", *args])
+    say(f"$ {line}")
+    start_s = time.perf_counter()
+    code = run(args)
+    if code:
+        kept = "what is finished is kept: the command that you gave goes on from there"
+        raise DataError(f"stage {name!r} ended with exit code {code}; to repeat it alone: {line} ({kept})")
+    return time.perf_counter() - start_s
+
+
+def lvad_process(args: list[str]) -> list[str]:
+    """The command of a process that runs ``lvad ARGS`` with the flags of this one."""
+    return [sys.executable, "-m", "lvad.cli", *args, *given_flags()]
+
+
+def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
+    """Run a command to its end; what ends this process ends it too, once it has written its checkpoint.
+
+    Args:
+        command: what to run.
+        pass_fds: file descriptors that it holds too.
+
+    Returns:
+        Its exit code.
+    """
+    process = subprocess.Popen(command, pass_fds=pass_fds)
+    try:
+        return process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)  # Ctrl-C has reached it as well, SIGTERM has not
+        try:
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        raise

@@ -1,0 +1,218 @@
+"""``lvad study``: budgets of labels x seeds x ways of learning, each cell a run folder, and what they say together.
+
+Every stage is an ``lvad fit`` in a process of its own, several at a time; what arms have in common is done once. A
+second call goes on where the first stopped. ``--arms``, ``--budgets`` and ``--seeds`` run a part, down to one cell.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lvad.assets import resolve_config
+from lvad.commands.one_line import in_one_line
+from lvad.commands.pipeline import alone
+from lvad.commands.stage_plan import Record
+from lvad.commands.stage_run import Asked, lvad_process, run_stage
+from lvad.commands.study_costs import Cost, costs, duration, plan_lines, total_line
+from lvad.commands.study_plan import Job, Plan, Study, make_plan, read_study, repeat_args
+from lvad.commands.study_queue import Place, Processes, run_queue
+from lvad.commands.study_results import EXTRA, finished, read_cells, run_extra
+from lvad.commands.trust import parsed
+from lvad.data.records import DataError
+
+
+def make_parser() -> ArgumentParser:
+    """The options of ``lvad study``."""
+    parser = ArgumentParser(prog="lvad study", description=__doc__, exit_on_error=False)
+    add = parser.add_argument
+    add("--config", default="configs/study/label_efficiency.yaml", help="budgets, seeds and arms")
+    add("--arms", nargs="+", type=str, help="of the file; all if left out")
+    add("--budgets", nargs="+", type=int, help="numbers of labels; the file's if left out")
+    add("--seeds", nargs="+", type=int, help="the file's if left out")
+    add("--parallel", type=int | None, help="stages at a time; the file's if left out")
+    add("--dry-run", action="store_true", help="print the stages, their commands and what they cost, and run nothing")
+    return parser
+
+
+@in_one_line
+def run(args: list[str]) -> int:
+    """Run ``lvad study ARGS`` and return the exit code."""
+    given = parsed(make_parser(), args)
+    # Ends the stages that are at work as well, as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        print("lvad: broken off; run the study again to go on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(given: Namespace) -> int:
+    study = read_study(resolve_config(given.config))
+    plan = make_plan(study, given.arms, given.budgets, given.seeds)
+    parallel = study.parallel if given.parallel is None else given.parallel
+    if parallel < 1:
+        raise DataError(f"--parallel must be at least 1, got {parallel}")
+    if given.dry_run:
+        print("\n".join(plan_lines(study, plan, finished(plan), parallel)))
+        return 0
+    with alone(study.folder) as lock:
+        failed = _run_jobs(study, plan, parallel, lock)
+        _report(study, plan, given.config)
+    for folder, problem in failed.items():
+        cells = [cell for cell in plan.cells if folder in cell.chain]
+        again = shlex.join(["lvad", *repeat_args(given.config, cells)])
+        print(f"lvad: error: {folder}: {problem}; to repeat: {again}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class _Work:
+    """Does the stages of a study, in threads."""
+
+    def __init__(self, study: Study, processes: Processes, commit: str | None) -> None:
+        self.study, self.processes, self.commit = study, processes, commit
+        self.records: dict[Path, Record] = {}
+
+    def __call__(self, job: Job, place: Place) -> None:
+        """Fit, test, and test on the extra scenes; what is done is skipped."""
+        log = job.folder.with_name(f"{job.folder.name}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        say, run = partial(_note, log), partial(self._run, log, place)
+        expected = job.record(self.records)._replace(commit=self.commit, device=_device_name(place))
+        try:
+            record = run_stage(Asked(job.name, job.folder, expected, job.test), say, run)
+            if job.is_result and self.study.extra_test:
+                run_extra(self.study, job, record, say, run)
+        except DataError as error:
+            raise DataError(f"{error}; {_last_line(log)} in {log}") from error
+        self.records[job.folder] = record
+
+    def _run(self, log: Path, place: Place, args: list[str]) -> int:
+        return self.processes.run(lvad_process(args), place.environment, log)
+
+
+class _Display:
+    """A bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, each: dict[Path, Cost], total: int, parallel: int) -> None:
+        self.each, self.total, self.parallel, self.num_ended = each, total, parallel, 0
+        self._started_s: dict[Path, float] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, disable=not sys.stdout.isatty())
+        self._task = self.bar.add_task("stages", total=total)
+
+    def started(self, job: Job) -> None:
+        """Say which."""
+        self._started_s[job.folder] = time.perf_counter()
+        if job.folder in self.each:
+            self._say(f"started {_short(job)}")
+        self._show()
+
+    def ended(self, job: Job, problem: str) -> None:
+        """Say how long it took, and how long the rest will."""
+        self.num_ended += 1
+        begun_s = self._started_s.pop(job.folder, None)
+        is_new = self.each.pop(job.folder, None) is not None
+        took = "" if begun_s is None else f" in {duration(time.perf_counter() - begun_s)}"
+        if is_new or problem:
+            self._say(
+                f"{'FAILED' if problem else 'finished'} {_short(job)}{took}; {total_line(self.each, self.parallel)}"
+            )
+        self.bar.advance(self._task)
+        self._show()
+
+    def _show(self) -> None:
+        names = ", ".join("/".join(folder.parts[-3:]) for folder in self._started_s)
+        self.bar.update(self._task, description=names or "stages")
+
+    def _say(self, text: str) -> None:
+        line = f"lvad: [{self.num_ended}/{self.total}] {text}"
+        if self.bar.disable:
+            print(line, flush=True)
+        else:
+            self.bar.console.print(line, markup=False, highlight=False)
+
+
+def _run_jobs(study: Study, plan: Plan, parallel: int, lock: int) -> dict[Path, str]:
+    processes = Processes((lock,))
+    done = finished(plan)
+    display = _Display(costs(study, plan, done), len(plan.jobs), parallel)
+    places = [Place(study.threads, device) for device in _devices(parallel)]
+    with display.bar:
+        return run_queue(plan.jobs, places, _Work(study, processes, _commit()), display, processes.end)
+
+
+def _report(study: Study, plan: Plan, config: str) -> None:
+    """Of all cells that are finished, this call's and earlier ones'."""
+    from lvad.report.study import TEST, find  # takes seconds to import, and the first stage need not wait for it
+    from lvad.report.study_files import study_text, write_study
+
+    whole = make_plan(study)
+    both = Plan(whole.jobs | plan.jobs, list(dict.fromkeys([*whole.cells, *plan.cells])))
+    cells = list(read_cells(study, both, config))
+    if not cells:
+        return
+    findings = [find(cells, study.references, TEST)]
+    if further := [cell for cell in cells if EXTRA in cell.answered]:
+        findings.append(find(further, study.references, EXTRA))
+    files = write_study(study.folder, study.name, cells, findings)
+    print(f"\n{study_text(study.name, findings)}\nstudy: {', '.join(map(str, files))}")
+
+
+def _devices(parallel: int) -> list[int | None]:
+    """Of each stage that runs at a time: the GPUs in turn, none without a GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        known = [int(name) for name in visible.split(",") if name.strip().isdigit()]
+    else:
+        import torch
+
+        known = list(range(torch.cuda.device_count()))
+    return [known[i % len(known)] if known else None for i in range(parallel)]
+
+
+def _device_name(place: Place) -> str:
+    if place.device is None:
+        return f"cpu, {place.threads} threads"
+    import torch
+
+    return torch.cuda.get_device_name(place.device) if torch.cuda.is_available() else f"cuda:{place.device}"
+
+
+def _commit() -> str | None:
+    """Of the code, where it lies in a repository."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+_LOG = threading.Lock()
+
+
+def _note(log: Path, text: str) -> None:
+    with _LOG, log.open("a", encoding="utf-8") as file:
+        file.write(f"lvad: {text}\n")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("lvad: error:")]
+    return repr((errors or lines or [""])[-1][:300])
+
+
+def _short(job: Job) -> str:
+    return "/".join(job.folder.parts[-3:])

@@ -1,0 +1,144 @@
+"""A queue of stages over cores or devices: each starts when those that it is built on are finished and a place is free.
+
+A stage that fails takes with it those that are built on it, and no other.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from lvad.commands.study_plan import Job
+from lvad.data.records import DataError
+
+
+class Place(NamedTuple):
+    """Where a stage runs: some of the threads, and on a machine with GPUs one of them."""
+
+    threads: int
+    device: int | None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of its processes."""
+        given = {"OMP_NUM_THREADS": str(self.threads)}
+        return given if self.device is None else {**given, "CUDA_VISIBLE_DEVICES": str(self.device)}
+
+
+class Watcher(Protocol):
+    """Is told what the queue does."""
+
+    def started(self, job: Job) -> None:
+        """A stage has begun."""
+        ...
+
+    def ended(self, job: Job, problem: str) -> None:
+        """A stage has ended; what is wrong with it, empty for nothing."""
+        ...
+
+
+class Processes:
+    """The processes of all stages that run, to be ended together."""
+
+    def __init__(self, pass_fds: Sequence[int] = ()) -> None:
+        self.pass_fds = pass_fds
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_over = False
+
+    def run(self, command: list[str], environment: Mapping[str, str], log: Path) -> int:
+        """Run a command to its end, what it says appended to a file.
+
+        Returns:
+            Its exit code; that of a process ended by SIGTERM once all were ended.
+        """
+        with log.open("ab") as output:
+            with self._lock:
+                if self._is_over:
+                    return -signal.SIGTERM
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    pass_fds=self.pass_fds,
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def end(self) -> None:
+        """Let each write its checkpoint and end; start no more."""
+        with self._lock:
+            self._is_over = True
+            for process in self._running:
+                process.send_signal(signal.SIGTERM)
+
+
+def run_queue(
+    jobs: Mapping[Path, Job],
+    places: Sequence[Place],
+    work: Callable[[Job, Place], None],
+    watcher: Watcher,
+    end: Callable[[], None],
+) -> dict[Path, str]:
+    """Do all jobs, as many at a time as there are places.
+
+    Args:
+        jobs: by folder, each behind those that it is built on.
+        places: at least one.
+        work: does a job, in a thread of its own; a ``DataError`` is its failure.
+        watcher: is told of starts and ends.
+        end: makes those that are at work end soon, where this thread is interrupted.
+
+    Returns:
+        Of each job that failed, or could not begin for want of another: what is wrong.
+    """
+    waiting, done, failed = dict(jobs), set[Path](), dict[Path, str]()
+    free = list(reversed(places))
+    running: dict[Future[None], tuple[Job, Place]] = {}
+    with ThreadPoolExecutor(len(places)) as pool:
+        try:
+            while waiting or running:
+                _give_up(waiting, failed, watcher)
+                for job in [job for job in waiting.values() if done.issuperset(job.inputs)][: len(free)]:
+                    del waiting[job.folder]
+                    place = free.pop()
+                    watcher.started(job)
+                    running[pool.submit(work, job, place)] = (job, place)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job, place = running.pop(future)
+                    free.append(place)
+                    if problem := _problem(future):
+                        failed[job.folder] = problem
+                    else:
+                        done.add(job.folder)
+                    watcher.ended(job, problem)
+        except BaseException:
+            end()
+            raise
+    return failed
+
+
+def _give_up(waiting: dict[Path, Job], failed: dict[Path, str], watcher: Watcher) -> None:
+    for folder, job in list(waiting.items()):
+        if missing := [name for name in job.inputs if name in failed]:
+            failed[folder] = f"not run: {missing[0]} failed"
+            del waiting[folder]
+            watcher.ended(job, failed[folder])
+
+
+def _problem(future: Future[None]) -> str:
+    try:
+        future.result()
+    except (DataError, OSError) as error:
+        return str(error)
+    return ""

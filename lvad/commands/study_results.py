@@ -1,0 +1,103 @@
+"""The finished cells of a study, read from their run folders."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from lvad.commands.stage_plan import Record, why_stale
+from lvad.commands.stage_run import Run, Say, call, is_whole, read_record, test_args
+from lvad.commands.study_plan import Cell, Job, Plan, Study, repeat_args
+from lvad.data.ledger import labelled_ids, ledger_of_run
+from lvad.data.records import DataError, read_json
+from lvad.report.answers import ANSWERS
+from lvad.report.compare import read_run
+from lvad.report.runs import write_whole
+from lvad.report.study import TEST, CellResult, score
+
+EXTRA: Final = "extra_test"
+"""Folder of the second test within a run's; the name of its scenes too."""
+_DONE: Final = "test.json"
+
+
+def finished(plan: Plan) -> dict[Path, Record]:
+    """The records of the stages that are done as the plan asks, with all that they are built on."""
+    records: dict[Path, Record] = {}
+    for folder, job in plan.jobs.items():
+        known = read_record(folder)
+        if known is None or not is_whole(folder, known) or any(place not in records for place in job.inputs):
+            continue
+        if not why_stale(known, job.record(records)) and (known.test_s is not None or not job.test):
+            records[folder] = known
+    return records
+
+
+def extra_args(study: Study, folder: Path) -> list[str]:
+    """What is typed after ``lvad`` to test a finished stage on the extra scenes, into a folder of its own."""
+    place = ["--recorder.run_dir", str(folder / EXTRA), "--trainer.logger", "false"]
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in study.extra_test.items()}
+    return [*test_args(folder), *place, *(text for key, value in texts.items() for text in (f"--{key}", value))]
+
+
+def run_extra(study: Study, job: Job, record: Record, say: Say, run: Run) -> None:
+    """Test a finished stage on the extra scenes, once.
+
+    Raises:
+        DataError: if it fails.
+    """
+    if has_extra(study, job.folder, record):
+        return
+    args = extra_args(study, job.folder)
+    call(job.name, args, say, run)
+    write_whole(job.folder / EXTRA / _DONE, json.dumps({"command": args, "of": record.finished}, indent=2) + "\n")
+
+
+def has_extra(study: Study, folder: Path, record: Record) -> bool:
+    """Whether the extra test was made, as it is asked for now, of the present fit."""
+    path = folder / EXTRA / _DONE
+    return path.is_file() and read_json(path, dict) == {"command": extra_args(study, folder), "of": record.finished}
+
+
+def read_cells(study: Study, plan: Plan, config: str) -> Iterator[CellResult]:
+    """The cells that are finished, in the plan's order.
+
+    Args:
+        study: the whole.
+        plan: its stages and cells.
+        config: the study's file, as it is typed.
+
+    Raises:
+        DataError: for answers that cannot be read, or without labels.
+    """
+    records = finished(plan)
+    for cell in plan.cells:
+        if cell.folder in records:
+            yield _read_cell(study, plan, cell, records, config)
+
+
+def _read_cell(study: Study, plan: Plan, cell: Cell, records: Mapping[Path, Record], config: str) -> CellResult:
+    folder, record = cell.folder, records[cell.folder]
+    places = {TEST: folder}
+    if study.extra_test and has_extra(study, folder, record):
+        places[EXTRA] = folder / EXTRA
+    answered = {source: read_run(place, source).answered for source, place in places.items()}
+    if any(scene.true_reasons is None for scenes in answered.values() for scene in scenes):
+        raise DataError.at(
+            folder / ANSWERS, "", "has scenes without reasons", "let the arm's result have target: answer"
+        )
+    seconds = sum((records[place].fit_s or 0) + (records[place].test_s or 0) for place in cell.chain)
+    return CellResult(
+        arm=cell.arm,
+        budget=cell.budget,
+        seed=cell.seed,
+        folder=folder,
+        labels=len(labelled_ids(ledger_of_run(folder))),
+        seconds=round(seconds, 1),
+        device=record.device,
+        commit=record.commit,
+        command=shlex.join(["lvad", *repeat_args(config, [cell])]),
+        commands=[shlex.join(["lvad", *plan.jobs[place].command]) for place in cell.chain],
+        answered=answered,
+        scores={source: score(scenes) for source, scenes in answered.items()},
+    )

@@ -1,0 +1,82 @@
+"""Two systems on the same scenes and seeds: their difference, as sure as both seeds and scenes let it be.
+
+Shape letters of this file: N scenes, C labels (A or R), D draws, S seeds.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lvad.metrics.intervals import Interval
+
+
+class Said(NamedTuple):
+    """What a system said of N test scenes after one seed's training."""
+
+    predicted: Tensor
+    """bool[N, C]."""
+    true: Tensor
+    """bool[N, C]."""
+    recordings: list[str]
+    """N names; scenes of one recording are drawn together."""
+
+
+def weighted_macro_f1(
+    predicted: Bool[Tensor, "N C"], true: Bool[Tensor, "N C"], weights: Float[Tensor, "D N"]
+) -> Float[Tensor, " D"]:
+    """Macro-F1 of scenes that count as often as they weigh: the mean over classes of 2 TP / (predicted + true).
+
+    Args:
+        predicted: label sets.
+        true: label sets.
+        weights: at least 0; counts of a bootstrap's draws, or ones.
+
+    Returns:
+        As ``lvad.metrics.multilabel``: a class that is neither predicted nor true has F1 0.
+    """
+    both, either = (predicted & true).to(weights), predicted.to(weights) + true.to(weights)
+    return (2 * (weights @ both) / (weights @ either).clamp_min(1e-12)).mean(1)
+
+
+def paired_difference(first: Sequence[Said], second: Sequence[Said], num_draws: int = 2000, seed: int = 0) -> Interval:
+    """Macro-F1, first minus second, mean over seeds, with its 95 % interval over seeds and recordings.
+
+    Each draw takes S seeds and as many recordings as there are, both with replacement, and the same ones for both
+    systems.
+
+    Args:
+        first: one per seed, S.
+        second: the same seeds in the same order, each on the same scenes in the same order.
+        num_draws: resamples.
+        seed: the same values give the same interval.
+
+    Raises:
+        ValueError: for no seeds, other seeds, or truths that differ.
+
+    Source:
+        Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2): rows and columns are drawn apart.
+    """
+    if not first or len(first) != len(second):
+        raise ValueError(f"paired_difference takes the same seeds of both, got {len(first)} and {len(second)}")
+    if any(not torch.equal(one.true, two.true) for one, two in zip(first, second, strict=True)):
+        raise ValueError("truths differ; a paired comparison needs the same scenes in the same order")
+    generator = torch.Generator().manual_seed(seed)
+    places = {name: i for i, name in enumerate(dict.fromkeys(name for said in first for name in said.recordings))}
+    drawn = torch.randint(len(places), (num_draws, len(places)), generator=generator)
+    counts = torch.zeros(num_draws, len(places), dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    counts = torch.cat([torch.ones(1, len(places), dtype=torch.float64), counts])  # every recording once, first
+    columns = []
+    for one, two in zip(first, second, strict=True):
+        weights = counts[:, [places[name] for name in one.recordings]]
+        columns.append(
+            weighted_macro_f1(one.predicted, one.true, weights) - weighted_macro_f1(two.predicted, two.true, weights)
+        )
+    values = torch.stack(columns, 1)
+    seeds = torch.randint(len(first), (num_draws, len(first)), generator=generator)
+    draws = values[1:].gather(1, seeds).mean(1)
+    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(float(values[0].mean()), low, high)
