@@ -7,5 +7,6 @@ from lvad.modules.kl_control import KL
 from lvad.modules.kl_rate import KLRate
 from lvad.modules.rehearsal import Rehearsal
 from lvad.modules.rloo_policy import RLOOPolicy
+from lvad.modules.weight_average import AverageWeights
 
-__all__ = ["KL", "ActionSFT", "CLIPReward", "Controls", "KLRate", "RLOOPolicy", "Rehearsal"]
+__all__ = ["KL", "ActionSFT", "AverageWeights", "CLIPReward", "Controls", "KLRate", "RLOOPolicy", "Rehearsal"]

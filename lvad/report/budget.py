@@ -21,6 +21,8 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
     rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
     beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
+    if getattr(getattr(module, "describer", None), "is_oracle", False):
+        beside |= ledger.uses(f"{stage} oracle descriptions", {"train": data.scenes.get("train", [])})
     return ledger.merge([*inherited(getattr(module, "built_on", module)), data.uses(stage), beside])
 
 

@@ -1,5 +1,7 @@
 """Which scenes a run has seen: kept from its first step on, carried by what goes on from it, asked before a test."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -8,6 +10,7 @@ from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.ledger import LEDGER, dump, read_ledger
 from lvad.data.records import DataError
+from lvad.report.budget import seen_by
 from lvad.report.recorder import RunRecorder
 
 
@@ -154,3 +157,14 @@ def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tm
     assert not any(use.startswith("CLIPReward") for use in read_ledger(tmp_path / "run"))
     with pytest.raises(DataError, match="CLIPReward train, labelled"):
         trainer.test(Judged(folder), data, verbose=False)
+
+
+def test_true_descriptions_count_as_labels_of_their_own(drawn_root):
+    module = Holds("nowhere")
+    module.describer = SimpleNamespace(is_oracle=True)
+    seen = seen_by(scenes_of(drawn_root), module)
+    assert {use: len(ids) for use, ids in seen.items()} == {
+        "Holds oracle descriptions train, labelled": 16, "Holds train, labelled": 16, "Holds val, labelled": 8,
+    }  # fmt: skip
+    module.describer.is_oracle = False
+    assert not any("oracle" in use for use in seen_by(scenes_of(drawn_root), module))
