@@ -158,7 +158,7 @@ class ActionSFT(Shardable):
         labels = training_labels(scenes, with_reasons=False)
         if labels is not None:
             self.action_shares.copy_(labels.actions.float().mean(0))
-            labelled = [scene.id for scene in scenes if scene.actions is not None]
+            labelled = [scene.id for scene in scenes if scene.actions is not None and not scene.is_pseudo]
             self.scene_weights = dict(zip(labelled, action_weights(labels.actions).tolist(), strict=True))
 
     def on_test_epoch_start(self) -> None:

@@ -66,8 +66,9 @@ def answered_scenes(
 
 
 def training_labels(scenes: Sequence[Scene], with_reasons: bool) -> Labels | None:
-    """The labels that a constant answer may be learnt from; None where the training scenes have none."""
-    known = [s for s in scenes if s.actions is not None and (s.reasons is not None or not with_reasons)]
+    """The labels that a constant answer may be learnt from, a model's not among them; None without any."""
+    labelled = [s for s in scenes if s.actions is not None and not s.is_pseudo]
+    known = [s for s in labelled if s.reasons is not None or not with_reasons]
     if not known:
         return None
     reasons = torch.tensor([s.reasons for s in known]) if with_reasons else None
