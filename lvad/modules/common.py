@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.accumulation import MeanOverScenes
 
@@ -79,6 +80,18 @@ def make_optimizer(
             "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor},
         }
     return [made], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def data_of(trainer: Trainer) -> BDDOIADataModule:
+    """The data module of a run.
+
+    Raises:
+        DataError: where somebody's own loader gives the scenes.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, BDDOIADataModule):
+        raise DataError("training scenes without labels come from a BDDOIADataModule: give one as the fit's data")
+    return data
 
 
 def fit_progress(trainer: Trainer) -> float:

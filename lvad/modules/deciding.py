@@ -140,6 +140,15 @@ def questions(policy: HFPolicy, descriptions: Sequence[str]) -> list[str]:
     return [f"{description} {policy.prompts.decide}".strip() for description in descriptions]
 
 
+def name_reasons(policy: HFPolicy, view: View, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
+    """int64[B, R], the reasons that a view names behind given actions int[B, A]; both as of the scenes themselves."""
+    answers = read_answers(
+        _written_behind(policy, policy.encode(view.frames, view.queries), view, actions, grammar), True
+    )
+    reasons = torch.tensor([answer.reasons for answer in answers])
+    return reasons[:, list(MIRRORED_REASONS)] if view.is_mirrored else reasons
+
+
 def put_on_record(
     batch: Batch, decided: Decided, descriptions: Sequence[str], with_reasons: bool
 ) -> list[AnsweredScene]:
@@ -155,11 +164,18 @@ def _sets(policy: HFPolicy, view: View) -> Chances:
 
 def _reasons_behind(policy: HFPolicy, view: View, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
     """float[B, R], P(reason) behind the voted actions int[B, A], both as of the scenes and not of their mirror."""
-    own = actions[:, list(MIRRORED_ACTIONS)] if view.is_mirrored else actions
     prefix = policy.encode(view.frames, view.queries)
-    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_begun(policy, own)).texts
-    found = _reasons(policy, prefix, [row[0] for row in rows])
+    found = _reasons(policy, prefix, _written_behind(policy, prefix, view, actions, grammar))
     return found[:, list(MIRRORED_REASONS)] if view.is_mirrored else found
+
+
+def _written_behind(
+    policy: HFPolicy, prefix: Prefix, view: View, actions: Tensor, grammar: AnswerGrammar | None
+) -> list[str]:
+    """B greedy answers that begin with the scenes' actions, as a view sees them."""
+    own = actions[:, list(MIRRORED_ACTIONS)] if view.is_mirrored else actions
+    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_begun(policy, own)).texts
+    return [row[0] for row in rows]
 
 
 def _reasons(policy: HFPolicy, prefix: Prefix, texts: list[str]) -> Tensor:

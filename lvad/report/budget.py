@@ -23,6 +23,8 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
     if getattr(getattr(module, "describer", None), "is_oracle", False):
         beside |= ledger.uses(f"{stage} oracle descriptions", {"train": data.scenes.get("train", [])})
+    if getattr(module, "fixmatch", None) or getattr(module, "pseudo_labels", None):
+        beside |= ledger.uses(f"{stage} pool", {"train": data.pool})
     return ledger.merge([*inherited(getattr(module, "built_on", module)), data.uses(stage), beside])
 
 
