@@ -22,7 +22,7 @@ from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.in_turn import in_turn
 from lvad.data.records import DataError
-from lvad.losses.pseudo_labels import confident
+from lvad.losses.confidence import confident
 from lvad.losses.supervised import token_cross_entropy
 from lvad.modules.chances import ACTION_SETS, Chances, action_set_logps
 from lvad.modules.common import data_of, fit_progress

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvad.losses.pseudo_labels import confident
+from lvad.losses.confidence import confident
 
 
 def test_what_reaches_the_threshold_is_kept():
