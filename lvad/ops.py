@@ -54,6 +54,17 @@ def sequence_sum(values: Float[Tensor, "B K T"], completion_mask: Bool[Tensor, "
     return torch.where(completion_mask, values, 0.0).sum(-1)
 
 
+def running_mean(mean: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "*shape"]:
+    """The mean of ``count`` values, of which ``value`` is the last and ``mean`` that of those before (any for 1).
+
+    Raises:
+        ValueError: for a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return value.clone() if count == 1 else mean + (value - mean) / count
+
+
 def action_weights(actions: Int[Tensor, "N A"] | Bool[Tensor, "N A"]) -> Float[Tensor, " N"]:
     """How much each scene should count, by the rarest of its true actions: against always-stop.
 

@@ -33,6 +33,8 @@ class Scene(NamedTuple):
     """Plain descriptions that fit the scene (drawn scenes only)."""
     facts: Mapping[str, str] | None = None
     """What is true of the scene, attribute to value (drawn scenes only): never shown to a reward."""
+    is_pseudo: bool = False
+    """True where a model gave the labels: nobody was asked for them."""
 
 
 class Batch(NamedTuple):

@@ -136,6 +136,10 @@ def _limits(run: Run) -> list[str]:
         )
     if isinstance(module, ActionSFT) and module.logit_adjustment:
         found.append("In lvad the decision is corrected for common actions (`logit_adjustment`); here it is not.")
+    if isinstance(module, ActionSFT) and module.voting is not None:
+        found.append("In lvad the decision is the mean of several views (`voting`); here it is that of one.")
+    if isinstance(module, ActionSFT) and module.describer.is_oracle:
+        found.append("It was trained behind true descriptions made of labels, an upper bound; here there are none.")
     if isinstance(module, CLIPReward):
         slope, offset = module.calibration.tolist()
         found.append(

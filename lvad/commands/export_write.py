@@ -74,7 +74,7 @@ def write_policy(module: nn.Module, shown: Shown, folder: Path, dtype: Dtype) ->
     policy = _policy(module)
     _prepare(policy)
     describer = module.describer if isinstance(module, ActionSFT) else None
-    if describer is not None and describer.style is not None:
+    if describer is not None and describer.is_policy:
         gap, pieces = None, _two_stages(policy, shown.frames)
     else:
         trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
@@ -105,7 +105,7 @@ def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
         raise DataError("these adapters were trained on a base in 4 bits; leave --adapter out to export the model")
     dtype = str(policy.vlm.dtype).removeprefix("torch.")
     _prepare(policy)
-    if isinstance(module, ActionSFT) and module.describer.style is not None:
+    if isinstance(module, ActionSFT) and module.describer.is_policy:
         trials = _two_stages(policy, shown.frames)[-1].trials
     else:
         trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))

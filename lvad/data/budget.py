@@ -4,7 +4,7 @@ They are the beginning of the seeded, stratified permutation of ``lvad.data.spli
 every larger one. Validation scenes are labels too: they come out of the n, or there are none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +64,13 @@ class Budget:
     def __str__(self) -> str:
         val = f", {self.num_val} of them for validation" if self.num_val else ", no validation scenes"
         return f"budget: {self.num_labels} labels{val}; the other training scenes: {self.rest}"
+
+
+def unused(whole: Iterable[Scene], scenes: Mapping[str, list[Scene]]) -> list[Scene]:
+    """The scenes of the whole training split whose labels neither training nor validation uses, without labels."""
+    used = {scene.id for scene in scenes["train"] if scene.actions is not None or scene.reasons is not None}
+    used |= {scene.id for scene in scenes["val"]}
+    return [hidden(scene) for scene in whole if scene.id not in used]
 
 
 def hidden(scene: Scene) -> Scene:

@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, collect, detect, read
-from lvad.data.budget import Budget, Rest, hidden
+from lvad.data.budget import Budget, Rest, hidden, unused
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.drawn import DRAWN, check_drawn, draw_once
 from lvad.data.footage import FootageDataset, FootageSampler
 from lvad.data.frames import read_frames
 from lvad.data.held_out import held_out_loader
-from lvad.data.ledger import Ledger, streamed, uses
+from lvad.data.ledger import Ledger, merge, streamed, uses
+from lvad.data.pseudo_labels import ledger_of_labels, with_pseudo_labels
 from lvad.data.readable import keep_readable
 from lvad.data.records import SPLITS, DataError, Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
@@ -59,6 +60,8 @@ class BDDOIADataModule(LightningDataModule):
             seed has the same ones. The source's validation split is not used. None is no budget.
         budget_val: how many of the budget's scenes validate instead.
         rest: the training scenes beyond the budget: left out, or kept without labels.
+        pseudo_labels: a ``pseudo_labels.json`` beside the ledger of the model that made it: training scenes beyond the
+            budget or ``num_scenes.train`` have its labels; those that it does not name are left out.
         video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
             the one that is marked as default, or the largest.
 
@@ -89,6 +92,7 @@ class BDDOIADataModule(LightningDataModule):
         budget: int | None = None,
         budget_val: int = 0,
         rest: Rest = "drop",
+        pseudo_labels: str | None = None,
     ) -> None:
         super().__init__()
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
@@ -119,11 +123,14 @@ class BDDOIADataModule(LightningDataModule):
             raise ValueError(
                 f"budget chooses among all training scenes and cannot be set with {what}: set that to null"
             )
+        self.pseudo_labels = Path(pseudo_labels).expanduser() if pseudo_labels else None
         self.shards: list[Shards] = []
         self.reading: Reading | None = None
         self.predicted: Reading | None = None
         """What predictions are made of, and in its ``errors`` what had to be left out."""
         self.scenes: dict[str, list[Scene]] = {}
+        self.pool: list[Scene] = []
+        """Training scenes whose labels are not used, without them; in no loader of this module."""
 
     def prepare_data(self) -> None:
         """Draw the synthetic set, or decode videos, once per node."""
@@ -163,6 +170,7 @@ class BDDOIADataModule(LightningDataModule):
             check_drawn(self.root, reading, self._drawn(), self.num_frames, self.drawing_seed)
         if self.subset != "all" or self.num_drawn != ALL_SCENES:  # of which there are fewer than were drawn
             counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
+        whole = scenes["train"]
         for split in SPLITS:
             scenes[split] = take(scenes[split], counts[split], self.seed, f"num_scenes.{split}")
         if self.footage:
@@ -171,11 +179,15 @@ class BDDOIADataModule(LightningDataModule):
             scenes = self.budget.spend(scenes, self.seed)
         if self.unlabelled:
             scenes["train"] = [hidden(scene) for scene in scenes["train"]]
+        self.pool = [] if self.footage else unused(whole, scenes)
+        if self.pseudo_labels:
+            scenes["train"] = with_pseudo_labels(scenes["train"], self.pool, self.pseudo_labels)
         return scenes
 
     def uses(self, stage: str) -> Ledger:
         """What a stage sees of these scenes while it is fitted."""
-        return uses(stage, self.scenes) | streamed(stage, self.shards)
+        made = ledger_of_labels(self.pseudo_labels) if self.pseudo_labels else {}
+        return merge([uses(stage, self.scenes), streamed(stage, self.shards), made])
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, or drawn in balance, by seed and epoch; the last batch may be smaller.
@@ -266,11 +278,7 @@ class BDDOIADataModule(LightningDataModule):
         return self.scenes[split]
 
     def _loader(
-        self,
-        scenes: list[Scene] | FootageDataset,
-        sampler: Sampler[int],
-        batch_size: int,
-        order: Order | None = None,
+        self, scenes: list[Scene] | FootageDataset, sampler: Sampler[int], batch_size: int, order: Order | None = None
     ) -> DataLoader:
         is_stream = isinstance(scenes, FootageDataset)
         return ResumableLoader(

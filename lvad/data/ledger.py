@@ -18,6 +18,9 @@ STREAMED: Final = ", unlabelled, streamed"
 LABELLED: Final = ", labelled"
 """How the use of scenes that came with their labels ends."""
 
+PSEUDO_LABELLED: Final = ", pseudo-labelled"
+"""How the use of scenes ends whose labels a model gave: they cost no label."""
+
 UNKNOWN: Final = (
     "nothing tells which scenes the run has seen",
     "restore it, or run the stage again",
@@ -39,6 +42,7 @@ def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
     for split in ("train", "val"):
         for scene in scenes.get(split, ()):
             kind = ", unlabelled" if scene.actions is None and scene.reasons is None else LABELLED
+            kind = PSEUDO_LABELLED if scene.is_pseudo else kind
             found.setdefault(f"{stage} {split}{kind}", []).append(scene.id)
     return {use: sorted(ids) for use, ids in found.items()}
 

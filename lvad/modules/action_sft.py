@@ -14,33 +14,33 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lvad.data.records import DataError
+from lvad.data.augment import Augment
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 from lvad.metrics.judged import JudgeScore
 from lvad.metrics.likelihood import TextLoss
 from lvad.modules.answer_judge import judge_answers
-from lvad.modules.answering import (
-    answered_scenes,
-    floors,
-    floors_table,
-    gather_answers,
-    read_answers,
-    training_labels,
+from lvad.modules.answering import floors, floors_table, gather_answers, training_labels
+from lvad.modules.common import (
+    Shardable,
+    check_checkpoint_of,
+    fit_progress,
+    frozen,
+    keep_trained_weights,
+    make_optimizer,
 )
-from lvad.modules.chances import Chances, action_set_logps, balanced_choice, reason_probabilities
-from lvad.modules.common import Shardable, check_checkpoint_of, frozen, keep_trained_weights, make_optimizer
+from lvad.modules.deciding import Decided, Voting, decide, put_on_record, questions, views_of, vote
 from lvad.modules.describing import Describer, Description
-from lvad.modules.label_texts import Target, draw_captions, label_texts, mean_tokens
+from lvad.modules.fixmatch import FixMatch
+from lvad.modules.label_texts import Target, label_texts, mean_tokens, right_texts
 from lvad.modules.objectives import CrossEntropy, Lesson, Objective
+from lvad.modules.pseudo_labelling import PseudoLabels
 from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
-from lvad.policy.tokens import without_end
 from lvad.ranks import SceneRows, gather, log_gathered, mean_over_ranks
 from lvad.taxonomy import NUM_ACTIONS
-from lvad.text import render
-from lvad.types import UNLABELLED, AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
+from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
 
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
@@ -63,6 +63,11 @@ class ActionSFT(Shardable):
         objective: what is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRisk``.
         logit_adjustment: make common actions dearer in the decision, see ``balanced_choice``; 0 leaves the model's
             own.
+        voting: average the probabilities of several views before every decision; None asks once.
+        augment: random views of the labelled training scenes; None shows them as they are.
+        fixmatch: learn from the data's ``pool`` of unlabelled training scenes too, by what the model is sure of itself.
+        pseudo_labels: answer that pool once the fit is done, and leave what is sure beside the exported model, for
+            ``data.pseudo_labels`` of a later fit.
         judge: a reward that scores the test answers; the paper's CLIP score and match percentage.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
@@ -86,6 +91,10 @@ class ActionSFT(Shardable):
         num_targets: int = 1,
         objective: Objective = CrossEntropy(),
         logit_adjustment: float = 0.0,
+        voting: Voting | None = None,
+        augment: Augment | None = None,
+        fixmatch: FixMatch | None = None,
+        pseudo_labels: PseudoLabels | None = None,
         judge: Reward | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -96,11 +105,16 @@ class ActionSFT(Shardable):
             raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {law}")
         if num_targets < 1 or (num_targets > 1 and target != "caption"):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
-        if target == "caption" and (describe or logit_adjustment):
+        if target == "caption" and (describe or logit_adjustment or voting):
             raise ValueError("target caption has no description before it and no decision: set describe null, and 0")
+        if voting and voting.votes > 1 and (describe is None or describe.source != "policy"):
+            raise ValueError(f"voting.votes {voting.votes} needs descriptions by the policy: set 1, or describe")
         self.policy, self.target, self.num_targets = policy, target, num_targets
         self.describer = Describer(describe)
-        self.objective, self.logit_adjustment = objective, logit_adjustment
+        self.objective, self.logit_adjustment, self.voting = objective, logit_adjustment, voting
+        if (target == "caption" and (fixmatch or pseudo_labels)) or (describe and fixmatch):
+            raise ValueError("fixmatch and pseudo_labels are for answers, fixmatch for those from frames alone")
+        self.augment, self.fixmatch, self.pseudo_labels = augment, fixmatch, pseudo_labels
         self.judge = None if judge is None else frozen(judge, "judge")
         self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -112,15 +126,18 @@ class ActionSFT(Shardable):
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
         self.strict_loading = False
-        if describe:
+        if self.describer.is_policy:
             policy.keep_reference()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What the objective asks of the right texts behind each scene's prompt."""
-        lesson = self._lesson(batch)
+        lesson = self._lesson(batch if self.augment is None else self.augment(batch))
         if self.global_step == 0 and batch_idx == 0:
             self._say_what_is_supervised(lesson)
         loss, values = self.objective.loss(self.policy, lesson)
+        if self.fixmatch is not None:
+            more = self.fixmatch.beside(self, self.policy, self.grammar, self._with_reasons, self.mean_tokens)
+            loss, values = loss + more[0], values | more[1]
         logged = mean_over_ranks(on_host({"train/loss": loss, **values}), self.device)
         self.log("train/loss", logged.pop("train/loss"), prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
@@ -155,7 +172,7 @@ class ActionSFT(Shardable):
         labels = training_labels(scenes, with_reasons=False)
         if labels is not None:
             self.action_shares.copy_(labels.actions.float().mean(0))
-            labelled = [scene.id for scene in scenes if scene.actions is not None]
+            labelled = [scene.id for scene in scenes if scene.actions is not None and not scene.is_pseudo]
             self.scene_weights = dict(zip(labelled, action_weights(labels.actions).tolist(), strict=True))
 
     def on_test_epoch_start(self) -> None:
@@ -189,36 +206,29 @@ class ActionSFT(Shardable):
 
     def export(self, folder: Path) -> None:
         """Write the trained model as a folder that plain transformers loads; behind descriptions, both stages."""
-        if self.describer.style is None:
-            self.policy.save_pretrained(folder)
-        else:
+        if self.describer.is_policy:
             self.policy.save_on_start(folder, ANSWER)
+        else:
+            self.policy.save_pretrained(folder)
+        if (sure := self.pseudo_labels) is not None:
+            sure.write(folder, self, lambda b: self._decide(b, self._encode(b), True), self._with_reasons)
 
     def _lesson(self, batch: Batch) -> Lesson:
         weights = torch.tensor([self.scene_weights.get(name, 1.0) for name in batch.ids], device=self.device)
-        return Lesson(self._encode(batch), self._texts(batch), weights, self.grammar, self.mean_tokens)
+        texts = right_texts(self.target, batch, self.num_targets)
+        return Lesson(self._encode(batch), texts, weights, self.grammar, self.mean_tokens)
 
     def _encode(self, batch: Batch) -> Prefix:
         prompts = self.policy.prompts
         if self.target == "caption":
             return self.policy.encode(batch, [prompts.describe] * len(batch.ids))
         said = self.describer.describe(self.policy, batch, self.training)
-        queries = [f"{description} {prompts.decide}".strip() for description in said]
-        return self.policy.encode(self.describer.hide(batch, self.training), queries)
-
-    def _texts(self, batch: Batch) -> list[list[str]]:
-        if self.target == "caption":
-            rows = zip(batch.ids, batch.captions, strict=True)
-            return [draw_captions(name, captions, self.num_targets) for name, captions in rows]
-        texts = []
-        for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
-            if UNLABELLED in actions:
-                raise DataError(f"scene {name} has no labels; set data.unlabelled false, and no data.footage")
-            texts.append([render(actions, reasons if self.target == "answer" else None)])
-        return texts
+        progress = fit_progress(self.trainer) if self.training and self.describer.is_scheduled else 1.0
+        return self.policy.encode(self.describer.hide(batch, self.training, progress), questions(self.policy, said))
 
     def _evaluate(self, batch: Batch, with_chances: bool) -> list[AnsweredScene]:
-        prefix, targets = self._encode(batch), self.policy.targets(self._texts(batch))
+        prefix = self._encode(batch)
+        targets = self.policy.targets(right_texts(self.target, batch, self.num_targets))
         self.text_loss.update(batch.ids, self.policy.logprobs(prefix, targets), targets.completion_mask)
         if self.target == "caption":
             said = self.policy.generate(prefix, 1, greedy=True).texts
@@ -231,25 +241,16 @@ class ActionSFT(Shardable):
             judge_answers(self.judged, self.judge, self.policy, batch, said, self._with_reasons)
         return answered
 
-    @torch.no_grad()
     def _answer(self, batch: Batch, prefix: Prefix, with_chances: bool) -> list[AnsweredScene]:
-        """Greedy answers, read; the probabilities are those of the model, whatever the decision."""
-        sets = action_set_logps(self.policy, prefix) if with_chances or self.logit_adjustment else None
-        begin = None
-        if sets is not None and self.logit_adjustment:
-            chosen = balanced_choice(sets, self.action_shares, self.logit_adjustment)
-            begin = self.policy.targets([[render(row)] for row in chosen.tolist()])
-            begin = begin._replace(completion_mask=without_end(begin))
-        rows = self.policy.generate(prefix, 1, greedy=True, grammar=self.grammar, begin=begin).texts
-        texts = [row[0] for row in rows]
-        answers = read_answers(texts, self._with_reasons)
-        chances = None
-        if sets is not None and with_chances:
-            read = [torch.tensor(part) for part in zip(*((a.actions, a.reasons) for a in answers), strict=True)]
-            reasons = reason_probabilities(self.policy, prefix, *read) if self._with_reasons else None
-            chances = Chances(sets, reasons)
-        said = self.describer.describe(self.policy, batch, is_training=False)
-        return answered_scenes(batch, texts, answers, said, chances)
+        return put_on_record(batch, *self._decide(batch, prefix, with_chances), self._with_reasons)
+
+    def _decide(self, batch: Batch, prefix: Prefix, with_chances: bool) -> tuple[Decided, list[str]]:
+        law = {"grammar": self.grammar, "shares": self.action_shares, "logit_adjustment": self.logit_adjustment}
+        if self.voting is None:
+            said = self.describer.describe(self.policy, batch, is_training=False)
+            return decide(self.policy, prefix, self._with_reasons, with_chances, **law), said
+        views, said = views_of(self.policy, self.describer, batch, self.voting)
+        return vote(self.policy, views, self._with_reasons, **law), said
 
     @property
     def built_on(self) -> nn.Module:
@@ -293,6 +294,6 @@ class ActionSFT(Shardable):
             return
         answers = answers_of(self.answered, self._with_reasons)
         constant = floors(answers, training)
-        self.report = [floors_table(answers, constant)]
+        self.report = [floors_table(answers, constant, self.describer.is_oracle)]
         for name, said in constant.items():
             log_gathered(self, {f"test/{name}/{score}": value for score, value in driving_scores(said).items()})

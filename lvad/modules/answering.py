@@ -66,8 +66,9 @@ def answered_scenes(
 
 
 def training_labels(scenes: Sequence[Scene], with_reasons: bool) -> Labels | None:
-    """The labels that a constant answer may be learnt from; None where the training scenes have none."""
-    known = [s for s in scenes if s.actions is not None and (s.reasons is not None or not with_reasons)]
+    """The labels that a constant answer may be learnt from, a model's not among them; None without any."""
+    labelled = [s for s in scenes if s.actions is not None and not s.is_pseudo]
+    known = [s for s in labelled if s.reasons is not None or not with_reasons]
     if not known:
         return None
     reasons = torch.tensor([s.reasons for s in known]) if with_reasons else None
@@ -79,12 +80,13 @@ def floors(answers: Answers, training: Labels) -> dict[str, Answers]:
     return floor_answers(Labels(answers.true_actions, answers.true_reasons), training)
 
 
-def floors_table(answers: Answers, constant: dict[str, Answers]) -> Table:
+def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool = False) -> Table:
     """The model's scores with their 95 % intervals beside those of constant answers, in percent.
 
     Args:
         answers: the model's.
         constant: as of ``floors``.
+        is_oracle: whether the answers stand behind true descriptions, which the title says.
     """
     kinds = ("action", "reason") if answers.reasons is not None else ("action",)
     names = [f"{kind}_{score}" for kind in kinds for score in SHOWN_SCORES]
@@ -95,6 +97,7 @@ def floors_table(answers: Answers, constant: dict[str, Answers]) -> Table:
         mean, low, high = (f"{100 * value:.1f}" for value in own[name])
         rows.append((name, f"{mean} ({low} to {high})", *(f"{100 * o[name].item():.1f}" for o in others.values())))
     title = f"Scores on {len(answers.actions)} test scenes and what constant answers reach, %"
+    title += ", behind true descriptions made of labels (oracle)" * is_oracle
     return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))
 
 

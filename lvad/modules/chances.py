@@ -1,6 +1,8 @@
 """How probable the parts of an answer are, by scoring whole answers behind one prefix."""
 
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -9,12 +11,14 @@ from torch import Tensor
 from lvad.ops import sequence_sum
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS, NUM_ACTIONS, NUM_REASONS
 from lvad.text import render
 from lvad.types import Prefix, Rollouts
 
 ACTION_SETS: Final = torch.tensor(list(itertools.product((0, 1), repeat=NUM_ACTIONS)))
 """int64[2^A, A], every answer to what may be done."""
+MIRRORED_SETS: Final = tuple(ACTION_SETS.tolist().index(row) for row in ACTION_SETS[:, list(MIRRORED_ACTIONS)].tolist())
+"""Entry i: the row of ``ACTION_SETS`` that is right in the mirrored scene where row i is right in the scene itself."""
 TEXTS_AT_ONCE: Final = 8
 """Texts of a scene in one packed forward: the memory of attention grows with the square of their number."""
 
@@ -33,6 +37,23 @@ class Chances(NamedTuple):
         # A sum and no matrix product, here and below: autocast would take that in bfloat16.
         sets = ACTION_SETS.to(self.action_sets.device)
         return (self.action_sets.exp().unsqueeze(-1) * sets).sum(-2)
+
+    @property
+    def mirrored(self) -> "Chances":
+        """Those of the mirrored scene, left and right exchanged; twice is these themselves."""
+        reasons = None if self.reasons is None else self.reasons[:, list(MIRRORED_REASONS)]
+        return Chances(self.action_sets[:, list(MIRRORED_SETS)], reasons)
+
+
+def mean_chances(views: Sequence[Chances]) -> Chances:
+    """The mean of the probabilities over several views of the same scenes, each counting the same.
+
+    Args:
+        views: at least one; all with reasons, or none.
+    """
+    sets = torch.stack([view.action_sets for view in views]).logsumexp(0) - math.log(len(views))
+    reasons = [view.reasons for view in views if view.reasons is not None]
+    return Chances(sets, torch.stack(reasons).mean(0) if reasons else None)
 
 
 @torch.no_grad()

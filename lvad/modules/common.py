@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.accumulation import MeanOverScenes
 
@@ -79,6 +80,30 @@ def make_optimizer(
             "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor},
         }
     return [made], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def data_of(trainer: Trainer) -> BDDOIADataModule:
+    """The data module of a run.
+
+    Raises:
+        DataError: where somebody's own loader gives the scenes.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, BDDOIADataModule):
+        raise DataError("training scenes without labels come from a BDDOIADataModule: give one as the fit's data")
+    return data
+
+
+def fit_progress(trainer: Trainer) -> float:
+    """The share of a fit's optimizer steps that are done, in [0, 1].
+
+    Raises:
+        DataError: for a fit without an end.
+    """
+    total = trainer.estimated_stepping_batches
+    if not 0 < total < float("inf"):
+        raise DataError("what depends on the share of a fit's steps needs an end: set trainer.max_steps or max_epochs")
+    return min(1.0, trainer.global_step / total)
 
 
 def _update_by_one_kernel(optimizer: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from lvad.data.records import DataError
 from lvad.text import render
-from lvad.types import Policy, Scene
+from lvad.types import UNLABELLED, Batch, Policy, Scene
 
 Target = Literal["action", "answer", "caption"]
 
@@ -29,6 +29,22 @@ def mean_tokens(policy: Policy, texts: list[str]) -> float:
     """Tokens of a text with its end, on average over the first ones."""
     counted = texts[:MOST_COUNTED]
     return policy.targets([counted]).completion_mask.sum().item() / len(counted)
+
+
+def right_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[list[str]]:
+    """B rows of texts to learn, as many in each.
+
+    Raises:
+        DataError: for a scene without labels, or without captions.
+    """
+    if target == "caption":
+        return [draw_captions(*scene, num_targets) for scene in zip(batch.ids, batch.captions, strict=True)]
+    texts = []
+    for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
+        if UNLABELLED in actions:
+            raise DataError(f"scene {name} has no labels; set data.unlabelled false, and no data.footage")
+        texts.append([render(actions, reasons if target == "answer" else None)])
+    return texts
 
 
 def draw_captions(name: str, captions: Sequence[str], count: int) -> list[str]:

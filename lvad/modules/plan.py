@@ -80,12 +80,15 @@ def parameter_rows(module: nn.Module) -> Rows:
 
 def label_rows(module: Any, scenes: list[Scene]) -> Rows:
     """Scenes whose labels are learnt from, and the tokens of those labels where they are learnt as text."""
-    labelled = [scene for scene in scenes if scene.actions is not None or scene.captions]
+    pseudo = [scene for scene in scenes if scene.is_pseudo]
+    labelled = [scene for scene in scenes if (scene.actions is not None or scene.captions) and not scene.is_pseudo]
     row = f"{len(labelled):,} of {len(scenes):,} training scenes" if scenes else "none, training scenes are streamed"
     texts = label_texts(getattr(module, "target", None), labelled)
     if texts:
         about = "about " if len(texts) > MOST_COUNTED else ""
         row += f", {about}{round(mean_tokens(module.policy, texts) * len(texts)):,} tokens"
+    if pseudo:
+        row += f"; {len(pseudo):,} pseudo-labelled"
     if rehearsal := getattr(module, "rehearsal", None):
         row += f"; {len(rehearsal.scenes):,} rehearsed"
     return [("labels", row)]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.in_turn import in_turn
 from lvad.data.records import DataError
 from lvad.losses.supervised import token_cross_entropy
 from lvad.text import render
@@ -82,12 +83,8 @@ class Rehearsal:
         """The labelled scenes of a training batch: each once before any comes again."""
         dataset = SceneDataset(self.scenes, self.data.num_frames, self.data.image_size_px)
         first = (step * world_size + rank) * self.batch_size
-        return collate([dataset[self._index(place)] for place in range(first, first + self.batch_size)])
-
-    def _index(self, place: int) -> int:
-        epoch, position = divmod(place, len(self.scenes))
-        generator = torch.Generator().manual_seed((self.data.seed << 20) + epoch)
-        return int(torch.randperm(len(self.scenes), generator=generator)[position])
+        places = in_turn(len(self.scenes), self.data.seed, first, self.batch_size)
+        return collate([dataset[place] for place in places])
 
     def loss(self, policy: Policy, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted cross-entropy per target token behind the stage-1 prompt, float[], and what is logged of it.

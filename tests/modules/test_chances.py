@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 
-from lvad.modules.chances import ACTION_SETS, Chances, action_set_logps, balanced_choice, reason_probabilities
+from lvad.modules.chances import (
+    ACTION_SETS,
+    MIRRORED_SETS,
+    Chances,
+    action_set_logps,
+    balanced_choice,
+    mean_chances,
+    reason_probabilities,
+)
 from lvad.policy import HFPolicy, Sampling
 from lvad.text import render
 
@@ -76,6 +84,40 @@ def test_common_actions_are_dearer_by_the_logit_of_their_share():
 def test_an_action_that_is_never_true_has_a_finite_price():
     chosen = balanced_choice(torch.zeros(1, 16).log_softmax(-1), torch.tensor([0.0, 1.0, 0.5, 0.5]), 1.0)
     assert chosen[0, :2].tolist() == [1, 0]
+
+
+def test_a_mirrored_set_has_left_and_right_exchanged():
+    sets = [tuple(row) for row in ACTION_SETS.tolist()]
+    forward_left, forward_right = sets.index((1, 0, 1, 0)), sets.index((1, 0, 0, 1))
+    assert MIRRORED_SETS[forward_left] == forward_right
+    assert MIRRORED_SETS[sets.index((0, 1, 0, 0))] == sets.index((0, 1, 0, 0))
+    assert [MIRRORED_SETS[MIRRORED_SETS[i]] for i in range(16)] == list(range(16))
+
+
+def test_mirrored_probabilities_are_those_of_the_other_side():
+    """Left, the third action, becomes right; no lane on the left (16) becomes no lane on the right (19)."""
+    logps = torch.full((1, 16), -50.0)
+    logps[0, [row.tolist() for row in ACTION_SETS].index([1, 0, 1, 0])] = 0.0
+    reasons = torch.zeros(1, 21)
+    reasons[0, 16] = 0.75
+    found = Chances(logps, reasons).mirrored
+    assert [round(p, 6) for p in found.actions[0].tolist()] == [1, 0, 0, 1]
+    assert found.reasons is not None
+    assert found.reasons.nonzero().tolist() == [[0, 19]]
+    assert torch.equal(found.mirrored.action_sets, logps)
+
+
+def test_views_are_averaged_as_probabilities():
+    """(0.5 + 0.1) / 2 and (0.2 + 0.4) / 2 for the first two sets; 0.9 and 0.3 of a reason make 0.6."""
+    first, second = torch.full((1, 16), 0.3 / 14), torch.full((1, 16), 0.5 / 14)
+    first[0, :2], second[0, :2] = torch.tensor([0.5, 0.2]), torch.tensor([0.1, 0.4])
+    views = [Chances(p.log(), torch.full((1, 21), r)) for p, r in ((first, 0.9), (second, 0.3))]
+    found = mean_chances(views)
+    assert found.action_sets.exp()[0, :2].tolist() == pytest.approx([0.3, 0.3], abs=1e-6)
+    assert found.action_sets.exp().sum().item() == pytest.approx(1, abs=1e-6)
+    assert found.reasons is not None
+    assert found.reasons[0].tolist() == pytest.approx([0.6] * 21)
+    assert mean_chances([view._replace(reasons=None) for view in views]).reasons is None
 
 
 def test_autocast_leaves_probabilities_and_prices_in_float32():

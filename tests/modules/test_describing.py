@@ -35,9 +35,36 @@ def test_without_a_description_nothing_is_said(make_batch):
 
 
 def test_a_share_is_a_share():
-    for share in (-0.1, 1.1):
-        with pytest.raises(ValueError, match=r"hide_frames must be in \[0, 1\]"):
-            Description(hide_frames=share)
+    for name in ("hide_frames", "all_hidden_until"):
+        for share in (-0.1, 1.1):
+            with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\]"):
+                Description(**{name: share})
+
+
+def test_all_frames_are_hidden_first_and_a_share_later():
+    style = Description(hide_frames=0.5, all_hidden_until=0.25)
+    assert [style.hidden_share(True, progress) for progress in (0.0, 0.2, 0.25, 1.0)] == [1.0, 1.0, 0.5, 0.5]
+    assert style.hidden_share(False, 0.0) == 0.0
+    always = Description(text_only=True)
+    assert always.hidden_share(True, 0.5) == always.hidden_share(False, 1.0) == 1.0
+
+
+def test_a_reader_of_text_alone_sees_no_frame_in_evaluation_either(make_batch):
+    describer, batch = Describer(Description(text_only=True)), make_batch(1, 2)
+    for is_training in (False, True):
+        assert all((frames == GREY).all() for frames in describer.hide(batch, is_training).frames)
+
+
+def test_a_true_description_is_the_scenes_last_caption(make_batch):
+    describer = Describer(Description(source="caption"))
+    batch = make_batch(1, 1)._replace(captions=[("some", "all of it"), ("everything",)])
+    assert describer.describe(None, batch, is_training=True) == ["all of it", "everything"]
+    assert describer.is_oracle
+    assert not describer.is_policy
+    with pytest.raises(ValueError, match="scene-1 has no caption to stand as its true description"):
+        describer.describe(None, batch._replace(captions=[("all",), ()]), is_training=False)
+    with pytest.raises(ValueError, match="a true description is not sampled"):
+        Description(sampled=True, source="caption")
 
 
 class Repeats:
@@ -55,8 +82,10 @@ class Repeats:
     def encode(self, batch):
         return [f"{self.prompts.describe} {int(frames.flatten()[0])}" for frames in batch.frames]
 
-    def generate(self, prefix, num_completions, greedy):
-        return SimpleNamespace(texts=[[text] for text in prefix])
+    def generate(self, prefix, num_completions, greedy=False):
+        return SimpleNamespace(
+            texts=[[f"{text}{'' if greedy else i}" for i in range(num_completions)] for text in prefix]
+        )
 
 
 def test_a_kept_description_is_that_of_the_picture_and_the_prompt_and_not_of_the_id(make_batch):
@@ -67,5 +96,13 @@ def test_a_kept_description_is_that_of_the_picture_and_the_prompt_and_not_of_the
     for prompt in ("a", "b"):
         for batch, pixel in zip((first, other), pixels, strict=True):
             assert describer.describe(Repeats(prompt), batch, is_training=False) == [f"{prompt} {pixel}"]
-    describer._say = None  # all four are known
-    assert describer.describe(Repeats("a"), first, is_training=False) == [f"a {pixels[0]}"]
+    known = Repeats("a")
+    known.generate = None  # all four are known
+    assert describer.describe(known, first, is_training=False) == [f"a {pixels[0]}"]
+
+
+def test_sampled_descriptions_come_draw_by_draw(make_batch):
+    batch = make_batch(1, 1)
+    pixels = [int(frames.flatten()[0]) for frames in batch.frames]
+    drawn = Describer(Description()).sample(Repeats("a"), batch, 3)
+    assert drawn == [[f"a {pixel}{i}" for pixel in pixels] for i in range(3)]

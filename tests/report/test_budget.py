@@ -1,5 +1,7 @@
 """Which scenes a run has seen: kept from its first step on, carried by what goes on from it, asked before a test."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -175,3 +177,14 @@ def test_a_held_out_judge_costs_its_labels_where_there_is_something_to_choose_by
     assert ("of the judge" in labelled_ids(seen)) == counts
     own = len(data.scenes["train"]) + len(data.scenes["val"])
     assert len(labelled_ids(seen)) == 1600 + own + counts
+
+
+def test_true_descriptions_count_as_labels_of_their_own(drawn_root):
+    module = Holds("nowhere")
+    module.describer = SimpleNamespace(is_oracle=True)
+    seen = seen_by(scenes_of(drawn_root), module)
+    assert {use: len(ids) for use, ids in seen.items()} == {
+        "Holds oracle descriptions train, labelled": 16, "Holds train, labelled": 16, "Holds val, labelled": 8,
+    }  # fmt: skip
+    module.describer.is_oracle = False
+    assert not any("oracle" in use for use in seen_by(scenes_of(drawn_root), module))

@@ -1,0 +1,78 @@
+"""Labels that a model gave: read from a file, and kept apart from those that people gave."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lvad.data.ledger import LEDGER, UNKNOWN, Ledger, read_ledger
+from lvad.data.records import DataError, read_flags, read_json
+from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.types import Scene
+
+PSEUDO_LABELS: Final = "pseudo_labels.json"
+"""The file's name in an exported model's folder."""
+
+_ENTRIES: Final = ("actions", "reasons", "probability")
+_REMEDY: Final = "restore the file, or run the stage that wrote it again"
+
+
+class PseudoLabel(NamedTuple):
+    """What a model says of a scene."""
+
+    actions: tuple[int, ...]
+    """A zeros and ones."""
+    reasons: tuple[int, ...]
+    """R zeros and ones."""
+    probability: float
+    """That the actions are right, in [0, 1]."""
+
+
+def read_pseudo_labels(path: Path) -> dict[str, PseudoLabel]:
+    """The labels of a file, scene id to label.
+
+    Raises:
+        DataError: if it is missing, or an entry is no pseudo-label.
+    """
+    found = {}
+    for name, row in read_json(path, dict).items():
+        where = f"scene {name!r:.80}"
+        if not isinstance(row, dict) or set(row) != set(_ENTRIES):
+            raise DataError.at(path, where, f"must be a mapping of {list(_ENTRIES)}, got {row!r:.80}", _REMEDY)
+        probability = row["probability"]
+        if type(probability) not in (int, float) or not 0 <= probability <= 1:  # not a number is refused too
+            raise DataError.at(path, where, f"probability must be in [0, 1], got {probability!r:.40}", _REMEDY)
+        actions = read_flags(row["actions"], (NUM_ACTIONS,), "actions", path, where)
+        reasons = read_flags(row["reasons"], (NUM_REASONS,), "reasons", path, where)
+        found[name] = PseudoLabel(actions, reasons, float(probability))
+    return found
+
+
+def write_pseudo_labels(folder: Path, labels: Mapping[str, PseudoLabel]) -> Path:
+    """Write them into an exported model's folder; returns the file."""
+    path = folder / PSEUDO_LABELS
+    rows = {name: label._asdict() for name, label in sorted(labels.items())}
+    path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+    return path
+
+
+def with_pseudo_labels(train: Iterable[Scene], pool: Iterable[Scene], path: Path) -> list[Scene]:
+    """The labelled training scenes, and behind them those of the pool that a file has labels for, with these."""
+    labels = read_pseudo_labels(path)
+    added = [
+        scene._replace(actions=labels[scene.id].actions, reasons=labels[scene.id].reasons, is_pseudo=True)
+        for scene in pool
+        if scene.id in labels
+    ]
+    return [*(scene for scene in train if scene.actions is not None), *added]
+
+
+def ledger_of_labels(path: Path) -> Ledger:
+    """What was seen by the stage that wrote a file of pseudo-labels: its ledger lies beside them.
+
+    Raises:
+        DataError: without one: nobody knows whose labels these were made of.
+    """
+    if not (path.parent / LEDGER).is_file():
+        raise DataError.at(path.parent / LEDGER, "", *UNKNOWN)
+    return read_ledger(path.parent)

@@ -1,0 +1,190 @@
+"""How stage 2 decides: greedily behind one prompt, or by the mean of what several views of a scene make probable."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lvad.data.augment import mirrored
+from lvad.modules.answering import answered_scenes, read_answers
+from lvad.modules.chances import Chances, action_set_logps, balanced_choice, mean_chances, reason_probabilities
+from lvad.modules.describing import Describer
+from lvad.policy.grammar import AnswerGrammar
+from lvad.policy.hf import HFPolicy
+from lvad.policy.tokens import without_end
+from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS
+from lvad.text import render
+from lvad.types import AnsweredScene, Batch, Prefix, Rollouts
+
+
+@dataclass(frozen=True)
+class Voting:
+    """Several views of every scene, whose probabilities are averaged before the answer is decided.
+
+    Args:
+        votes: descriptions of each view, drawn anew; 1 takes the greedy one.
+        mirrored: look at every scene in a mirror too, described as it looks there; left and right are exchanged back.
+
+    Raises:
+        ValueError: for less than one vote.
+    """
+
+    votes: int = 1
+    mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if self.votes < 1:
+            raise ValueError(f"votes must be at least 1, got {self.votes}")
+
+
+class View(NamedTuple):
+    """B scenes as they are asked about once."""
+
+    frames: Batch
+    """As the question shows them, hidden or in a mirror."""
+    queries: list[str]
+    """B prompts."""
+    is_mirrored: bool
+
+
+class Decided(NamedTuple):
+    """B answers."""
+
+    texts: list[str]
+    chances: Chances | None
+    """None where they were not asked for."""
+
+
+@torch.no_grad()
+def decide(
+    policy: HFPolicy,
+    prefix: Prefix,
+    with_reasons: bool,
+    with_chances: bool,
+    grammar: AnswerGrammar | None = None,
+    shares: Tensor | None = None,
+    logit_adjustment: float = 0.0,
+) -> Decided:
+    """Greedy answers behind one prompt; the probabilities are those of the model, whatever the decision.
+
+    Args:
+        policy: the model.
+        prefix: B scenes with the prompt.
+        with_reasons: whether answers name reasons.
+        with_chances: whether probabilities are wanted.
+        grammar: of the answers; None lets the model write freely.
+        shares: float[A], how often each action is true, for the adjustment.
+        logit_adjustment: strength of ``balanced_choice``; 0 leaves the model's own decision.
+    """
+    sets = action_set_logps(policy, prefix) if with_chances or logit_adjustment else None
+    begin = None
+    if sets is not None and shares is not None and logit_adjustment:
+        begin = _begun(policy, balanced_choice(sets, shares, logit_adjustment))
+    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=begin).texts
+    texts = [row[0] for row in rows]
+    if sets is None or not with_chances:
+        return Decided(texts, None)
+    return Decided(texts, Chances(sets, _reasons(policy, prefix, texts) if with_reasons else None))
+
+
+@torch.no_grad()
+def vote(
+    policy: HFPolicy,
+    views: Sequence[View],
+    with_reasons: bool,
+    grammar: AnswerGrammar | None = None,
+    shares: Tensor | None = None,
+    logit_adjustment: float = 0.0,
+) -> Decided:
+    """Answers by the mean over views: first the action set, then, behind that one, each reason above one half.
+
+    A view's prompt is read twice, so that one prompt's keys and values are in memory at a time.
+
+    Args:
+        policy: the model.
+        views: of the same B scenes.
+        with_reasons: whether answers name reasons.
+        grammar: of the answers in which each view names its reasons.
+        shares: as for ``decide``.
+        logit_adjustment: as for ``decide``.
+    """
+    sets = mean_chances([_sets(policy, view) for view in views])
+    shares = torch.full((sets.actions.shape[1],), 0.5) if shares is None else shares
+    actions = balanced_choice(sets.action_sets, shares, logit_adjustment)
+    if not with_reasons:
+        return Decided([render(row) for row in actions.tolist()], sets)
+    found = [_reasons_behind(policy, view, actions, grammar) for view in views]
+    chances = Chances(sets.action_sets, torch.stack(found).mean(0))
+    named = (torch.stack(found).mean(0) > 0.5).int()
+    return Decided([render(*row) for row in zip(actions.tolist(), named.tolist(), strict=True)], chances)
+
+
+def views_of(policy: HFPolicy, describer: Describer, batch: Batch, voting: Voting) -> tuple[list[View], list[str]]:
+    """The views of B scenes, and the first description of each as they are."""
+    views, first = [], None
+    for is_mirrored, seen in enumerate([batch, mirrored(batch)] if voting.mirrored else [batch]):
+        if voting.votes > 1:
+            said = describer.sample(policy, seen, voting.votes)
+        else:
+            said = [describer.describe(policy, seen, is_training=False)]
+        first = first or said[0]
+        shown = describer.hide(seen, is_training=False)
+        views += [View(shown, questions(policy, row), bool(is_mirrored)) for row in said]
+    return views, first or []
+
+
+def questions(policy: HFPolicy, descriptions: Sequence[str]) -> list[str]:
+    """B prompts that ask for the decision behind descriptions, which may be empty."""
+    return [f"{description} {policy.prompts.decide}".strip() for description in descriptions]
+
+
+def name_reasons(policy: HFPolicy, view: View, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
+    """int64[B, R], the reasons that a view names behind given actions int[B, A]; both as of the scenes themselves."""
+    answers = read_answers(
+        _written_behind(policy, policy.encode(view.frames, view.queries), view, actions, grammar), True
+    )
+    reasons = torch.tensor([answer.reasons for answer in answers])
+    return reasons[:, list(MIRRORED_REASONS)] if view.is_mirrored else reasons
+
+
+def put_on_record(
+    batch: Batch, decided: Decided, descriptions: Sequence[str], with_reasons: bool
+) -> list[AnsweredScene]:
+    """B answers as read, beside what is true."""
+    answers = read_answers(decided.texts, with_reasons)
+    return answered_scenes(batch, decided.texts, answers, descriptions, decided.chances)
+
+
+def _sets(policy: HFPolicy, view: View) -> Chances:
+    found = Chances(action_set_logps(policy, policy.encode(view.frames, view.queries)), None)
+    return found.mirrored if view.is_mirrored else found
+
+
+def _reasons_behind(policy: HFPolicy, view: View, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
+    """float[B, R], P(reason) behind the voted actions int[B, A], both as of the scenes and not of their mirror."""
+    prefix = policy.encode(view.frames, view.queries)
+    found = _reasons(policy, prefix, _written_behind(policy, prefix, view, actions, grammar))
+    return found[:, list(MIRRORED_REASONS)] if view.is_mirrored else found
+
+
+def _written_behind(
+    policy: HFPolicy, prefix: Prefix, view: View, actions: Tensor, grammar: AnswerGrammar | None
+) -> list[str]:
+    """B greedy answers that begin with the scenes' actions, as a view sees them."""
+    own = actions[:, list(MIRRORED_ACTIONS)] if view.is_mirrored else actions
+    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_begun(policy, own)).texts
+    return [row[0] for row in rows]
+
+
+def _reasons(policy: HFPolicy, prefix: Prefix, texts: list[str]) -> Tensor:
+    answers = read_answers(texts, with_reasons=True)
+    actions, reasons = (torch.tensor(part) for part in zip(*((a.actions, a.reasons) for a in answers), strict=True))
+    return reason_probabilities(policy, prefix, actions, reasons)
+
+
+def _begun(policy: HFPolicy, actions: Tensor) -> Rollouts:
+    """The action part of answers, int[B, A], without its end."""
+    begin = policy.targets([[render(row)] for row in actions.tolist()])
+    return begin._replace(completion_mask=without_end(begin))
