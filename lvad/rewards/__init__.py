@@ -5,6 +5,7 @@ from lvad.rewards.clip import CLIPCosine
 from lvad.rewards.judge import JudgeError, LLMJudge
 from lvad.rewards.margin import CLIPMargin
 from lvad.rewards.mix import Ensemble, Mix
+from lvad.rewards.reader import Reader
 from lvad.rewards.reason import OnReason
 from lvad.rewards.rules import Consistency, Format, Length, Repetition
 
@@ -20,5 +21,6 @@ __all__ = [
     "Length",
     "Mix",
     "OnReason",
+    "Reader",
     "Repetition",
 ]
