@@ -1,5 +1,6 @@
 """Judges of completions."""
 
+from lvad.rewards.agreement import Agreement
 from lvad.rewards.bleu import BLEU
 from lvad.rewards.clip import CLIPCosine
 from lvad.rewards.judge import JudgeError, LLMJudge
@@ -11,6 +12,7 @@ from lvad.rewards.rules import Consistency, Format, Length, Repetition
 
 __all__ = [
     "BLEU",
+    "Agreement",
     "CLIPCosine",
     "CLIPMargin",
     "Consistency",

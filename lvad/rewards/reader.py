@@ -95,14 +95,23 @@ class Reader(nn.Module):
         known = torch.tensor([[float(is_known)] for _, is_known in rows], device=device).expand_as(total)
         return Scores(total, {"reader": total, "known": known})
 
-    def _judge(self, name: str, labels: list[int], texts: list[str]) -> tuple[Tensor, bool]:
-        """float64[K], and whether anything is known of the scene."""
+    def labels_of(self, name: str, shown: list[int]) -> list[int] | None:
+        """C zeros and ones that are taken to be right of a scene; None where nothing is known.
+
+        Args:
+            name: the scene's id.
+            shown: what the batch shows.
+        """
+        if UNLABELLED not in shown:
+            return shown
         own = self.parts.scenes.get(name)
-        if UNLABELLED in labels:
-            known = self.parts.pseudo_labels.get(name) if own is None else own.labels
-            if known is None:
-                return torch.zeros(len(texts), dtype=torch.float64), False
-            labels = known
+        return self.parts.pseudo_labels.get(name) if own is None else own.labels
+
+    def _judge(self, name: str, shown: list[int], texts: list[str]) -> tuple[Tensor, bool]:
+        """float64[K], and whether anything is known of the scene."""
+        labels, own = self.labels_of(name, shown), self.parts.scenes.get(name)
+        if labels is None:
+            return torch.zeros(len(texts), dtype=torch.float64), False
         model = len(self.parts.weights) - 1 if own is None else own.fold
         logits = self.features(texts) @ self.parts.weights[model] + self.parts.offsets[model]  # float64[K, C]
         return label_logps(logits, torch.tensor(labels, dtype=torch.float64)), True
