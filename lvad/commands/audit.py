@@ -23,7 +23,8 @@ from lvad.data.records import SPLITS, DataError
 from lvad.data.splits import take
 from lvad.report.audit import audit_picture, audit_table
 from lvad.report.runs import write_whole
-from lvad.rewards import CLIPCosine
+from lvad.rewards import CLIPCosine, Reader
+from lvad.rewards.reader import CONFIG as READER_CONFIG
 from lvad.types import Reward
 
 _DESCRIPTION: Final = """Hold the right text of labelled scenes against probes that a good reward must rank lower.
@@ -33,7 +34,7 @@ A probe passes where the 95 % intervals of the separation (mean of right - probe
 AUDIT: Final = "audit.json"
 _AUDITS: Final = Path("logs/audit")
 _REMEDY: Final = (
-    "give a folder that `lvad fit --config configs/clip_reward.yaml` wrote, embedded/clip-reward, hf-hub:NAME, "
+    "give a folder that `lvad fit` of a reward or a reader wrote, embedded/clip-reward, hf-hub:NAME, "
     "or the .yaml of a run with a reward"
 )
 
@@ -43,7 +44,11 @@ def make_parser() -> ArgumentParser:
     probes = "; ".join(f"{name}: {probe.says}" for name, probe in PROBES.items())
     parser = ArgumentParser(prog="lvad audit", description=_DESCRIPTION + probes, exit_on_error=False)
     add = parser.add_argument
-    add("--reward", required=True, help="CLIP folder, embedded/NAME, hub name, or a .yaml with model.init_args.reward")
+    add(
+        "--reward",
+        required=True,
+        help="folder of a CLIP or a reader, embedded/NAME, hub name, or a .yaml with model.init_args.reward",
+    )
     add("--pretrained", type=str | None, help="weights of an open_clip architecture given by name")
     add("--texts", choices=TEXT_SOURCES, default="reason", help="where the right texts come from")
     add("--root", default="data/synthetic", help="folder of the scenes")
@@ -74,7 +79,7 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
     """Build what is to be audited, on the accelerator if there is one.
 
     Args:
-        name: what ``CLIPCosine`` takes, or a ``.yaml`` with a reward in ``model.init_args``.
+        name: what ``CLIPCosine`` takes, a reader's folder, or a ``.yaml`` with a reward in ``model.init_args``.
         pretrained: as for ``CLIPCosine``.
 
     Raises:
@@ -83,6 +88,8 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
     """
     if Path(name).suffix in (".yaml", ".yml"):
         reward = _from_configuration(resolve_config(name))
+    elif (Path(name) / READER_CONFIG).is_file():
+        reward = Reader(name)
     else:
         try:
             reward = CLIPCosine(name, pretrained)

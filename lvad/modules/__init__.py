@@ -10,6 +10,7 @@ from lvad.modules.kl_rate import KLRate
 from lvad.modules.pseudo_labelling import PseudoLabels
 from lvad.modules.rehearsal import Rehearsal
 from lvad.modules.rloo_policy import RLOOPolicy
+from lvad.modules.text_reader import TextReader
 from lvad.modules.weight_average import AverageWeights
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "PseudoLabels",
     "RLOOPolicy",
     "Rehearsal",
+    "TextReader",
     "Voting",
 ]

@@ -255,7 +255,7 @@ class ActionSFT(Shardable):
     @property
     def built_on(self) -> nn.Module:
         """Whose labels count as this stage's: not those of a judge, which teaches nothing."""
-        return self.policy
+        return nn.ModuleList([self.policy, self.describer])
 
     @property
     def _with_reasons(self) -> bool:

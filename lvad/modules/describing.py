@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from lvad.data.records import DataError
 from lvad.fingerprints import fingerprints
+from lvad.modules.common import frozen
 from lvad.policy.hf import HFPolicy
-from lvad.types import Batch
+from lvad.types import Batch, Reward
 
 GREY = 128
 """What hidden frames are filled with: SmolVLM drops an all-black one as padding."""
@@ -30,9 +32,12 @@ class Description:
         text_only: hide all frames from the question, in evaluation too: the answer is read from the text alone.
         source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (drawn
             scenes alone have one). Captions are labels: an upper bound of what descriptions can give, no method.
+        best_of: take the best of so many sampled descriptions instead of the greedy one, once per scene; 1 for none.
+        reward: says which one is best, in evaluation too: it must need no labels.
 
     Raises:
-        ValueError: for a share outside [0, 1], or captions that should be sampled.
+        ValueError: for a share outside [0, 1], captions that should be sampled, or one of ``best_of`` and ``reward``
+            without the other.
     """
 
     sampled: bool = False
@@ -40,6 +45,8 @@ class Description:
     all_hidden_until: float = 0.0
     text_only: bool = False
     source: Literal["policy", "caption"] = "policy"
+    best_of: int = 1
+    reward: Reward | None = None
 
     def __post_init__(self) -> None:
         for name in ("hide_frames", "all_hidden_until"):
@@ -47,6 +54,12 @@ class Description:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.sampled and self.source == "caption":
             raise ValueError("a true description is not sampled: set describe.sampled false, or source policy")
+        if self.best_of < 1 or (self.best_of > 1) != (self.reward is not None):
+            raise ValueError(f"best_of must be > 1 with a reward, and 1 without, got {self.best_of}")
+        if self.best_of > 1 and (self.sampled or self.source == "caption"):
+            raise ValueError(
+                "best_of chooses among the policy's samples: set describe.sampled false, and source policy"
+            )
 
     def hidden_share(self, is_training: bool, progress: float) -> float:
         """The share of the scenes whose frames are hidden.
@@ -62,7 +75,7 @@ class Description:
         return 1.0 if progress < self.all_hidden_until else self.hide_frames
 
 
-class Describer:
+class Describer(nn.Module):
     """Makes descriptions by weights that are never trained, and keeps the greedy ones.
 
     Args:
@@ -70,7 +83,9 @@ class Describer:
     """
 
     def __init__(self, style: Description | None) -> None:
+        super().__init__()
         self.style = style
+        self.reward = None if style is None or style.reward is None else frozen(style.reward, "describe.reward")
         self.known: dict[str, str] = {}
         """By the frames' content and by what was asked."""
 
@@ -103,13 +118,19 @@ class Describer:
         if self.style.sampled and is_training:
             return self.sample(policy, batch, 1)[0]
         # Not by the id: other pictures may have it too, such as those that a run's checkpoint is asked to predict.
-        asked = f"{policy.prompts.describe}\0{policy.sampling.max_new_tokens}\0".encode()
+        asked = f"{policy.prompts.describe}\0{policy.sampling.max_new_tokens}\0{self.style.best_of}\0".encode()
         keys = [hashlib.blake2b(asked + seen, digest_size=16).hexdigest() for seen in fingerprints(batch.frames)]
         if not all(key in self.known for key in keys):
-            with policy.as_reference() as start:
-                said = start.generate(start.encode(batch), 1, greedy=True).texts
-            self.known |= dict(zip(keys, (row[0] for row in said), strict=True))
+            self.known |= dict(zip(keys, self._choose(policy, batch, self.style.best_of), strict=True))
         return [self.known[key] for key in keys]
+
+    def _choose(self, policy: HFPolicy, batch: Batch, best_of: int) -> list[str]:
+        with policy.as_reference() as start:
+            said = start.generate(start.encode(batch), best_of, greedy=best_of == 1)
+        if self.reward is None:
+            return [row[0] for row in said.texts]
+        best = self.reward.score(batch, said).total.cpu().argmax(1).tolist()
+        return [row[i] for row, i in zip(said.texts, best, strict=True)]
 
     @staticmethod
     @torch.no_grad()

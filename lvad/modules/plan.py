@@ -52,7 +52,8 @@ class Plan(Callback):
         if not isinstance(data, BDDOIADataModule):
             return  # somebody's own loader: what it will give is not known
         tried, is_shared = None, not _can_be_tried(trainer)
-        batch = worst_batch(data, getattr(pl_module, "policy", None)) if self.preflight and not is_shared else None
+        can_try = self.preflight and not is_shared and pl_module.automatic_optimization  # else it has no loss
+        batch = worst_batch(data, getattr(pl_module, "policy", None)) if can_try else None
         if batch is not None:
             tried = try_step(trainer, pl_module, batch, room_bytes(trainer, pl_module))
         self.rows = [

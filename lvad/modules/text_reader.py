@@ -1,0 +1,245 @@
+"""The reader's stage: scenes are described, and a linear model learns to tell the decision from the words alone.
+
+It differentiates nothing: an epoch of ``fit`` describes the training scenes, at its end the reader is fitted. What it
+exports is a reward (``lvad.rewards.Reader``) and pseudo-labels for the scenes without labels. ``test`` decides on the
+test scenes by what is said of them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lvad.data.augment import mirrored
+from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
+from lvad.data.records import DataError
+from lvad.data.splits import recording
+from lvad.metrics.driving import answers_of, driving_scores
+from lvad.metrics.logistic import Logistic
+from lvad.modules.answering import answered_scenes, gather_answers, read_answers
+from lvad.modules.common import frozen
+from lvad.modules.reader_fit import Fit, Said, cross_fit, decide, folds_of
+from lvad.ranks import gather, log_gathered
+from lvad.rewards.clip import CLIP
+from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_reader
+from lvad.rewards.text_features import TextFeatures, choose_vocabulary
+from lvad.taxonomy import NUM_ACTIONS
+from lvad.text import mirror, render
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy
+
+NUM_SHOWN = 60
+"""Test scenes whose frames are kept for the gallery."""
+_SINGLE_OF_OTHERS = 2
+"""Descriptions of a pseudo-labelled scene that are read one by one in a further round."""
+
+
+class TextReader(LightningModule):
+    """Fits a text-only reader on labelled scenes, and labels the others by it.
+
+    Of every scene it hears ``num_completions`` descriptions, and as many of the mirrored frames, with left and right
+    exchanged back.
+
+    Args:
+        policy: describes; it is not trained.
+        num_completions: K, sampled descriptions of each of the two views.
+        num_folds: F, fitted each without the scenes that it judges; fewer where there are fewer recordings.
+        penalty: of the squared weights beside the sum of the log-likelihoods of the scenes.
+        threshold: least calibrated probability that the actions of a pseudo-label are right.
+        rounds: fits; each after the first has the pseudo-labels of the one before.
+        clip: whose text embedding is read beside the words; None for words alone.
+
+    Raises:
+        ValueError: for fewer than 1 completion or round, 2 folds, or a penalty or threshold out of range.
+    """
+
+    next_step = (
+        "lvad audit --reward {folder}, then lvad.rewards.Reader with model: {folder} as model.init_args.reward of "
+        "configs/rloo.yaml"
+    )
+
+    def __init__(
+        self,
+        policy: Policy,
+        num_completions: int = 8,
+        num_folds: int = 5,
+        penalty: float = 0.2,
+        threshold: float = 0.9,
+        rounds: int = 1,
+        clip: CLIP | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("num_completions", num_completions, 1),
+            ("num_folds", num_folds, 2),
+            ("rounds", rounds, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        if not penalty > 0 or not 0 < threshold <= 1:
+            raise ValueError(f"penalty must be > 0 and threshold in (0, 1], got {penalty} and {threshold}")
+        self.policy: Policy = frozen(policy, "policy")
+        self.num_completions, self.num_folds = num_completions, num_folds
+        self.penalty, self.threshold, self.rounds = penalty, threshold, rounds
+        self.clip = None if clip is None else frozen(clip, "clip")
+        self.described: dict[str, list[str]] = {}
+        """2K descriptions of each training scene, by its id."""
+        self.labels: dict[str, list[int]] = {}
+        """A + R labels of each labelled one."""
+        self.parts: ReaderParts | None = None
+        self.pseudo_labels: dict[str, PseudoLabel] = {}
+        self.whole: Logistic | None = None
+        self.answered: list[AnsweredScene] = []
+        self.shown: list[Tensor] = []
+        self.automatic_optimization, self.strict_loading = False, False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Describe."""
+        self.described |= dict(zip(batch.ids, self._describe(batch), strict=True))
+        labels = torch.cat([batch.actions, batch.reasons], 1).tolist()
+        self.labels |= {name: row for name, row in zip(batch.ids, labels, strict=True) if UNLABELLED not in row}
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Describe, and decide."""
+        if self.parts is None or self.whole is None:
+            raise DataError("there is no reader to test: it is fitted at the end of lvad fit")
+        texts = self._describe(batch)
+        chances = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1))
+        actions, reasons = chances.split([NUM_ACTIONS, chances.shape[1] - NUM_ACTIONS], 1)
+        said = [render(*row) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
+        read = read_answers(said, with_reasons=True)
+        found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
+        rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
+        self.answered += [
+            scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows
+        ]
+        self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
+
+    def configure_optimizers(self) -> Any:
+        """One that has nothing to change: Lightning counts steps, and writes checkpoints, by an optimizer's."""
+        return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+
+    def on_train_epoch_end(self) -> None:
+        """Fit, on every rank alike, on what all have described."""
+        for described, labels in gather((self.described, self.labels)):
+            self.described |= described
+            self.labels |= labels
+        labelled, others = self._sorted_ids()
+        texts = [self.described[name] for name in labelled]
+        features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
+        said = _said(texts, features, self.num_completions)
+        heard = _said([self.described[name] for name in others], features, _SINGLE_OF_OTHERS)
+        labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
+        groups = [recording(name) or name for name in labelled]
+        folds = torch.tensor(folds_of(groups, min(self.num_folds, len(set(groups)))))
+        fit = cross_fit(said, labels, folds, heard, self.penalty, self.threshold, self.rounds)
+        self.whole = fit.models[-1].whole
+        self.pseudo_labels = _pseudo_labels(others, fit, self.threshold)
+        rows = zip(labelled, folds.tolist(), labels.long().tolist(), strict=True)
+        scenes = {name: LabelledScene(fold, row) for name, fold, row in rows}
+        self.parts = ReaderParts(
+            vocabulary=features.vocabulary,
+            weights=torch.stack([model.single.weights for model in fit.models]),
+            offsets=torch.stack([model.single.offsets for model in fit.models]),
+            scenes=scenes,
+            pseudo_labels={name: [*label.actions, *label.reasons] for name, label in self.pseudo_labels.items()},
+        )
+        self._log_fit(fit, said, labels, folds)
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the record of what is answered."""
+        self.answered, self.shown = [], []
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores."""
+        self.answered = gather_answers(self.answered)
+        scores = driving_scores(answers_of(self.answered, with_reasons=True))
+        log_gathered(self, {f"test/{name}": value for name, value in scores.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was said, and the reader; the models that describe and embed are named by the configuration."""
+        checkpoint["state_dict"] = {}
+        checkpoint["described"], checkpoint["labels"] = self.described, self.labels
+        checkpoint["fitted"] = None
+        if self.parts is not None and self.whole is not None:
+            scenes = {name: tuple(scene) for name, scene in self.parts.scenes.items()}
+            pseudo = {name: tuple(label) for name, label in self.pseudo_labels.items()}
+            checkpoint["fitted"] = (self.parts._asdict() | {"scenes": scenes}, tuple(self.whole), pseudo)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        if "fitted" not in checkpoint:
+            raise DataError("the checkpoint is none of TextReader; take that of the run whose configuration this is")
+        self.described, self.labels = checkpoint["described"], checkpoint["labels"]
+        if checkpoint["fitted"] is not None:
+            parts, whole, pseudo = checkpoint["fitted"]
+            scenes = {name: LabelledScene(*scene) for name, scene in parts["scenes"].items()}
+            self.parts, self.whole = ReaderParts(**(parts | {"scenes": scenes})), Logistic(*whole)
+            self.pseudo_labels = {name: PseudoLabel(*label) for name, label in pseudo.items()}
+
+    def export(self, folder: Path) -> None:
+        """Write a folder that ``lvad.rewards.Reader`` loads, with ``pseudo_labels.json``."""
+        assert self.parts is not None
+        save_reader(folder, self.parts, self.clip)
+        write_pseudo_labels(folder, self.pseudo_labels)
+
+    @torch.no_grad()
+    def _describe(self, batch: Batch) -> list[list[str]]:
+        """2K descriptions of each of B scenes."""
+        views = [
+            self.policy.generate(self.policy.encode(view), self.num_completions).texts
+            for view in (batch, mirrored(batch))
+        ]
+        return [[*seen, *map(mirror, other)] for seen, other in zip(*views, strict=True)]
+
+    def _sorted_ids(self) -> tuple[list[str], list[str]]:
+        """Of the labelled and of the other scenes, in an order that the loader does not change."""
+        labelled = sorted(self.labels)
+        if len({recording(name) or name for name in labelled}) < 2:
+            problem = f"{len(labelled)} labelled training scenes are too few to fit a reader across folds"
+            raise DataError(f"{problem}; give labelled scenes of 2 recordings at least (data.num_scenes, data.budget)")
+        return labelled, sorted(self.described.keys() - self.labels.keys())
+
+    def _log_fit(self, fit: Fit, said: Said, labels: Tensor, folds: Tensor) -> None:
+        """``reader/...``: how the labelled scenes fare with the models that have not seen them."""
+        each = torch.stack([model.single.logits(said.single[0]) for model in fit.models[:-1]])  # float64[F, n, V, C]
+        own = each[folds, torch.arange(len(folds))]
+        rates = ((labels.sum(0) + 0.5) / (len(labels) + 1)).logit()
+        is_right = ((fit.decided > 0.5) == labels.bool())[:, :NUM_ACTIONS].all(1)
+        assert self.parts is not None
+        values = {
+            "reader/log_likelihood": label_logps(own, labels[:, None]).mean(),
+            "reader/log_likelihood_floor": label_logps(rates, labels).mean(),
+            "reader/action_exact_match": is_right.double().mean(),
+            "reader/labelled": torch.tensor(float(len(labels))),
+            "reader/pseudo_labelled": torch.tensor(float(len(self.parts.pseudo_labels))),
+        }
+        log_gathered(self, {name: value.float() for name, value in values.items()})
+        rank_zero_info("reader: " + ", ".join(f"{name[7:]} {float(value):.4g}" for name, value in values.items()))
+
+
+def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> Said:
+    """Features of S scenes with as many texts each, of which the first are read one by one too."""
+    single, mean = [], []
+    for row in texts:
+        both = torch.stack([features(row), features([mirror(text) for text in row])])  # float64[2, V, D]
+        single.append(both[:, :num_single])
+        mean.append(both.mean(1))
+    if not texts:
+        size = features([""]).shape[1]
+        nothing = torch.zeros(2, 0, size, dtype=torch.float64)
+        return Said(nothing.unsqueeze(2), nothing)
+    return Said(torch.stack(single, 1), torch.stack(mean, 1))
+
+
+def _pseudo_labels(names: list[str], fit: Fit, threshold: float) -> dict[str, PseudoLabel]:
+    rows = zip(names, (fit.pseudo > 0.5).long().tolist(), fit.pseudo_probability.tolist(), strict=True)
+    return {
+        name: PseudoLabel(tuple(row[:NUM_ACTIONS]), tuple(row[NUM_ACTIONS:]), p)
+        for name, row, p in rows
+        if p >= threshold
+    }

@@ -1,0 +1,59 @@
+"""The reward of a whole answer: does it say what is known of the scene?"""
+
+import torch
+from torch import Tensor, nn
+
+from lvad.rewards.reader import Reader
+from lvad.text import parse
+from lvad.types import Batch, Rollouts, Scores
+
+
+class Agreement(nn.Module):
+    """F1 of what an answer names against a scene's labels, the mean of that of actions and that of reasons: 0 to 1.
+
+    Known are the labels that the batch shows, else those that a reader was fitted on or is sure of. A scene of which
+    nothing is known gives all its completions 0. Two empty sets agree; an answer without an action part earns 0.
+
+    Args:
+        model: the folder that a run of ``TextReader`` exported.
+
+    Raises:
+        ValueError: for a folder that holds no reader.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.reader = Reader(model)
+
+    @torch.no_grad()
+    def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
+        """float[B, K]; the term ``known`` is 1 where something is known."""
+        device, num_actions = rollouts.logps.device, batch.actions.shape[1]
+        shown = torch.cat([batch.actions, batch.reasons], 1).tolist()
+        rights = [self.reader.labels_of(name, row) for name, row in zip(batch.ids, shown, strict=True)]
+        rows = [
+            [0.0 if right is None else agreement(text, right[:num_actions], right[num_actions:]) for text in texts]
+            for texts, right in zip(rollouts.texts, rights, strict=True)
+        ]
+        total: Tensor = torch.tensor(rows, dtype=torch.float32, device=device)
+        known = torch.tensor([[float(right is not None)] for right in rights], device=device).expand_as(total)
+        return Scores(total, {"agreement": total, "known": known})
+
+
+def agreement(text: str, actions: list[int], reasons: list[int]) -> float:
+    """How well an answer agrees with labels, in [0, 1].
+
+    Args:
+        text: the answer.
+        actions: A zeros and ones.
+        reasons: R zeros and ones.
+    """
+    answer = parse(text)
+    if not any(answer.actions) and not answer.is_valid:
+        return 0.0
+    return (_f1(answer.actions, actions) + _f1(answer.reasons, reasons)) / 2
+
+
+def _f1(said: tuple[int, ...], right: list[int]) -> float:
+    total = sum(said) + sum(right)
+    return 2 * sum(a & b for a, b in zip(said, right, strict=True)) / total if total else 1.0
