@@ -25,16 +25,12 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     scorer = None if data.scenes.get("val") else getattr(getattr(module, "held_out", None), "judge", None)
     rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
     beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
-<<<<<<< HEAD
-    before = inherited(getattr(module, "built_on", module), scorer)
-    return ledger.merge([*before, data.uses(stage), beside])
-=======
     if getattr(getattr(module, "describer", None), "is_oracle", False):
         beside |= ledger.uses(f"{stage} oracle descriptions", {"train": data.scenes.get("train", [])})
     if getattr(module, "fixmatch", None) or getattr(module, "pseudo_labels", None):
         beside |= ledger.uses(f"{stage} pool", {"train": data.pool})
-    return ledger.merge([*inherited(getattr(module, "built_on", module)), data.uses(stage), beside])
->>>>>>> wt-semi
+    before = inherited(getattr(module, "built_on", module), scorer)
+    return ledger.merge([*before, data.uses(stage), beside])
 
 
 def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
