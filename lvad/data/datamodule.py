@@ -19,7 +19,7 @@ from lvad.data.footage import FootageDataset, FootageSampler
 from lvad.data.frames import read_frames
 from lvad.data.held_out import held_out_loader
 from lvad.data.ledger import Ledger, merge, streamed, uses
-from lvad.data.pseudo_labels import ledger_of_labels, with_pseudo_labels
+from lvad.data.pseudo_labels import label_file, ledger_of_labels, with_pseudo_labels
 from lvad.data.readable import keep_readable
 from lvad.data.records import SPLITS, DataError, Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
@@ -123,7 +123,7 @@ class BDDOIADataModule(LightningDataModule):
             raise ValueError(
                 f"budget chooses among all training scenes and cannot be set with {what}: set that to null"
             )
-        self.pseudo_labels = Path(pseudo_labels).expanduser() if pseudo_labels else None
+        self.pseudo_labels = label_file(pseudo_labels, unlabelled or bool(self.footage))
         self.shards: list[Shards] = []
         self.reading: Reading | None = None
         self.predicted: Reading | None = None

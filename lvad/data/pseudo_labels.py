@@ -28,6 +28,21 @@ class PseudoLabel(NamedTuple):
     """That the actions are right, in [0, 1]."""
 
 
+def label_file(path: str | None, is_unlabelled: bool) -> Path | None:
+    """The file of a data module's pseudo-labels; None without one.
+
+    Args:
+        path: as given.
+        is_unlabelled: whether the training scenes are to have no labels.
+
+    Raises:
+        ValueError: for both.
+    """
+    if path and is_unlabelled:
+        raise ValueError("pseudo_labels gives labels to training scenes: set unlabelled to false, and no footage")
+    return Path(path).expanduser() if path else None
+
+
 def read_pseudo_labels(path: Path) -> dict[str, PseudoLabel]:
     """The labels of a file, scene id to label.
 
@@ -57,8 +72,15 @@ def write_pseudo_labels(folder: Path, labels: Mapping[str, PseudoLabel]) -> Path
 
 
 def with_pseudo_labels(train: Iterable[Scene], pool: Iterable[Scene], path: Path) -> list[Scene]:
-    """The labelled training scenes, and behind them those of the pool that a file has labels for, with these."""
-    labels = read_pseudo_labels(path)
+    """The labelled training scenes, and behind them those of the pool that a file has labels for, with these.
+
+    Raises:
+        DataError: for a file that cannot be read, or that names other scenes alone.
+    """
+    labels, pool = read_pseudo_labels(path), list(pool)
+    if labels and pool and not any(scene.id in labels for scene in pool):
+        problem = f"none of its {len(labels)} scenes is a training scene without a label here"
+        raise DataError.at(path, "", problem, "take the file and the data of one study")
     added = [
         scene._replace(actions=labels[scene.id].actions, reasons=labels[scene.id].reasons, is_pseudo=True)
         for scene in pool

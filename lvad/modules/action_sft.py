@@ -107,8 +107,8 @@ class ActionSFT(Shardable):
             raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
         if target == "caption" and (describe or logit_adjustment or voting):
             raise ValueError("target caption has no description before it and no decision: set describe null, and 0")
-        if voting and voting.votes > 1 and (describe is None or describe.source != "policy"):
-            raise ValueError(f"voting.votes {voting.votes} needs descriptions by the policy: set 1, or describe")
+        if voting and voting.votes > 1 and (not describe or describe.source != "policy" or describe.best_of > 1):
+            raise ValueError(f"voting.votes {voting.votes} needs the policy's own descriptions, with best_of 1")
         self.policy, self.target, self.num_targets = policy, target, num_targets
         self.describer = Describer(describe)
         self.objective, self.logit_adjustment, self.voting = objective, logit_adjustment, voting

@@ -80,6 +80,15 @@ def test_pseudo_labels_cost_no_label_but_those_that_they_were_made_of(drawn_root
     }  # fmt: skip
 
 
+def test_labels_for_nothing_here_are_refused(drawn_root, tmp_path):
+    path = given(tmp_path, {"elsewhere": STOP})
+    with pytest.raises(DataError, match="none of its 1 scenes is a training scene without a label here"):
+        ready(drawn_root, budget=4, pseudo_labels=path)
+    for options in ({"unlabelled": True}, {"footage": "shards"}):
+        with pytest.raises(ValueError, match="pseudo_labels gives labels to training scenes"):
+            BDDOIADataModule("lastframe", str(drawn_root), pseudo_labels=path, **options)
+
+
 def test_labels_of_which_nobody_knows_are_refused(drawn_root, tmp_path):
     path = given(tmp_path, {})
     (tmp_path / LEDGER).unlink()

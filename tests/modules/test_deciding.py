@@ -10,6 +10,7 @@ from lvad.modules.deciding import View, Voting, questions, vote
 from lvad.modules.describing import Description
 from lvad.policy import HFPolicy, Sampling
 from lvad.policy.grammar import AnswerGrammar
+from lvad.rewards import Repetition
 from lvad.text import parse
 
 GRAMMAR = AnswerGrammar(True)
@@ -79,8 +80,8 @@ def test_a_stage_votes_over_its_descriptions_and_views(vlm_folder, batch, style,
 
 def test_votes_need_somebody_who_describes(vlm_folder):
     policy = HFPolicy(str(vlm_folder), lora=None)
-    for style in (None, Description(source="caption")):
-        with pytest.raises(ValueError, match=r"voting.votes 2 needs descriptions by the policy"):
+    for style in (None, Description(source="caption"), Description(best_of=2, reward=Repetition())):
+        with pytest.raises(ValueError, match=r"voting.votes 2 needs the policy's own descriptions, with best_of 1"):
             ActionSFT(policy, describe=style, voting=Voting(2))
     with pytest.raises(ValueError, match="votes must be at least 1, got 0"):
         Voting(0)
