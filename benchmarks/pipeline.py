@@ -1,9 +1,9 @@
-"""The whole pipeline over several seeds, beside the supervised baseline and the constant answers.
+"""The pipeline whose reward saw 1,400 labelled scenes, over seeds, beside the supervised baseline and constant answers.
 
     python benchmarks/pipeline.py --seeds 0 1 2 --json benchmarks/pipeline.json
 
-Each seed is one ``lvad pipeline --seed S --name seed-S``, in logs/pipeline/seed-S of the present folder; a second call
-goes on where the first stopped.
+Each seed is one ``lvad pipeline --config configs/pipeline_tuned_reward.yaml --seed S --name seed-S``, in
+logs/pipeline/seed-S of the present folder; a second call goes on where the first stopped.
 """
 
 import argparse
@@ -23,7 +23,8 @@ SCORES = (
 
 def run_seed(seed: int) -> dict:
     name = f"seed-{seed}"
-    command = [sys.executable, "-m", "lvad.cli", "pipeline", "--seed", str(seed), "--name", name]
+    config = ["--config", "configs/pipeline_tuned_reward.yaml"]
+    command = [sys.executable, "-m", "lvad.cli", "pipeline", *config, "--seed", str(seed), "--name", name]
     subprocess.run(command, check=True, stdout=sys.stderr)
     folder = Path("logs/pipeline") / name
     run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("comparison", "pipeline")}

@@ -114,12 +114,23 @@ def test_a_missing_configuration_and_a_file_that_is_no_yaml_are_named(plan, tmp_
         read_pipeline(tmp_path / "bad.yaml")
 
 
-def test_the_shipped_pipeline_is_the_method_beside_its_baseline():
+def inputs_of(pipeline):
+    return {stage.name: references(stage) for stage in pipeline.stages}
+
+
+def test_the_shipped_pipeline_has_every_arm_at_the_same_labels():
     pipeline = read_pipeline(CONFIGS / "pipeline.yaml")
-    assert {stage.name: references(stage) for stage in pipeline.stages} == {
-        "reward": [],
-        "rloo": ["reward"],
-        "two_stage": ["rloo"],
-        "action_sft": [],
+    wanted = {"rloo": [], "reader": ["rloo"], "two_stage": ["rloo"], "captioner": [], "action_sft": []}
+    assert inputs_of(pipeline) == wanted
+    assert set(pipeline.compare.values()) == wanted.keys() - {"rloo"}
+    budgets = {
+        stage.name: (stage.overrides | read_yaml(CONFIGS / stage.config.removeprefix("configs/"))["data"])["budget"]
+        for stage in pipeline.stages
     }
+    assert budgets == {"rloo": 0, "reader": 100, "two_stage": 100, "captioner": 100, "action_sft": 100}
+
+
+def test_the_pipeline_with_a_tuned_reward_is_the_papers():
+    pipeline = read_pipeline(CONFIGS / "pipeline_tuned_reward.yaml")
+    assert inputs_of(pipeline) == {"reward": [], "rloo": ["reward"], "two_stage": ["rloo"], "action_sft": []}
     assert pipeline.compare == {"pipeline": "two_stage", "sft baseline": "action_sft"}
