@@ -99,6 +99,11 @@ def test_an_audit_finds_the_reader_by_its_folder(run, drawn_root, tmp_path, caps
     assert found["num_scenes"] == 8
 
 
+def test_an_export_is_refused(run, tmp_path, capsys):
+    assert main(["export", str(run), str(tmp_path / "reader")]) == 1
+    assert "a reader has no weights for other tools" in capsys.readouterr().err
+
+
 def test_too_few_labels_are_refused(small, tmp_path, capsys):
     args = [
         "--data.budget",
