@@ -19,7 +19,7 @@ from lvad.commands.terminal import quieten
 from lvad.commands.trust import parsed
 from lvad.data import ledger
 from lvad.data.records import DataError
-from lvad.modules import ActionSFT, CLIPReward
+from lvad.modules import ActionSFT, CLIPReward, TextReader
 from lvad.policy import HFPolicy
 from lvad.report.model_card import CARD, Exported, model_card
 from lvad.report.runs import MODEL, read_metrics, write_whole
@@ -74,6 +74,9 @@ def _export(config: Namespace) -> None:
 
 
 def _write(run: Run, scratch: Path, config: Namespace) -> Written:
+    if isinstance(run.module, TextReader):
+        problem = "a reader has no weights for other tools, and its policy is as it was"
+        raise DataError.at(run.folder, "", problem, "take the run's folder model/ as it is")
     shown = scenes_to_try(run.data, config.num_scenes)
     if isinstance(run.module, CLIPReward):
         if config.adapter:

@@ -12,7 +12,7 @@ ONE = torch.ones(2, dtype=torch.float64)
 
 
 def test_two_examples_by_hand():
-    # x = 1 is true, x = -1 is not: 2 log(1 + exp(-w)) + penalty w^2 / 2 has its optimum where 2 sigmoid(-w) = penalty w.
+    # x = 1 is true, x = -1 is not. 2 log(1 + exp(-w)) + penalty w^2 / 2 is least where 2 sigmoid(-w) = penalty w.
     # At w = 1 that is a penalty of 2 / (1 + e). By symmetry the intercept is 0.
     model = fit_logistic(torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0], [0.0]]), ONE, 2 / (1 + math.e))
     torch.testing.assert_close(model.weights, torch.ones(1, 1, dtype=torch.float64), atol=1e-5, rtol=0)

@@ -9,6 +9,7 @@ import torch
 from lvad.modules.describing import GREY, Describer, Description
 from lvad.policy import Sampling
 from lvad.text import Prompts
+from lvad.types import Scores
 
 
 def test_hidden_frames_are_grey_and_the_rest_is_untouched(make_batch):
@@ -106,3 +107,43 @@ def test_sampled_descriptions_come_draw_by_draw(make_batch):
     pixels = [int(frames.flatten()[0]) for frames in batch.frames]
     drawn = Describer(Description()).sample(Repeats("a"), batch, 3)
     assert drawn == [[f"a {pixel}{i}" for pixel in pixels] for i in range(3)]
+
+
+class LikesLong(torch.nn.Module):
+    """A reward that looks at the length alone."""
+
+    def score(self, batch, rollouts):
+        total = torch.tensor([[float(len(text)) for text in row] for row in rollouts.texts])
+        return Scores(total, {"length": total})
+
+
+class Speaks:
+    """A policy that says what it is told to, the longest in the middle."""
+
+    prompts, sampling = Prompts(), Sampling()
+
+    @contextmanager
+    def as_reference(self):
+        yield self
+
+    def encode(self, batch):
+        return batch
+
+    def generate(self, batch, num_completions, greedy=False):
+        assert (num_completions, greedy) == (3, False)
+        return SimpleNamespace(texts=[["a", "longest", "mid"] for _ in batch.ids])
+
+
+def test_the_best_of_several_descriptions_is_kept(make_batch):
+    describer = Describer(Description(best_of=3, reward=LikesLong()))
+    assert describer.describe(Speaks(), make_batch(1, 1), is_training=False) == ["longest", "longest"]
+    assert list(describer.known.values()) == ["longest", "longest"]
+    assert isinstance(describer.reward, LikesLong)
+
+
+def test_the_best_needs_a_judge_and_several_samples():
+    for options in ({"best_of": 3}, {"reward": LikesLong()}, {"best_of": 0}):
+        with pytest.raises(ValueError, match="best_of must be > 1 with a reward"):
+            Description(**options)
+    with pytest.raises(ValueError, match=r"set describe\.sampled false"):
+        Description(best_of=3, reward=LikesLong(), sampled=True)

@@ -1,0 +1,131 @@
+"""The reader's stage, and what is built on it, from the command line."""
+
+import json
+
+import pytest
+import torch
+
+from lvad.cli import main
+from lvad.commands.export_load import load_run
+from lvad.data.pseudo_labels import read_pseudo_labels
+from lvad.modules import TextReader
+from lvad.policy import HFPolicy
+from lvad.rewards import Reader
+
+POLICY = "--model.init_args.policy.init_args"
+NAMED = "--model.init_args.reward.init_args.model"
+
+
+@pytest.fixture(scope="module")
+def small(vlm_folder, drawn_root):
+    return [
+        "--data.root", drawn_root, "--data.format", "lastframe", "--data.batch_size", "8", "--trainer.accelerator",
+        "cpu", "--trainer.enable_progress_bar", "false", f"{POLICY}.model", vlm_folder,
+        f"{POLICY}.sampling.max_new_tokens", "10",
+    ]  # fmt: skip
+
+
+def lvad(*args):
+    assert main([*map(str, args)]) == 0
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+    """A reader of 10 labels, which is sure of everything, on what a policy with random weights says; tested."""
+    root = tmp_path_factory.mktemp("logs")
+    place = ["--trainer.logger.init_args.save_dir", root, "--model.init_args.num_completions", "2"]
+    sure = ["--model.init_args.threshold", "1e-9", "--data.budget", "10"]
+    lvad("fit", "--config", "configs/study/reader.yaml", *small, *place, *sure)
+    folder = root / "study_reader/version_0"
+    lvad("test", "--ckpt_path", folder / "checkpoints/last.ckpt")
+    return folder
+
+
+def test_labels_and_pseudo_labels_are_those_of_the_budget(run):
+    ledger = json.loads((run / "model/ledger.json").read_text())
+    labelled = ledger["TextReader train, labelled"]
+    reader = Reader(str(run / "model"))
+    assert sorted(reader.parts.scenes) == labelled
+    assert len(labelled) == 10
+    assert {scene.fold for scene in reader.parts.scenes.values()} == set(range(5))
+    pseudo = read_pseudo_labels(run / "model/pseudo_labels.json")
+    assert sorted(pseudo) == ledger["TextReader train, unlabelled"]
+    assert all(0 < label.probability <= 1 for label in pseudo.values())
+
+
+def test_the_checkpoint_holds_the_reader_that_was_exported(run):
+    module = load_run(run, "last").module
+    assert isinstance(module, TextReader)
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    module.on_load_checkpoint(checkpoint)
+    exported = Reader(str(run / "model")).parts
+    assert module.parts is not None
+    assert torch.equal(module.parts.weights, exported.weights)
+    assert (module.parts.vocabulary, module.parts.scenes) == (exported.vocabulary, exported.scenes)
+    assert len(module.described) == 16
+    assert all(len(texts) == 4 for texts in module.described.values())
+
+
+def test_the_test_decides_on_all_scenes(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/parse_failure"] == 0
+    assert 0 <= metrics["test/action_macro_f1"] <= 1
+    assert len((run / "answers.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_policy_is_trained_on_it(run, small, tmp_path):
+    reward = json.dumps({"class_path": "lvad.rewards.Reader", "init_args": {"model": str(run / "model")}})
+    options = ["--model.init_args.reward", reward, "--model.init_args.num_completions", "2", "--trainer.max_steps", "2"]
+    lvad(
+        "fit", "--config", "configs/study/rloo.yaml", *small, *options, "--trainer.logger.init_args.save_dir", tmp_path
+    )
+    folder = tmp_path / "study_rloo/version_0"
+    ledger = json.loads((folder / "model/ledger.json").read_text())
+    assert len(ledger["TextReader train, labelled"]) == 10  # the reward's labels are the policy's
+    assert "RLOOPolicy train, labelled" not in ledger
+
+
+def test_answers_are_trained_on_its_labels(run, small, tmp_path):
+    options = [NAMED, run / "model", "--model.init_args.num_completions", "2", "--trainer.max_steps", "1"]
+    place = ["--trainer.logger.init_args.save_dir", tmp_path]
+    lvad("fit", "--config", "configs/study/rloo_answers.yaml", *small, *options, *place)
+    assert (tmp_path / "study_rloo_answers/version_0/model/config.json").is_file()
+
+
+def test_an_audit_finds_the_reader_by_its_folder(run, drawn_root, tmp_path, capsys):
+    code = main(["audit", "--reward", str(run / "model"), "--root", str(drawn_root), "--out", str(tmp_path / "audit")])
+    assert code == 1  # it knows nothing: random texts were read
+    found = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert found["num_scenes"] == 8
+
+
+def test_an_export_is_refused(run, tmp_path, capsys):
+    assert main(["export", str(run), str(tmp_path / "reader")]) == 1
+    assert "a reader has no weights for other tools" in capsys.readouterr().err
+
+
+def test_too_few_labels_are_refused(small, tmp_path, capsys):
+    args = [
+        "--data.budget",
+        "1",
+        "--model.init_args.num_completions",
+        "1",
+        "--trainer.logger.init_args.save_dir",
+        tmp_path,
+    ]
+    assert main(["fit", "--config", "configs/study/reader.yaml", *map(str, [*small, *args])]) == 1
+    assert "1 labelled training scenes are too few to fit a reader across folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_completions": 0}, "num_completions must be >= 1, got 0"),
+        ({"num_folds": 1}, "num_folds must be >= 2, got 1"),
+        ({"penalty": 0.0}, "penalty must be > 0"),
+        ({"threshold": 1.5}, r"threshold in \(0, 1\]"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, message, vlm_folder):
+    with pytest.raises(ValueError, match=message):
+        TextReader(HFPolicy(str(vlm_folder), lora=None), **options)
