@@ -14,9 +14,12 @@ from lvad.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 # The pipeline lists stages; a strategy is put on top of one.
-STAGE_CONFIGS = {*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/bddoia").glob("*.yaml")} - {
-    ROOT / "configs/pipeline.yaml"
-}
+STAGE_CONFIGS = {
+    *(ROOT / "configs").glob("*.yaml"),
+    *(ROOT / "configs/bddoia").glob("*.yaml"),
+    *(ROOT / "configs/study").glob("*.yaml"),
+    *(ROOT / "configs/study/bddoia").glob("*.yaml"),
+} - {ROOT / "configs/pipeline.yaml", ROOT / "configs/study/label_efficiency.yaml", ROOT / "configs/study/bddoia.yaml"}
 SMALL = [
     "--data.root", "drawn", "--data.num_scenes", "{train: 16, val: 8, test: 8}", "--trainer.max_epochs", "1",
     "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
