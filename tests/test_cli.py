@@ -13,10 +13,17 @@ from lvad.assets import resolve_config, resolve_model
 from lvad.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-# A pipeline lists stages; a strategy is put on top of one.
-STAGE_CONFIGS = {*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/bddoia").glob("*.yaml")} - {
+# A pipeline or a study lists stages; a strategy is put on top of one.
+STAGE_CONFIGS = {
+    *(ROOT / "configs").glob("*.yaml"),
+    *(ROOT / "configs/bddoia").glob("*.yaml"),
+    *(ROOT / "configs/study").glob("*.yaml"),
+    *(ROOT / "configs/study/bddoia").glob("*.yaml"),
+} - {
     ROOT / "configs/pipeline.yaml",
     ROOT / "configs/pipeline_tuned_reward.yaml",
+    ROOT / "configs/study/label_efficiency.yaml",
+    ROOT / "configs/study/bddoia.yaml",
 }
 SMALL = [
     "--data.root", "drawn", "--data.num_scenes", "{train: 16, val: 8, test: 8}", "--trainer.max_epochs", "1",

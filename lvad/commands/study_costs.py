@@ -41,8 +41,9 @@ def costs(study: Study, plan: Plan, done: Mapping[Path, Record]) -> dict[Path, C
 def _cost(study: Study, job: Job, seen: list[float]) -> Cost:
     if seen:
         return Cost(sum(seen) / len(seen), f"mean of {len(seen)} finished")
-    if job.config in study.estimates:
-        return Cost(study.estimates[job.config], "estimated in the file")
+    for name in (job.name, job.config):
+        if name in study.estimates:
+            return Cost(study.estimates[name], "estimated in the file")
     return Cost(None, "unknown")
 
 

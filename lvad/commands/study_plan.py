@@ -65,7 +65,8 @@ class Study:
         parallel: stages that run at a time.
         threads: of each.
         extra_test: overrides of ``lvad test``, by which every result is tested a second time; none if empty.
-        estimates: seconds of fit and test by configuration, for a plan of the costs before any stage has finished.
+        estimates: seconds of fit and test by a stage's name or its configuration, for a plan of the costs before any
+            stage of the kind has finished.
         arm_budgets: of the arms that are not run at all of ``budgets``; in the file they stand at the arm.
     """
 

@@ -42,8 +42,9 @@ class BDDOIADataModule(LightningDataModule):
         eval_batch_size: scenes per batch elsewhere; ``batch_size`` if None.
         num_workers: processes that decode; 0 decodes in the training process.
         seed: of the order of training scenes, and of which scenes a subset holds.
-        subset: every scene, or the paper's one-action-one-reason scenes, split anew 8:2 ("single"), 8:2 with every
-            recording whole in one split ("grouped"), or 1,400 / 200 / rest ("reward").
+        subset: every scene, those whose recording no other split tests or validates on ("apart"), or the paper's
+            one-action-one-reason scenes, split anew 8:2 ("single"), 8:2 with every recording whole in one split
+            ("grouped"), or 1,400 / 200 / rest ("reward").
         num_scenes: how many scenes of each split to use; for "synthetic" also how many to draw where there is no set
             yet (800, 128, 300, also where a share is asked for).
         num_drawn: draw so many instead, of which ``num_scenes`` are used.

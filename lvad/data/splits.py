@@ -23,7 +23,7 @@ VAL_SHARE: Final = Fraction(1, 10)
 REWARD_COUNTS: Final = (1400, 200, 400)
 """Training, validation and test scenes of the reward model (Appendix B.3)."""
 
-Subset = Literal["all", "single", "grouped", "reward"]
+Subset = Literal["all", "apart", "single", "grouped", "reward"]
 
 _RECORDING: Final = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(_[0-9]+)?")
 
@@ -169,6 +169,17 @@ def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     return [scene._replace(split=placed[i]) for i, scene in enumerate(merged)]
 
 
+def keep_apart(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """Return the source's own splits without what leaks: no recording of a test scene trains or validates.
+
+    Nor does one of a validation scene train. Test scenes are all kept, so scores are those of the release's test split.
+    Of the real ``gt_4a_21r`` files 7,946 / 1,117 / 2,236 scenes become 7,358 / 1,050 / 2,236. The seed chooses nothing.
+    """
+    drives = {split: {recording(s.id) or s.id for s in scenes if s.split == split} for split in SPLITS}
+    taken = {"train": drives["val"] | drives["test"], "val": drives["test"]}
+    return [s for s in scenes if (recording(s.id) or s.id) not in taken.get(s.split, ())]
+
+
 def _quota(count: int) -> dict[str, int]:
     """How many of ``count`` scenes each split gets, shares rounded up as in ``_divide``."""
     test = math.ceil(TEST_SHARE * count)
@@ -220,8 +231,9 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
 
     Args:
         reading: what a reader found.
-        subset: every scene, or the paper's one-action-one-reason scenes, split anew for the policy ("single"; "grouped"
-            keeps recordings whole) or for the reward model ("reward").
+        subset: every scene ("apart" leaves out training scenes whose recording is tested), or the paper's
+            one-action-one-reason scenes, split anew for the policy ("single"; "grouped" keeps recordings whole) or for
+            the reward model ("reward").
         seed: of every choice made here.
 
     Raises:
@@ -232,10 +244,11 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
             raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
         train, val = hold_out(reading.scenes, seed)
         return {"train": train, "val": val, "test": []}
-    divide = {"single": split_one_one, "grouped": split_grouped, "reward": split_reward}.get(subset)
+    ways = {"apart": keep_apart, "single": split_one_one, "grouped": split_grouped, "reward": split_reward}
+    divide = ways.get(subset)
     scenes = divide(reading.scenes, seed) if divide else reading.scenes
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     # Carving does not keep recordings whole.
-    if not splits["val"] and subset != "grouped":
+    if not splits["val"] and subset not in ("grouped", "apart"):
         splits["train"], splits["val"] = carve_val(splits["train"], seed)
     return splits

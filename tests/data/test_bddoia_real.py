@@ -141,6 +141,13 @@ def test_the_releases_own_split_leaks(scenes: list[Scene]) -> None:
     assert shared_recordings(scenes, "all", 0) == (487, 351)
 
 
+def test_the_releases_split_without_its_leaks_tests_on_the_same_scenes(scenes: list[Scene]) -> None:
+    parts = arrange(Reading("gt_4a_21r", scenes), "apart", 0)
+    assert parts["test"] == [scene for scene in scenes if scene.split == "test"]
+    assert {split: len(members) for split, members in parts.items()} == {"train": 7358, "val": 1050, "test": 2236}
+    assert shared_recordings(scenes, "apart", 0) == (0, 0)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_the_grouped_split_has_the_papers_counts(scenes: list[Scene], seed: int) -> None:
     """Table 2: 41, 339, 12 and 11 test scenes; val ceil(rest / 10): 163/10, 1352/10, 48/10, 43/10."""
