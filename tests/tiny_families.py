@@ -1,4 +1,4 @@
-"""A tiny model of each family with transformers' own classes: random weights, the real processor, a tokenizer of bytes."""
+"""A tiny model of each family: transformers' own classes and processor, random weights, a tokenizer of bytes."""
 
 from pathlib import Path
 from typing import Any
