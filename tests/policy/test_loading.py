@@ -43,7 +43,7 @@ def tokens_of(folder, height, width, num_frames=1, **images):
 @pytest.mark.parametrize(
     ("name", "all_tokens", "budgets"),
     [
-        # A token is 28 x 28 pixels: 84 x 140 are 3 x 5 of them. At most 12: both edges over sqrt(15 / 12), rounded down.
+        # A token is 28 x 28 pixels: 84 x 140 are 3 x 5. At most 12: both edges over sqrt(15 / 12), rounded down.
         ("qwen2_5_vl", 15, {12: 8, 10: 8, 2: 1}),
         # 32 x 32 pixels: 84 / 32 and 140 / 32 are rounded to 3 and 4; at most 11, over sqrt(11.48 / 11) and down.
         ("qwen3_vl", 12, {11: 8}),
