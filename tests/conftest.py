@@ -79,3 +79,19 @@ def make_batch():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory):
+    """A tiny model of a family with random weights, made once."""
+    from functools import cache
+
+    from tiny_families import make_family
+
+    @cache
+    def folder(name: str) -> Path:
+        made = tmp_path_factory.mktemp("families") / name
+        make_family(name, made)
+        return made
+
+    return folder

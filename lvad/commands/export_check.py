@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from peft import PeftModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from lvad.data.records import DataError
@@ -75,6 +75,9 @@ def merge_gap(policy: HFPolicy, merged: Any, trials: list[Trial]) -> Gap:
         inputs = chat_inputs(policy.processor, _batch(trial.frames), [trial.query]).to(policy.vlm.device)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], trial.tokens.unsqueeze(0)], 1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if "mm_token_type_ids" in inputs:  # 0 is the kind of words
+            kinds = inputs["mm_token_type_ids"]
+            inputs["mm_token_type_ids"] = nn.functional.pad(kinds, (0, len(trial.tokens)))
         before = policy.vlm(**inputs).logits
         start = before
         if isinstance(policy.model, PeftModel):

@@ -54,7 +54,7 @@ def worst_scenes(
     num_frames: int,
     count: int,
     image_size_px: int | None = None,
-    frame_tokens: Callable[[int, int], int] | None = None,
+    frame_tokens: Callable[[int, int, int], int] | None = None,
 ) -> list[Scene]:
     """The scenes with the most tokens of frames, then the most frames, the largest pictures, the longest answers.
 
@@ -63,7 +63,8 @@ def worst_scenes(
         num_frames: M, the most frames of a scene that are shown.
         count: how many.
         image_size_px: longest edge of a frame after reduction.
-        frame_tokens: of a frame of a height and a width; None where no policy tells, and frames come first.
+        frame_tokens: of a height, a width and a number of frames, what one of them is; None where no policy tells,
+            and frames come first.
     """
     shown = [min(len(scene.frames), num_frames) for scene in scenes]
     longest = [scene for scene, frames in zip(scenes, shown, strict=True) if frames == max(shown)]
@@ -73,7 +74,7 @@ def worst_scenes(
 
     def cost(scene: Scene) -> tuple[int, ...]:
         frames, (width, height) = min(len(scene.frames), num_frames), _size(scene, image_size_px)
-        tokens = frames * frame_tokens(height, width) if frame_tokens and width else 0
+        tokens = frames * frame_tokens(height, width, frames) if frame_tokens and width else 0
         return tokens, frames, width * height, sum(scene.reasons or ())
 
     worst = sorted(looked_at, key=cost, reverse=True)[:count]
@@ -154,7 +155,7 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
     policy, size = getattr(module, "policy", None), len(batch.ids)
     tall, wide = max(tuple(frames.shape[-2:]) for frames in batch.frames)
     prompt_ids: PromptIds | None = getattr(policy, "prompt_ids", None)
-    helps = [f"policy {fewer}" for fewer in prompt_ids.tiling.fewer_tiles(tall, wide)] if prompt_ids else []
+    helps = [f"policy {fewer}" for fewer in prompt_ids.frames.fewer_tokens(tall, wide)] if prompt_ids else []
     if size > 1 and getattr(getattr(module, "controls", None), "updates", 1) == 1:
         helps.append(f"data.batch_size {size // 2} with trainer.accumulate_grad_batches doubled")
     if policy is not None and getattr(policy, "completions_at_once", 1) is None:

@@ -27,7 +27,7 @@ class Lora:
 
     rank: int = 16
     alpha: int = 32
-    targets: str = r".*text_model.*\.(q|k|v|o|gate|up|down)_proj"
+    targets: str = r".*\.(text_model|language_model)\.layers\..*\.(q|k|v|o|gate|up|down)_proj"
 
 
 def adapted(model: Any, lora: Lora) -> "PeftModel":

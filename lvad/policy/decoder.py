@@ -29,7 +29,7 @@ class Decoder:
         self.trunk, self.room = trunk, room
         batch, device = len(trunk.lengths), trunk.last.device
         self._scene = torch.arange(batch, device=device).repeat_interleave(num_completions)
-        self._length = torch.tensor(trunk.lengths, device=device)
+        self._start = torch.tensor(trunk.starts, device=device)
         self._read = TokenPass(text_model, partial(product, num_rows=self.num_alive))
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._num_fed = 0
@@ -44,7 +44,7 @@ class Decoder:
 
     def advance(self, embeds: Tensor) -> Tensor:
         """The next states float[R, E], from the embeddings float[R, E] of the last tokens."""
-        hidden = self._read(embeds, self._length[self._scene] + self._num_fed, self._attend)
+        hidden = self._read(embeds, self._start[self._scene] + self._num_fed, self._attend)
         self._num_fed += 1
         return hidden
 

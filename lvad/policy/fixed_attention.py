@@ -83,7 +83,7 @@ class FixedKeys:
             found = torch.stack([x.detach() for x in flat]).index_select(1, rows)
             kept.copy_(found.unflatten(1, (shape.num_scenes, -1)).transpose(2, 3))
         starts = torch.zeros(shape.num_scenes, dtype=torch.long)
-        starts[: len(lengths)] = lengths
+        starts[: len(lengths)] = torch.tensor(trunk.starts)
         self._start.copy_(starts.repeat_interleave(shape.num_completions), non_blocking=True)
         bias = torch.full((shape.num_scenes, 1, 1, 1, shape.prompt_tokens), -torch.inf, dtype=self._wide)
         bias[is_there.view(bias.shape)] = 0

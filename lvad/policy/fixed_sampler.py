@@ -61,7 +61,7 @@ class FixedSampler:
     ) -> None:
         self._law, self._shape, self._embed = law, shape, vlm.get_input_embeddings()
         self._products = FixedProducts()
-        self._read = TokenPass(vlm.model.text_model, self._products)
+        self._read = TokenPass(vlm.get_decoder(), self._products)
         self._head = self._products([vlm.lm_head])
         self._keys = FixedKeys(shape, trunk)
         self._banned = banned.expand(shape.num_rows, -1).clone() if law.has_grammar else banned
@@ -191,10 +191,10 @@ def _weights_key(vlm: Any, banned: Tensor) -> tuple[Any, ...]:
     """What a captured graph takes for granted: where the weights lie, their precision, which adapters are on."""
     device = banned.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    read = [*vlm.model.text_model.parameters(), vlm.get_input_embeddings().weight, vlm.lm_head.weight, banned]
+    read = [*vlm.get_decoder().parameters(), vlm.get_input_embeddings().weight, vlm.lm_head.weight, banned]
     adapters = [
         (tuple(layer.active_adapters), layer.disable_adapters, layer.merged)
-        for layer in vlm.model.text_model.modules()
+        for layer in vlm.get_decoder().modules()
         if is_lora_layer(layer)
     ]
     return (dtype, *adapters, *((tensor.data_ptr(), tensor.dtype) for tensor in read))

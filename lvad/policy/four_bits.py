@@ -1,7 +1,8 @@
 """A frozen base in 4 bits under trained adapters (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
 
 import copy
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,18 +11,22 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_LEFT_WHOLE: Final = ["model.vision_model", "model.connector", "lm_head"]
-"""What the text model reads and how it speaks. The head's rounding would be in every probability, and some models share
-its weights with the embedding, which looks rows up; SmolVLM-256M and 500M have a head of their own."""
 
+def four_bits(dtype: torch.dtype, vision: Sequence[str]) -> BitsAndBytesConfig:
+    """The text model's linear layers as normal floats of 4 bits, multiplied in ``dtype``.
 
-def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """The text model's linear layers as normal floats of 4 bits, multiplied in ``dtype``."""
+    What the text model reads and how it speaks stay whole. The head's rounding would be in every probability, and some
+    models share its weights with the embedding, which looks rows up; SmolVLM-256M and 500M have a head of their own.
+
+    Args:
+        dtype: of products.
+        vision: names of what makes visual tokens.
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_LEFT_WHOLE,
+        llm_int8_skip_modules=[*(f"model.{name}" for name in vision), "lm_head"],
     )
 
 

@@ -1,10 +1,15 @@
 """The text model's gated layer with a gradient of its own: the same values, one activation less to keep."""
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaMLP
+
+from lvad.policy.norms import is_of_transformers
+
+_SILU: Final = type(ACT2FN["silu"])
 
 
 class SwiGLU(torch.autograd.Function):
@@ -30,8 +35,11 @@ class _LeanMLP(LlamaMLP):
         return self.down_proj(SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
 
 
+_SAME_FORMULA: Final = ("LlamaMLP", "Qwen2MLP", "Qwen2_5_VLMLP", "Qwen3MLP", "Qwen3VLTextMLP")
+
+
 def make_gates_lean(model: nn.Module) -> None:
-    """Let the gated layers of a Llama text model compute by ``SwiGLU``, in place; their weights stay."""
+    """Let the gated layers of a text model compute by ``SwiGLU``, in place; their weights stay."""
     for part in model.modules():
-        if type(part) is LlamaMLP and part.config.hidden_act == "silu":
+        if is_of_transformers(part, _SAME_FORMULA) and isinstance(part.act_fn, _SILU):
             part.__class__ = _LeanMLP

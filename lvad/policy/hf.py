@@ -1,4 +1,4 @@
-"""A SmolVLM, SmolVLM2 or Idefics3 checkpoint as a policy: images and prompt are read once for K completions."""
+"""A vision-language checkpoint as a policy: images and prompt are read once for K completions."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from lvad.assets import resolve_model
-from lvad.policy.adapters import Lora, adapted, has_adapters, merged, save_adapter, save_start
+from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
 from lvad.policy.decoder import Decoder, DensitySteps
 from lvad.policy.decoding import Ending, draw_completions
 from lvad.policy.embedding import shared_lookup
+from lvad.policy.families import family_of
 from lvad.policy.feature_store import VisionCache
 from lvad.policy.fixed_sampler import FixedSamplers, Law, draws_fixed_shapes
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
@@ -20,6 +21,7 @@ from lvad.policy.loading import load_vlm
 from lvad.policy.passes import Trunk, read_prompts
 from lvad.policy.peft_parts import is_peft_model
 from lvad.policy.pixels import Images
+from lvad.policy.prompt_inputs import Asked, prompt_inputs
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
@@ -33,7 +35,7 @@ class HFPolicy(HasReference):
     """A vision-language model by name or folder.
 
     Args:
-        model: ``embedded/vlm``, a folder, or a hub name of an Idefics3 / SmolVLM / SmolVLM2 checkpoint.
+        model: ``embedded/vlm``, a folder, or a hub name of a checkpoint of one of the ``FAMILIES``.
         sampling: the law of the completions.
         prompts: what the model is asked.
         lora: adapters to train; None trains the weights themselves, and KL then needs a second model.
@@ -46,7 +48,7 @@ class HFPolicy(HasReference):
         in_four_bits: keep the text model's frozen layers in 4 bits under the adapters.
         cuda_graphs: on CUDA, launch a sampled token as one captured graph: the same tokens, several times as fast. Its
             keys and values stay in memory between rollouts.
-        images: how many tiles of a frame the model is shown, and so how long its prompts are; an export has it too.
+        images: how much of a frame the model is shown, and so how long its prompts are; an export has it too.
 
     Raises:
         ValueError: for a model that ``load_vlm`` refuses, ``images`` that its processor cannot do,
@@ -79,16 +81,17 @@ class HFPolicy(HasReference):
         if completions_at_once is not None and completions_at_once < 1:
             raise ValueError(f"completions_at_once must be >= 1, got {completions_at_once}")
         self.processor.tokenizer.padding_side = "right"
-        images.apply(self.processor)
+        self._family = family_of(vlm)
+        self._family.limit(images, self.processor, vlm.config)
+        frames = self._family.frames(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
-        self.prompt_ids, self._eyes = PromptIds(self.processor), Eyes(self.processor, vision_cache)
+        self.prompt_ids, self._eyes = PromptIds(self.processor, frames), Eyes(self._family, frames, vision_cache)
         if freeze_vision:
-            vlm.model.vision_model.requires_grad_(False)
-            vlm.model.connector.requires_grad_(False)
+            self._family.freeze_vision(vlm)
         if gradient_checkpointing:
-            vlm.model.text_model.gradient_checkpointing_enable()
+            vlm.get_decoder().gradient_checkpointing_enable()
         self.model: Any = adapted(vlm, lora) if lora else vlm
-        banned = banned_tokens(self.processor.tokenizer, vlm.config.text_config.vocab_size, self.end_ids)
+        banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
         self.cuda_graphs, self._samplers = cuda_graphs, FixedSamplers()
         self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
@@ -98,6 +101,11 @@ class HFPolicy(HasReference):
     def vlm(self) -> Any:
         """The transformers model, adapters in place."""
         return self.model.get_base_model() if is_peft_model(self.model) else self.model
+
+    @property
+    def text_model(self) -> Any:
+        """Its layers and their norm, between embedding and head."""
+        return self.vlm.get_decoder()
 
     @property
     def end_id(self) -> int:
@@ -134,24 +142,14 @@ class HFPolicy(HasReference):
         Raises:
             ValueError: if visual tokens and their places in the prompt do not match in number.
         """
-        vlm = self.vlm
-        prompts = [
-            self.prompt_ids(query, frames)
-            for query, frames in zip(queries or [self.prompts.describe] * len(batch.ids), batch.frames, strict=True)
-        ]
-        features = self._eyes.look(vlm, batch.frames)
-        for scene, ids, seen in zip(batch.ids, prompts, features, strict=True):
-            places = int((ids == vlm.config.image_token_id).sum())
-            if seen.shape != (places, self.state_size):
-                numbers = f"{len(seen)} visual tokens for {places} places in the prompt"
-                raise ValueError(f"{scene}: {numbers}, of {seen.shape[1]} and {self.state_size} numbers each")
-        ids = torch.cat(prompts)
-        places = (ids == vlm.config.image_token_id).nonzero().squeeze(1)
-        lookup = shared_lookup(vlm.get_input_embeddings())
-        embeds = lookup(upload(ids, vlm.device))
-        embeds = embeds.index_copy(0, upload(places, vlm.device), torch.cat(features).to(embeds.dtype))
-        lengths = tuple(len(ids) for ids in prompts)
-        return Prefix(embeds, lengths, lookup, read_prompts(vlm.model.text_model, embeds, lengths))
+        questions = queries or [self.prompts.describe] * len(batch.ids)
+        ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
+        written = [self.prompt_ids.frames.written(len(frames), *frames.shape[2:]) for frames in batch.frames]
+        features = self._eyes.look(self.vlm, batch.frames)
+        scenes = zip(batch.ids, ids, map(len, batch.frames), written, features, strict=True)
+        lookup = shared_lookup(self.vlm.get_input_embeddings())
+        inputs = prompt_inputs(self.vlm, self._family, lookup, [Asked(*scene) for scene in scenes])
+        return Prefix(inputs.embeds, inputs.lengths, lookup, read_prompts(self.text_model, inputs))
 
     @torch.no_grad()
     def generate(
@@ -185,7 +183,7 @@ class HFPolicy(HasReference):
             sampler = self._samplers.get(self.vlm, self.banned, law, trunk, num_completions, captures)
             drawn = sampler(trunk, walk, begin)
         else:
-            decoder = Decoder(self.vlm.model.text_model, trunk, num_completions, ending.max_new_tokens)
+            decoder = Decoder(self.text_model, trunk, num_completions, ending.max_new_tokens)
             steps = DensitySteps(self.vlm, decoder, self.sampling, self.banned)
             hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
             drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
@@ -217,8 +215,9 @@ class HFPolicy(HasReference):
         counts = token_counts(rollouts.completion_mask)
         cells = upload(token_cells(counts, rollouts.tokens.shape[-1]), rollouts.tokens.device)
         tokens = rollouts.tokens.flatten().index_select(0, cells)
-        model, embed = self.vlm.model.text_model, prefix.lookup
-        states = predicting_states(model, embed, _trunk(prefix), rollouts.tokens, counts, self.completions_at_once)
+        states = predicting_states(
+            self.text_model, prefix.lookup, _trunk(prefix), rollouts.tokens, counts, self.completions_at_once
+        )
 
         def density(logits: Tensor, rows: slice) -> Tensor:
             # A grammar's masks over the vocabulary live no longer than the logits.
@@ -241,16 +240,13 @@ class HFPolicy(HasReference):
         KL(q || p_ref) would be infinite there.
         """
         with self.as_reference() as start:
-            seen = self._read_again(prefix) if start is self and not self._adapts_sight else start.encode(batch)
+            # Embeddings are others too where the vision encoder is adapted.
+            is_same = start is self and not self._family.adapts_vision(self.vlm)
+            seen = self._read_again(prefix) if is_same else start.encode(batch)
             return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
 
-    @property
-    def _adapts_sight(self) -> bool:
-        """Whether the embeddings, and not the text model alone, are others under the reference."""
-        return has_adapters(self.vlm.model.vision_model, self.vlm.model.connector)
-
     def _read_again(self, prefix: Prefix) -> Prefix:
-        return prefix._replace(trunk=read_prompts(self.vlm.model.text_model, prefix.embeds, prefix.lengths))
+        return prefix._replace(trunk=read_prompts(self.text_model, _trunk(prefix).inputs))
 
     def shared_with_reference(self) -> list[object]:
         """One store of visual tokens, whose keys tell towers apart, serves both."""

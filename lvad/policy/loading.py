@@ -7,16 +7,18 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import loading
+from lvad.policy.families import FAMILIES
 from lvad.policy.four_bits import four_bits, multiply_alike
 from lvad.policy.gates import make_gates_lean
 from lvad.policy.norms import make_norms_lean
 from lvad.policy.passes import ATTENTION
 from lvad.policy.tokens import end_tokens
-from lvad.policy.vision import TILE_ATTENTION
 
-MODEL_TYPES: Final = ("idefics3", "smolvlm")
-TEXT_MODEL_TYPE: Final = "llama"
-"""The sampler reads its layers one by one."""
+TEXT_MODEL_TYPES: Final = ("llama", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
+"""The sampler reads their layers one by one."""
+_POSITIONS: Final = ("default", "linear", "llama3", "yarn")
+"""Rotary positions whose angles depend on nothing but the position. Others depend on the length of what is read at
+once, and a prompt is read apart from its completions."""
 _MAX_LAYERS: Final = 1000
 """Of a tower: they are built one by one before any weight is read, so that a false number would take hours."""
 _PARAMETERS_PER_BYTE: Final = 2  # in 4 bits each
@@ -37,17 +39,19 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
     with loading(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_type(source, config)
+    _check_text(source, config.text_config)
     _check_size(source, config)
+    family = FAMILIES[config.model_type]
     load: Any = AutoModelForImageTextToText.from_pretrained
     with loading(source):
         vlm, report = load(
             source,
             dtype=getattr(torch, dtype),
-            attn_implementation={"": "sdpa", "text_config": ATTENTION, "vision_config": TILE_ATTENTION},
+            attn_implementation={"": "sdpa", "text_config": ATTENTION, "vision_config": family.vision_attention},
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **({"quantization_config": four_bits(getattr(torch, dtype))} if in_four_bits else {}),
+            **({"quantization_config": four_bits(getattr(torch, dtype), family.vision)} if in_four_bits else {}),
         )
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if missing := sorted(report["missing_keys"]):
@@ -63,18 +67,29 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
 
 
 def _check_type(source: str, config: Any) -> None:
-    if config.model_type not in MODEL_TYPES:
-        raise ValueError(f"model {source!r} is of type {config.model_type!r}; known: {MODEL_TYPES}")
-    if config.text_config.model_type != TEXT_MODEL_TYPE:
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"model {source!r} is of type {config.model_type!r}; known: {', '.join(FAMILIES)}")
+    if config.text_config.model_type not in TEXT_MODEL_TYPES:
         kind = config.text_config.model_type
-        raise ValueError(f"model {source!r} has a text model of type {kind!r}; known: {TEXT_MODEL_TYPE!r}")
-    if config.text_config.attention_dropout:
+        raise ValueError(f"model {source!r} has a text model of type {kind!r}; known: {', '.join(TEXT_MODEL_TYPES)}")
+
+
+def _check_text(source: str, config: Any) -> None:
+    """What the shared passes or the sampler's density would be wrong about in silence."""
+    if config.attention_dropout:
         raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
+    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
+    if kinds:
+        raise ValueError(f"model {source!r} has layers of {', '.join(sorted(kinds))}; known: full_attention")
+    positions = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if positions not in _POSITIONS:
+        raise ValueError(f"model {source!r} has {positions} rotary positions; known: {', '.join(_POSITIONS)}")
 
 
 def _check_size(source: str, config: Any) -> None:
     """Transformers makes room for what the configuration says, whatever the files hold."""
-    num_layers = max(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+    depths = [getattr(config.vision_config, name, 0) for name in ("num_hidden_layers", "depth")]
+    num_layers = max(config.text_config.num_hidden_layers, *depths)
     if num_layers > _MAX_LAYERS:
         raise ValueError(f"model {source!r} says that it has {num_layers} layers, more than {_MAX_LAYERS}")
     if not Path(source).is_dir():

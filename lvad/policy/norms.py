@@ -4,7 +4,8 @@ Differentiated operation by operation, as transformers has it, it is 12 passes o
 them; the formula of the gradient needs the input and one number per row.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,22 @@ class _LeanNorm(LlamaRMSNorm):
         return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[return-value]
 
 
+_SAME_FORMULA: Final = (
+    "LlamaRMSNorm", "Qwen2RMSNorm", "Qwen2VLRMSNorm", "Qwen2_5_VLRMSNorm", "Qwen3RMSNorm", "Qwen3VLTextRMSNorm"
+)  # fmt: skip
+
+
 def make_norms_lean(model: nn.Module) -> None:
-    """Let the normalisations of a Llama text model compute by ``RMSNorm``, in place; their weights stay."""
+    """Let the normalisations of a text model compute by ``RMSNorm``, in place; their weights stay."""
     for part in model.modules():
-        if type(part) is LlamaRMSNorm:
+        if is_of_transformers(part, _SAME_FORMULA):
             part.__class__ = _LeanNorm
+
+
+def is_of_transformers(part: nn.Module, names: Sequence[str]) -> bool:
+    """Whether a module is of one of these classes of transformers; those of other models need not be imported."""
+    kind = type(part)
+    return kind.__name__ in names and kind.__module__.startswith("transformers.models.")
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

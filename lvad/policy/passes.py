@@ -29,6 +29,21 @@ class Pass(Protocol):
         ...
 
 
+class PromptInputs(NamedTuple):
+    """What the text model takes of B prompts with S tokens in all, one after the other."""
+
+    embeds: Tensor
+    """float[S, E], visual tokens in place."""
+    lengths: tuple[int, ...]
+    """Tokens of each prompt."""
+    positions: Tensor
+    """int64[A, S] on the CPU; A = 1, or 3 where time, height and width turn a part of each head."""
+    deep: tuple[Tensor, ...] = ()
+    """float[V, E] each, added to the hidden states of the V visual tokens behind the first layers (DeepStack)."""
+    is_visual: Tensor | None = None
+    """bool[S]; None where nothing is added."""
+
+
 class Trunk(NamedTuple):
     """What the text model keeps of B prompts with S tokens in all."""
 
@@ -38,18 +53,29 @@ class Trunk(NamedTuple):
     """Per layer float[S, G, D], positions applied."""
     values: tuple[Tensor, ...]
     """Per layer float[S, G, D]."""
-    lengths: tuple[int, ...]
-    """Tokens of each prompt."""
+    inputs: PromptInputs
+    """Of the prompts."""
+    starts: tuple[int, ...]
+    """Position of the first token behind each prompt; where positions have several parts, not its length."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each prompt."""
+        return self.inputs.lengths
 
 
-def read_prompts(text_model: Any, embeds: Tensor, lengths: tuple[int, ...]) -> Trunk:
-    """Run B prompts, float[S, E] one after the other, through the text model."""
+def read_prompts(text_model: Any, inputs: PromptInputs) -> Trunk:
+    """Run B prompts through the text model."""
+    embeds, lengths = inputs.embeds, inputs.lengths
     own = _Prompts(lay_out_prompts(lengths, embeds.device))
-    positions = upload(torch.cat([torch.arange(n) for n in lengths]), embeds.device)
-    hidden = _run(text_model, embeds, positions, own)
+    extras = {}
+    if inputs.is_visual is not None:
+        extras = {"visual_pos_masks": inputs.is_visual.unsqueeze(0), "deepstack_visual_embeds": list(inputs.deep)}
+    hidden = _run(text_model, embeds, inputs.positions, own, **extras)
     last = upload(torch.tensor(lengths).cumsum(0) - 1, embeds.device)
     keys, values = own.take()
-    return Trunk(hidden.index_select(0, last), keys, values, lengths)
+    starts = tuple(int(part.max()) + 1 for part in inputs.positions.split(lengths, 1))
+    return Trunk(hidden.index_select(0, last), keys, values, inputs, starts)
 
 
 def read_completions(text_model: Any, trunk: Trunk, embeds: Tensor, counts: Sequence[Sequence[int]]) -> Tensor:
@@ -61,20 +87,23 @@ def read_completions(text_model: Any, trunk: Trunk, embeds: Tensor, counts: Sequ
         embeds: of the N fed tokens, in the order scene, completion, token.
         counts: B times K numbers of fed tokens.
     """
-    starts = zip(trunk.lengths, counts, strict=True)
+    starts = zip(trunk.starts, counts, strict=True)
     positions = torch.cat([torch.arange(start, start + count) for start, row in starts for count in row])
     own = _Completions(trunk, lay_out(counts, trunk.lengths, embeds.device))
-    return _run(text_model, embeds, upload(positions, embeds.device), own)
+    # Words have the same position in all parts.
+    return _run(text_model, embeds, positions.expand(len(trunk.inputs.positions), -1), own)
 
 
-def _run(text_model: Any, embeds: Tensor, positions: Tensor, own: Pass) -> Tensor:
+def _run(text_model: Any, embeds: Tensor, positions: Tensor, own: Pass, **extras: Any) -> Tensor:
+    placed = upload(positions, embeds.device)
     output = text_model(
         inputs_embeds=embeds.unsqueeze(0),
         # Four dimensions: transformers passes such a mask on as it is, and builds none of its own.
         attention_mask=embeds.new_zeros(1, 1, 1, 1),
-        position_ids=positions.unsqueeze(0),
+        position_ids=placed if len(placed) == 1 else placed.unsqueeze(1),
         use_cache=False,
         tree=own,
+        **extras,
     )
     return output.last_hidden_state[0]
 

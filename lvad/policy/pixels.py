@@ -22,7 +22,7 @@ _MOST_PX: Final = 4096
 
 @dataclass(frozen=True)
 class Images:
-    """How many tiles a model is shown of a frame; None keeps what its own processor does.
+    """How much a model is shown of a frame; None keeps what its own processor does.
 
     A released SmolVLM scales every frame, however small, to 2,048 pixels along its longest edge and cuts it into tiles
     of 512: a frame of 1280x720 becomes 13 tiles, which are 13 times 64 tokens of every prompt. ``longest_edge_px``
@@ -31,21 +31,46 @@ class Images:
     Args:
         splitting: show the tiles and the whole frame (true), or the whole frame alone, reduced to one tile (false).
         longest_edge_px: scale each frame to this before it is cut: a multiple of the tile.
+        max_tokens: at most so many visual tokens of a frame, instead of these two, for Qwen-VL, InternVL and
+            LLaVA-OneVision. Qwen-VL scales a frame until it fits, InternVL cuts it into fewer tiles, and so does
+            LLaVA-OneVision, which shows several frames as one tile each in any case.
     """
 
     splitting: bool | None = None
     longest_edge_px: int | None = None
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.longest_edge_px is not None and self.longest_edge_px < 1:
             raise ValueError(f"images.longest_edge_px must be >= 1, got {self.longest_edge_px}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"images.max_tokens must be >= 1, got {self.max_tokens}")
 
-    def apply(self, processor: Any) -> None:
-        """Change a processor; what is saved of it later has the change.
+    def most_tokens(self) -> int | None:
+        """The most visual tokens of a frame, for a model that takes no other setting.
 
         Raises:
-            ValueError: if the longest edge is no multiple of the tile, or beyond what the model has row tokens for.
+            ValueError: if another one is given.
         """
+        if self.splitting is not None or self.longest_edge_px is not None:
+            raise ValueError(
+                "images.splitting and images.longest_edge_px are for Idefics3, SmolVLM and SmolVLM2; give "
+                "images.max_tokens for this model"
+            )
+        return self.max_tokens
+
+    def apply(self, processor: Any) -> None:
+        """Change a processor of Idefics3 or SmolVLM; what is saved of it later has the change.
+
+        Raises:
+            ValueError: if the longest edge is no multiple of the tile, or beyond what the model has row tokens for, or
+                for ``max_tokens``.
+        """
+        if self.max_tokens is not None:
+            raise ValueError(
+                "images.max_tokens is not for Idefics3, SmolVLM and SmolVLM2; give images.longest_edge_px or "
+                "images.splitting for this model"
+            )
         images = processor.image_processor
         if self.splitting is not None:
             images.do_image_splitting = self.splitting

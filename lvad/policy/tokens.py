@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from lvad.policy.pixels import Tiling
+from lvad.policy.families.family import FrameEncoder
 from lvad.types import Batch, Rollouts
 
 
@@ -21,17 +21,15 @@ def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeatur
 class PromptIds:
     """Writes frames and a question as token ids, without looking at the frames' pixels.
 
-    An image stands in the prompt as so many tokens as its tiles ask for, whatever they show. They are found by giving
-    the processor one blank image for each grid of tiles.
+    An image stands in the prompt as so many tokens as its size asks for, whatever it shows.
 
-    Raises:
-        ValueError: for settings of the image processor that are not known.
+    Args:
+        processor: of the model.
+        frames: says how a frame is written.
     """
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self.tiling = Tiling.of(processor.image_processor)
-        self._of_grid: dict[tuple[int, int], list[int]] = {}
+    def __init__(self, processor: Any, frames: FrameEncoder) -> None:
+        self._processor, self.frames = processor, frames
 
     def __call__(self, query: str, frames: Tensor) -> Tensor:
         """int64[P], what ``chat_inputs`` gives, of uint8[M, 3, H, W] and a question.
@@ -40,28 +38,20 @@ class PromptIds:
             ValueError: if the question contains the image token.
         """
         text = _chat(self._processor, len(frames), query)
+        frame = self.frames.written(len(frames), *frames.shape[2:]).ids
         ids: list[int] = []
         num_images = 0
         for token in self._processor.tokenizer(text)["input_ids"]:
             is_image = token == self._processor.image_token_id
             num_images += is_image
-            ids += self._image(frames.shape[2], frames.shape[3]) if is_image else [token]
+            ids += frame if is_image else [token]
         if num_images != len(frames):
             raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
         return torch.tensor(ids)
 
-    def frame_tokens(self, height: int, width: int) -> int:
-        """How many tokens of the prompt a frame of this size is."""
-        return len(self._image(height, width))
-
-    def _image(self, height: int, width: int) -> list[int]:
-        grid = self.tiling.grid(height, width)
-        if grid not in self._of_grid:
-            blank = torch.zeros(3, height, width, dtype=torch.uint8)
-            token = self._processor.image_token
-            inputs = self._processor(text=[token], images=[[blank]], add_special_tokens=False)
-            self._of_grid[grid] = list(inputs["input_ids"][0])
-        return self._of_grid[grid]
+    def frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
+        """How many tokens of the prompt one of ``num_frames`` frames of this size is."""
+        return len(self.frames.written(num_frames, height, width).ids)
 
 
 def _chat(processor: Any, num_frames: int, query: str) -> str:
@@ -84,12 +74,14 @@ def end_tokens(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
     return (own, *(end for i, end in enumerate(added) if end not in (own, *added[:i])))
 
 
-def banned_tokens(tokenizer: Any, vocabulary: int, end_ids: tuple[int, ...]) -> Tensor:
-    """bool[V], True on special tokens other than the ends, and on rows that stand for no token."""
-    banned = torch.zeros(vocabulary, dtype=torch.bool)
+def banned_tokens(tokenizer: Any, config: Any, end_ids: tuple[int, ...]) -> Tensor:
+    """bool[V], True on special tokens other than the ends, on places of frames, and on rows that stand for no token."""
+    banned = torch.zeros(config.text_config.vocab_size, dtype=torch.bool)
     banned[len(tokenizer) :] = True  # rows that exist for the matrix product's sake only
     special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
-    banned[torch.tensor([*special, *tokenizer.all_special_ids])] = True
+    # A drawn place of a frame would make the model look for a frame there, and it need not be a special token.
+    places = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+    banned[torch.tensor([*special, *tokenizer.all_special_ids, *(i for i in places if i is not None)])] = True
     banned[list(end_ids)] = False
     return banned
 

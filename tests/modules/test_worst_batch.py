@@ -82,13 +82,13 @@ def test_with_a_policy_tokens_come_before_frames(tmp_path):
         scene(tmp_path, "small", (60, 20)),
     ]
 
-    def tokens(height, width):
+    def tokens(height, width, num_frames):
         return 10 * -(-width // height)
 
     assert [s.id for s in worst_scenes(scenes, 2, 4, None, tokens)] == ["panorama", "small", "two", "square"]
     assert [s.id for s in worst_scenes(scenes, 2, 4, 30, tokens)] == ["panorama", "small", "two", "square"]
     sizes = []
-    worst_scenes(scenes, 2, 4, 30, lambda height, width: sizes.append((width, height)) or 1)
+    worst_scenes(scenes, 2, 4, 30, lambda height, width, num_frames: sizes.append((width, height)) or 1)
     assert sorted(sizes) == [(20, 20), (30, 10), (30, 10), (30, 30)]  # as the policy will see them
 
 
@@ -177,7 +177,7 @@ def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip
 def test_out_of_memory_names_fewer_tiles_first(tmp_path, vlm_folder, clip_folder, data, monkeypatch):
     module = describer(vlm_folder, clip_folder)
     tiling = Tiling.of(Idefics3ImageProcessor(size={"longest_edge": 512}, max_image_size={"longest_edge": 128}))
-    monkeypatch.setattr(module.policy.prompt_ids, "tiling", tiling)
+    monkeypatch.setattr(module.policy.prompt_ids.frames, "tiling", tiling)
     batch = worst_batch(data)
     said = _remedy(module, batch, MemoryError())
     tall, wide = batch.frames[0].shape[-2:]

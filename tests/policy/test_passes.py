@@ -211,6 +211,6 @@ def test_prompts_alone_give_the_models_own_states(vlm_folder, make_batch):
     with torch.no_grad():
         own = policy.vlm.model(**{k: inputs[k] for k in ("input_ids", "pixel_values")}).last_hidden_state[0, -1]
         prefix = policy.encode(batch)
-        again = read_prompts(policy.vlm.model.text_model, prefix.embeds, prefix.lengths)
+        again = read_prompts(policy.text_model, prefix.trunk.inputs)
     torch.testing.assert_close(prefix.trunk.last[0], own, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again.last, prefix.trunk.last)

@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoProcessor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from lvad.policy import vision
+from lvad.policy.families import idefics3
+from lvad.policy.families.idefics3 import TiledFrames
 from lvad.policy.feature_store import VisionCache
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.tokens import PromptIds, chat_inputs
@@ -102,7 +103,7 @@ def test_a_damaged_file_is_named(make, make_batch, tmp_path):
 
 def test_prompt_ids_are_those_of_the_processor(make, make_batch):
     policy, _ = make()
-    batch, ids = make_batch(1, 3), PromptIds(policy.processor)
+    batch, ids = make_batch(1, 3), PromptIds(policy.processor, TiledFrames(policy.processor))
     queries = ["What do you see?", "Stop\nor go: why?"]
     inputs = chat_inputs(policy.processor, batch, queries)
     for b, (query, frames) in enumerate(zip(queries, batch.frames, strict=True)):
@@ -128,19 +129,19 @@ def test_a_frame_of_any_size_has_as_many_places_as_its_tiles_have_tokens(vlm_fol
         processor.image_processor = Idefics3ImageProcessorPil(**settings)
     grids = set()
     for height, width in [(9, 9), (33, 32), (20, 60), (60, 20), (30, 61), (60, 30), (54, 96), (7, 300)]:
-        ids = PromptIds(processor)  # each size by itself, none by the grid of another
+        ids = PromptIds(processor, TiledFrames(processor))  # each size by itself, none by the grid of another
         frames = torch.zeros(2, 3, height, width, dtype=torch.uint8)
         places = (ids("Why?", frames) == processor.image_token_id).sum()
-        assert places == 2 * ids.tiling.num_tiles(height, width) * processor.image_seq_len
+        assert places == 2 * ids.frames.tiling.num_tiles(height, width) * processor.image_seq_len
         assert len(ids("Why?", frames)) - len(ids("Why?", frames[:1])) == ids.frame_tokens(height, width)
-        grids.add(ids.tiling.grid(height, width))
+        grids.add(ids.frames.tiling.grid(height, width))
     assert grids == {(3, 3), (1, 3), (3, 1), (2, 3), (3, 2)}
 
 
 @pytest.fixture
 def on_a_device(monkeypatch):
     """The way through an accelerator, on the CPU."""
-    monkeypatch.setattr(vision, "_is_cpu", lambda vlm: False)
+    monkeypatch.setattr(idefics3, "_is_cpu", lambda vlm: False)
 
 
 def test_on_a_device_kept_tokens_come_of_calls_of_one_shape_and_do_not_depend_on_their_company(
@@ -155,7 +156,9 @@ def test_on_a_device_kept_tokens_come_of_calls_of_one_shape_and_do_not_depend_on
         for index, seen in zip(order, again._eyes.look(again.vlm, [batch.frames[i] for i in order]), strict=True):
             assert torch.equal(seen, together[index])
     on_the_cpu = batch.frames[0]
-    output = policy.vlm.model.get_image_features(policy._eyes._tiling.pixel_values(on_the_cpu)[None]).pooler_output
+    output = policy.vlm.model.get_image_features(
+        policy.prompt_ids.frames.tiling.pixel_values(on_the_cpu)[None]
+    ).pooler_output
     features = output[0] if isinstance(output, list | tuple) else output  # by the version of transformers
     expected = features.reshape(-1, features.shape[-1])
     torch.testing.assert_close(together[0], expected, rtol=1e-4, atol=1e-5)

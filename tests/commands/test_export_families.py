@@ -1,0 +1,26 @@
+"""One step of training and the export of each family, by the commands."""
+
+import pytest
+import torch
+from exporting import LEARN, LORA, POLICY, WHOLE
+from safetensors.torch import load_file
+from tiny_families import FAMILIES
+
+from lvad.cli import main
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("weights", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_a_step_and_an_export(fit, family_folder, tmp_path, capsys, name, weights):
+    """``lvad export`` refuses what plain transformers does not say like the policy."""
+    adapters = LORA if weights == "lora" else [*WHOLE, f"{POLICY}.lora", "null"]
+    run = fit(
+        "rloo", *adapters, LEARN, "0.02", f"{POLICY}.model", family_folder(name), "--recorder.export", "false",
+        "--data.num_scenes", "{train: 2, val: 2, test: 2}", "--data.batch_size", "2", "--trainer.max_steps", "1",
+    )  # fmt: skip
+    assert main(["export", str(run), str(tmp_path / "model"), "--num_scenes", "2"]) == 0
+    assert "the greedy texts of plain transformers on the written files are identical" in capsys.readouterr().out
+    before, after = (load_file(folder / "model.safetensors") for folder in (family_folder(name), tmp_path / "model"))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert any("layers.0.self_attn.q_proj" in key for key in changed)
+    assert any("vis" in key for key in changed) == (weights == "full")
