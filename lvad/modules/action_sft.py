@@ -20,7 +20,7 @@ from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 from lvad.metrics.judged import JudgeScore
 from lvad.metrics.likelihood import TextLoss
 from lvad.modules.answer_judge import judge_answers
-from lvad.modules.answering import floors, floors_table, gather_answers, training_labels
+from lvad.modules.answering import gather_answers, log_floors, training_labels, training_scenes
 from lvad.modules.common import (
     Shardable,
     check_checkpoint_of,
@@ -40,7 +40,7 @@ from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.ranks import SceneRows, gather, log_gathered, mean_over_ranks
 from lvad.taxonomy import NUM_ACTIONS
-from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Scene, Table
+from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
 
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
@@ -166,7 +166,7 @@ class ActionSFT(Shardable):
 
     def on_fit_start(self) -> None:
         """Count the training labels."""
-        scenes = self._training_scenes()
+        scenes = training_scenes(self)
         texts = label_texts(self.target, scenes)
         self.mean_tokens = mean_tokens(self.policy, texts) if texts else None
         labels = training_labels(scenes, with_reasons=False)
@@ -192,7 +192,8 @@ class ActionSFT(Shardable):
         """Log the scores, and those of constant answers."""
         self._log_scores("test")
         if self.target != "caption":
-            self._log_floors()
+            answers = answers_of(self.answered, self._with_reasons)
+            self.report = log_floors(self, answers, self.describer.is_oracle)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone, and the descriptions that were made."""
@@ -275,9 +276,6 @@ class ActionSFT(Shardable):
             metric.reset()
         log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
 
-    def _training_scenes(self) -> list[Scene]:
-        return getattr(getattr(self.trainer, "datamodule", None), "scenes", {}).get("train", [])
-
     def _say_what_is_supervised(self, lesson: Lesson) -> None:
         """The share of the first batch's tokens that the loss sees; all of the prompt would make it near 1."""
         counts = gather((int(self.policy.targets(lesson.texts).completion_mask.sum()), sum(lesson.prefix.lengths)))
@@ -286,14 +284,3 @@ class ActionSFT(Shardable):
         rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
         if self.logger is not None:
             self.logger.log_metrics({"train/supervised_share": share}, step=0)
-
-    def _log_floors(self) -> None:
-        """``test/<floor>/<score>``, and the table; only where the training scenes' labels are at hand."""
-        training = training_labels(self._training_scenes(), self._with_reasons)
-        if training is None:
-            return
-        answers = answers_of(self.answered, self._with_reasons)
-        constant = floors(answers, training)
-        self.report = [floors_table(answers, constant, self.describer.is_oracle)]
-        for name, said in constant.items():
-            log_gathered(self, {f"test/{name}/{score}": value for score, value in driving_scores(said).items()})

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
+from lightning import LightningModule
 
 from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.modules.chances import Chances
-from lvad.ranks import gather
+from lvad.ranks import gather, log_gathered
 from lvad.text import Answer, Flaw, parse
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Scene, Table
 
@@ -99,6 +100,31 @@ def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool
     title = f"Scores on {len(answers.actions)} test scenes and what constant answers reach, %"
     title += ", behind true descriptions made of labels (oracle)" * is_oracle
     return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))
+
+
+def log_floors(module: LightningModule, answers: Answers, is_oracle: bool = False) -> list[Table]:
+    """Log ``test/<floor>/<score>`` of constant answers, learnt from the labels that the module is trained on.
+
+    Args:
+        module: tested beside its data module.
+        answers: the module's.
+        is_oracle: whether they stand behind true descriptions.
+
+    Returns:
+        The table of floors; nothing where no training label is at hand.
+    """
+    training = training_labels(training_scenes(module), answers.reasons is not None)
+    if training is None:
+        return []
+    constant = floors(answers, training)
+    for name, said in constant.items():
+        log_gathered(module, {f"test/{name}/{score}": value for score, value in driving_scores(said).items()})
+    return [floors_table(answers, constant, is_oracle)]
+
+
+def training_scenes(module: LightningModule) -> list[Scene]:
+    """Those of the module's data module; none without one."""
+    return getattr(getattr(module.trainer, "datamodule", None), "scenes", {}).get("train", [])
 
 
 def gather_answers(answered: list[AnsweredScene]) -> list[AnsweredScene]:

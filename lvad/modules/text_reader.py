@@ -19,7 +19,7 @@ from lvad.data.records import DataError
 from lvad.data.splits import recording
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
-from lvad.modules.answering import answered_scenes, gather_answers, read_answers
+from lvad.modules.answering import answered_scenes, gather_answers, log_floors, read_answers
 from lvad.modules.common import frozen
 from lvad.modules.reader_fit import Fit, Said, cross_fit, decide, folds_of
 from lvad.ranks import gather, log_gathered
@@ -28,7 +28,7 @@ from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_re
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import NUM_ACTIONS
 from lvad.text import mirror, render
-from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy
+from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Table
 
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
@@ -93,6 +93,7 @@ class TextReader(LightningModule):
         self.whole: Logistic | None = None
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
+        self.report: list[Table] = []
         self.automatic_optimization, self.strict_loading = False, False
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -105,19 +106,12 @@ class TextReader(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Describe, and decide."""
-        if self.parts is None or self.whole is None:
-            raise DataError("there is no reader to test: it is fitted at the end of lvad fit")
-        texts = self._describe(batch)
-        chances = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1))
-        actions, reasons = chances.split([NUM_ACTIONS, chances.shape[1] - NUM_ACTIONS], 1)
-        said = [render(*row) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
-        read = read_answers(said, with_reasons=True)
-        found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
-        rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
-        self.answered += [
-            scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows
-        ]
+        self.answered += self._decide(batch)
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[AnsweredScene]:
+        """What is decided, with the first of the descriptions that it was read from."""
+        return self._decide(batch)
 
     def configure_optimizers(self) -> Any:
         """One that has nothing to change: Lightning counts steps, and writes checkpoints, by an optimizer's."""
@@ -155,10 +149,11 @@ class TextReader(LightningModule):
         self.answered, self.shown = [], []
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores."""
+        """Log the scores, and those of constant answers."""
         self.answered = gather_answers(self.answered)
-        scores = driving_scores(answers_of(self.answered, with_reasons=True))
-        log_gathered(self, {f"test/{name}": value for name, value in scores.items()})
+        answers = answers_of(self.answered, with_reasons=True)
+        log_gathered(self, {f"test/{name}": value for name, value in driving_scores(answers).items()})
+        self.report = log_floors(self, answers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was said, and the reader; the models that describe and embed are named by the configuration."""
@@ -186,6 +181,18 @@ class TextReader(LightningModule):
         assert self.parts is not None
         save_reader(folder, self.parts, self.clip)
         write_pseudo_labels(folder, self.pseudo_labels)
+
+    def _decide(self, batch: Batch) -> list[AnsweredScene]:
+        if self.parts is None or self.whole is None:
+            raise DataError("there is no reader to decide: it is fitted at the end of lvad fit")
+        texts = self._describe(batch)
+        chances = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1))
+        actions, reasons = chances.split([NUM_ACTIONS, chances.shape[1] - NUM_ACTIONS], 1)
+        said = [render(*row) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
+        read = read_answers(said, with_reasons=True)
+        found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
+        rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
+        return [scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows]
 
     @torch.no_grad()
     def _describe(self, batch: Batch) -> list[list[str]]:

@@ -129,3 +129,18 @@ def test_too_few_labels_are_refused(small, tmp_path, capsys):
 def test_values_out_of_range_are_refused(options, message, vlm_folder):
     with pytest.raises(ValueError, match=message):
         TextReader(HFPolicy(str(vlm_folder), lora=None), **options)
+
+
+def test_it_decides_on_frames_without_labels_and_is_held_against_constant_answers(run, drawn_root, tmp_path):
+    lvad(
+        "predict", drawn_root / "data", "--ckpt_path", run / "checkpoints/last.ckpt", "--out", tmp_path / "said",
+        "--trainer.enable_progress_bar", "false", "--predictions.pictures", "false",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "said/predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        chosen = [name for name, p in row["action_probabilities"].items() if p > 0.5]
+        assert row["actions"] == chosen
+        assert row["description"]
+    scores = json.loads((run / "metrics.json").read_text())
+    assert scores["test/all positive/action_macro_f1"] > scores["test/all negative/action_macro_f1"] == 0
+    assert "always stop" in (run / "tables.md").read_text()
