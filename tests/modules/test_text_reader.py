@@ -8,6 +8,7 @@ import torch
 from lvad.cli import main
 from lvad.commands.export_load import load_run
 from lvad.data.pseudo_labels import read_pseudo_labels
+from lvad.data.splits import recording
 from lvad.modules import TextReader
 from lvad.policy import HFPolicy
 from lvad.rewards import Reader
@@ -47,7 +48,8 @@ def test_labels_and_pseudo_labels_are_those_of_the_budget(run):
     reader = Reader(str(run / "model"))
     assert sorted(reader.parts.scenes) == labelled
     assert len(labelled) == 10
-    assert {scene.fold for scene in reader.parts.scenes.values()} == set(range(5))
+    num_folds = min(5, len({recording(name) for name in labelled}))
+    assert {scene.fold for scene in reader.parts.scenes.values()} == set(range(num_folds))
     pseudo = read_pseudo_labels(run / "model/pseudo_labels.json")
     assert sorted(pseudo) == ledger["TextReader train, unlabelled"]
     assert all(0 < label.probability <= 1 for label in pseudo.values())
@@ -142,5 +144,5 @@ def test_it_decides_on_frames_without_labels_and_is_held_against_constant_answer
         assert row["actions"] == chosen
         assert row["description"]
     scores = json.loads((run / "metrics.json").read_text())
-    assert scores["test/all positive/action_macro_f1"] > scores["test/all negative/action_macro_f1"] == 0
+    assert scores["test/all_positive/action_macro_f1"] > scores["test/all_negative/action_macro_f1"] == 0
     assert "always stop" in (run / "tables.md").read_text()
