@@ -13,6 +13,7 @@ from lvad.losses.supervised import token_cross_entropy
 from lvad.ops import sequence_sum
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
+from lvad.ranks import gather
 from lvad.rewards.bleu import best_bleu
 from lvad.types import Prefix, Rollouts
 
@@ -104,6 +105,13 @@ class MinimumRisk:
         is_first = is_first_occurrence(subspace.tokens, subspace.completion_mask)
         loss = minimum_risk(logps, risks, self.sharpness, is_first)
         return loss, {"train/bleu": _bleu(drawn, lesson).mean()}
+
+
+def supervised_share(policy: HFPolicy, lesson: Lesson) -> tuple[int, float]:
+    """Tokens of the right texts, and their share of all tokens that are read; over all ranks."""
+    counts = gather((int(policy.targets(lesson.texts).completion_mask.sum()), sum(lesson.prefix.lengths)))
+    num_targets, num_prompts = (sum(column) for column in zip(*counts, strict=True))
+    return num_targets, num_targets / (num_targets + num_prompts)
 
 
 def _finished(drawn: Rollouts, lesson: Lesson) -> list[list[str]]:
