@@ -28,10 +28,10 @@ from lvad.data.augment import mirrored
 from lvad.data.splits import permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic
-from lvad.modules.reader_fit import MIRRORED_LABELS, Said, decide
+from lvad.modules.reader_fit import Said, decide
 from lvad.policy import HFPolicy, Sampling
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
-from lvad.taxonomy import NUM_ACTIONS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import mirror
 
 BUDGETS = (25, 50, 100, 200, 800)
@@ -105,12 +105,12 @@ def score(train: list[Heard], test: list[Heard], mend: Callable[[Heard], list[st
         return torch.stack(both, 1)  # float64[2, S, D]
 
     labels = torch.tensor([scene.labels for scene in train], dtype=torch.float64)
-    x, y = means(said).flatten(0, 1), torch.cat([labels, labels[:, MIRRORED_LABELS]])
+    x, y = means(said).flatten(0, 1), torch.cat([labels, labels[:, list(BDD_OIA.mirrored_labels)]])
     reader = fit_logistic(x, y, torch.ones(len(x), dtype=torch.float64), PENALTY)
     heard = means([mend(scene) for scene in test])
     found = decide(reader, Said(heard.unsqueeze(2), heard))
     wanted = torch.tensor([scene.labels for scene in test])
-    parts = {"action": slice(NUM_ACTIONS), "reason": slice(NUM_ACTIONS, None)}
+    parts = {"action": slice(BDD_OIA.num_actions), "reason": slice(BDD_OIA.num_actions, None)}
     return {
         f"{name}_macro_f1": 100 * float(multilabel_f1_score(found[:, p], wanted[:, p], wanted[:, p].shape[1]))
         for name, p in parts.items()

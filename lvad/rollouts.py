@@ -36,6 +36,7 @@ def first_scenes(batch: Batch, count: int) -> Batch:
         reasons=batch.reasons[:count],
         captions=batch.captions[:count],
         facts=batch.facts[:count],
+        taxonomy=batch.taxonomy,
     )
 
 

@@ -5,28 +5,19 @@ commas between several actions or reasons and ``none`` for an empty set.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
-
-NONE: Final = "none"
+from lvad.taxonomy import BDD_OIA, NONE, Taxonomy
 
 _ANSWER = re.compile(
     r"\s*action:\s*(?P<actions>[^.]*)\.?(?:\s*reason:\s*(?P<reasons>[^.]*)\.?)?(?P<rest>.*)", re.I | re.S
 )
 # Sides, but not the "right" of "right ahead", which is no side.
 _SIDE = re.compile(r"\b(left|right)\b(?! (?:ahead|away|behind|in front|now|of way))", re.I)
-_ACTION_ALIASES: Final = {
-    "move forward": "forward",
-    "go forward": "forward",
-    "stop/slow down": "stop",
-    "slow down": "stop",
-    "turn left": "left",
-    "turn right": "right",
-}
 
 
 @dataclass(frozen=True)
@@ -35,11 +26,16 @@ class Prompts:
 
     Args:
         describe: stage 1. The paper gave no prompt there and its policy drifted into captions (section 6.3).
-        decide: stage 2, in the paper's words (section 4), after the description.
+        decide: stage 2, in the paper's words (section 4), after the description; {actions} stands for the names that
+            the label set has for its actions in a question.
     """
 
     describe: str = "Describe the driving scene."
-    decide: str = "Based on the caption and image, what is the next action: <forward, stop, turn left, turn right>?"
+    decide: str = "Based on the caption and image, what is the next action: <{actions}>?"
+
+    def question(self, taxonomy: Taxonomy) -> str:
+        """What stage 2 is asked with these actions."""
+        return self.decide.replace("{actions}", taxonomy.question)
 
 
 class Flaw(Enum):
@@ -84,18 +80,19 @@ def _names(flags: Sequence[int], names: Sequence[str], what: str) -> str:
     return ", ".join(name for name, flag in zip(names, flags, strict=True) if flag) or NONE
 
 
-def render(actions: Sequence[int], reasons: Sequence[int] | None = None) -> str:
+def render(actions: Sequence[int], reasons: Sequence[int] | None = None, taxonomy: Taxonomy = BDD_OIA) -> str:
     """Write labels as an answer.
 
     Args:
         actions: A zeros and ones.
         reasons: R zeros and ones; None leaves the reason part out (the target of stage 2).
+        taxonomy: what the labels are called.
 
     Raises:
         ValueError: for a vector of another length.
     """
-    text = f"Action: {_names(actions, ACTIONS, 'actions')}."
-    return text if reasons is None else f"{text} Reason: {_names(reasons, REASON_TEXTS, 'reasons')}."
+    text = f"Action: {_names(actions, taxonomy.action_names, 'actions')}."
+    return text if reasons is None else f"{text} Reason: {_names(reasons, taxonomy.reason_texts, 'reasons')}."
 
 
 class _Part(NamedTuple):
@@ -103,13 +100,15 @@ class _Part(NamedTuple):
     problems: list[Problem]
 
 
-def _read_part(words: str, names: Sequence[str], empty: Flaw, unknown: Flaw) -> _Part:
+def _read_part(
+    words: str, names: Sequence[str], empty: Flaw, unknown: Flaw, aliases: Mapping[str, str] = MappingProxyType({})
+) -> _Part:
     flags, problems = [0] * len(names), []
     items = [" ".join(item.lower().split()) for item in words.split(",") if item.strip()]
     if not items:
         return _Part(tuple(flags), [Problem(empty, words.strip())])
     for item in items:
-        name = _ACTION_ALIASES.get(item, item) if names is ACTIONS else item
+        name = aliases.get(item, item)
         if name == NONE:
             if len(items) > 1:
                 problems.append(Problem(Flaw.NONE_WITH_OTHERS, words.strip()))
@@ -122,21 +121,31 @@ def _read_part(words: str, names: Sequence[str], empty: Flaw, unknown: Flaw) -> 
     return _Part(tuple(flags), problems)
 
 
-def parse(text: str) -> Answer:
+def parse(text: str, taxonomy: Taxonomy = BDD_OIA) -> Answer:
     """Read an answer; never raises, what is wrong is part of the result.
 
     Case and spacing are free, and the action's long names ("turn left") are understood. ``parse(render(x))``
-    is ``x`` for every label set.
+    is ``x`` for every set of labels.
+
+    Args:
+        text: anything.
+        taxonomy: what the labels are called.
     """
     match = _ANSWER.match(text)
     if match is None:
-        nothing = (0,) * len(ACTIONS), (0,) * len(REASON_TEXTS)
+        nothing = (0,) * taxonomy.num_actions, (0,) * taxonomy.num_reasons
         return Answer(*nothing, (Problem(Flaw.NO_ACTION, text.strip()[:80]),))
-    actions = _read_part(match["actions"], ACTIONS, Flaw.EMPTY_ACTION, Flaw.UNKNOWN_ACTION)
+    actions = _read_part(
+        match["actions"],
+        taxonomy.action_names,
+        Flaw.EMPTY_ACTION,
+        Flaw.UNKNOWN_ACTION,
+        taxonomy.action_aliases,
+    )
     if match["reasons"] is None:
-        reasons = _Part((0,) * len(REASON_TEXTS), [Problem(Flaw.NO_REASON, "")])
+        reasons = _Part((0,) * taxonomy.num_reasons, [Problem(Flaw.NO_REASON, "")])
     else:
-        reasons = _read_part(match["reasons"], REASON_TEXTS, Flaw.EMPTY_REASON, Flaw.UNKNOWN_REASON)
+        reasons = _read_part(match["reasons"], taxonomy.reason_texts, Flaw.EMPTY_REASON, Flaw.UNKNOWN_REASON)
     problems = [*actions.problems, *reasons.problems]
     if rest := match["rest"].strip():
         problems.append(Problem(Flaw.TRAILING_TEXT, rest[:80]))

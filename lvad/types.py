@@ -3,7 +3,9 @@
 Shape legend, the same letters everywhere:
     B scenes in a batch        M frames of a scene      K completions per scene
     T completion tokens        P prompt (prefix) tokens V vocabulary
-    A = 4 actions              R = 21 reasons           H, W frame height and width in pixels
+    A actions                  R reasons                H, W frame height and width in pixels
+
+A and R are those of the label set (``lvad.taxonomy``): 4 and 21 for BDD-OIA.
 
 Batches are NamedTuples because Lightning moves those to a device and ``pin_memory`` walks them.
 """
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from lvad.taxonomy import BDD_OIA, Taxonomy
 
 UNLABELLED = -1
 
@@ -26,9 +30,9 @@ class Scene(NamedTuple):
     split: str
     """``train``, ``val``, ``test``, or ``""`` where the source names none."""
     actions: tuple[int, ...] | None = None
-    """A zeros and ones in the release's index order; None without labels."""
+    """A zeros and ones in the order of the label set; None without labels."""
     reasons: tuple[int, ...] | None = None
-    """R zeros and ones in the release's index order; None without labels."""
+    """R zeros and ones in the order of the label set; None without labels."""
     captions: tuple[str, ...] = ()
     """Plain descriptions that fit the scene (drawn scenes only)."""
     facts: Mapping[str, str] | None = None
@@ -49,6 +53,8 @@ class Batch(NamedTuple):
     """int64[B, R], likewise."""
     captions: list[tuple[str, ...]]
     facts: list[dict[str, str] | None]
+    taxonomy: Taxonomy = BDD_OIA
+    """What the labels are called."""
 
 
 class Prefix(NamedTuple):

@@ -1,7 +1,7 @@
 import pytest
 
 from lvad.facts import ATTRIBUTES, DRIVING, claims, contradicts, is_true, mirror_facts, present
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 
 NOTHING = dict.fromkeys(ATTRIBUTES, "none")
 
@@ -62,7 +62,7 @@ REASON_CLAIMS = {
 
 
 def test_every_reason_text_claims_one_fact():
-    assert {text: claims(text) for text in REASON_TEXTS} == {text: [c] for text, c in REASON_CLAIMS.items()}
+    assert {text: claims(text) for text in BDD_OIA.reason_texts} == {text: [c] for text, c in REASON_CLAIMS.items()}
 
 
 def test_claims_stay_inside_the_language():
@@ -139,7 +139,7 @@ def test_mirrored_facts_exchange_sides():
         ("A car is on the left lane.", ["no lane on the right"], False),
         ("The light is green.", ["traffic light is not green"], True),
         ("The light is red.", ["traffic light is not green"], False),
-        ("Nothing that can be read.", list(REASON_TEXTS[:1]), False),
+        ("Nothing that can be read.", list(BDD_OIA.reason_texts[:1]), False),
         ("A car is on the left lane.", [], False),
     ],
 )
@@ -155,7 +155,7 @@ def test_no_caption_contradicts_its_own_scene_and_no_mirrored_one_that_is_accuse
     accused = 0
     for index in range(300):
         scene = draw_scene(4, index)
-        truths = [text for text, flag in zip(REASON_TEXTS, labels(scene.state)[1], strict=True) if flag]
+        truths = [text for text, flag in zip(BDD_OIA.reason_texts, labels(scene.state)[1], strict=True) if flag]
         for caption in scene.captions:
             assert not contradicts(caption, truths)
             if contradicts(mirror(caption), truths):

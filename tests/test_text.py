@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS, NUM_ACTIONS, NUM_REASONS, REASON_INDEX, REASONS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import Flaw, mirror, parse, render
 
 STOP = (0, 1, 0, 0)
 
 
-def one_hot(index, size=NUM_REASONS):
+def one_hot(index, size=BDD_OIA.num_reasons):
     return tuple(int(i == index) for i in range(size))
 
 
@@ -19,7 +19,10 @@ def flaws(text):
 
 
 def test_render_is_the_format_of_the_paper():
-    assert render(STOP, one_hot(REASON_INDEX["s_traffic_light"])) == "Action: stop. Reason: traffic light is not green."
+    assert (
+        render(STOP, one_hot(BDD_OIA.reason_index["s_traffic_light"]))
+        == "Action: stop. Reason: traffic light is not green."
+    )
     assert render((1, 0, 1, 0)) == "Action: forward, left."
     assert render((0, 0, 0, 0), one_hot(-1)) == "Action: none. Reason: none."
 
@@ -32,10 +35,10 @@ def test_render_refuses_wrong_lengths():
 
 
 def test_parse_inverts_render_for_every_pair_of_single_labels():
-    for a in range(NUM_ACTIONS):
-        for r in range(NUM_REASONS):
-            answer = parse(render(one_hot(a, NUM_ACTIONS), one_hot(r)))
-            assert answer == (one_hot(a, NUM_ACTIONS), one_hot(r), ())
+    for a in range(BDD_OIA.num_actions):
+        for r in range(BDD_OIA.num_reasons):
+            answer = parse(render(one_hot(a, BDD_OIA.num_actions), one_hot(r)))
+            assert answer == (one_hot(a, BDD_OIA.num_actions), one_hot(r), ())
 
 
 def test_parse_inverts_render_for_every_label_set_in_the_real_files(shared_data):
@@ -50,7 +53,7 @@ def test_parse_inverts_render_for_every_label_set_in_the_real_files(shared_data)
 def test_parse_is_free_in_case_spacing_and_long_action_names():
     answer = parse("  ACTION:  Turn  left ,move forward.  reason: Obstacle:  car, FOLLOW traffic. ")
     assert answer.actions == (1, 0, 1, 0)
-    assert [REASONS[i].key for i, flag in enumerate(answer.reasons) if flag] == ["f_follow_traffic", "s_ob_car"]
+    assert [BDD_OIA.reasons[i].key for i, flag in enumerate(answer.reasons) if flag] == ["f_follow_traffic", "s_ob_car"]
     assert answer.is_valid
 
 
@@ -77,7 +80,7 @@ def test_parse_names_what_is_wrong(text, expected):
 def test_a_flawed_answer_keeps_what_could_be_read():
     answer = parse("Action: stop, fly. Reason: traffic sign, bad weather.")
     assert answer.actions == STOP
-    assert answer.reasons == one_hot(REASON_INDEX["s_traffic_sign"])
+    assert answer.reasons == one_hot(BDD_OIA.reason_index["s_traffic_sign"])
     assert [p.words for p in answer.problems] == ["fly", "bad weather"]
 
 
@@ -92,5 +95,5 @@ def test_mirrored_answers_are_answers_of_mirrored_labels():
     for i in range(4):
         for j in range(21):
             actions, reasons = [int(k == i) for k in range(4)], [int(k == j) for k in range(21)]
-            other = [actions[k] for k in MIRRORED_ACTIONS], [reasons[k] for k in MIRRORED_REASONS]
+            other = [actions[k] for k in BDD_OIA.mirrored_actions], [reasons[k] for k in BDD_OIA.mirrored_reasons]
             assert mirror(render(actions, reasons)) == render(*other)

@@ -6,8 +6,8 @@ import torch
 
 from lvad.audit.texts import RightTexts
 from lvad.data.corrupt import shuffle
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASON_TEXTS
-from lvad.text import mirror, render
+from lvad.taxonomy import Taxonomy
+from lvad.text import render
 from lvad.types import UNLABELLED
 
 NEUTRAL: Final = "A picture taken from a car on a street."
@@ -30,7 +30,7 @@ _SIDE: Final = "a right text that names a side, its mirror image known to be wro
 PROBES: Final = {
     "other_scene": Probe("the right text of another scene, wrong here", "another scene whose right text is wrong here"),
     "all_true": Probe("all that is true at once (must beat other_scene)", "labels, and a text of another scene"),
-    "all_21": Probe("all 21 reasons at once", _ANY),
+    "all_21": Probe("all reasons at once, of BDD-OIA 21", _ANY),
     "empty": Probe("nothing", _ANY),
     "digits": Probe("123", _ANY),
     "letters": Probe("abc", _ANY),
@@ -61,7 +61,7 @@ def probe_texts(right: RightTexts, generator: torch.Generator) -> dict[str, list
     found: dict[str, list[str | None]] = {
         "other_scene": [None if j is None else right.texts[j] for j in partners],
         "all_true": [_all_true(right, i) for i in range(len(right.texts))],
-        "all_21": [_everything(right.source) for _ in right.texts],
+        "all_21": [_everything(right.source, right.scenes.taxonomy) for _ in right.texts],
         "empty": ["" for _ in right.texts],
         "digits": ["123" for _ in right.texts],
         "letters": ["abc" for _ in right.texts],
@@ -82,7 +82,7 @@ def probe_texts(right: RightTexts, generator: torch.Generator) -> dict[str, list
 
 def _swapped(right: RightTexts, scene: int) -> str | None:
     text = right.texts[scene]
-    other = mirror(text)
+    other = right.mirrored(text)
     return other if other != text and right.is_wrong(other, scene, wholly=False) else None
 
 
@@ -92,19 +92,20 @@ def _all_true(right: RightTexts, scene: int) -> str | None:
     needed = {"action": [actions], "output": [actions, reasons]}.get(right.source, [reasons])
     if any(UNLABELLED in labels or not any(labels) for labels in needed):
         return None
+    names = right.scenes.taxonomy
     if right.source in ("action", "output"):
-        return render(*needed)
-    return _join(reasons)
+        return render(actions, reasons if right.source == "output" else None, names)
+    return _join(reasons, names)
 
 
-def _everything(source: str) -> str:
+def _everything(source: str, taxonomy: Taxonomy) -> str:
     if source in ("action", "output"):
-        return render((1,) * NUM_ACTIONS, (1,) * NUM_REASONS)
-    return _join([1] * NUM_REASONS)
+        return render((1,) * taxonomy.num_actions, (1,) * taxonomy.num_reasons, taxonomy)
+    return _join([1] * taxonomy.num_reasons, taxonomy)
 
 
-def _join(reasons: list[int]) -> str:
-    return ", ".join(text for text, flag in zip(REASON_TEXTS, reasons, strict=True) if flag)
+def _join(reasons: list[int], taxonomy: Taxonomy) -> str:
+    return ", ".join(text for text, flag in zip(taxonomy.reason_texts, reasons, strict=True) if flag)
 
 
 def _shuffled(text: str, generator: torch.Generator) -> str | None:

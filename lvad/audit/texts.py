@@ -6,9 +6,10 @@ from typing import Final, Literal, get_args
 
 import torch
 
-from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs
+from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs, mirror_images
 from lvad.data.records import DataError
 from lvad.facts import claims, is_true
+from lvad.text import mirror
 from lvad.types import Batch
 
 TextSource = Literal["reason", "action", "output", "caption"]
@@ -33,6 +34,7 @@ def gather(batches: Iterable[Batch]) -> Batch:
         reasons=torch.cat([batch.reasons.cpu() for batch in found]),
         captions=[captions for batch in found for captions in batch.captions],
         facts=[facts for batch in found for facts in batch.facts],
+        taxonomy=found[0].taxonomy,
     )
 
 
@@ -65,9 +67,10 @@ class RightTexts:
         elif source == "caption":
             self.texts = _captions(scenes)
         elif source in TEXT_KINDS:
-            self.found = candidates(source, scenes.ids, scenes.actions, scenes.reasons)
+            self.found = candidates(source, scenes)
             self.texts = _drawn(self.found, generator)
             self._index = {text: c for c, text in enumerate(self.found.texts)}
+            self._mirror_images = mirror_images(source, scenes.taxonomy)
             self._is_true, self._is_false = self.found.is_true.tolist(), self.found.is_false.tolist()
         else:
             raise ValueError(f"texts must be one of {TEXT_SOURCES} or a list, got {source!r}")
@@ -86,6 +89,12 @@ class RightTexts:
             return self._is_false[scene][column] if wholly else not self._is_true[scene][column]
         facts = self.scenes.facts[scene]
         return None if facts is None else any(not is_true(claim, facts) for claim in _claims(text))
+
+    def mirrored(self, text: str) -> str:
+        """What says of the other side what a text says: of a candidate its mirror partner."""
+        if self.found is None:
+            return mirror(text)
+        return self.found.texts[self._mirror_images[self._index[text]]]
 
     def says_other(self, text: str, scene: int) -> bool:
         """Whether a text is wrong of a scene; where nothing is known, whether it says what the scene's own does not."""

@@ -1,6 +1,7 @@
 """``lvad audit``: prove that a reward means something before a policy is trained on it."""
 
 import json
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final, cast
@@ -55,6 +56,7 @@ def make_parser() -> ArgumentParser:
     formats = ("synthetic", "lastframe", "gt_4a_21r")
     add("--format", choices=formats, default="synthetic", help="its layout; synthetic is drawn if absent")
     add("--images", type=str | None, help="folder of the pictures, where they lie elsewhere")
+    add("--taxonomy", default="bdd_oia", help="label set: a .yaml file, or the name of one that ships with lvad")
     add("--split", choices=SPLITS, default="test", help="which scenes")
     add("--num_scenes", type=int, default=300, help="the most scenes to use")
     add("--num_frames", type=int, default=2, help="the most frames of a scene")
@@ -153,6 +155,7 @@ def _scenes(config: Namespace) -> DataLoader[Any]:
         root=config.root,
         images=config.images,
         num_frames=config.num_frames,
+        taxonomy=config.taxonomy,
     )
     data.prepare_data()
     data.setup()
@@ -160,4 +163,5 @@ def _scenes(config: Namespace) -> DataLoader[Any]:
     scenes = take(found, min(config.num_scenes, len(found)), config.seed, "num_scenes")
     if not scenes:
         raise DataError.at(root, "", f"no {config.split} scenes", "choose another --split, or raise --num_scenes")
-    return DataLoader(SceneDataset(scenes, config.num_frames), batch_size=config.batch_size, collate_fn=collate)
+    items = SceneDataset(scenes, config.num_frames)
+    return DataLoader(items, batch_size=config.batch_size, collate_fn=partial(collate, taxonomy=data.taxonomy))

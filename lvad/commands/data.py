@@ -19,6 +19,7 @@ def check(
     subset: Literal["all", "single", "grouped"] = "all",
     json: bool = False,
     decode: bool = True,
+    taxonomy: str = "bdd_oia",
 ) -> int:
     """Count a data set per split, action and reason, and find what is wrong with it.
 
@@ -30,8 +31,9 @@ def check(
             keeps recordings whole.
         json: print JSON.
         decode: open every picture (slow on a large set).
+        taxonomy: label set, a .yaml file or the name of one that ships with lvad.
     """
-    return main_check(root, format, images, subset, json, decode)
+    return main_check(root, format, images, subset, json, decode, taxonomy=taxonomy)
 
 
 def draw(
@@ -43,6 +45,7 @@ def draw(
     num_frames: int = 2,
     size_px: int = 128,
     num_workers: int = 0,
+    taxonomy: str = "bdd_oia",
 ) -> int:
     """Write drawn scenes in the layout of BDD-OIA's lastframe release.
 
@@ -55,12 +58,16 @@ def draw(
         num_frames: frames per scene.
         size_px: width and height.
         num_workers: processes; 0 draws in this one.
+        taxonomy: label set, a .yaml file or the name of one that ships with lvad; its reasons must speak of what is
+            drawn.
     """
     from pathlib import Path
 
     from lvad.data.synthetic import write_synthetic
+    from lvad.taxonomy import load_taxonomy
 
-    write_synthetic(Path(root), num_train, num_val, num_test, seed, num_frames, size_px, num_workers)
+    counts, sizes = (num_train, num_val, num_test), (seed, num_frames, size_px, num_workers)
+    write_synthetic(Path(root), *counts, *sizes, taxonomy=load_taxonomy(taxonomy))
     return 0
 
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lvad.data.synthetic import captions, draw_state
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import Prompts, render
 
 IMAGE_SIZE_PX: Final = 128
@@ -55,11 +55,11 @@ def corpus(num_scenes: int, seed: int) -> Iterable[str]:
     for _ in range(num_scenes):
         yield from captions(draw_state(rng), rng)
     prompts = Prompts()
-    yield from [prompts.describe, prompts.decide, "User:", "Assistant:"] * 50
-    for i, _ in enumerate(REASON_TEXTS):
-        reasons = [int(i == j) for j in range(len(REASON_TEXTS))]
-        for a in range(len(ACTIONS)):
-            yield from [render([int(a == b) for b in range(len(ACTIONS))], reasons)] * 5
+    yield from [prompts.describe, prompts.question(BDD_OIA), "User:", "Assistant:"] * 50
+    for i in range(BDD_OIA.num_reasons):
+        reasons = [int(i == j) for j in range(BDD_OIA.num_reasons)]
+        for a in range(BDD_OIA.num_actions):
+            yield from [render([int(a == b) for b in range(BDD_OIA.num_actions)], reasons)] * 5
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -23,6 +23,7 @@ from lvad.modules import ActionSFT, CLIPReward, TextReader
 from lvad.policy import HFPolicy
 from lvad.report.model_card import CARD, Exported, model_card
 from lvad.report.runs import MODEL, read_metrics, write_whole
+from lvad.taxonomy import FILE, dump_taxonomy
 
 PROMPTS: Final = "prompts.json"
 _KEPT: Final = (MODEL, "checkpoints")  # of the run, where no export may go
@@ -81,18 +82,20 @@ def _write(run: Run, scratch: Path, config: Namespace) -> Written:
     if isinstance(run.module, CLIPReward):
         if config.adapter:
             raise DataError("a reward has no adapters; leave --adapter out to export the CLIP")
-        return write_clip(run.module, shown, scratch, config.dtype)
+        return write_clip(run.module, shown, scratch, config.dtype, run.data.taxonomy)
     if config.adapter:
         return write_adapter(run.module, shown, scratch)
     return write_policy(run.module, shown, scratch, config.dtype)
 
 
 def _write_papers(run: Run, scratch: Path, written: Written, budget: ledger.Ledger, config: Namespace) -> None:
-    """Prompts, ledger and model card."""
+    """Prompts, ledger, label set and model card."""
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
-        write_whole(scratch / PROMPTS, json.dumps(asdict(policy.prompts), indent=2) + "\n")
+        prompts = asdict(policy.prompts) | {"decide": policy.prompts.question(run.data.taxonomy)}
+        write_whole(scratch / PROMPTS, json.dumps(prompts, indent=2) + "\n")
     write_whole(scratch / ledger.LEDGER, ledger.dump(budget))
+    write_whole(scratch / FILE, dump_taxonomy(run.data.taxonomy))
     of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
     exported = Exported(
         kind=written.kind,

@@ -20,6 +20,7 @@ from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
 from lvad.data.records import DataError
 from lvad.data.synthetic import draw_scene, render
+from lvad.modules import ActionSFT
 from lvad.modules.common import check_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint
 
@@ -73,6 +74,8 @@ def load_run(folder: Path, checkpoint: str = BEST) -> Run:
     content = read_checkpoint(path, "give another one with --checkpoint: best, last, or a file")
     config, cli = _build(folder / CONFIG)
     module = cli.model
+    if isinstance(module, ActionSFT):
+        module.take_labels(cli.datamodule.taxonomy)
     module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
     _load(module, content["state_dict"], path)
     return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])

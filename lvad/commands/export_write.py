@@ -32,7 +32,7 @@ from lvad.policy import HFPolicy
 from lvad.policy.adapters import float_copy, merged, save_adapter, start_of
 from lvad.policy.four_bits import is_in_four_bits, multiply_in_float32
 from lvad.report.model_card import Kind
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import Taxonomy
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -73,9 +73,8 @@ def write_policy(module: nn.Module, shown: Shown, folder: Path, dtype: Dtype) ->
     """
     policy = _policy(module)
     _prepare(policy)
-    describer = module.describer if isinstance(module, ActionSFT) else None
-    if describer is not None and describer.is_policy:
-        gap, pieces = None, _two_stages(policy, shown.frames)
+    if isinstance(module, ActionSFT) and module.describer.is_policy:
+        gap, pieces = None, _two_stages(module, policy, shown.frames)
     else:
         trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
         whole = _plain(merged(policy.model))
@@ -106,7 +105,7 @@ def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
     dtype = str(policy.vlm.dtype).removeprefix("torch.")
     _prepare(policy)
     if isinstance(module, ActionSFT) and module.describer.is_policy:
-        trials = _two_stages(policy, shown.frames)[-1].trials
+        trials = _two_stages(module, policy, shown.frames)[-1].trials
     else:
         trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
     save_adapter(policy.model, folder, policy.source)
@@ -119,16 +118,17 @@ def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
     return Written("adapter", dtype, [f"{len(trials)} prompts with {shown.source}: {same}"])
 
 
-def write_clip(module: CLIPReward, shown: Shown, folder: Path, dtype: Dtype) -> Written:
-    """Write a tuned CLIP.
+def write_clip(module: CLIPReward, shown: Shown, folder: Path, dtype: Dtype, taxonomy: Taxonomy) -> Written:
+    """Write a tuned CLIP, and try it on the texts of the reasons.
 
     Raises:
         DataError: if plain open_clip finds other cosines in what is written.
     """
+    texts = list(taxonomy.reason_texts)
     with blended(module.clip, module.start, module.share.item()), torch.no_grad():
-        before = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(list(REASON_TEXTS)).T
+        before = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(texts).T
     module.export(folder)
-    _check_cosines(before, _open_clip_cosines(module, shown, folder), "the written CLIP")
+    _check_cosines(before, _open_clip_cosines(module, shown, folder, texts), "the written CLIP")
     checks = [
         f"{before.numel()} cosines of {shown.source} and the reasons' texts: plain open_clip on the written files "
         f"gives the same within {_COSINE_TOLERANCE:g}"
@@ -138,18 +138,19 @@ def write_clip(module: CLIPReward, shown: Shown, folder: Path, dtype: Dtype) -> 
             weights: dict[str, Tensor] = module.clip.clip.state_dict()
             for values in weights.values():
                 values.copy_(values.to(getattr(torch, dtype)))
-            rounded = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(list(REASON_TEXTS)).T
+            rounded = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(texts).T
         module.clip.save_pretrained(folder, dtype)
-        _check_cosines(rounded, _open_clip_cosines(module, shown, folder), f"the CLIP written as {dtype}")
+        _check_cosines(rounded, _open_clip_cosines(module, shown, folder, texts), f"the CLIP written as {dtype}")
         checks.append(f"rounding to {dtype} moves a cosine by at most {(rounded - before).abs().max():.2g}")
     return Written("reward", dtype, checks)
 
 
-def _two_stages(policy: HFPolicy, frames: list[Tensor]) -> list[_Piece]:
+def _two_stages(module: ActionSFT, policy: HFPolicy, frames: list[Tensor]) -> list[_Piece]:
+    question = policy.prompts.question(module.taxonomy)
     with policy.as_reference() as start:
         described = ask(start.float(), frames, [policy.prompts.describe] * len(frames))
         first = _plain(start_of(start.model))
-    queries = [f"{trial.text} {policy.prompts.decide}".strip() for trial in described]
+    queries = [f"{trial.text} {question}".strip() for trial in described]
     answered = ask(policy, frames, queries)
     second = float_copy(policy.model)
     return [_Piece("", first, described), _Piece(ANSWER, _plain(second), answered)]
@@ -200,7 +201,9 @@ def _policy(module: nn.Module) -> HFPolicy:
 def _query(module: nn.Module) -> str:
     """What the stage asks of the frames alone."""
     prompts = _policy(module).prompts
-    return prompts.decide if isinstance(module, ActionSFT) and module.target != "caption" else prompts.describe
+    if isinstance(module, ActionSFT) and module.target != "caption":
+        return prompts.question(module.taxonomy)
+    return prompts.describe
 
 
 def _prepare(policy: HFPolicy) -> None:
@@ -241,10 +244,10 @@ def _in_words(gap: Gap, num_prompts: int, source: str) -> str:
 
 
 @torch.no_grad()
-def _open_clip_cosines(module: CLIPReward, shown: Shown, folder: Path) -> Tensor:
+def _open_clip_cosines(module: CLIPReward, shown: Shown, folder: Path, texts: list[str]) -> Tensor:
     """float[B, R] from the written files, by open_clip's own model and tokenizer."""
     model: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
-    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(REASON_TEXTS))
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
     scenes = [model.encode_image(module.clip.preprocess(frames), normalize=True).mean(0) for frames in shown.frames]
     images = nn.functional.normalize(torch.stack(scenes), dim=-1)
     return images @ model.encode_text(tokens, normalize=True).T

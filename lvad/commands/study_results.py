@@ -81,7 +81,8 @@ def _read_cell(study: Study, plan: Plan, cell: Cell, records: Mapping[Path, Reco
     places = {TEST: folder}
     if study.extra_test and has_extra(study, folder, record):
         places[EXTRA] = folder / EXTRA
-    answered = {source: read_run(place, source).answered for source, place in places.items()}
+    runs = {source: read_run(place, source) for source, place in places.items()}
+    answered, taxonomy = {source: run.answered for source, run in runs.items()}, runs[TEST].taxonomy
     if any(scene.true_reasons is None for scenes in answered.values() for scene in scenes):
         raise DataError.at(
             folder / ANSWERS, "", "has scenes without reasons", "let the arm's result have target: answer"
@@ -99,5 +100,6 @@ def _read_cell(study: Study, plan: Plan, cell: Cell, records: Mapping[Path, Reco
         command=shlex.join(["lvad", *repeat_args(config, [cell])]),
         commands=[shlex.join(["lvad", *plan.jobs[place].command]) for place in cell.chain],
         answered=answered,
-        scores={source: score(scenes) for source, scenes in answered.items()},
+        scores={source: score(scenes, taxonomy) for source, scenes in answered.items()},
+        taxonomy=taxonomy,
     )

@@ -4,12 +4,15 @@ Departure from the paper: a horizontal flip exchanges left and right in the labe
 paper flips the pictures alone, which teaches "no lane on the left" of scenes without a lane on the right.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lvad.data.records import DataError
 from lvad.facts import mirror_facts
-from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS
+from lvad.taxonomy import Taxonomy
 from lvad.text import mirror
 from lvad.types import Batch
 
@@ -18,8 +21,8 @@ def mirrored(batch: Batch) -> Batch:
     """The batch as seen in a mirror: frames, labels, captions and facts; twice is the batch itself."""
     return batch._replace(
         frames=[frames.flip(-1) for frames in batch.frames],
-        actions=batch.actions[:, list(MIRRORED_ACTIONS)],
-        reasons=batch.reasons[:, list(MIRRORED_REASONS)],
+        actions=batch.actions[:, list(batch.taxonomy.mirrored_actions)],
+        reasons=batch.reasons[:, list(batch.taxonomy.mirrored_reasons)],
         captions=[tuple(mirror(caption) for caption in captions) for captions in batch.captions],
         facts=[None if facts is None else mirror_facts(facts) for facts in batch.facts],
     )
@@ -48,7 +51,14 @@ class Augment:
         self.colour = v2.ColorJitter(jitter, jitter, jitter) if jitter else None
 
     def __call__(self, batch: Batch) -> Batch:
-        """A random view of every scene; draws from torch's global random state."""
+        """A random view of every scene; draws from torch's global random state.
+
+        Raises:
+            DataError: for a label that names a side and has no mirror partner, where scenes are to be mirrored.
+        """
+        if self.mirror_probability and (one_sided := _one_sided(batch.taxonomy)):
+            problem = f"{one_sided!r} of the label set {batch.taxonomy.name!r} names a side and has no mirror partner"
+            raise DataError(f"{problem}: give it one, or set augment.mirror_probability to 0")
         batch = batch._replace(frames=[self._view(frames) for frames in batch.frames])
         is_flipped = torch.rand(len(batch.ids)) < self.mirror_probability
         if not is_flipped.any():
@@ -62,6 +72,15 @@ class Augment:
             ratio = (0.9 * width / height, width / height / 0.9)
             frames = v2.RandomResizedCrop((height, width), (self.min_area, 1.0), ratio, antialias=True)(frames)
         return frames if self.colour is None else self.colour(frames)
+
+
+@cache
+def _one_sided(taxonomy: Taxonomy) -> str:
+    """A label that would be false of a mirrored scene; empty where there is none."""
+    names = [*zip(taxonomy.action_names, taxonomy.mirrored_actions, strict=True)]
+    texts = [*zip(taxonomy.reason_texts, taxonomy.mirrored_reasons, strict=True)]
+    rows = (row for part in (names, texts) for row in enumerate(part))
+    return next((text for i, (text, partner) in rows if partner == i and mirror(text) != text), "")
 
 
 def choose(is_first: Tensor, first: Batch, second: Batch) -> Batch:

@@ -6,9 +6,11 @@ from typing import Final, Literal
 from lvad.data.frames import read_frames
 from lvad.data.gt_4a_21r import LABELS, read_gt
 from lvad.data.images import IMAGE_SUFFIXES, walk
+from lvad.data.label_sets import check_labels_of
 from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
 from lvad.data.records import SPLITS, DataError, Reading, check_exists, check_path
 from lvad.data.videos import VIDEO_SUFFIXES
+from lvad.taxonomy import BDD_OIA, Taxonomy
 
 Layout = Literal["lastframe", "gt_4a_21r", "frames"]
 
@@ -52,6 +54,7 @@ def collect(
     fps: float = 1.0,
     video_stream: int | None = None,
     from_first: bool = False,
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> Reading:
     """Read a source as far as it can be read; faulty rows are in ``errors``.
 
@@ -63,12 +66,15 @@ def collect(
         fps: pictures per second taken from a video.
         video_stream: which of a video's several streams, as for ``sample_video``.
         from_first: of frames, let every one end a scene, so that the first of a sequence have fewer than M.
+        taxonomy: what the labels are called, and how many there are.
 
     Raises:
-        DataError: if there is nothing of that layout, ``images`` holds no picture, or either cannot be reached.
+        DataError: if there is nothing of that layout, ``images`` holds no picture, either cannot be reached, or the
+            folder names another label set.
     """
     for path in (root, images) if images else (root,):
         check_path(path)
+    check_labels_of(root, taxonomy)
     if images is not None:
         check_exists(images)
         if not walk(images, IMAGE_SUFFIXES):
@@ -80,7 +86,7 @@ def collect(
     if not _has_labels(root, layout):
         looked = ", ".join(mark.format(split="{train,val,test}") for mark in MARKS[layout])
         raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
-    reading = (read_lastframe if layout == "lastframe" else read_gt)(root, num_frames, images)
+    reading = (read_lastframe if layout == "lastframe" else read_gt)(root, num_frames, images, taxonomy)
     _warn_of_gaps(reading)
     return reading
 
@@ -102,13 +108,14 @@ def read(
     images: Path | None = None,
     fps: float = 1.0,
     video_stream: int | None = None,
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> Reading:
     """Read a source of which every row must be usable; arguments as in ``collect``.
 
     Raises:
         DataError: at the first fault (with the number of further ones), and for labels without pictures.
     """
-    reading = collect(root, layout, num_frames, images, fps, video_stream).require()
+    reading = collect(root, layout, num_frames, images, fps, video_stream, taxonomy=taxonomy).require()
     if not reading.has_images:
         raise DataError.at(root, "", "no pictures beside the label files", "give their folder as images=")
     return reading

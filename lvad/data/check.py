@@ -12,7 +12,7 @@ from lvad.data.bddoia import Layout, collect
 from lvad.data.images import open_image
 from lvad.data.records import DataError, one_line
 from lvad.data.splits import recording, split_grouped, split_one_one
-from lvad.taxonomy import ACTIONS, FORWARD, REASON_INDEX, REASONS, STOP
+from lvad.taxonomy import BDD_OIA, Taxonomy, load_taxonomy
 from lvad.types import Scene
 
 NUM_SHOWN: Final = 20
@@ -24,6 +24,8 @@ class Report:
 
     root: str
     format: str
+    taxonomy: str
+    """Name of the label set."""
     splits: dict[str, int] = field(default_factory=dict)
     """Scenes per split (``""`` is named ``unsplit``)."""
     actions: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -53,6 +55,7 @@ def check(
     subset: Literal["all", "single", "grouped"] = "all",
     decode: bool = True,
     num_frames: int = 2,
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> Report:
     """Look over a source; no fault stops it.
 
@@ -64,14 +67,16 @@ def check(
             after one that keeps recordings whole (``grouped``).
         decode: open every picture; False only looks whether it exists.
         num_frames: M; the pictures of these frames are looked at.
+        taxonomy: what the labels are called.
 
     Returns:
         Counts, errors (what a run would stop at) and warnings (what real data has).
     """
     root = Path(os.path.expanduser(root))  # a user who is unknown stays a name
-    report = Report(str(root), format)
+    report = Report(str(root), format, taxonomy.name)
     try:
-        reading = collect(root, format, num_frames, Path(os.path.expanduser(images)) if images else None)
+        folder = Path(os.path.expanduser(images)) if images else None
+        reading = collect(root, format, num_frames, folder, taxonomy=taxonomy)
         report.format, report.dropped = reading.format, reading.dropped
         report.errors += [str(error) for error in reading.errors]
         report.warnings += reading.warnings
@@ -79,8 +84,8 @@ def check(
     except DataError as error:
         report.errors.append(str(error))
         return report
-    _count(report, scenes)
-    report.warnings += _contradictions(scenes)
+    _count(report, scenes, taxonomy)
+    report.warnings += _contradictions(scenes, taxonomy)
     if not reading.has_images:
         report.warnings.append("images not checked: none beside the label files (give images=)")
     else:
@@ -88,7 +93,7 @@ def check(
     return report
 
 
-def _count(report: Report, scenes: Sequence[Scene]) -> None:
+def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
     for split in dict.fromkeys(scene.split for scene in scenes):
         members = [scene for scene in scenes if scene.split == split]
         name = split or "unsplit"
@@ -97,8 +102,8 @@ def _count(report: Report, scenes: Sequence[Scene]) -> None:
         if labelled:
             actions = [sum(column) for column in zip(*(s.actions for s in labelled if s.actions), strict=True)]
             reasons = [sum(column) for column in zip(*(s.reasons for s in labelled if s.reasons), strict=True)]
-            report.actions[name] = dict(zip(ACTIONS, actions, strict=True))
-            report.reasons[name] = {r.key: n for r, n in zip(REASONS, reasons, strict=True)}
+            report.actions[name] = dict(zip(taxonomy.action_names, actions, strict=True))
+            report.reasons[name] = dict(zip(taxonomy.reason_keys, reasons, strict=True))
 
 
 def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
@@ -120,28 +125,26 @@ def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
 
 
 _Test = Callable[[tuple[int, ...], tuple[int, ...]], object]
-_OBSTACLES: Final = [REASON_INDEX[key] for key in ("s_ob_car", "s_ob_ped", "s_ob_rider", "s_other")]
-_GREEN, _RED, _CLEAR = (REASON_INDEX[key] for key in ("f_traffic_light", "s_traffic_light", "f_road_clear"))
 
 
-def _speaks(action: int, supports: bool) -> list[int]:
-    return [i for i, r in enumerate(REASONS) if r.action == action and r.supports == supports]
+def _speaks(taxonomy: Taxonomy, action: int, supports: bool) -> list[int]:
+    return [i for i, r in enumerate(taxonomy.reasons) if r.action == action and r.supports == supports]
 
 
-def _tests() -> dict[str, _Test]:
-    tests: dict[str, _Test] = {
-        "no action": lambda a, r: not any(a),
-        "no reason": lambda a, r: not any(r),
-        "forward and stop": lambda a, r: a[FORWARD] and a[STOP],
-        "neither forward nor stop": lambda a, r: not a[FORWARD] and not a[STOP],
-        "light green and not green": lambda a, r: r[_GREEN] and r[_RED],
-        "road clear and an obstacle": lambda a, r: r[_CLEAR] and any(r[i] for i in _OBSTACLES),
-    }
-    for index, name in enumerate(ACTIONS):
-        own, against = _speaks(index, True), _speaks(index, False)
-        tests[f"{name} without a reason for it"] = lambda a, r, index=index, own=own: (
-            a[index] and not any(r[i] for i in own)
-        )
+def _tests(taxonomy: Taxonomy) -> dict[str, _Test]:
+    names = taxonomy.action_names
+    tests: dict[str, _Test] = {"no action": lambda a, r: not any(a), "no reason": lambda a, r: not any(r)}
+    for i, j in taxonomy.exclusive:
+        tests[f"{names[i]} and {names[j]}"] = lambda a, r, i=i, j=j: a[i] and a[j]
+        tests[f"neither {names[i]} nor {names[j]}"] = lambda a, r, i=i, j=j: not a[i] and not a[j]
+    for says, *sides in taxonomy.contradictions:
+        tests[says] = lambda a, r, sides=sides: all(any(r[i] for i in side) for side in sides)
+    for index, name in enumerate(names):
+        own, against = (_speaks(taxonomy, index, supports) for supports in (True, False))
+        if own:
+            tests[f"{name} without a reason for it"] = lambda a, r, index=index, own=own: (
+                a[index] and not any(r[i] for i in own)
+            )
         if against:
             tests[f"{name} with a reason against it"] = lambda a, r, index=index, against=against: (
                 a[index] and any(r[i] for i in against)
@@ -149,9 +152,9 @@ def _tests() -> dict[str, _Test]:
     return tests
 
 
-def _contradictions(scenes: Sequence[Scene]) -> list[str]:
+def _contradictions(scenes: Sequence[Scene], taxonomy: Taxonomy) -> list[str]:
     labelled = [(s.actions, s.reasons) for s in scenes if s.actions and s.reasons]
-    counts = {name: sum(bool(test(a, r)) for a, r in labelled) for name, test in _tests().items()}
+    counts = {name: sum(bool(test(a, r)) for a, r in labelled) for name, test in _tests(taxonomy).items()}
     found = [f"{count} scenes: {name}" for name, count in counts.items() if count]
     splits_of: dict[str, set[str]] = {}
     for scene in scenes:
@@ -179,12 +182,13 @@ def print_report(report: Report) -> None:
 def _print_table(report: Report) -> None:
     splits = list(report.splits)
     rows = [("scenes", report.splits)]
-    for table, names in ((report.actions, ACTIONS), (report.reasons, [reason.key for reason in REASONS])):
-        if table:
-            rows += [(name, {s: table.get(s, {}).get(name, 0) for s in splits}) for name in names]
-    print(f"{'':18}" + "".join(f"{split:>9}" for split in splits))
+    for table in (report.actions, report.reasons):
+        names = dict.fromkeys(name for counts in table.values() for name in counts)
+        rows += [(name, {s: table.get(s, {}).get(name, 0) for s in splits}) for name in names]
+    width = max(18, *(len(name) + 1 for name, _ in rows))
+    print(" " * width + "".join(f"{split:>9}" for split in splits))
     for name, counts in rows:
-        print(f"{name:18}" + "".join(f"{counts[split]:9,}" for split in splits))
+        print(f"{name:{width}}" + "".join(f"{counts[split]:9,}" for split in splits))
 
 
 def main_check(
@@ -195,6 +199,7 @@ def main_check(
     json: bool = False,
     decode: bool = True,
     num_frames: int = 2,
+    taxonomy: str = "bdd_oia",
 ) -> int:
     """Look over a data set and print what was found.
 
@@ -207,11 +212,12 @@ def main_check(
         json: print one JSON object instead of a table.
         decode: open every picture; False only looks whether it exists.
         num_frames: M, the most frames of a scene; these pictures are looked at.
+        taxonomy: label set, a ``.yaml`` file or the name of a shipped one.
 
     Returns:
         The exit code: 1 where a row or picture cannot be used, else 0.
     """
-    report = check(root, format, images, subset, decode, num_frames)
+    report = check(root, format, images, subset, decode, num_frames, load_taxonomy(taxonomy))
     if json:
         print(json_format.dumps(dataclasses.asdict(report), indent=2))
     else:

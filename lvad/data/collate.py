@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lvad.data.images import open_image
 from lvad.data.records import DataError
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, Batch, Scene
 
 
@@ -80,14 +80,16 @@ class SceneDataset(Dataset[tuple[Scene, Tensor]]):
         return scene, decode(scene, self.num_frames, self.image_size_px)
 
 
-def collate(items: Sequence[tuple[Scene, Tensor]]) -> Batch:
+def collate(items: Sequence[tuple[Scene, Tensor]], taxonomy: Taxonomy = BDD_OIA) -> Batch:
     """Gather scenes into a batch; those without labels get ``UNLABELLED`` in every entry."""
+    no_actions, no_reasons = (UNLABELLED,) * taxonomy.num_actions, (UNLABELLED,) * taxonomy.num_reasons
     scenes = [scene for scene, _ in items]
     return Batch(
         ids=[scene.id for scene in scenes],
         frames=[frames for _, frames in items],
-        actions=torch.tensor([scene.actions or (UNLABELLED,) * NUM_ACTIONS for scene in scenes]),
-        reasons=torch.tensor([scene.reasons or (UNLABELLED,) * NUM_REASONS for scene in scenes]),
+        actions=torch.tensor([scene.actions or no_actions for scene in scenes]),
+        reasons=torch.tensor([scene.reasons or no_reasons for scene in scenes]),
         captions=[scene.captions for scene in scenes],
         facts=[None if scene.facts is None else dict(scene.facts) for scene in scenes],
+        taxonomy=taxonomy,
     )

@@ -1,9 +1,10 @@
 """The data of every stage, as Lightning wants it."""
 
 import json
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,19 +13,21 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lvad.data.balance import scene_weights
 from lvad.data.bddoia import Layout, collect, detect, read
-from lvad.data.budget import Budget, Rest, hidden, unused
+from lvad.data.budget import Budget, Rest, check_choice, hidden, unused
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.drawn import DRAWN, check_drawn, draw_once
 from lvad.data.footage import FootageDataset, FootageSampler
 from lvad.data.frames import read_frames
 from lvad.data.held_out import held_out_loader
+from lvad.data.label_sets import check_same
 from lvad.data.ledger import Ledger, merge, streamed, uses
 from lvad.data.pseudo_labels import label_file, ledger_of_labels, with_pseudo_labels
 from lvad.data.readable import keep_readable
 from lvad.data.records import SPLITS, DataError, Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
 from lvad.data.shards import Shards
-from lvad.data.splits import ALL_SCENES, SceneCounts, Subset, arrange, take
+from lvad.data.splits import ALL_SCENES, SceneCounts, Subset, arrange, at_least, take
+from lvad.taxonomy import Taxonomy, load_taxonomy, parse_taxonomy
 from lvad.types import Scene
 
 
@@ -65,9 +68,11 @@ class BDDOIADataModule(LightningDataModule):
             budget or ``num_scenes.train`` have its labels; those that it does not name are left out.
         video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
             the one that is marked as default, or the largest.
+        taxonomy: which actions and reasons there are: a ``.yaml`` file, or the name of a set that ships with lvad.
 
     Raises:
-        ValueError: for a value out of range, or ``footage`` or ``budget`` with another choice of training scenes.
+        ValueError: for a value out of range, ``footage`` or ``budget`` with another choice of training scenes, or a
+            label set that contradicts itself.
     """
 
     def __init__(
@@ -94,36 +99,29 @@ class BDDOIADataModule(LightningDataModule):
         budget_val: int = 0,
         rest: Rest = "drop",
         pseudo_labels: str | None = None,
+        taxonomy: str = "bdd_oia",
     ) -> None:
         super().__init__()
+        self.taxonomy: Taxonomy = load_taxonomy(taxonomy)
         self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
         self.root = Path(root).expanduser()
         self.images = Path(images).expanduser() if images else None
-        self.num_frames = _at_least(1, num_frames, "num_frames")
+        self.num_frames = at_least(1, num_frames, "num_frames")
         self.fps = fps
-        self.batch_size = _at_least(1, batch_size, "batch_size")
-        self.eval_batch_size = _at_least(
-            1, batch_size if eval_batch_size is None else eval_batch_size, "eval_batch_size"
-        )
-        self.num_workers = _at_least(0, num_workers, "num_workers")
-        self.seed = _at_least(0, seed, "seed")
+        self.batch_size = at_least(1, batch_size, "batch_size")
+        eval_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.eval_batch_size = at_least(1, eval_size, "eval_batch_size")
+        self.num_workers = at_least(0, num_workers, "num_workers")
+        self.seed = at_least(0, seed, "seed")
         self.subset: Subset = subset
         self.num_scenes, self.num_drawn = num_scenes, num_drawn
-        self.image_size_px = None if image_size_px is None else _at_least(1, image_size_px, "image_size_px")
-        self.drawing_seed = _at_least(0, drawing_seed, "drawing_seed")
-        self.unlabelled = unlabelled
-        self.balance = balance
-        self.video_stream = None if video_stream is None else _at_least(0, video_stream, "video_stream")
+        self.image_size_px = None if image_size_px is None else at_least(1, image_size_px, "image_size_px")
+        self.drawing_seed = at_least(0, drawing_seed, "drawing_seed")
+        self.unlabelled, self.balance = unlabelled, balance
+        self.video_stream = None if video_stream is None else at_least(0, video_stream, "video_stream")
         self.footage = [footage] if isinstance(footage, str) else footage or []
-        if self.footage and (balance or num_scenes.train is not None):
-            what = "balance" if balance else "num_scenes.train"
-            raise ValueError(f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps")
+        check_choice(balance, num_scenes, budget, is_stream=bool(self.footage))
         self.budget = None if budget is None else Budget(budget, budget_val, rest)
-        if self.budget and (self.footage or num_scenes.train not in (None, 1.0) or isinstance(num_scenes.train, int)):
-            what = "footage" if self.footage else "num_scenes.train"
-            raise ValueError(
-                f"budget chooses among all training scenes and cannot be set with {what}: set that to null"
-            )
         self.pseudo_labels = label_file(pseudo_labels, unlabelled or bool(self.footage))
         self.shards: list[Shards] = []
         self.reading: Reading | None = None
@@ -136,7 +134,7 @@ class BDDOIADataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Draw the synthetic set, or decode videos, once per node."""
         if self.format == "synthetic":
-            draw_once(self.root, self._drawn(), self.num_frames, self.drawing_seed)
+            draw_once(self.root, self._drawn(), self.num_frames, self.drawing_seed, self.taxonomy)
         elif (detect(self.root) if self.format == "auto" else self.format) == "frames":
             read_frames(self.root, self.num_frames, fps=self.fps, video_stream=self.video_stream)
 
@@ -150,7 +148,7 @@ class BDDOIADataModule(LightningDataModule):
         if stage == "predict":
             self.predicted = self._readable()
         elif self.reading is None:
-            self.reading = read(*self._source())
+            self.reading = read(*self._source(), taxonomy=self.taxonomy)
         if self.reading is not None and not self.scenes and stage != "predict":
             self.scenes = self._split(self.reading)
         if not self.shards and stage in (None, "fit"):
@@ -162,7 +160,7 @@ class BDDOIADataModule(LightningDataModule):
         return self.root, layout, self.num_frames, self.images, self.fps, self.video_stream
 
     def _readable(self) -> Reading:
-        return keep_readable(collect(*self._source(), from_first=True), self.image_size_px)
+        return keep_readable(collect(*self._source(), from_first=True, taxonomy=self.taxonomy), self.image_size_px)
 
     def _split(self, reading: Reading) -> dict[str, list[Scene]]:
         scenes = arrange(reading, self.subset, self.seed)
@@ -182,8 +180,20 @@ class BDDOIADataModule(LightningDataModule):
             scenes["train"] = [hidden(scene) for scene in scenes["train"]]
         self.pool = [] if self.footage else unused(whole, scenes)
         if self.pseudo_labels:
-            scenes["train"] = with_pseudo_labels(scenes["train"], self.pool, self.pseudo_labels)
+            scenes["train"] = with_pseudo_labels(scenes["train"], self.pool, self.pseudo_labels, self.taxonomy)
         return scenes
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must fit to."""
+        return {"taxonomy": self.taxonomy.as_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint of a run with other labels.
+
+        Raises:
+            DataError: naming the difference.
+        """
+        check_same(parse_taxonomy(state_dict["taxonomy"]), self.taxonomy, "the checkpoint")
 
     def uses(self, stage: str) -> Ledger:
         """What a stage sees of these scenes while it is fitted."""
@@ -232,7 +242,7 @@ class BDDOIADataModule(LightningDataModule):
 
     def _held_out(self, scenes: list[Scene]) -> DataLoader:
         items = SceneDataset(scenes, self.num_frames, self.image_size_px)
-        return held_out_loader(items, self.eval_batch_size, self.num_workers, self._share())
+        return held_out_loader(items, self.eval_batch_size, self.num_workers, self._share(), self.taxonomy)
 
     def predict_dataloader(self) -> DataLoader:
         """Every scene of ``root``, in order, whatever its split; every frame of a sequence ends one.
@@ -252,14 +262,9 @@ class BDDOIADataModule(LightningDataModule):
         reading = self.reading or self.predicted
         if reading is None:
             return f"{self.root}: not read yet"
-        lines = [f"{self.root} ({reading.format}): {len(reading.scenes)} scenes read"]
-        if self.scenes:
-            lines[0] += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in self.scenes.items())
-            lines[0] += " (train labels hidden)" if self.unlabelled else ""
-        lines += [str(self.budget)] if self.budget else []
-        lines += [f"dropped: {count} {why}" for why, count in reading.dropped.items()]
-        lines += [f"training scenes streamed, without labels: {shards}" for shards in self.shards]
-        return "\n".join([*lines, *(f"note: {warning}" for warning in reading.warnings)])
+        beside = [str(self.budget)] if self.budget else []
+        streams = [f"training scenes streamed, without labels: {shards}" for shards in self.shards]
+        return reading.summary(self.root, self.scenes, self.unlabelled, beside, streams)
 
     def _counts(self) -> dict[str, int | float | None]:
         counts = {split: getattr(self.num_scenes, split) for split in SPLITS}
@@ -287,14 +292,8 @@ class BDDOIADataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, taxonomy=self.taxonomy),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             order=order,
         )
-
-
-def _at_least(least: int, value: int, what: str) -> int:
-    if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value}")
-    return value

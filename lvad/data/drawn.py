@@ -3,22 +3,33 @@
 from pathlib import Path
 from typing import Final
 
+from lvad.data.label_sets import check_same, taxonomy_of_run
 from lvad.data.records import DataError, Reading, read_json
+from lvad.taxonomy import Taxonomy
 
+RECIPE: Final = "synthetic.json"
 DRAWN: Final = {"train": 800, "val": 128, "test": 300}
 """What is drawn where ``num_scenes`` does not say."""
 
 
-def draw_once(root: Path, counts: dict[str, int | float | None], num_frames: int, seed: int) -> None:
-    """Draw the set where the folder is empty or absent; whether one drawn earlier will do, setup decides."""
+def draw_once(
+    root: Path, counts: dict[str, int | float | None], num_frames: int, seed: int, taxonomy: Taxonomy
+) -> None:
+    """Draw the set where the folder is empty or absent; whether one drawn earlier is large enough, setup decides.
+
+    Raises:
+        DataError: for one drawn earlier with other labels.
+    """
     if root.exists() and any(root.iterdir()):
+        if (root / RECIPE).is_file():
+            check_same(taxonomy_of_run(root), taxonomy, root)
         return
     # A share is taken of the usual set, which is drawn whole.
     whole = [count if isinstance(count, int) else DRAWN[split] for split, count in counts.items()]
     from lvad.data.synthetic.write import write_synthetic
 
     try:
-        write_synthetic(root, *whole, seed=seed, num_frames=num_frames)
+        write_synthetic(root, *whole, seed=seed, num_frames=num_frames, taxonomy=taxonomy)
     except OSError:
         # Another run may have finished the same folder first.
         if not (root.is_dir() and any(root.iterdir())):
@@ -30,7 +41,7 @@ def check_drawn(
 ) -> None:
     """Refuse a set drawn earlier that is another one, or smaller than what is asked for now."""
     remedy = "delete the folder to draw it anew, or give another root"
-    recipe = root / "synthetic.json"
+    recipe = root / RECIPE
     if recipe.is_file() and (drawn_with := read_json(recipe, dict).get("seed")) != seed:
         raise DataError.at(root, "", f"drawn with seed {drawn_with}, drawing_seed is {seed}", remedy)
     for split, count in counts.items():

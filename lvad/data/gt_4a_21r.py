@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from lvad.data.images import ImageIndex
 from lvad.data.records import SPLITS, DataError, Reading, read_flags, read_json, read_name
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 
 LABELS: Final = "gt_4a_21r_{split}.json"
@@ -13,7 +13,7 @@ LABELS: Final = "gt_4a_21r_{split}.json"
 _SPLIT_FOLDERS: Final = {"train": ("train",), "val": ("validate", "val"), "test": ("test",)}
 
 
-def read_gt(root: Path, num_frames: int, images: Path | None = None) -> Reading:
+def read_gt(root: Path, num_frames: int, images: Path | None = None, taxonomy: Taxonomy = BDD_OIA) -> Reading:
     """Read the ``gt_4a_21r`` layout.
 
     The pictures of a scene are the first match of: the M last ``<id>/*``, the M last ``<id>_<n>``, ``<id>``;
@@ -25,6 +25,7 @@ def read_gt(root: Path, num_frames: int, images: Path | None = None) -> Reading:
         num_frames: M; scenes with fewer pictures have what there is.
         images: folder of the pictures; if None the first of ``root/images``, ``root/data`` and ``root`` that
             has any.
+        taxonomy: how many labels a row has.
 
     Returns:
         The scenes of every split that has a label file, with every error.
@@ -39,19 +40,19 @@ def read_gt(root: Path, num_frames: int, images: Path | None = None) -> Reading:
             rows = read_json(path, dict) if path.is_file() else {}
             for scene_id, row in rows.items():
                 with reading.gather():
-                    scene = _scene(path, split, scene_id, row)
+                    scene = _scene(path, split, scene_id, row, taxonomy)
                     frames = _frames(index, path, scene)[-num_frames:] if index else ()
                     reading.scenes.append(scene._replace(frames=frames))
     return reading
 
 
-def _scene(path: Path, split: str, scene_id: str, row: Any) -> Scene:
+def _scene(path: Path, split: str, scene_id: str, row: Any, taxonomy: Taxonomy) -> Scene:
     where = f"id {scene_id!r:.80}"
     read_name(scene_id, "id", path, where)
     if not isinstance(row, dict):
         raise DataError.at(path, where, f"expected an object, got {row!r:.80}", "correct the row")
-    actions = read_flags(row.get("actions"), (NUM_ACTIONS,), "actions", path, where)
-    reasons = read_flags(row.get("reason"), (NUM_REASONS,), "reason", path, where)
+    actions = read_flags(row.get("actions"), (taxonomy.num_actions,), "actions", path, where)
+    reasons = read_flags(row.get("reason"), (taxonomy.num_reasons,), "reason", path, where)
     return Scene(scene_id, (), split, actions, reasons)
 
 

@@ -1,6 +1,7 @@
 """Loaders of scenes that are evaluated: every scene once, on whichever device."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from lvad.data.collate import collate
 from lvad.data.records import DataError
 from lvad.data.resume import ResumableLoader
+from lvad.taxonomy import Taxonomy
 from lvad.types import Batch
 
 
@@ -58,7 +60,9 @@ class _Batches(Dataset[list[Any]]):
         return [self.items[place] for place in places]
 
 
-def held_out_loader(items: Any, batch_size: int, num_workers: int, share: dict[str, int]) -> DataLoader[Batch]:
+def held_out_loader(
+    items: Any, batch_size: int, num_workers: int, share: dict[str, int], taxonomy: Taxonomy
+) -> DataLoader[Batch]:
     """Batches of all scenes in order.
 
     Args:
@@ -66,6 +70,7 @@ def held_out_loader(items: Any, batch_size: int, num_workers: int, share: dict[s
         batch_size: scenes of a batch.
         num_workers: processes that decode.
         share: ``num_replicas`` and ``rank``.
+        taxonomy: what the labels are called.
 
     Raises:
         DataError: for fewer scenes than devices.
@@ -75,7 +80,7 @@ def held_out_loader(items: Any, batch_size: int, num_workers: int, share: dict[s
         batch_size=None,
         sampler=EvenBatches(len(items), batch_size, **share),
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, taxonomy=taxonomy),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
     )

@@ -26,7 +26,7 @@ from lvad.data.records import (
     read_name,
     read_text,
 )
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 
 LASTFRAME_ACTIONS: Final = "{split}_25k_images_actions.json"
@@ -39,7 +39,7 @@ class _Row(NamedTuple):
 
     name: str
     actions: tuple[int, ...]
-    """4 or 5 entries."""
+    """A entries, or one more."""
     reasons: tuple[int, ...]
     where: str
 
@@ -51,7 +51,7 @@ class _Description(NamedTuple):
     facts: dict[str, str] | None
 
 
-def read_lastframe(root: Path, num_frames: int, images: Path | None = None) -> Reading:
+def read_lastframe(root: Path, num_frames: int, images: Path | None = None, taxonomy: Taxonomy = BDD_OIA) -> Reading:
     """Read the ``lastframe`` layout.
 
     A picture ``<id>_<n>`` ends a run of siblings ``<id>_<n-1>``, ``<id>_<n-2>``, ...: the last M of the run are
@@ -61,6 +61,7 @@ def read_lastframe(root: Path, num_frames: int, images: Path | None = None) -> R
         root: folder with the label files.
         num_frames: M; scenes with fewer pictures have what there is.
         images: folder of the pictures; ``root/data`` if None.
+        taxonomy: how many labels a row has.
 
     Returns:
         The scenes of every split that has a label file, with everything left out and every error.
@@ -71,14 +72,14 @@ def read_lastframe(root: Path, num_frames: int, images: Path | None = None) -> R
     rows: dict[str, list[_Row]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         with reading.gather():
-            rows[split] = _lastframe_rows(root, split, reading)
+            rows[split] = _lastframe_rows(root, split, reading, taxonomy)
     labelled = {row.name for split_rows in rows.values() for row in split_rows}
     for split, split_rows in rows.items():
         described = _descriptions(root / LASTFRAME_SCENES.format(split=split), reading)
         for row in split_rows:
             with reading.gather():
                 frames = _siblings(index, row.name, labelled, num_frames)
-                _add_lastframe(reading, root, split, row, frames, described)
+                _add_lastframe(reading, root, split, row, frames, described, taxonomy.num_actions)
     return reading
 
 
@@ -89,12 +90,13 @@ def _add_lastframe(
     row: _Row,
     frames: tuple[Path, ...],
     described: dict[str, _Description],
+    num_actions: int,
 ) -> None:
     stem = _stem(row.name)
     numbered = split_number(stem)
     # Two clips of one recording may differ in the number alone, so only a drawn set's own id drops it.
     scene_id = numbered[0] if numbered and numbered[0] in described else stem
-    if len(row.actions) > NUM_ACTIONS and row.actions[NUM_ACTIONS]:
+    if len(row.actions) > num_actions and row.actions[num_actions]:
         reading.drops.append(Drop(scene_id, split, "confuse"))
         return
     if reading.has_images and not frames:
@@ -103,7 +105,7 @@ def _add_lastframe(
         problem = f"image {row.name} is {'of a format that is not read' if is_unread else 'missing'}"
         raise DataError.at(path, row.where, problem, "restore or convert it, or remove its row")
     captions, facts = described.get(scene_id, _Description((), None))
-    actions = row.actions[:NUM_ACTIONS]
+    actions = row.actions[:num_actions]
     reading.scenes.append(Scene(scene_id, frames, split, actions, row.reasons, captions, facts))
 
 
@@ -126,7 +128,7 @@ def _siblings(index: ImageIndex, name: str, labelled: set[str], num_frames: int)
     return tuple(index.root / frame for frame in reversed(frames[:num_frames]))
 
 
-def _lastframe_rows(root: Path, split: str, reading: Reading) -> list[_Row]:
+def _lastframe_rows(root: Path, split: str, reading: Reading, taxonomy: Taxonomy) -> list[_Row]:
     path = root / LASTFRAME_ACTIONS.format(split=split)
     reasons_path = root / LASTFRAME_REASONS.format(split=split)
     if not path.is_file() and not reasons_path.is_file():
@@ -136,8 +138,8 @@ def _lastframe_rows(root: Path, split: str, reading: Reading) -> list[_Row]:
     if len(images) != len(annotations):
         problem = f"{len(images)} images but {len(annotations)} annotations"
         raise DataError.at(path, "", problem, "restore the file from its source")
-    actions = _actions_by_id(annotations, path, reading)
-    reasons = _reasons_by_name(reasons_path, reading)
+    actions = _actions_by_id(annotations, path, reading, taxonomy.num_actions)
+    reasons = _reasons_by_name(reasons_path, reading, taxonomy.num_reasons)
     ids: set[int] = set()
     names: set[str] = set()
     rows: list[_Row] = []
@@ -178,7 +180,9 @@ def _id_of(row: object, path: Path, where: str) -> int:
     return row["id"]
 
 
-def _actions_by_id(annotations: list[Any], path: Path, reading: Reading) -> dict[int, tuple[int, ...] | None]:
+def _actions_by_id(
+    annotations: list[Any], path: Path, reading: Reading, num_actions: int
+) -> dict[int, tuple[int, ...] | None]:
     """Id -> actions; None marks a row whose error is already in the account."""
     actions: dict[int, tuple[int, ...] | None] = {}
     for number, annotation in enumerate(annotations):
@@ -189,11 +193,11 @@ def _actions_by_id(annotations: list[Any], path: Path, reading: Reading) -> dict
                 raise DataError.at(path, where, f"duplicate id {image_id}", "remove one of the rows")
             actions[image_id] = None
             category = annotation.get("category")
-            actions[image_id] = read_flags(category, (NUM_ACTIONS, NUM_ACTIONS + 1), "category", path, where)
+            actions[image_id] = read_flags(category, (num_actions, num_actions + 1), "category", path, where)
     return actions
 
 
-def _reasons_by_name(path: Path, reading: Reading) -> dict[str, tuple[int, ...] | None]:
+def _reasons_by_name(path: Path, reading: Reading, num_reasons: int) -> dict[str, tuple[int, ...] | None]:
     """File name -> reasons; None marks a row whose error is already in the account."""
     reasons: dict[str, tuple[int, ...] | None] = {}
     for number, row in enumerate(read_json(path, list)):
@@ -205,7 +209,7 @@ def _reasons_by_name(path: Path, reading: Reading) -> dict[str, tuple[int, ...] 
             if name in reasons:
                 raise DataError.at(path, where, f"duplicate id {name!r}", "remove one of the rows")
             reasons[name] = None
-            reasons[name] = read_flags(row.get("reason"), (NUM_REASONS,), "reason", path, where)
+            reasons[name] = read_flags(row.get("reason"), (num_reasons,), "reason", path, where)
     return reasons
 
 

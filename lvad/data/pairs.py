@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lvad.data.records import DataError
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASON_TEXTS
-from lvad.text import mirror, render
-from lvad.types import UNLABELLED
+from lvad.taxonomy import BDD_OIA, Taxonomy
+from lvad.text import render
+from lvad.types import UNLABELLED, Batch
 
 TextKind = Literal["reason", "action", "output"]
 TEXT_KINDS: Final[tuple[TextKind, ...]] = get_args(TextKind)
@@ -35,38 +35,37 @@ class Pairs(NamedTuple):
 
 
 @cache
-def candidate_texts(kind: TextKind) -> tuple[str, ...]:
-    """All texts of a kind: 21 reasons, 4 actions ("Action: stop."), or 84 outputs of one action and one reason."""
-    actions = torch.eye(NUM_ACTIONS, dtype=torch.int64).tolist()
+def candidate_texts(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[str, ...]:
+    """All texts of a kind: R reasons, A actions ("Action: stop."), or A x R outputs of one action and one reason."""
+    actions = torch.eye(taxonomy.num_actions, dtype=torch.int64).tolist()
     if kind == "reason":
-        return REASON_TEXTS
+        return taxonomy.reason_texts
     if kind == "action":
-        return tuple(render(action) for action in actions)
+        return tuple(render(action, None, taxonomy) for action in actions)
     if kind == "output":
-        reasons = torch.eye(NUM_REASONS, dtype=torch.int64).tolist()
-        return tuple(render(action, reason) for action in actions for reason in reasons)
+        reasons = torch.eye(taxonomy.num_reasons, dtype=torch.int64).tolist()
+        return tuple(render(action, reason, taxonomy) for action in actions for reason in reasons)
     raise ValueError(f"text kind must be one of {TEXT_KINDS}, got {kind!r}")
 
 
-def candidates(kind: TextKind, ids: list[str], actions: Tensor, reasons: Tensor) -> Candidates:
+def candidates(kind: TextKind, batch: Batch) -> Candidates:
     """Which texts of a kind fit which scenes.
 
     Args:
         kind: the texts.
-        ids: B names, for messages.
-        actions: int64[B, A], as in ``Batch``.
-        reasons: int64[B, R], likewise.
+        batch: B scenes; their frames are not looked at.
 
     Raises:
         DataError: if a scene lacks the labels that the kind speaks of.
     """
+    actions, reasons = batch.actions, batch.reasons
     needed = {"reason": {"reasons": reasons}, "action": {"actions": actions}}
     for what, labels in needed.get(kind, {"actions": actions, "reasons": reasons}).items():
         if (lacking := (labels == UNLABELLED).any(1)).any():
-            names = [name for name, is_lacking in zip(ids, lacking.tolist(), strict=True) if is_lacking]
+            names = [name for name, is_lacking in zip(batch.ids, lacking.tolist(), strict=True) if is_lacking]
             remedy = "take labelled scenes (data.unlabelled false), or a text kind that the labels have"
             raise DataError(f"scenes without {what}, which text kind {kind!r} needs: {names[:5]}; {remedy}")
-    texts = candidate_texts(kind)
+    texts = candidate_texts(kind, batch.taxonomy)
     if kind == "output":
         action, reason = actions.bool()[:, :, None], reasons.bool()[:, None, :]
         return Candidates(texts, (action & reason).flatten(1), (~action & ~reason).flatten(1))
@@ -75,10 +74,14 @@ def candidates(kind: TextKind, ids: list[str], actions: Tensor, reasons: Tensor)
 
 
 @cache
-def mirror_images(kind: TextKind) -> tuple[int, ...]:
+def mirror_images(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[int, ...]:
     """Entry i: the index of the candidate that says of the other side what candidate i says; i where it names none."""
-    texts = candidate_texts(kind)
-    return tuple(texts.index(mirror(text)) for text in texts)
+    if kind == "reason":
+        return taxonomy.mirrored_reasons
+    if kind == "action":
+        return taxonomy.mirrored_actions
+    num_reasons, reasons = taxonomy.num_reasons, taxonomy.mirrored_reasons
+    return tuple(action * num_reasons + reason for action in taxonomy.mirrored_actions for reason in reasons)
 
 
 def draw_pairs(found: Candidates, num_negatives: int, generator: torch.Generator | None = None) -> Pairs:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lvad.data.label_sets import check_labels_of
 from lvad.data.ledger import LEDGER, UNKNOWN, Ledger, read_ledger
 from lvad.data.records import DataError, read_flags, read_json
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 
 PSEUDO_LABELS: Final = "pseudo_labels.json"
@@ -43,8 +44,8 @@ def label_file(path: str | None, is_unlabelled: bool) -> Path | None:
     return Path(path).expanduser() if path else None
 
 
-def read_pseudo_labels(path: Path) -> dict[str, PseudoLabel]:
-    """The labels of a file, scene id to label.
+def read_pseudo_labels(path: Path, taxonomy: Taxonomy = BDD_OIA) -> dict[str, PseudoLabel]:
+    """The labels of a file, scene id to label; as many of each scene as the label set has.
 
     Raises:
         DataError: if it is missing, or an entry is no pseudo-label.
@@ -57,8 +58,8 @@ def read_pseudo_labels(path: Path) -> dict[str, PseudoLabel]:
         probability = row["probability"]
         if type(probability) not in (int, float) or not 0 <= probability <= 1:  # not a number is refused too
             raise DataError.at(path, where, f"probability must be in [0, 1], got {probability!r:.40}", _REMEDY)
-        actions = read_flags(row["actions"], (NUM_ACTIONS,), "actions", path, where)
-        reasons = read_flags(row["reasons"], (NUM_REASONS,), "reasons", path, where)
+        actions = read_flags(row["actions"], (taxonomy.num_actions,), "actions", path, where)
+        reasons = read_flags(row["reasons"], (taxonomy.num_reasons,), "reasons", path, where)
         found[name] = PseudoLabel(actions, reasons, float(probability))
     return found
 
@@ -71,13 +72,16 @@ def write_pseudo_labels(folder: Path, labels: Mapping[str, PseudoLabel]) -> Path
     return path
 
 
-def with_pseudo_labels(train: Iterable[Scene], pool: Iterable[Scene], path: Path) -> list[Scene]:
+def with_pseudo_labels(
+    train: Iterable[Scene], pool: Iterable[Scene], path: Path, taxonomy: Taxonomy = BDD_OIA
+) -> list[Scene]:
     """The labelled training scenes, and behind them those of the pool that a file has labels for, with these.
 
     Raises:
-        DataError: for a file that cannot be read, or that names other scenes alone.
+        DataError: for a file that cannot be read, is of another label set, or names other scenes alone.
     """
-    labels, pool = read_pseudo_labels(path), list(pool)
+    check_labels_of(path.parent, taxonomy)
+    labels, pool = read_pseudo_labels(path, taxonomy), list(pool)
     if labels and pool and not any(scene.id in labels for scene in pool):
         problem = f"none of its {len(labels)} scenes is a training scene without a label here"
         raise DataError.at(path, "", problem, "take the file and the data of one study")

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -82,6 +82,25 @@ class Reading:
             yield
         except DataError as error:
             self.errors.append(error)
+
+    def summary(
+        self, root: Path, used: Mapping[str, list[Scene]], is_unlabelled: bool, beside: list[str], streams: list[str]
+    ) -> str:
+        """Say in one line per fact what was read, used and left out.
+
+        Args:
+            root: where it was read.
+            used: the scenes of each split.
+            is_unlabelled: whether the labels of the training scenes are hidden.
+            beside: what else is to be said of the choice of scenes.
+            streams: what is trained on instead.
+        """
+        first = f"{root} ({self.format}): {len(self.scenes)} scenes read"
+        if used:
+            first += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in used.items())
+            first += " (train labels hidden)" if is_unlabelled else ""
+        dropped = [f"dropped: {count} {why}" for why, count in self.dropped.items()]
+        return "\n".join([first, *beside, *dropped, *streams, *(f"note: {warning}" for warning in self.warnings)])
 
     def require(self) -> Self:
         """Return itself if every row became a scene or was dropped on purpose.

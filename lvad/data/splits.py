@@ -46,6 +46,17 @@ class SceneCounts:
 ALL_SCENES: Final = SceneCounts()
 
 
+def at_least(least: int, value: int, what: str) -> int:
+    """The value.
+
+    Raises:
+        ValueError: naming it, where it is smaller.
+    """
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}")
+    return value
+
+
 def permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
     """Return the scenes' indices in a random order that the seed and their ids fix, stratified by their labels.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.multilabel import bootstrap, label_scores, percentile_interval, probability_scores
-from lvad.taxonomy import ACTIONS, NUM_ACTIONS, NUM_REASONS, REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, AnsweredScene
 
 
@@ -40,6 +40,8 @@ class Answers(NamedTuple):
     """float[B, A] in [0, 1]; None where they were not computed."""
     reason_probabilities: Tensor | None = None
     """float[B, R] likewise; needs ``reasons``."""
+    taxonomy: Taxonomy = BDD_OIA
+    """What the labels are called."""
 
 
 def check_labels(labels: Tensor, name: str, shape: tuple[int, ...]) -> None:
@@ -63,18 +65,22 @@ def check_answers(answers: Answers) -> None:
         ValueError: for labels as in ``check_labels``, numbers of scenes that differ, probabilities outside [0, 1],
             or reasons without their truth.
     """
-    size = answers.actions.shape[:1]
-    check_labels(answers.actions, "actions", (*size, NUM_ACTIONS))
-    check_labels(answers.true_actions, "true_actions", (*size, NUM_ACTIONS))
+    size, num_actions, num_reasons = (
+        answers.actions.shape[:1],
+        len(answers.taxonomy.actions),
+        len(answers.taxonomy.reasons),
+    )
+    check_labels(answers.actions, "actions", (*size, num_actions))
+    check_labels(answers.true_actions, "true_actions", (*size, num_actions))
     check_labels(answers.is_valid, "is_valid", tuple(size))
     if answers.reasons is not None:
         if answers.true_reasons is None:
             raise ValueError("reasons are given without true_reasons")
-        check_labels(answers.reasons, "reasons", (*size, NUM_REASONS))
-        check_labels(answers.true_reasons, "true_reasons", (*size, NUM_REASONS))
+        check_labels(answers.reasons, "reasons", (*size, num_reasons))
+        check_labels(answers.true_reasons, "true_reasons", (*size, num_reasons))
     elif answers.reason_probabilities is not None:
         raise ValueError("reason_probabilities are given without reasons")
-    for name, width in (("action_probabilities", NUM_ACTIONS), ("reason_probabilities", NUM_REASONS)):
+    for name, width in (("action_probabilities", num_actions), ("reason_probabilities", num_reasons)):
         p = getattr(answers, name)
         if p is None:
             continue
@@ -84,12 +90,13 @@ def check_answers(answers: Answers) -> None:
             raise ValueError(f"{name} must be in [0, 1], got {p.min().item():.4g} to {p.max().item():.4g}")
 
 
-def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True) -> Answers:
+def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True, taxonomy: Taxonomy = BDD_OIA) -> Answers:
     """Gather the record of a run.
 
     Args:
         scenes: at least one, all with labels.
         with_reasons: False where the stage answers with actions alone.
+        taxonomy: what the labels are called.
 
     Raises:
         ValueError: if there are no scenes, one lacks labels, or some have probabilities and others none.
@@ -110,7 +117,8 @@ def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True) -> An
 
     names = ["actions", "true_actions", "action_probabilities"]
     names += ["reasons", "true_reasons", "reason_probabilities"] if with_reasons else []
-    answers = Answers(**{name: column(name) for name in names}, is_valid=torch.tensor([s.is_valid for s in scenes]))
+    columns = {name: column(name) for name in names}
+    answers = Answers(**columns, is_valid=torch.tensor([s.is_valid for s in scenes]), taxonomy=taxonomy)
     check_answers(answers)
     return answers
 
@@ -125,13 +133,14 @@ def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
     Returns:
         float[D] by name: see ``driving_scores``.
     """
-    answers = answers._replace(**{name: part.cpu() for name, part in answers._asdict().items() if part is not None})
+    parts = answers._asdict()
+    names: Taxonomy = parts.pop("taxonomy")
+    answers = answers._replace(**{name: part.cpu() for name, part in parts.items() if part is not None})
     is_valid = answers.is_valid.bool()
     values = {"parse_failure": (~is_valid).float()[drawn].mean(1)}
-    kinds = [("action", [*ACTIONS], answers.actions, answers.true_actions, answers.action_probabilities)]
+    kinds = [("action", names.action_names, answers.actions, answers.true_actions, answers.action_probabilities)]
     if answers.reasons is not None and answers.true_reasons is not None:
-        keys = [reason.key for reason in REASONS]
-        kinds.append(("reason", keys, answers.reasons, answers.true_reasons, answers.reason_probabilities))
+        kinds.append(("reason", names.reason_keys, answers.reasons, answers.true_reasons, answers.reason_probabilities))
     for kind, classes, predicted, true, probabilities in kinds:
         scores = label_scores(predicted.bool(), true.bool(), is_valid, drawn)._asdict()
         if probabilities is not None:

@@ -1,7 +1,7 @@
 """What answers that look at no image reach on the same scenes: no score means anything without them.
 
-``always_stop``: the action stop; of the reasons that speak of stopping, the most frequent one of training (the first
-of equals), none where training has none.
+``always_stop``: the constant action of the label set, BDD-OIA's stop; of the reasons that support it, the most frequent
+one of training (the first of equals), none where training has none.
 ``majority``: the action set and the reason set most frequent in training, each by itself (of equals, the one that
 sorts first). Its probabilities are the training frequencies of the classes, so its calibration error shows how
 little a small one proves.
@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from lvad.metrics.driving import Answers, check_labels, driving_scores
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASONS, STOP
-
-_IS_STOP_REASON = torch.tensor([reason.action == STOP for reason in REASONS])
+from lvad.taxonomy import BDD_OIA, Taxonomy
 
 
 class Labels(NamedTuple):
@@ -29,6 +27,8 @@ class Labels(NamedTuple):
     """int[N, A]."""
     reasons: Tensor | None = None
     """int[N, R]; None where the stage predicts no reasons."""
+    taxonomy: Taxonomy = BDD_OIA
+    """What the labels are called."""
 
 
 def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
@@ -52,7 +52,7 @@ def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
         raise ValueError("training.reasons must be given where true.reasons are")
     true, training = (_each(labels, lambda part: part.cpu().bool()) for labels in (true, training))
     constants = {
-        "always_stop": _always_stop(training),
+        true.taxonomy.floor.replace(" ", "_"): _constant(training),
         "majority": _each(training, _most_frequent_set),
         "all_positive": _each(training, lambda labels: labels.new_ones(labels.shape[1])),
         "all_negative": _each(training, lambda labels: labels.new_zeros(labels.shape[1])),
@@ -79,30 +79,33 @@ def floor_scores(true: Labels, training: Labels) -> dict[str, dict[str, Tensor]]
 
 
 def _check(labels: Labels, name: str) -> None:
-    size = labels.actions.shape[:1]
+    size, names = labels.actions.shape[:1], labels.taxonomy
     if size == (0,):
         raise ValueError(f"{name} labels are of no scenes")
-    check_labels(labels.actions, f"{name}.actions", (*size, NUM_ACTIONS))
+    check_labels(labels.actions, f"{name}.actions", (*size, names.num_actions))
     if labels.reasons is not None:
-        check_labels(labels.reasons, f"{name}.reasons", (*size, NUM_REASONS))
+        check_labels(labels.reasons, f"{name}.reasons", (*size, names.num_reasons))
 
 
 def _each(labels: Labels, change: Callable[[Tensor], Tensor]) -> Labels:
-    return Labels(change(labels.actions), None if labels.reasons is None else change(labels.reasons))
+    reasons = None if labels.reasons is None else change(labels.reasons)
+    return Labels(change(labels.actions), reasons, labels.taxonomy)
 
 
 def _repeat(row: Labels, size: int) -> Labels:
     return _each(row, lambda labels: labels.expand(size, -1))
 
 
-def _always_stop(training: Labels) -> Labels:
+def _constant(training: Labels) -> Labels:
     """bool[A] and bool[R], as all rows below."""
-    actions = torch.arange(NUM_ACTIONS) == STOP
+    names = training.taxonomy
+    actions = torch.arange(names.num_actions) == names.constant
     if training.reasons is None:
-        return Labels(actions)
-    counts = training.reasons.sum(0) * _IS_STOP_REASON
-    is_first = torch.arange(NUM_REASONS) == (counts == counts.max()).nonzero()[0]
-    return Labels(actions, is_first & (counts > 0))
+        return Labels(actions, None, names)
+    is_for_it = torch.tensor([reason.action == names.constant and reason.supports for reason in names.reasons])
+    counts = training.reasons.sum(0) * is_for_it
+    is_first = torch.arange(names.num_reasons) == (counts == counts.max()).nonzero()[0]
+    return Labels(actions, is_first & (counts > 0), names)
 
 
 def _most_frequent_set(labels: Tensor) -> Tensor:
@@ -121,4 +124,5 @@ def _answers(true: Labels, row: Labels) -> Answers:
         true_reasons=true.reasons,
         action_probabilities=certain.actions,
         reason_probabilities=certain.reasons,
+        taxonomy=true.taxonomy,
     )

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lvad.data.augment import Augment
+from lvad.data.label_sets import taxonomy_of
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 from lvad.metrics.judged import JudgeScore
@@ -33,13 +33,13 @@ from lvad.modules.deciding import Decided, Voting, decide, put_on_record, questi
 from lvad.modules.describing import Describer, Description
 from lvad.modules.fixmatch import FixMatch
 from lvad.modules.label_texts import Target, label_texts, mean_tokens, right_texts
-from lvad.modules.objectives import CrossEntropy, Lesson, Objective
+from lvad.modules.objectives import CrossEntropy, Lesson, Objective, say_supervised_share
 from lvad.modules.pseudo_labelling import PseudoLabels
 from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
-from lvad.ranks import SceneRows, gather, log_gathered, mean_over_ranks
-from lvad.taxonomy import NUM_ACTIONS
+from lvad.ranks import SceneRows, log_gathered, mean_over_ranks
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
 
 NUM_SHOWN = 60
@@ -81,6 +81,7 @@ class ActionSFT(Shardable):
     target: Target
     action_shares: Tensor
     """float[A], how often each action is true of the training scenes."""
+    taxonomy: Taxonomy  # of the data, from setup on
 
     def __init__(
         self,
@@ -116,9 +117,9 @@ class ActionSFT(Shardable):
             raise ValueError("fixmatch and pseudo_labels are for answers, fixmatch for those from frames alone")
         self.augment, self.fixmatch, self.pseudo_labels = augment, fixmatch, pseudo_labels
         self.judge = None if judge is None else frozen(judge, "judge")
-        self.grammar = AnswerGrammar(target == "answer") if constrain and target != "caption" else None
+        self.constrain = constrain and target != "caption"
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.register_buffer("action_shares", torch.full((NUM_ACTIONS,), 0.5))
+        self.take_labels(BDD_OIA)
         self.text_loss, self.facts, self.judged = TextLoss(), SceneRows[FactCounts](), JudgeScore()
         self.scene_weights: dict[str, float] = {}
         self.mean_tokens: float | None = None  # of a training text
@@ -129,11 +130,26 @@ class ActionSFT(Shardable):
         if self.describer.is_policy:
             policy.keep_reference()
 
+    def take_labels(self, taxonomy: Taxonomy) -> None:
+        """Answer with these labels; before weights are loaded, which hold a number for each action."""
+        self.taxonomy = taxonomy
+        self.register_buffer("action_shares", torch.full((taxonomy.num_actions,), 0.5, device=self.device))
+
+    def setup(self, stage: str) -> None:
+        """Take the labels of the data."""
+        if self._trainer is not None and (taxonomy := taxonomy_of(self._trainer)) != self.taxonomy:
+            self.take_labels(taxonomy)
+
+    @property
+    def grammar(self) -> AnswerGrammar | None:
+        """Of what may be answered; None where the model writes freely."""
+        return AnswerGrammar(self._with_reasons, self.taxonomy) if self.constrain else None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What the objective asks of the right texts behind each scene's prompt."""
         lesson = self._lesson(batch if self.augment is None else self.augment(batch))
         if self.global_step == 0 and batch_idx == 0:
-            self._say_what_is_supervised(lesson)
+            say_supervised_share(self, self.policy, lesson)
         loss, values = self.objective.loss(self.policy, lesson)
         if self.fixmatch is not None:
             more = self.fixmatch.beside(self, self.policy, self.grammar, self._with_reasons, self.mean_tokens)
@@ -167,9 +183,9 @@ class ActionSFT(Shardable):
     def on_fit_start(self) -> None:
         """Count the training labels."""
         scenes = training_scenes(self)
-        texts = label_texts(self.target, scenes)
+        texts = label_texts(self.target, scenes, self.taxonomy)
         self.mean_tokens = mean_tokens(self.policy, texts) if texts else None
-        labels = training_labels(scenes, with_reasons=False)
+        labels = training_labels(scenes, False, self.taxonomy)
         if labels is not None:
             self.action_shares.copy_(labels.actions.float().mean(0))
             labelled = [scene.id for scene in scenes if scene.actions is not None and not scene.is_pseudo]
@@ -192,8 +208,8 @@ class ActionSFT(Shardable):
         """Log the scores, and those of constant answers."""
         self._log_scores("test")
         if self.target != "caption":
-            answers = answers_of(self.answered, self._with_reasons)
-            self.report = log_floors(self, answers, self.describer.is_oracle)
+            answers = answers_of(self.answered, self._with_reasons, self.taxonomy)
+            self.report = log_floors(self, answers, self.taxonomy, self.describer.is_oracle)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone, and the descriptions that were made."""
@@ -225,7 +241,9 @@ class ActionSFT(Shardable):
             return self.policy.encode(batch, [prompts.describe] * len(batch.ids))
         said = self.describer.describe(self.policy, batch, self.training)
         progress = fit_progress(self.trainer) if self.training and self.describer.is_scheduled else 1.0
-        return self.policy.encode(self.describer.hide(batch, self.training, progress), questions(self.policy, said))
+        return self.policy.encode(
+            self.describer.hide(batch, self.training, progress), questions(self.policy, said, self.taxonomy)
+        )
 
     def _evaluate(self, batch: Batch, with_chances: bool) -> list[AnsweredScene]:
         prefix = self._encode(batch)
@@ -249,7 +267,7 @@ class ActionSFT(Shardable):
         law = {"grammar": self.grammar, "shares": self.action_shares, "logit_adjustment": self.logit_adjustment}
         if self.voting is None:
             said = self.describer.describe(self.policy, batch, is_training=False)
-            return decide(self.policy, prefix, self._with_reasons, with_chances, **law), said
+            return decide(self.policy, prefix, self._with_reasons, with_chances, **law, taxonomy=self.taxonomy), said
         views, said = views_of(self.policy, self.describer, batch, self.voting)
         return vote(self.policy, views, self._with_reasons, **law), said
 
@@ -269,18 +287,9 @@ class ActionSFT(Shardable):
             values |= {f"fact_{name}": value for name, value in fact_scores(self.facts.gathered()).items()}
         else:
             self.answered = gather_answers(self.answered)
-            values |= driving_scores(answers_of(self.answered, self._with_reasons))
+            values |= driving_scores(answers_of(self.answered, self._with_reasons, self.taxonomy))
             if stage == "test" and isinstance(self.judge, Reward):
                 values |= {f"clip_{name}": value for name, value in self.judged.compute().items()}
         for metric in (self.text_loss, self.facts, self.judged):
             metric.reset()
         log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
-
-    def _say_what_is_supervised(self, lesson: Lesson) -> None:
-        """The share of the first batch's tokens that the loss sees; all of the prompt would make it near 1."""
-        counts = gather((int(self.policy.targets(lesson.texts).completion_mask.sum()), sum(lesson.prefix.lengths)))
-        num_targets, num_prompts = (sum(column) for column in zip(*counts, strict=True))
-        share = num_targets / (num_targets + num_prompts)
-        rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
-        if self.logger is not None:
-            self.logger.log_metrics({"train/supervised_share": share}, step=0)

@@ -25,7 +25,7 @@ def judge_answers(
         with_reasons: whether right answers name reasons.
     """
     labels = zip(batch.actions.tolist(), batch.reasons.tolist(), strict=True)
-    right = [render(actions, reasons if with_reasons else None) for actions, reasons in labels]
+    right = [render(actions, reasons if with_reasons else None, batch.taxonomy) for actions, reasons in labels]
     wrong = [_other(right, i) for i in range(len(right))]
     rows = [[said, own, other or own] for said, own, other in zip(texts, right, wrong, strict=True)]
     scores = judge.score(batch, policy.targets(rows)).total.tolist()

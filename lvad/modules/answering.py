@@ -10,6 +10,7 @@ from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.modules.chances import Chances
 from lvad.ranks import gather, log_gathered
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.text import Answer, Flaw, parse
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Scene, Table
 
@@ -17,14 +18,15 @@ SHOWN_SCORES: Final = ("macro_f1", "micro_f1", "f1_all", "exact_match", "bit_acc
 """What the table of floors shows of actions and of reasons."""
 
 
-def read_answers(texts: Sequence[str], with_reasons: bool) -> list[Answer]:
+def read_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Answer]:
     """Parse B answers.
 
     Args:
         texts: as generated.
         with_reasons: False where the stage answers with actions alone: there a missing reason is no flaw.
+        taxonomy: what the labels are called.
     """
-    answers = [parse(text) for text in texts]
+    answers = [parse(text, taxonomy) for text in texts]
     return [
         answer._replace(problems=tuple(p for p in answer.problems if with_reasons or p.flaw is not Flaw.NO_REASON))
         for answer in answers
@@ -66,19 +68,19 @@ def answered_scenes(
     return found
 
 
-def training_labels(scenes: Sequence[Scene], with_reasons: bool) -> Labels | None:
+def training_labels(scenes: Sequence[Scene], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> Labels | None:
     """The labels that a constant answer may be learnt from, a model's not among them; None without any."""
     labelled = [s for s in scenes if s.actions is not None and not s.is_pseudo]
     known = [s for s in labelled if s.reasons is not None or not with_reasons]
     if not known:
         return None
     reasons = torch.tensor([s.reasons for s in known]) if with_reasons else None
-    return Labels(torch.tensor([s.actions for s in known]), reasons)
+    return Labels(torch.tensor([s.actions for s in known]), reasons, taxonomy)
 
 
 def floors(answers: Answers, training: Labels) -> dict[str, Answers]:
     """Constant answers to the scenes of ``answers``."""
-    return floor_answers(Labels(answers.true_actions, answers.true_reasons), training)
+    return floor_answers(Labels(answers.true_actions, answers.true_reasons, answers.taxonomy), training)
 
 
 def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool = False) -> Table:
@@ -102,18 +104,19 @@ def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool
     return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))
 
 
-def log_floors(module: LightningModule, answers: Answers, is_oracle: bool = False) -> list[Table]:
+def log_floors(module: LightningModule, answers: Answers, taxonomy: Taxonomy, is_oracle: bool = False) -> list[Table]:
     """Log ``test/<floor>/<score>`` of constant answers, learnt from the labels that the module is trained on.
 
     Args:
         module: tested beside its data module.
         answers: the module's.
+        taxonomy: the label set.
         is_oracle: whether they stand behind true descriptions.
 
     Returns:
         The table of floors; nothing where no training label is at hand.
     """
-    training = training_labels(training_scenes(module), answers.reasons is not None)
+    training = training_labels(training_scenes(module), answers.reasons is not None, taxonomy)
     if training is None:
         return []
     constant = floors(answers, training)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 import torch
@@ -11,23 +12,38 @@ from torch import Tensor
 from lvad.ops import sequence_sum
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
-from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS, NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.text import render
 from lvad.types import Prefix, Rollouts
 
-ACTION_SETS: Final = torch.tensor(list(itertools.product((0, 1), repeat=NUM_ACTIONS)))
-"""int64[2^A, A], every answer to what may be done."""
-MIRRORED_SETS: Final = tuple(ACTION_SETS.tolist().index(row) for row in ACTION_SETS[:, list(MIRRORED_ACTIONS)].tolist())
-"""Entry i: the row of ``ACTION_SETS`` that is right in the mirrored scene where row i is right in the scene itself."""
 TEXTS_AT_ONCE: Final = 8
 """Texts of a scene in one packed forward: the memory of attention grows with the square of their number."""
+
+
+@cache
+def every_set(num_actions: int) -> Tensor:
+    """int64[2^A, A], every answer to what may be done."""
+    return torch.tensor(list(itertools.product((0, 1), repeat=num_actions)))
+
+
+@cache
+def mirrored_sets(taxonomy: Taxonomy) -> tuple[int, ...]:
+    """Entry i: the row of ``every_set`` that is right in the mirrored scene where row i is right in the scene."""
+    sets = every_set(taxonomy.num_actions)
+    rows = sets.tolist()
+    return tuple(rows.index(row) for row in sets[:, list(taxonomy.mirrored_actions)].tolist())
+
+
+def sets_of(logps: Tensor) -> Tensor:
+    """int64[2^A, A], the sets that float[B, 2^A] speaks of, on its device."""
+    return every_set(logps.shape[-1].bit_length() - 1).to(logps.device)
 
 
 class Chances(NamedTuple):
     """How probable the parts of an answer are in the model's own law."""
 
     action_sets: Tensor
-    """float[B, 2^A], log-probabilities of the rows of ``ACTION_SETS``."""
+    """float[B, 2^A], log-probabilities of the rows of ``every_set``."""
     reasons: Tensor | None
     """float[B, R]; None where the stage names none."""
 
@@ -35,14 +51,13 @@ class Chances(NamedTuple):
     def actions(self) -> Tensor:
         """float[B, A], the probability that an action is in the answer."""
         # A sum and no matrix product, here and below: autocast would take that in bfloat16.
-        sets = ACTION_SETS.to(self.action_sets.device)
+        sets = sets_of(self.action_sets)
         return (self.action_sets.exp().unsqueeze(-1) * sets).sum(-2)
 
-    @property
-    def mirrored(self) -> "Chances":
+    def mirrored(self, taxonomy: Taxonomy = BDD_OIA) -> "Chances":
         """Those of the mirrored scene, left and right exchanged; twice is these themselves."""
-        reasons = None if self.reasons is None else self.reasons[:, list(MIRRORED_REASONS)]
-        return Chances(self.action_sets[:, list(MIRRORED_SETS)], reasons)
+        reasons = None if self.reasons is None else self.reasons[:, list(taxonomy.mirrored_reasons)]
+        return Chances(self.action_sets[:, list(mirrored_sets(taxonomy))], reasons)
 
 
 def mean_chances(views: Sequence[Chances]) -> Chances:
@@ -57,7 +72,7 @@ def mean_chances(views: Sequence[Chances]) -> Chances:
 
 
 @torch.no_grad()
-def action_set_logps(policy: HFPolicy, prefix: Prefix) -> Tensor:
+def action_set_logps(policy: HFPolicy, prefix: Prefix, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
     """Log-probability of every action part, float32[B, 2^A], normalised over them.
 
     They are scored behind one prefix. The end is left out: with reasons to follow, an answer does not end there.
@@ -65,13 +80,16 @@ def action_set_logps(policy: HFPolicy, prefix: Prefix) -> Tensor:
     Args:
         policy: the model.
         prefix: B scenes with the prompt.
+        taxonomy: what the actions are called.
     """
-    texts = [render(row) for row in ACTION_SETS.tolist()]
+    texts = [render(row, None, taxonomy) for row in every_set(taxonomy.num_actions).tolist()]
     return _text_logps(policy, prefix, [texts] * len(prefix.lengths), with_end=False).log_softmax(-1)
 
 
 @torch.no_grad()
-def reason_probabilities(policy: HFPolicy, prefix: Prefix, actions: Tensor, reasons: Tensor) -> Tensor:
+def reason_probabilities(
+    policy: HFPolicy, prefix: Prefix, actions: Tensor, reasons: Tensor, taxonomy: Taxonomy = BDD_OIA
+) -> Tensor:
     """P(reason is in the answer, everything else as answered), float[B, R].
 
     All 2^R sets cannot be scored, and one reason's probability depends on the others that are named. So each is held
@@ -82,10 +100,13 @@ def reason_probabilities(policy: HFPolicy, prefix: Prefix, actions: Tensor, reas
         prefix: B scenes with the prompt.
         actions: int[B, A], as answered.
         reasons: int[B, R], as answered.
+        taxonomy: what the labels are called.
     """
-    flips = torch.cat([torch.zeros(1, NUM_REASONS, dtype=torch.long), torch.eye(NUM_REASONS, dtype=torch.long)])
+    one_each = torch.eye(taxonomy.num_reasons, dtype=torch.long)
+    flips = torch.cat([torch.zeros_like(one_each[:1]), one_each])
     sets = [(row ^ flips).tolist() for row in reasons.long().cpu()]
-    texts = [[render(said, others) for others in rows] for said, rows in zip(actions.tolist(), sets, strict=True)]
+    pairs = zip(actions.tolist(), sets, strict=True)
+    texts = [[render(said, others, taxonomy) for others in rows] for said, rows in pairs]
     logps = _text_logps(policy, prefix, texts, with_end=True)
     is_named = reasons.to(logps.device).bool()
     gain = logps[:, :1] - logps[:, 1:]  # of the answer over the one with this reason flipped
@@ -125,6 +146,6 @@ def balanced_choice(action_sets: Tensor, shares: Tensor, strength: float) -> Ten
     Source:
         Menon et al. 2021 (arXiv:2007.07314), post-hoc logit adjustment, for independent labels.
     """
-    sets = ACTION_SETS.to(action_sets.device)
+    sets = sets_of(action_sets)
     price = (sets * shares.clamp(1e-3, 1 - 1e-3).logit().to(action_sets.device)).sum(-1)
     return sets[(action_sets - strength * price).argmax(-1)]

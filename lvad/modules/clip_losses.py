@@ -1,16 +1,16 @@
 """The losses of the reward model that look at whole texts: other scenes' texts, and corrupted ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lvad.data.corrupt import CORRUPTIONS, corrupt
-from lvad.data.pairs import Candidates, TextKind, candidates, draw_pairs, mirror_images
+from lvad.data.pairs import Candidates, TextKind, candidates, draw_pairs
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.rewards.clip import CLIP
-from lvad.taxonomy import REASON_TEXTS
 from lvad.text import mirror
 from lvad.types import Batch
 
@@ -55,7 +55,7 @@ def own_texts(batch: Batch, kind: TextKind) -> tuple[list[str], Tensor | None]:
     """
     if all(batch.captions):
         return [captions[int(torch.randint(len(captions), ()))] for captions in batch.captions], None
-    found = candidates(kind, batch.ids, batch.actions, batch.reasons)
+    found = candidates(kind, batch)
     pairs = draw_pairs(found, 1)
     index = torch.zeros(len(batch.ids), dtype=torch.int64, device=found.is_true.device)
     index[pairs.rows] = pairs.texts[:, 0]
@@ -85,30 +85,34 @@ def caption_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, losse
 
 def _sided(texts: list[str], batch: Batch) -> list[int]:
     """The scenes whose labels rule out the mirrored text."""
-    truths = [
-        [text for text, flag in zip(REASON_TEXTS, row, strict=True) if flag == 1] for row in batch.reasons.tolist()
-    ]
+    names = batch.taxonomy.reason_texts
+    truths = [[text for text, flag in zip(names, row, strict=True) if flag == 1] for row in batch.reasons.tolist()]
     return [i for i, text in enumerate(texts) if mirror(text) != text and contradicts(mirror(text), truths[i])]
 
 
 def label_loss(
-    cosines: Tensor, found: Candidates, kind: TextKind, scale: Tensor, losses: PairLosses, num_negatives: int
+    cosines: Tensor,
+    found: Candidates,
+    mirrored: Sequence[int],
+    scale: Tensor,
+    losses: PairLosses,
+    num_negatives: int,
 ) -> Tensor:
     """The losses that the labels alone give: binary, and against mirrored texts.
 
     Args:
         cosines: float[B, C] of every scene with every candidate.
         found: which candidates are true and false.
-        kind: of the candidates.
+        mirrored: of each candidate the one that says the same of the other side, as of ``mirror_images``.
         scale: inverse temperature.
         losses: the weights.
         num_negatives: wrong texts per right one in the binary loss.
     """
     bce = matching_bce(cosines, found.is_true, found.is_false, scale, num_negatives)
-    other_side = list(mirror_images(kind))
+    other_side = list(mirrored)
     is_sided = found.is_true & found.is_false[:, other_side]
-    mirrored = ranking_loss(cosines[is_sided], cosines[:, other_side][is_sided], scale)
-    return losses.bce * bce + losses.mirrored * mirrored
+    sides = ranking_loss(cosines[is_sided], cosines[:, other_side][is_sided], scale)
+    return losses.bce * bce + losses.mirrored * sides
 
 
 def corrupted_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, weights: dict[str, float]) -> Tensor:
@@ -141,7 +145,7 @@ def _spoilt(texts: list[str], weights: dict[str, float]) -> list[str]:
 
 def _texts_to_spoil(batch: Batch, kind: TextKind) -> tuple[list[int], list[str]]:
     """Scene indices and one text for each, by even chance a caption or a true text, where a scene has both."""
-    found = candidates(kind, batch.ids, batch.actions, batch.reasons)
+    found = candidates(kind, batch)
     pairs = draw_pairs(found, 1)
     texts = {row: found.texts[i] for row, i in zip(pairs.rows.tolist(), pairs.texts[:, 0].tolist(), strict=True)}
     takes_caption = torch.rand(len(batch.ids)) < 0.5

@@ -4,7 +4,7 @@ Departures from the paper, each a value in the configuration but for the first a
 1. Wrong texts are label-safe: never a reason or an action that is true of the scene. The loss is the mean over all
    pairs that could be drawn, which costs no more: every text is embedded anyway.
 2. A mirrored picture has mirrored texts: the paper's flip exchanged left and right.
-3. A contrastive loss on captions, so that words outside the 21 reasons keep their meaning; on its own (``bce: 0``)
+3. A contrastive loss on captions, so that words outside the reasons keep their meaning; on its own (``bce: 0``)
    it is the pre-training of the embedded CLIP.
 4. Ranking losses against corrupted texts, so that word salad does not pay, and against the other side's texts.
 5. Similarities are cosines and calibrated probabilities, never a softmax over one text.
@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lvad.data.augment import Augment
-from lvad.data.pairs import TextKind, candidates
+from lvad.data.pairs import TextKind, candidates, mirror_images
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
 from lvad.modules.accumulation import MeanOverScenes
@@ -109,9 +109,10 @@ class CLIPReward(MeanOverScenes):
         images, scale = self.clip.embed_frames(batch.frames), self.clip.logit_scale
         loss = images.sum() * 0.0
         if self.losses.bce > 0 or self.losses.mirrored > 0:
-            found = candidates(self.kind, batch.ids, batch.actions, batch.reasons)
+            found = candidates(self.kind, batch)
             cosines = images @ self.clip.embed_texts(list(found.texts)).T
-            loss = loss + label_loss(cosines, found, self.kind, scale, self.losses, self.num_negatives)
+            sides = mirror_images(self.kind, batch.taxonomy)
+            loss = loss + label_loss(cosines, found, sides, scale, self.losses, self.num_negatives)
         if self.losses.contrastive > 0:
             loss = loss + caption_loss(self.clip, images, batch, self.kind, self.losses)
         if self.losses.corrupted:
@@ -186,7 +187,7 @@ class CLIPReward(MeanOverScenes):
         self.clip.save_pretrained(folder)
 
     def _match(self, table: MatchTable, batch: Batch) -> tuple[Tensor, Matches]:
-        found = candidates(self.kind, batch.ids, batch.actions, batch.reasons)
+        found = candidates(self.kind, batch)
         images = self.clip.embed_frames(batch.frames)
         matches = Matches(images @ self.clip.embed_texts(list(found.texts)).T, found.is_true, found.is_false)
         table.update(batch.ids, *matches)

@@ -94,7 +94,7 @@ class Similarity:
         images = clip.embed_frames(batch.frames)
         for kind in TEXT_KINDS:
             try:
-                found = candidates(kind, batch.ids, batch.actions, batch.reasons)
+                found = candidates(kind, batch)
             except DataError:
                 continue
             cosines = images @ clip.embed_texts(list(found.texts)).T

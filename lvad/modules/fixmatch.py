@@ -24,7 +24,7 @@ from lvad.data.in_turn import in_turn
 from lvad.data.records import DataError
 from lvad.losses.confidence import confident
 from lvad.losses.supervised import token_cross_entropy
-from lvad.modules.chances import ACTION_SETS, Chances, action_set_logps
+from lvad.modules.chances import Chances, action_set_logps, sets_of
 from lvad.modules.common import data_of, fit_progress
 from lvad.modules.deciding import View, name_reasons, questions
 from lvad.policy.grammar import AnswerGrammar
@@ -103,7 +103,7 @@ class FixMatch:
         count = self.per_labelled * num_labelled
         items = SceneDataset(data.pool, data.num_frames, data.image_size_px)
         places = in_turn(len(data.pool), data.seed, (step * world_size + rank) * count, count)
-        return collate([items[place] for place in places])
+        return collate([items[place] for place in places], data.taxonomy)
 
     def loss(
         self,
@@ -127,8 +127,10 @@ class FixMatch:
             return torch.zeros((), device=batch.actions.device), {**values, "fixmatch/loss": torch.zeros(())}
         seen = Augment(self.min_area, self.jitter)(taught)
         rows = zip(seen.actions.tolist(), seen.reasons.tolist(), strict=True)
-        targets = policy.targets([[render(actions, reasons if with_reasons else None)] for actions, reasons in rows])
-        prefix = policy.encode(seen, questions(policy, [""] * len(seen.ids)))
+        names = seen.taxonomy
+        right = [[render(actions, reasons if with_reasons else None, names)] for actions, reasons in rows]
+        targets = policy.targets(right)
+        prefix = policy.encode(seen, questions(policy, [""] * len(seen.ids), names))
         logps = policy.logprobs(prefix, targets).flatten(0, 1)
         loss = token_cross_entropy(logps, targets.completion_mask.flatten(0, 1), None, mean_tokens)
         loss = loss * (len(taught.ids) / len(batch.ids))
@@ -141,14 +143,15 @@ class FixMatch:
         """The scenes that the weak view is sure of, labelled by it."""
         is_mirrored = bool(torch.rand(()) < 0.5)
         view = _view(policy, batch, is_mirrored)
-        found = Chances(action_set_logps(policy, policy.encode(view.frames, view.queries)), None)
-        sets = (found.mirrored if is_mirrored else found).action_sets
+        names = batch.taxonomy
+        found = Chances(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
+        sets = (found.mirrored(names) if is_mirrored else found).action_sets
         sure = confident(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}
         kept = _pick(batch, sure.is_kept.tolist())
         if not kept.ids:
             return kept, values
-        actions = ACTION_SETS.to(sets.device)[sure.choice[sure.is_kept]]
+        actions = sets_of(sets)[sure.choice[sure.is_kept]]
         reasons = kept.reasons
         if with_reasons:
             behind = name_reasons(policy, _view(policy, kept, is_mirrored), actions, grammar)
@@ -157,7 +160,8 @@ class FixMatch:
 
 
 def _view(policy: HFPolicy, batch: Batch, is_mirrored: bool) -> View:
-    return View(mirrored(batch) if is_mirrored else batch, questions(policy, [""] * len(batch.ids)), is_mirrored)
+    queries = questions(policy, [""] * len(batch.ids), batch.taxonomy)
+    return View(mirrored(batch) if is_mirrored else batch, queries, is_mirrored)
 
 
 def _pick(batch: Batch, is_kept: list[bool]) -> Batch:
@@ -169,4 +173,5 @@ def _pick(batch: Batch, is_kept: list[bool]) -> Batch:
         reasons=batch.reasons[places],
         captions=[batch.captions[i] for i in places],
         facts=[batch.facts[i] for i in places],
+        taxonomy=batch.taxonomy,
     )

@@ -10,6 +10,7 @@ from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.facts import fact_counts
 from lvad.modules.answering import answered_scenes, gather_answers, read_answers
 from lvad.ranks import SceneRows, score_together
+from lvad.taxonomy import BDD_OIA
 from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scores
 
 
@@ -26,6 +27,7 @@ class HeldOut(nn.Module):
         self.judge, self.answers = judge, answers
         self.description, self._judged = DescriptionScore(), SceneRows[float]()
         self.answered: list[AnsweredScene] = []
+        self.taxonomy = BDD_OIA  # of the scenes that were added
         self.scored: list[SceneScores] = []
 
     @torch.no_grad()
@@ -43,9 +45,10 @@ class HeldOut(nn.Module):
         self.scored += _scene_scores(batch, rollouts, each)
         if self.answers:
             texts = [row[0] for row in rollouts.texts]
-            read = read_answers(texts, with_reasons=True)
+            self.taxonomy = batch.taxonomy
+            read = read_answers(texts, with_reasons=True, taxonomy=self.taxonomy)
             found = answered_scenes(batch, texts, read, [""] * len(texts), None)
-            answers_of(found, with_reasons=True)  # says at once which scene cannot be scored
+            answers_of(found, with_reasons=True, taxonomy=self.taxonomy)  # says at once which scene cannot be scored
             self.answered += found
 
     def compute(self) -> dict[str, Tensor]:
@@ -55,7 +58,7 @@ class HeldOut(nn.Module):
             values["judge"] = torch.tensor(self._judged.gathered(), dtype=torch.float64).mean().float()
         if self.answers:
             self.answered[:] = gather_answers(self.answered)
-            values |= driving_scores(answers_of(self.answered, with_reasons=True))
+            values |= driving_scores(answers_of(self.answered, True, self.taxonomy))
         return values
 
     def reset(self) -> None:

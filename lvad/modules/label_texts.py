@@ -6,6 +6,7 @@ from typing import Final, Literal
 import torch
 
 from lvad.data.records import DataError
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.text import render
 from lvad.types import UNLABELLED, Batch, Policy, Scene
 
@@ -15,14 +16,14 @@ MOST_COUNTED: Final = 2048
 """Texts whose tokens are counted; more are judged by these."""
 
 
-def label_texts(target: Target | None, scenes: Sequence[Scene]) -> list[str]:
+def label_texts(target: Target | None, scenes: Sequence[Scene], taxonomy: Taxonomy = BDD_OIA) -> list[str]:
     """Every text that scenes with labels, or with captions, give; none for a stage that learns no texts."""
     if target == "caption":
         return [caption for scene in scenes for caption in scene.captions]
     if target is None:
         return []
     rows = [(scene.actions, scene.reasons) for scene in scenes if scene.actions is not None]
-    return [render(actions, reasons if target == "answer" else None) for actions, reasons in rows]
+    return [render(actions, reasons if target == "answer" else None, taxonomy) for actions, reasons in rows]
 
 
 def mean_tokens(policy: Policy, texts: list[str]) -> float:
@@ -43,7 +44,7 @@ def right_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[list
     for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
         if UNLABELLED in actions:
             raise DataError(f"scene {name} has no labels; set data.unlabelled false, and no data.footage")
-        texts.append([render(actions, reasons if target == "answer" else None)])
+        texts.append([render(actions, reasons if target == "answer" else None, batch.taxonomy)])
     return texts
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lvad.losses.advantages import leave_one_out
@@ -13,6 +15,7 @@ from lvad.losses.supervised import token_cross_entropy
 from lvad.ops import sequence_sum
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
+from lvad.ranks import gather
 from lvad.rewards.bleu import best_bleu
 from lvad.types import Prefix, Rollouts
 
@@ -104,6 +107,22 @@ class MinimumRisk:
         is_first = is_first_occurrence(subspace.tokens, subspace.completion_mask)
         loss = minimum_risk(logps, risks, self.sharpness, is_first)
         return loss, {"train/bleu": _bleu(drawn, lesson).mean()}
+
+
+def say_supervised_share(module: LightningModule, policy: HFPolicy, lesson: Lesson) -> None:
+    """Print and log the share of a batch's tokens that the loss sees; all of the prompt would make it near 1.
+
+    Args:
+        module: at its first training step.
+        policy: what it trains.
+        lesson: the batch.
+    """
+    counts = gather((int(policy.targets(lesson.texts).completion_mask.sum()), sum(lesson.prefix.lengths)))
+    num_targets, num_prompts = (sum(column) for column in zip(*counts, strict=True))
+    share = num_targets / (num_targets + num_prompts)
+    rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
+    if module.logger is not None:
+        module.logger.log_metrics({"train/supervised_share": share}, step=0)
 
 
 def _finished(drawn: Rollouts, lesson: Lesson) -> list[list[str]]:

@@ -14,6 +14,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.modules.label_texts import MOST_COUNTED, label_texts, mean_tokens
 from lvad.modules.worst_batch import Tried, longest_completion, try_step, worst_batch
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 
 Rows = list[tuple[str, str]]
@@ -58,7 +59,7 @@ class Plan(Callback):
             tried = try_step(trainer, pl_module, batch, room_bytes(trainer, pl_module))
         self.rows = [
             *parameter_rows(pl_module),
-            *label_rows(pl_module, data.scenes["train"]),
+            *label_rows(pl_module, data.scenes["train"], data.taxonomy),
             *step_rows(pl_module, data.batch_size, trainer.accumulate_grad_batches, trainer.world_size, tried),
             *memory_rows(pl_module, trainer.optimizers, tried, " before they are shared out" * is_shared),
         ]
@@ -79,12 +80,12 @@ def parameter_rows(module: nn.Module) -> Rows:
     return rows
 
 
-def label_rows(module: Any, scenes: list[Scene]) -> Rows:
+def label_rows(module: Any, scenes: list[Scene], taxonomy: Taxonomy = BDD_OIA) -> Rows:
     """Scenes whose labels are learnt from, and the tokens of those labels where they are learnt as text."""
     pseudo = [scene for scene in scenes if scene.is_pseudo]
     labelled = [scene for scene in scenes if (scene.actions is not None or scene.captions) and not scene.is_pseudo]
     row = f"{len(labelled):,} of {len(scenes):,} training scenes" if scenes else "none, training scenes are streamed"
-    texts = label_texts(getattr(module, "target", None), labelled)
+    texts = label_texts(getattr(module, "target", None), labelled, taxonomy)
     if texts:
         about = "about " if len(texts) > MOST_COUNTED else ""
         row += f", {about}{round(mean_tokens(module.policy, texts) * len(texts)):,} tokens"

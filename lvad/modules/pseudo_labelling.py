@@ -15,7 +15,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.held_out import held_out_loader
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.metrics.calibration import fit_platt
-from lvad.modules.chances import ACTION_SETS
+from lvad.modules.chances import sets_of
 from lvad.modules.common import data_of
 from lvad.modules.deciding import Decided, put_on_record
 from lvad.types import AnsweredScene, Batch, Scene
@@ -93,7 +93,7 @@ def say(batch: Batch, decided: Decided, descriptions: Sequence[str], with_reason
 
 def set_probability(action_sets: Tensor, actions: Tensor) -> Tensor:
     """float[B], the probability of each answered set: float[B, 2^A] log-probabilities and int[B, A] flags."""
-    is_answered = (ACTION_SETS.to(action_sets.device) == actions.to(action_sets.device).unsqueeze(1)).all(-1)
+    is_answered = (sets_of(action_sets) == actions.to(action_sets.device).unsqueeze(1)).all(-1)
     return action_sets.exp()[is_answered]
 
 
@@ -134,5 +134,5 @@ def _batches(module: LightningModule, data: BDDOIADataModule, scenes: Sequence[S
     if not scenes:
         return
     items = SceneDataset(scenes, data.num_frames, data.image_size_px)
-    for batch in held_out_loader(items, data.eval_batch_size, 0, {"num_replicas": 1, "rank": 0}):
+    for batch in held_out_loader(items, data.eval_batch_size, 0, {"num_replicas": 1, "rank": 0}, data.taxonomy):
         yield module.transfer_batch_to_device(batch, module.device, 0)

@@ -7,17 +7,14 @@ Each example counts a second time mirrored, words and labels.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lvad.metrics.calibration import fit_platt
 from lvad.metrics.logistic import Logistic, fit_logistic
-from lvad.taxonomy import MIRRORED_ACTIONS, MIRRORED_REASONS, NUM_ACTIONS
-
-MIRRORED_LABELS: Final = [*MIRRORED_ACTIONS, *(NUM_ACTIONS + i for i in MIRRORED_REASONS)]
-"""Entry i: the label of the mirrored scene where label i is that of the scene itself."""
+from lvad.taxonomy import BDD_OIA, Taxonomy
 
 
 class Said(NamedTuple):
@@ -69,13 +66,13 @@ def folds_of(groups: Sequence[str], num_folds: int) -> list[int]:
     return [place[name] for name in groups]
 
 
-def confidence(probabilities: Tensor) -> Tensor:
+def confidence(probabilities: Tensor, num_actions: int = BDD_OIA.num_actions) -> Tensor:
     """Log-probability of the most probable actions, float64[S] of float64[S, C]; the first A labels are the actions."""
-    actions = probabilities[:, :NUM_ACTIONS]
+    actions = probabilities[:, :num_actions]
     return torch.maximum(actions, 1 - actions).log().sum(1)
 
 
-def calibrate(probabilities: Tensor, labels: Tensor) -> Tensor:
+def calibrate(probabilities: Tensor, labels: Tensor, num_actions: int = BDD_OIA.num_actions) -> Tensor:
     """Slope and offset of P(all actions right) in the confidence, float64[2].
 
     Where all decisions are right, or all wrong, or the surer ones are not the better ones, it is one probability for
@@ -84,20 +81,21 @@ def calibrate(probabilities: Tensor, labels: Tensor) -> Tensor:
     Args:
         probabilities: float64[n, C].
         labels: float64[n, C], zeros and ones.
+        num_actions: A, the first so many labels are the actions.
     """
-    is_right = ((probabilities > 0.5) == labels.bool())[:, :NUM_ACTIONS].all(1)
+    is_right = ((probabilities > 0.5) == labels.bool())[:, :num_actions].all(1)
     num_right = int(is_right.sum())
     if 0 < num_right < len(is_right):
-        fitted = fit_platt(confidence(probabilities), is_right)
+        fitted = fit_platt(confidence(probabilities, num_actions), is_right)
         if fitted[0] > 0:
             return fitted
     rate = torch.tensor((num_right + 1) / (len(is_right) + 2), dtype=torch.float64)
     return torch.stack([torch.zeros_like(rate), rate.logit()])
 
 
-def probability(probabilities: Tensor, calibration: Tensor) -> Tensor:
+def probability(probabilities: Tensor, calibration: Tensor, num_actions: int = BDD_OIA.num_actions) -> Tensor:
     """The calibrated P(all actions right), float64[S]."""
-    return torch.sigmoid(calibration[0] * confidence(probabilities) + calibration[1])
+    return torch.sigmoid(calibration[0] * confidence(probabilities, num_actions) + calibration[1])
 
 
 def cross_fit(
@@ -108,6 +106,7 @@ def cross_fit(
     penalty: float = 0.2,
     threshold: float = 0.9,
     rounds: int = 1,
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> Fit:
     """Fit the models of all folds, and label the other scenes.
 
@@ -123,42 +122,45 @@ def cross_fit(
         penalty: as of ``fit_logistic``.
         threshold: least probability of a pseudo-label.
         rounds: fits, at least 1.
+        taxonomy: of the labels.
     """
+    num_actions = taxonomy.num_actions
     num_folds = int(folds.max()) + 1
     seen = [folds != fold for fold in range(num_folds)] + [torch.ones_like(folds, dtype=torch.bool)]
-    models = [_fit([(said.choose(rows), labels[rows])], penalty) for rows in seen]
+    models = [_fit([(said.choose(rows), labels[rows])], penalty, taxonomy) for rows in seen]
     for _ in range(rounds - 1):
-        calibration = calibrate(_decide(models, said, folds), labels)
+        calibration = calibrate(_decide(models, said, folds, taxonomy), labels, num_actions)
         again = []
         for fold, (rows, model) in enumerate(zip(seen, models, strict=True)):
-            guessed = decide(model.whole, other)
+            guessed = decide(model.whole, other, taxonomy)
             is_last = fold == num_folds
-            sure = probability(guessed, calibration) if is_last else confidence(guessed).exp()
+            own = confidence(guessed, num_actions).exp()
+            sure = probability(guessed, calibration, num_actions) if is_last else own
             kept = sure >= threshold
             parts = [(said.choose(rows), labels[rows]), (other.choose(kept), (guessed[kept] > 0.5).double())]
-            again.append(_fit(parts, penalty))
+            again.append(_fit(parts, penalty, taxonomy))
         models = again
-    decided = _decide(models, said, folds)
-    calibration, pseudo = calibrate(decided, labels), decide(models[-1].whole, other)
-    return Fit(models, calibration, decided, pseudo, probability(pseudo, calibration))
+    decided = _decide(models, said, folds, taxonomy)
+    calibration, pseudo = calibrate(decided, labels, num_actions), decide(models[-1].whole, other, taxonomy)
+    return Fit(models, calibration, decided, pseudo, probability(pseudo, calibration, num_actions))
 
 
-def decide(model: Logistic, said: Said) -> Tensor:
+def decide(model: Logistic, said: Said, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
     """Probabilities float64[S, C]: the mean of both sights, that of the mirrored one with sides exchanged back."""
     seen, mirrored = torch.sigmoid(model.logits(said.mean))
-    return (seen + mirrored[:, MIRRORED_LABELS]) / 2
+    return (seen + mirrored[:, list(taxonomy.mirrored_labels)]) / 2
 
 
-def _decide(models: list[Models], said: Said, folds: Tensor) -> Tensor:
+def _decide(models: list[Models], said: Said, folds: Tensor, taxonomy: Taxonomy) -> Tensor:
     """float64[n, C], each scene by the model of its fold."""
-    each = torch.stack([decide(model.whole, said) for model in models[:-1]])
+    each = torch.stack([decide(model.whole, said, taxonomy) for model in models[:-1]])
     return each[folds, torch.arange(len(folds))]
 
 
-def _fit(parts: list[tuple[Said, Tensor]], penalty: float) -> Models:
+def _fit(parts: list[tuple[Said, Tensor]], penalty: float, taxonomy: Taxonomy) -> Models:
     singles, means, single_labels, mean_labels, counts = [], [], [], [], []
     for said, labels in parts:
-        both = torch.stack([labels, labels[:, MIRRORED_LABELS]])  # float64[2, S, C]
+        both = torch.stack([labels, labels[:, list(taxonomy.mirrored_labels)]])  # float64[2, S, C]
         num = said.single.shape[2]
         singles.append(said.single.flatten(0, 2))
         means.append(said.mean.flatten(0, 1))

@@ -84,7 +84,7 @@ class Rehearsal:
         dataset = SceneDataset(self.scenes, self.data.num_frames, self.data.image_size_px)
         first = (step * world_size + rank) * self.batch_size
         places = in_turn(len(self.scenes), self.data.seed, first, self.batch_size)
-        return collate([dataset[place] for place in places])
+        return collate([dataset[place] for place in places], self.data.taxonomy)
 
     def loss(self, policy: Policy, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted cross-entropy per target token behind the stage-1 prompt, float[], and what is logged of it.
@@ -107,4 +107,4 @@ class Rehearsal:
     def _right(self, batch: Batch, i: int, step: int) -> str:
         if self.target == "caption":
             return batch.captions[i][step % len(batch.captions[i])]
-        return render(batch.actions[i].tolist(), batch.reasons[i].tolist())
+        return render(batch.actions[i].tolist(), batch.reasons[i].tolist(), batch.taxonomy)

@@ -31,7 +31,7 @@ def validation_scenes(data: object) -> list[Batch]:
         return []
     scenes, size = data.scenes["val"][:NUM_SCENES], data.eval_batch_size
     items = [(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in scenes]
-    return [collate(items[i : i + size]) for i in range(0, len(items), size)]
+    return [collate(items[i : i + size], data.taxonomy) for i in range(0, len(items), size)]
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lvad.data.augment import mirrored
+from lvad.data.label_sets import taxonomy_of
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.data.records import DataError
 from lvad.data.splits import recording
@@ -26,7 +27,7 @@ from lvad.ranks import gather, log_gathered
 from lvad.rewards.clip import CLIP
 from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_reader
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
-from lvad.taxonomy import NUM_ACTIONS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import mirror, render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Table
 
@@ -84,6 +85,7 @@ class TextReader(LightningModule):
         self.num_completions, self.num_folds = num_completions, num_folds
         self.penalty, self.threshold, self.rounds = penalty, threshold, rounds
         self.clip = None if clip is None else frozen(clip, "clip")
+        self.taxonomy = BDD_OIA  # that of the data, from setup on
         self.described: dict[str, list[str]] = {}
         """2K descriptions of each training scene, by its id."""
         self.labels: dict[str, list[int]] = {}
@@ -95,6 +97,11 @@ class TextReader(LightningModule):
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
         self.automatic_optimization, self.strict_loading = False, False
+
+    def setup(self, stage: str) -> None:
+        """Take the labels of the data."""
+        if self._trainer is not None:
+            self.taxonomy = taxonomy_of(self._trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Describe."""
@@ -130,9 +137,9 @@ class TextReader(LightningModule):
         labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
         groups = [recording(name) or name for name in labelled]
         folds = torch.tensor(folds_of(groups, min(self.num_folds, len(set(groups)))))
-        fit = cross_fit(said, labels, folds, heard, self.penalty, self.threshold, self.rounds)
+        fit = cross_fit(said, labels, folds, heard, self.penalty, self.threshold, self.rounds, self.taxonomy)
         self.whole = fit.models[-1].whole
-        self.pseudo_labels = _pseudo_labels(others, fit, self.threshold)
+        self.pseudo_labels = _pseudo_labels(others, fit, self.threshold, self.taxonomy.num_actions)
         rows = zip(labelled, folds.tolist(), labels.long().tolist(), strict=True)
         scenes = {name: LabelledScene(fold, row) for name, fold, row in rows}
         self.parts = ReaderParts(
@@ -151,9 +158,9 @@ class TextReader(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the scores, and those of constant answers."""
         self.answered = gather_answers(self.answered)
-        answers = answers_of(self.answered, with_reasons=True)
+        answers = answers_of(self.answered, True, self.taxonomy)
         log_gathered(self, {f"test/{name}": value for name, value in driving_scores(answers).items()})
-        self.report = log_floors(self, answers)
+        self.report = log_floors(self, answers, self.taxonomy)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was said, and the reader; the models that describe and embed are named by the configuration."""
@@ -185,11 +192,11 @@ class TextReader(LightningModule):
     def _decide(self, batch: Batch) -> list[AnsweredScene]:
         if self.parts is None or self.whole is None:
             raise DataError("there is no reader to decide: it is fitted at the end of lvad fit")
-        texts = self._describe(batch)
-        chances = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1))
-        actions, reasons = chances.split([NUM_ACTIONS, chances.shape[1] - NUM_ACTIONS], 1)
-        said = [render(*row) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
-        read = read_answers(said, with_reasons=True)
+        texts, names = self._describe(batch), self.taxonomy
+        chances = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), names)
+        actions, reasons = chances.split([names.num_actions, names.num_reasons], 1)
+        said = [render(*row, names) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
+        read = read_answers(said, with_reasons=True, taxonomy=names)
         found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
         rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
         return [scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows]
@@ -216,7 +223,7 @@ class TextReader(LightningModule):
         each = torch.stack([model.single.logits(said.single[0]) for model in fit.models[:-1]])  # float64[F, n, V, C]
         own = each[folds, torch.arange(len(folds))]
         rates = ((labels.sum(0) + 0.5) / (len(labels) + 1)).logit()
-        is_right = ((fit.decided > 0.5) == labels.bool())[:, :NUM_ACTIONS].all(1)
+        is_right = ((fit.decided > 0.5) == labels.bool())[:, : self.taxonomy.num_actions].all(1)
         assert self.parts is not None
         values = {
             "reader/log_likelihood": label_logps(own, labels[:, None]).mean(),
@@ -243,10 +250,10 @@ def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> Sa
     return Said(torch.stack(single, 1), torch.stack(mean, 1))
 
 
-def _pseudo_labels(names: list[str], fit: Fit, threshold: float) -> dict[str, PseudoLabel]:
+def _pseudo_labels(names: list[str], fit: Fit, threshold: float, num_actions: int) -> dict[str, PseudoLabel]:
     rows = zip(names, (fit.pseudo > 0.5).long().tolist(), fit.pseudo_probability.tolist(), strict=True)
     return {
-        name: PseudoLabel(tuple(row[:NUM_ACTIONS]), tuple(row[NUM_ACTIONS:]), p)
+        name: PseudoLabel(tuple(row[:num_actions]), tuple(row[num_actions:]), p)
         for name, row, p in rows
         if p >= threshold
     }

@@ -96,7 +96,7 @@ def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
         return None
     frame_tokens = getattr(getattr(policy, "prompt_ids", None), "frame_tokens", None)
     chosen = worst_scenes(scenes, data.num_frames, data.batch_size, data.image_size_px, frame_tokens)
-    return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen])
+    return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen], data.taxonomy)
 
 
 def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes: int = 0) -> Tried:

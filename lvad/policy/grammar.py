@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.taxonomy import ACTIONS, NUM_ACTIONS, NUM_REASONS, REASON_TEXTS
-from lvad.text import NONE, render
+from lvad.taxonomy import BDD_OIA, NONE, Taxonomy
+from lvad.text import render
 
 _ENDED: Final = 0
 _UNREACHABLE: Final = 1 << 30
@@ -44,14 +44,24 @@ class AnswerGrammar:
 
     Args:
         with_reasons: True for "Action: stop. Reason: traffic sign.", False for "Action: stop.".
+        taxonomy: what the labels are called.
     """
 
     with_reasons: bool = True
+    taxonomy: Taxonomy = BDD_OIA
 
     @property
     def _frame(self) -> list[str]:
         """The words around the parts: before the first, between the two, after the last."""
-        return render([0] * NUM_ACTIONS, [0] * NUM_REASONS if self.with_reasons else None).split(NONE)
+        names = self.taxonomy
+        reasons = [0] * names.num_reasons if self.with_reasons else None
+        return render([0] * names.num_actions, reasons, names).split(NONE)
+
+    @property
+    def alphabet(self) -> frozenset[str]:
+        """Every character that an answer may hold."""
+        names = self.taxonomy
+        return frozenset(render([1] * names.num_actions, [1] * names.num_reasons, names) + NONE)
 
     @property
     def start(self) -> State:
@@ -79,7 +89,7 @@ class AnswerGrammar:
         if part == len(frame) - 1:
             yield "", written
             return
-        names = (ACTIONS, REASON_TEXTS)[part]
+        names = (self.taxonomy.action_names, self.taxonomy.reason_texts)[part]
         for label in range(last + 1, len(names)):
             yield (names[label] if last < 0 else f", {names[label]}"), _After(part, label)
         if last < 0:
@@ -96,8 +106,7 @@ class _Node:
     tokens: list[int] = field(default_factory=list)
 
 
-def _prefix_tree(texts: Sequence[str]) -> _Node:
-    alphabet = set(render([1] * NUM_ACTIONS, [1] * NUM_REASONS) + NONE)
+def _prefix_tree(texts: Sequence[str], alphabet: frozenset[str]) -> _Node:
     root = _Node()
     for token, text in enumerate(texts):
         if text and alphabet.issuperset(text):  # an empty token would use up the budget and write nothing
@@ -156,7 +165,7 @@ class TokenGrammar:
 
     def __init__(self, grammar: AnswerGrammar, texts: Sequence[str], end_id: int) -> None:
         self.vocabulary = len(texts)
-        moves = _all_moves(grammar, _prefix_tree(texts), end_id)
+        moves = _all_moves(grammar, _prefix_tree(texts, grammar.alphabet), end_id)
         needs = _tokens_to_end(moves)
         self.shortest = needs[_ENDED + 1]
         """Tokens of the shortest answer, the end included."""

@@ -7,6 +7,7 @@ Departures from the figure:
 """
 
 from collections.abc import Sequence
+from math import cos, pi, sin
 from typing import Final, NamedTuple
 
 from PIL import Image, ImageDraw
@@ -14,8 +15,7 @@ from torch import Tensor
 
 # The strip of frames and the wrapping of text are those of the run's other pictures.
 from lvad.report.figures import WIDTH_PX, _font, _line_px, _strip, _wrap
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
-from lvad.text import NONE
+from lvad.taxonomy import BDD_OIA, NONE, Taxonomy
 from lvad.types import AnsweredScene
 
 ARROW_PX: Final = 56
@@ -45,8 +45,19 @@ _OCTAGON: Final = (
     (0.04, 0.7),
     (0.04, 0.3),
 )
-ARROWS: Final = (_UP, _OCTAGON, tuple((y, x) for x, y in _UP), tuple((1 - y, x) for x, y in _UP))
-"""One polygon per action in a square of side 1, y downwards; all cover the centre."""
+_DOT: Final = tuple((0.5 + 0.46 * cos(i * pi / 16), 0.5 + 0.46 * sin(i * pi / 16)) for i in range(32))
+_SYMBOLS: Final = {
+    "dot": _DOT,
+    "up": _UP,
+    "octagon": _OCTAGON,
+    "left": tuple((y, x) for x, y in _UP),
+    "right": tuple((1 - y, x) for x, y in _UP),
+}
+
+
+def arrows(taxonomy: Taxonomy = BDD_OIA) -> list[tuple[tuple[float, float], ...]]:
+    """One polygon per action in a square of side 1, y downwards; all cover the centre."""
+    return [_SYMBOLS[action.symbol] for action in taxonomy.actions]
 
 
 class Explanation(NamedTuple):
@@ -65,57 +76,61 @@ def outcomes(said: Sequence[int], true: Sequence[int] | None) -> list[str]:
     return [names[pair] for pair in zip(said, true, strict=True)]
 
 
-def explanations(scene: AnsweredScene) -> list[Explanation]:
+def explanations(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[Explanation]:
     """The reasons said and the reasons missed: true positives, false positives, then false negatives."""
     marks = outcomes(scene.reasons, scene.true_reasons)
     found = []
     for i, mark in enumerate(marks):
         probability = f"  ({scene.reason_probabilities[i]:.2f})" if scene.reason_probabilities else ""
-        found.append(Explanation(mark, REASON_TEXTS[i] + probability))
+        found.append(Explanation(mark, taxonomy.reason_texts[i] + probability))
     return [row for mark in _COLOURS for row in found if row.mark == mark]
 
 
-def true_words(scene: AnsweredScene) -> str:
+def true_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> str:
     """The true actions in words."""
     if scene.true_actions is None:
         return "true actions: unknown"
-    names = [name for name, flag in zip(ACTIONS, scene.true_actions, strict=True) if flag]
+    names = [name for name, flag in zip(taxonomy.action_names, scene.true_actions, strict=True) if flag]
     return f"true actions: {', '.join(names) or NONE}"
 
 
-def action_words(scene: AnsweredScene) -> list[str]:
+def action_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[str]:
     """A names of actions, each with its probability where there is one."""
-    chances = scene.action_probabilities
-    return [f"{name} {p:.2f}" for name, p in zip(ACTIONS, chances, strict=True)] if chances else [*ACTIONS]
+    chances, names = scene.action_probabilities, taxonomy.action_names
+    return [f"{name} {p:.2f}" for name, p in zip(names, chances, strict=True)] if chances else [*names]
 
 
-def arrow_row(scene: AnsweredScene) -> Image.Image:
+def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image:
     """One arrow per action: green where the action is said to be possible, an outline elsewhere.
 
     Args:
         scene: where what is said and what is true differ, FP or FN stands beside the arrow.
+        taxonomy: what the actions are called.
 
     Returns:
         An RGB picture, ``CELL_PX`` wide for each arrow, which stands in the upper middle of its cell.
     """
-    row = Image.new("RGB", (CELL_PX * len(ACTIONS), ARROW_PX + _line_px(_TEXT_PX) + 2), PAPER)
+    row = Image.new("RGB", (CELL_PX * taxonomy.num_actions, ARROW_PX + _line_px(_TEXT_PX) + 2), PAPER)
     draw = ImageDraw.Draw(row)
-    marks = outcomes(scene.actions, scene.true_actions)
-    for i, (words, mark) in enumerate(zip(action_words(scene), marks, strict=True)):
+    rows = zip(
+        arrows(taxonomy), action_words(scene, taxonomy), outcomes(scene.actions, scene.true_actions), strict=True
+    )
+    for i, (polygon, words, mark) in enumerate(rows):
         left = i * CELL_PX + (CELL_PX - ARROW_PX) // 2
-        row.paste(_arrow(i, bool(scene.actions[i])), (left, 0))
+        row.paste(_arrow(polygon, bool(scene.actions[i])), (left, 0))
         draw.text((left + ARROW_PX // 2, ARROW_PX + 2), words, _INK, _font(_TEXT_PX), anchor="ma")
         if mark in ("FP", "FN"):
             _badge(draw, mark, left + ARROW_PX + 3, 0)
     return row
 
 
-def draw_answer(scene: AnsweredScene, frames: Tensor) -> Image.Image:
+def draw_answer(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy = BDD_OIA) -> Image.Image:
     """Draw frames, actions, description and explanations of one scene.
 
     Args:
         scene: what was said and what is true.
         frames: uint8[M, 3, H, W].
+        taxonomy: what the labels are called.
 
     Returns:
         An RGB picture, ``WIDTH_PX`` wide and as high as its content; long texts end in an ellipsis.
@@ -127,12 +142,12 @@ def draw_answer(scene: AnsweredScene, frames: Tensor) -> Image.Image:
     parts = [
         _paragraph(scene.id, _TEXT_PX, _INK, inner, 1),
         _strip(frames, inner),
-        arrow_row(scene),
-        _paragraph(true_words(scene), _TEXT_PX, _INK, inner, 1),
+        arrow_row(scene, taxonomy),
+        _paragraph(true_words(scene, taxonomy), _TEXT_PX, _INK, inner, 1),
     ]
     if scene.description:
         parts.append(_paragraph(scene.description, _TEXT_PX, _INK, inner, 4))
-    parts.append(_explanation_rows(explanations(scene), inner))
+    parts.append(_explanation_rows(explanations(scene, taxonomy), inner))
     if not scene.is_valid:
         parts.append(_paragraph(f"Answer with a flaw: {scene.text or '(empty)'}", _SMALL_PX, RED, inner, 3))
     height = 2 * _MARGIN_PX + sum(part.height for part in parts) + _GAP_PX * (len(parts) - 1)
@@ -144,10 +159,10 @@ def draw_answer(scene: AnsweredScene, frames: Tensor) -> Image.Image:
     return page
 
 
-def _arrow(action: int, is_said: bool) -> Image.Image:
+def _arrow(polygon: Sequence[tuple[float, float]], is_said: bool) -> Image.Image:
     side = ARROW_PX * _OVERSAMPLING
     large = Image.new("RGB", (side, side), PAPER)
-    points = [(x * side, y * side) for x, y in ARROWS[action]]
+    points = [(x * side, y * side) for x, y in polygon]
     if is_said:
         ImageDraw.Draw(large).polygon(points, fill=GREEN)
     else:

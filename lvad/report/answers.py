@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from lvad.report.runs import write_whole
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
 ANSWERS: Final = "answers.jsonl"
 
 _TEXTS: Final = ("id", "description", "text")
-_LABELS: Final = {"actions": NUM_ACTIONS, "reasons": NUM_REASONS}
-_TRUE_LABELS: Final = {"true_actions": NUM_ACTIONS, "true_reasons": NUM_REASONS}
-_PROBABILITIES: Final = {"action_probabilities": NUM_ACTIONS, "reason_probabilities": NUM_REASONS}
+_LABELS: Final = ("actions", "reasons", "true_actions", "true_reasons")
+_PROBABILITIES: Final = ("action_probabilities", "reason_probabilities")
 
 
 class LabelMatrices(NamedTuple):
@@ -31,8 +30,8 @@ class LabelMatrices(NamedTuple):
     """Scenes left out because their actions or reasons are unknown."""
 
 
-def label_matrices(answered: Iterable[AnsweredScene]) -> LabelMatrices:
-    """Stack the labels of the scenes that have true ones."""
+def label_matrices(answered: Iterable[AnsweredScene], num_labels: int) -> LabelMatrices:
+    """Stack the L labels of the scenes that have true ones."""
     true, predicted, num_unlabelled = [], [], 0
     for scene in answered:
         if scene.true_actions is None or scene.true_reasons is None:
@@ -40,17 +39,18 @@ def label_matrices(answered: Iterable[AnsweredScene]) -> LabelMatrices:
             continue
         true.append([*scene.true_actions, *scene.true_reasons])
         predicted.append([*scene.actions, *scene.reasons])
-    shape = len(true), NUM_ACTIONS + NUM_REASONS
+    shape = len(true), num_labels
     stacked = [torch.tensor(rows, dtype=torch.int64).reshape(shape) for rows in (true, predicted)]
     return LabelMatrices(stacked[0], stacked[1], num_unlabelled)
 
 
-def write_answers(path: Path, answered: Iterable[AnsweredScene]) -> Path:
+def write_answers(path: Path, answered: Iterable[AnsweredScene], taxonomy: Taxonomy = BDD_OIA) -> Path:
     """Write one line per scene, whole or not at all.
 
     Args:
         path: a ``.jsonl``; its folder is made if missing.
         answered: ids and texts may hold anything.
+        taxonomy: how many labels there are.
 
     Returns:
         The path.
@@ -62,7 +62,7 @@ def write_answers(path: Path, answered: Iterable[AnsweredScene]) -> Path:
     known: set[str] = set()
     for scene in answered:
         row = scene._asdict()
-        if flaw := _flaw(row):
+        if flaw := _flaw(row, taxonomy):
             raise ValueError(f"scene {scene.id!r}: {flaw}")
         if scene.id in known:
             raise ValueError(f"scene {scene.id!r}: two answers have this id, and could not be paired by it")
@@ -73,11 +73,12 @@ def write_answers(path: Path, answered: Iterable[AnsweredScene]) -> Path:
     return path
 
 
-def read_answers(path: Path) -> list[AnsweredScene]:
+def read_answers(path: Path, taxonomy: Taxonomy = BDD_OIA) -> list[AnsweredScene]:
     """Read what ``write_answers`` wrote, equal in every entry.
 
     Args:
         path: the ``.jsonl``.
+        taxonomy: how many labels there are.
 
     Returns:
         The scenes in the order of the file; their ids are all different, so that two files pair by id.
@@ -90,7 +91,7 @@ def read_answers(path: Path) -> list[AnsweredScene]:
     line_of: dict[str, int] = {}
     with path.open("rb") as lines:  # bytes, so that a line that is no UTF-8 is named as well
         for number, line in enumerate(lines, start=1):
-            scene = _read_line(line, f"{path}, line {number}")
+            scene = _read_line(line, f"{path}, line {number}", taxonomy)
             if scene.id in line_of:
                 raise ValueError(f"{path}, line {number}: id {scene.id!r} stands on line {line_of[scene.id]} already")
             line_of[scene.id] = number
@@ -98,20 +99,20 @@ def read_answers(path: Path) -> list[AnsweredScene]:
     return answered
 
 
-def _read_line(line: bytes, where: str) -> AnsweredScene:
+def _read_line(line: bytes, where: str, taxonomy: Taxonomy) -> AnsweredScene:
     try:
         row: Any = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where} must hold a JSON object, got {type(row).__name__}")
-    if flaw := _flaw(row):
+    if flaw := _flaw(row, taxonomy):
         raise ValueError(f"{where}: {flaw}")
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
     return AnsweredScene(**values)
 
 
-def _flaw(row: dict[str, Any]) -> str:
+def _flaw(row: dict[str, Any], taxonomy: Taxonomy) -> str:
     """What is wrong with the entries of a scene; empty where nothing is."""
     missing = [name for name in AnsweredScene._fields if name not in row]
     unknown = [name for name in row if name not in AnsweredScene._fields]
@@ -122,15 +123,21 @@ def _flaw(row: dict[str, Any]) -> str:
             return f"{name} must be a text, got {row[name]!r:.80}"
     if not isinstance(row["is_valid"], bool):
         return f"is_valid must be true or false, got {row['is_valid']!r:.80}"
-    for name, length in {**_LABELS, **_TRUE_LABELS}.items():
-        is_unlabelled = row[name] is None and name in _TRUE_LABELS
+    for name in _LABELS:
+        length, is_true = _length(name, taxonomy), name.startswith("true_")
+        is_unlabelled = row[name] is None and is_true
         if not is_unlabelled and not _are_flags(row[name], length):
-            allowed = f"{length} zeros and ones" + (" or null" if name in _TRUE_LABELS else "")
+            allowed = f"{length} zeros and ones" + (" or null" if is_true else "")
             return f"{name} must be {allowed}, got {row[name]!r:.80}"
-    for name, length in _PROBABILITIES.items():
+    for name in _PROBABILITIES:
+        length = _length(name, taxonomy)
         if row[name] not in ([], ()) and not _are_probabilities(row[name], length):
             return f"{name} must be empty or {length} numbers in [0, 1], got {row[name]!r:.80}"
     return ""
+
+
+def _length(name: str, taxonomy: Taxonomy) -> int:
+    return taxonomy.num_actions if "action" in name else taxonomy.num_reasons
 
 
 def _are_flags(values: Sequence[Any] | None, length: int) -> bool:

@@ -1,5 +1,6 @@
 """Which scenes a run has seen: those of its fit, of the models that it is built on, and of what it goes on from."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.label_sets import check_labels_of, taxonomy_of
 from lvad.data.records import DataError
 
 
@@ -54,6 +56,26 @@ def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     return ledger.merge(found)
 
 
+def check_labels(trainer: Trainer, module: nn.Module, folder: Path) -> None:
+    """Refuse a run, and models that it is built on, made with other labels than those of the data.
+
+    Args:
+        trainer: tells of the data.
+        module: the stage.
+        folder: of the run.
+
+    Raises:
+        DataError: naming the folder and the difference.
+    """
+    for place in (folder, *_sources(module.modules())):
+        check_labels_of(place, taxonomy_of(trainer))
+
+
+def _sources(parts: Iterable[nn.Module]) -> list[Path]:
+    sources = {getattr(part, "source", None) for part in parts}
+    return [Path(source) for source in sorted(source for source in sources if isinstance(source, str))]
+
+
 def inherited(module: nn.Module, without: nn.Module | None = None) -> list[ledger.Ledger]:
     """The ledgers of the models that a part of a stage holds.
 
@@ -62,5 +84,4 @@ def inherited(module: nn.Module, without: nn.Module | None = None) -> list[ledge
         without: a part of it that does not count.
     """
     left_out = set() if without is None else set(without.modules())
-    sources = {getattr(part, "source", None) for part in module.modules() if part not in left_out}
-    return [ledger.read_ledger(Path(source)) for source in sources if isinstance(source, str)]
+    return [ledger.read_ledger(source) for source in _sources(p for p in module.modules() if p not in left_out)]

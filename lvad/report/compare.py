@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import torch
 
+from lvad.data.label_sets import taxonomy_of_run
 from lvad.data.ledger import Ledger, labelled_ids, read_ledger
 from lvad.data.records import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
@@ -21,11 +22,11 @@ from lvad.metrics.intervals import Interval
 from lvad.report.answers import ANSWERS, label_matrices, read_answers
 from lvad.report.label_tables import LabelScore, label_scores
 from lvad.report.runs import REASONS_SCORED, read_metrics
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS
+from lvad.taxonomy import Taxonomy
 from lvad.types import AnsweredScene
 
-ALWAYS_STOP: Final = "always stop"
-FLOORS: Final = (ALWAYS_STOP, "all positive", "all negative")
+FLOORS: Final = ("all positive", "all negative")
+"""Beside the constant answer of the label set, "always stop"."""
 
 _SHOWN_IDS: Final = 3
 
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     with_reasons: bool
     """False for a run that answers with actions alone."""
     ledger: Ledger
+    taxonomy: Taxonomy
 
 
 class Budget(NamedTuple):
@@ -68,6 +70,8 @@ class Comparison(NamedTuple):
     """The first run minus this run or floor, paired by scene."""
     labels: dict[str, list[LabelScore]]
     """Of each run, every label on its own: actions, and reasons where the run names them."""
+    taxonomy: Taxonomy
+    """Of all of them."""
 
     @property
     def first(self) -> str:
@@ -113,8 +117,9 @@ def read_run(folder: Path, name: str) -> Run:
     remedy = f"lvad test --config {folder}/config.yaml --ckpt_path {folder}/checkpoints/best.ckpt"
     if not (folder / ANSWERS).is_file():
         raise DataError(f"{folder} has no {ANSWERS} and no scored.jsonl, which a test writes; test it with: {remedy}")
+    taxonomy = taxonomy_of_run(folder)
     try:
-        answered = read_answers(folder / ANSWERS)
+        answered = read_answers(folder / ANSWERS, taxonomy)
     except ValueError as error:
         raise DataError(f"{error}; write the file anew with: {remedy}") from error
     if not answered:
@@ -126,7 +131,7 @@ def read_run(folder: Path, name: str) -> Run:
     # What a test scored decides: a model that writes freely may name reasons that nobody asked it for.
     was_scored = any(key.startswith("test/") for key in known)
     with_reasons = REASONS_SCORED in known if was_scored else any(any(scene.reasons) for scene in answered)
-    return Run(name, folder, answered, with_reasons, read_ledger(folder))
+    return Run(name, folder, answered, with_reasons, read_ledger(folder), taxonomy)
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -136,9 +141,14 @@ def compare(runs: Sequence[Run]) -> Comparison:
         runs: at least one; names are all different.
 
     Raises:
-        DataError: if two runs answered other scenes or have other truths, or a name is taken.
+        DataError: if two runs answered other scenes, or have other truths or label sets, or a name is taken.
     """
-    _check_names([run.name for run in runs])
+    taxonomy = runs[0].taxonomy
+    _check_names([run.name for run in runs], (taxonomy.floor, *FLOORS))
+    for run in runs[1:]:
+        if differences := taxonomy.differences(run.taxonomy):
+            both = f"{runs[0].name!r} and {run.name!r} have different label sets: {'; '.join(differences)}"
+            raise DataError(f"{both}; compare runs of one label set")
     answers = {run.name: _answers(run, _paired(runs[0], run)) for run in runs}
     first, *others = answers
     for name in others:
@@ -153,13 +163,15 @@ def compare(runs: Sequence[Run]) -> Comparison:
         floors={name: bootstrap_scores(said) for name, said in floors.items()},
         differences={name: bootstrap_differences(answers[first], said) for name, said in subtracted.items()},
         labels={run.name: _label_scores(run) for run in runs},
+        taxonomy=taxonomy,
     )
 
 
 def _label_scores(run: Run) -> list[LabelScore]:
-    matrices = label_matrices(run.answered)
-    scores = label_scores(matrices.true, matrices.predicted) if len(matrices.true) else []
-    return scores if run.with_reasons else scores[:NUM_ACTIONS]
+    names = run.taxonomy
+    matrices = label_matrices(run.answered, len(names.labels))
+    scores = label_scores(matrices.true, matrices.predicted, names.labels) if len(matrices.true) else []
+    return scores if run.with_reasons else scores[: names.num_actions]
 
 
 def label_budget(ledger: Ledger) -> Budget:
@@ -168,12 +180,12 @@ def label_budget(ledger: Ledger) -> Budget:
     return Budget(labels, len(labelled_ids(ledger, "train")), len(labelled_ids(ledger, "val")))
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Sequence[str], floors: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"two runs are named {name!r}; tell them apart with --names")
-        if name in FLOORS or not name.strip():
-            raise DataError(f"a run cannot be named {name!r}; choose names other than the floors' {list(FLOORS)}")
+        if name in floors or not name.strip():
+            raise DataError(f"a run cannot be named {name!r}; choose names other than the floors' {list(floors)}")
 
 
 def _paired(first: Run, other: Run) -> list[AnsweredScene]:
@@ -196,7 +208,7 @@ def _paired(first: Run, other: Run) -> list[AnsweredScene]:
 
 def _answers(run: Run, scenes: Sequence[AnsweredScene]) -> Answers:
     try:
-        return answers_of(scenes, run.with_reasons)
+        return answers_of(scenes, run.with_reasons, run.taxonomy)
     except ValueError as error:
         raise DataError(f"{run.folder / ANSWERS}: {error}; test the run anew on scenes that all have labels") from error
 
@@ -214,9 +226,11 @@ def _check_truths(first: str, other: str, answers: Mapping[str, Answers]) -> Non
 def _floors(answers: Sequence[Answers]) -> dict[str, Answers]:
     """Constant answers to the scenes; with reasons where a run has them."""
     true = next((said for said in answers if said.true_reasons is not None), answers[0])
+    names = true.taxonomy
     # What no floor below depends on: the stand-in for training labels, which the runs do not hold.
-    unknown = Labels(torch.zeros(1, NUM_ACTIONS, dtype=torch.int64), torch.zeros(1, NUM_REASONS, dtype=torch.int64))
-    found = floor_answers(Labels(true.true_actions, true.true_reasons), unknown)
-    floors = {name: found[name.replace(" ", "_")] for name in FLOORS}
-    nothing = {"reasons": None, "true_reasons": None, "reason_probabilities": None}
-    return {**floors, ALWAYS_STOP: floors[ALWAYS_STOP]._replace(**nothing)}
+    no_actions, no_reasons = (torch.zeros(1, n, dtype=torch.int64) for n in (names.num_actions, names.num_reasons))
+    unknown = Labels(no_actions, no_reasons, names)
+    found = floor_answers(Labels(true.true_actions, true.true_reasons, names), unknown)
+    constant, *others = (found[name.replace(" ", "_")] for name in (names.floor, *FLOORS))
+    constant = constant._replace(reasons=None, true_reasons=None, reason_probabilities=None)
+    return {names.floor: constant, **dict(zip(FLOORS, others, strict=True))}

@@ -16,7 +16,6 @@ from lvad.report.compare import Comparison, Scores, excludes_zero
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure
 from lvad.report.label_tables import label_comparison
 from lvad.report.runs import markdown, write_whole
-from lvad.taxonomy import ACTIONS
 from lvad.types import Table
 
 COMPARISON: Final = "comparison"
@@ -29,24 +28,12 @@ _ACTIONS: Final = {
     "action_bit_accuracy": "bit accuracy",
     "parse_failure": "parse failure",
 }
-_EACH_ACTION: Final = {f"action_f1/{action}": action for action in ACTIONS}
 _REASONS: Final = {"reason_macro_f1": "macro-F1", "reason_f1_all": "F1_all"}
 _PROBABILITIES: Final = {
     "action_auroc": "action AUROC",
     "action_ece": "action ECE",
     "reason_auroc": "reason AUROC",
     "reason_ece": "reason ECE",
-}
-_TABLES: Final = {
-    "Actions": _ACTIONS,
-    "F1 of each action": _EACH_ACTION,
-    "Reasons": _REASONS,
-    "Probabilities": _PROBABILITIES,
-}
-_DRAWN: Final = {
-    **{score: f"{name}\n(actions)" for score, name in _ACTIONS.items() if score != "parse_failure"},
-    **{score: f"F1\n{name}" for score, name in _EACH_ACTION.items()},
-    **{score: f"{name}\n(reasons)" for score, name in _REASONS.items()},
 }
 _COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
 _DASHES: Final = ("-", ":", "--")
@@ -57,7 +44,7 @@ def comparison_tables(found: Comparison) -> list[Table]:
     rows = {**found.arms, **found.floors}
     tables = [
         _scores_table(f"{title}, {found.num_scenes} test scenes, % (95 % interval)", columns, rows, _labels(found))
-        for title, columns in _TABLES.items()
+        for title, columns in _tables(found).items()
         if any(score in scores for score in columns for scores in found.arms.values())
     ]
     return [*tables, *label_comparison(found.labels), _differences_table(found), _budgets_table(found)]
@@ -119,7 +106,7 @@ def write_comparison(folder: Path, found: Comparison) -> list[Path]:
 
 def comparison_figure(found: Comparison) -> Figure:
     """A bar with its interval for each run and score; floors are lines across the bars."""
-    shown = {s: name for s, name in _DRAWN.items() if any(s in scores for scores in found.arms.values())}
+    shown = {s: name for s, name in _drawn(found).items() if any(s in scores for scores in found.arms.values())}
     figure = new_figure(max(8.0, 1.15 * len(shown)), 5.0)
     axes = figure.add_subplot(ylabel="%", ylim=(0, 100))
     axes.set_title(f"{found.num_scenes} test scenes, 95 % intervals over scenes", loc="left", color=INK)
@@ -144,6 +131,27 @@ def comparison_figure(found: Comparison) -> Figure:
     return figure
 
 
+def _each_action(found: Comparison) -> dict[str, str]:
+    return {f"action_f1/{action}": action for action in found.taxonomy.action_names}
+
+
+def _tables(found: Comparison) -> dict[str, dict[str, str]]:
+    return {
+        "Actions": _ACTIONS,
+        "F1 of each action": _each_action(found),
+        "Reasons": _REASONS,
+        "Probabilities": _PROBABILITIES,
+    }
+
+
+def _drawn(found: Comparison) -> dict[str, str]:
+    return {
+        **{score: f"{name}\n(actions)" for score, name in _ACTIONS.items() if score != "parse_failure"},
+        **{score: f"F1\n{name}" for score, name in _each_action(found).items()},
+        **{score: f"{name}\n(reasons)" for score, name in _REASONS.items()},
+    }
+
+
 def _columns(scores: Scores, names: Sequence[str]) -> np.ndarray:
     """float64[3, S], means, lows and highs in percent; NaN where there is no score."""
     nothing = Interval(math.nan, math.nan, math.nan)
@@ -166,7 +174,7 @@ def _scores_table(
 
 
 def _differences_table(found: Comparison) -> Table:
-    columns = {score: name for part in _TABLES.values() for score, name in part.items()}
+    columns = {score: name for part in _tables(found).values() for score, name in part.items()}
     shown = [score for score in columns if any(score in scores for scores in found.differences.values())]
     cells = [(score, *(_difference(scores.get(score)) for scores in found.differences.values())) for score in shown]
     title = f"{found.first} minus each other, paired by scene, % (95 % interval); * excludes 0"

@@ -13,7 +13,7 @@ from lvad.report.answers import ANSWERS, label_matrices, write_answers
 from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
 from lvad.report.gallery import write_gallery
 from lvad.report.label_tables import label_scores, label_table, write_label_csv
-from lvad.taxonomy import NUM_ACTIONS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Table
 
 GALLERY: Final = "gallery.html"
@@ -21,7 +21,11 @@ LABELS_CSV: Final = "labels.csv"
 
 
 def write_driving_report(
-    folder: Path, answered: Sequence[AnsweredScene], shown: Sequence[Tensor], scores: Mapping[str, float]
+    folder: Path,
+    answered: Sequence[AnsweredScene],
+    shown: Sequence[Tensor],
+    scores: Mapping[str, float],
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> list[Path]:
     """Write the answers, a gallery of the first scenes, a table per label and the figures.
 
@@ -30,26 +34,29 @@ def write_driving_report(
         answered: all scenes.
         shown: uint8[M, 3, H, W] of the first of them.
         scores: the headline of the gallery.
+        taxonomy: what the labels are called.
 
     Returns:
         The files.
     """
     title = _title(folder, len(shown), len(answered))
     files = [
-        write_answers(folder / ANSWERS, answered),
-        write_gallery(folder / GALLERY, answered[: len(shown)], shown, title, scores),
+        write_answers(folder / ANSWERS, answered, taxonomy),
+        write_gallery(folder / GALLERY, answered[: len(shown)], shown, title, scores, taxonomy),
     ]
-    matrices = label_matrices(answered)
+    matrices, num_actions = label_matrices(answered, len(taxonomy.labels)), taxonomy.num_actions
     if not len(matrices.true):
         return files
-    per_label = label_scores(matrices.true, matrices.predicted)
+    per_label = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
     files.append(write_label_csv(folder / LABELS_CSV, per_label))
-    counts = confusion(matrices.predicted[:, :NUM_ACTIONS].bool(), matrices.true[:, :NUM_ACTIONS].bool())
+    counts = confusion(matrices.predicted[:, :num_actions].bool(), matrices.true[:, :num_actions].bool())
     left_out = f"; {counts.num_left_out} scenes with several actions, or none, left out"
     figures = {
-        "label_distribution.png": distribution_figure(matrices.true, {"said": matrices.predicted}, "Labels"),
-        "label_f1.png": f1_figure({"model": per_label}, f"F1 per label, {len(matrices.true)} scenes"),
-        "action_confusion.png": confusion_figure(counts.single, f"Actions{left_out if counts.num_left_out else ''}"),
+        "label_distribution.png": distribution_figure(matrices.true, {"said": matrices.predicted}, "Labels", taxonomy),
+        "label_f1.png": f1_figure({"model": per_label}, f"F1 per label, {len(matrices.true)} scenes", taxonomy),
+        "action_confusion.png": confusion_figure(
+            counts.single, f"Actions{left_out if counts.num_left_out else ''}", taxonomy
+        ),
     }
     if claims := _claims(answered):
         figures["action_reliability.png"] = reliability_figure({"actions": claims}, "Probabilities of the actions")
@@ -70,19 +77,20 @@ def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
     return torch.tensor([s.action_probabilities for s in known]), torch.tensor([s.true_actions for s in known]).bool()
 
 
-def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool) -> list[Table]:
+def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Table]:
     """Tables 2 and 3 of the paper; none where no scene has labels.
 
     Args:
         answered: all scenes.
         with_reasons: whether the answers name reasons.
+        taxonomy: what the labels are called.
     """
-    matrices = label_matrices(answered)
+    matrices = label_matrices(answered, len(taxonomy.labels))
     if not len(matrices.true):
         return []
-    rows = label_scores(matrices.true, matrices.predicted)
-    kinds = [("Table 2: actions", "Action", rows[:NUM_ACTIONS])]
-    kinds += [("Table 3: reasons", "Reason", rows[NUM_ACTIONS:])] if with_reasons else []
+    rows = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
+    kinds = [("Table 2: actions", "Action", rows[: taxonomy.num_actions])]
+    kinds += [("Table 3: reasons", "Reason", rows[taxonomy.num_actions :])] if with_reasons else []
     return [
         label_table(title, kind, {r.label: r for r in part}, {"macro-F1": sum(r.f1 for r in part) / len(part)})
         for title, kind, part in kinds

@@ -12,8 +12,8 @@ from torch import Tensor
 from lvad.metrics.calibration import calibration_curve
 from lvad.metrics.multilabel import probability_scores
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure
-from lvad.report.label_tables import LABELS, LabelScore
-from lvad.taxonomy import ACTIONS, NUM_ACTIONS, REASONS
+from lvad.report.label_tables import LabelScore
+from lvad.taxonomy import BDD_OIA, Taxonomy
 
 DPI: Final = 120
 """With it a figure is 1200 px wide."""
@@ -35,74 +35,82 @@ class _Group(NamedTuple):
     notes: list[str]
 
 
-def distribution_figure(true: Tensor, predicted: Mapping[str, Tensor], title: str) -> Figure:
+def distribution_figure(
+    true: Tensor, predicted: Mapping[str, Tensor], title: str, taxonomy: Taxonomy = BDD_OIA
+) -> Figure:
     """How often each label is true and how often it is said (the paper's Fig. 8).
 
     Args:
         true: int[N, L] zeros and ones, actions before reasons.
         predicted: name of a system to its int[N, L]; three systems at most.
         title: of the figure.
+        taxonomy: what the labels are called.
 
     Raises:
         ValueError: for another number of columns, rows or systems.
     """
+    labels = taxonomy.labels
     for name, matrix in {"true": true, **predicted}.items():
-        if matrix.ndim != 2 or matrix.shape != (len(true), len(LABELS)):
-            raise ValueError(f"{name} must be [{len(true)}, {len(LABELS)}], got {list(matrix.shape)}")
+        if matrix.ndim != 2 or matrix.shape != (len(true), len(labels)):
+            raise ValueError(f"{name} must be [{len(true)}, {len(labels)}], got {list(matrix.shape)}")
     groups = [_count_group("true", _GREY, true)]
     systems = zip(predicted.items(), _colours(predicted), strict=True)
     groups += [_count_group(name, colour, matrix) for (name, matrix), colour in systems]
-    return _label_bars(groups, LABELS, f"{title}, {len(true)} scenes", "scenes")
+    return _label_bars(groups, labels, f"{title}, {len(true)} scenes", "scenes", taxonomy)
 
 
-def f1_figure(scores: Mapping[str, Sequence[LabelScore]], title: str) -> Figure:
+def f1_figure(scores: Mapping[str, Sequence[LabelScore]], title: str, taxonomy: Taxonomy = BDD_OIA) -> Figure:
     """F1 of each label with its support (the paper's Fig. 9); a label that is never true shows a dash.
 
     Args:
         scores: name of a system to its L scores, actions before reasons; three systems at most.
         title: of the figure.
+        taxonomy: what the labels are called.
 
     Raises:
         ValueError: for other labels, no system or too many, or systems scored on other scenes.
     """
+    labels = taxonomy.labels
     supports = {name: [score.support for score in rows] for name, rows in scores.items()}
     for name, rows in scores.items():
-        if [score.label for score in rows] != list(LABELS):
-            raise ValueError(f"{name} must have the scores of the {len(LABELS)} labels in their order")
+        if [score.label for score in rows] != list(labels):
+            raise ValueError(f"{name} must have the scores of the {len(labels)} labels in their order")
     if len(set(map(tuple, supports.values()))) != 1:
         raise ValueError(f"systems must be scored on the same scenes, got supports {supports}")
     support = next(iter(supports.values()))
-    names = [f"{label}  (n={count})" for label, count in zip(LABELS, support, strict=True)]
+    names = [f"{label}  (n={count})" for label, count in zip(labels, support, strict=True)]
     groups = []
     for (name, rows), colour in zip(scores.items(), _colours(scores), strict=True):
         notes = [f"{score.f1:.2f}" if score.support else "-" for score in rows]
         groups.append(_Group(name, colour, [score.f1 for score in rows], notes))
-    figure = _label_bars(groups, names, title, "F1")
+    figure = _label_bars(groups, names, title, "F1", taxonomy)
     for axes in figure.axes:
         axes.set_xlim(0, 1.08)
     return figure
 
 
-def confusion_figure(counts: Tensor, title: str) -> Figure:
+def confusion_figure(counts: Tensor, title: str, taxonomy: Taxonomy = BDD_OIA) -> Figure:
     """The actions said beside the actions that are true, with counts and the share of each row.
 
     Args:
         counts: int[A, A], rows true, columns predicted.
         title: of the figure.
+        taxonomy: what the actions are called.
 
     Raises:
         ValueError: if it is not A by A, or a count is negative.
     """
-    if counts.shape != (NUM_ACTIONS, NUM_ACTIONS) or bool((counts < 0).any()):
-        raise ValueError(f"counts must be [{NUM_ACTIONS}, {NUM_ACTIONS}] and not negative, got {counts.tolist()}")
+    size = taxonomy.num_actions
+    if counts.shape != (size, size) or bool((counts < 0).any()):
+        raise ValueError(f"counts must be [{size}, {size}] and not negative, got {counts.tolist()}")
     numbers = counts.cpu().numpy()
     shares = numbers / np.maximum(numbers.sum(axis=1, keepdims=True), 1)
     figure = new_figure(_WIDTH * 0.7, _WIDTH * 0.65)
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")
     axes.set_title(title, loc="left", color=INK)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(NUM_ACTIONS), ACTIONS)
-    axes.set_yticks(range(NUM_ACTIONS), ACTIONS)
+    axes.set_xticks(range(size), taxonomy.action_names)
+    axes.set_yticks(range(size), taxonomy.action_names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (row, column), share in np.ndenumerate(shares):
@@ -170,20 +178,21 @@ def _count_group(name: str, colour: str, matrix: Tensor) -> _Group:
     return _Group(name, colour, counts, [str(count) for count in counts])
 
 
-def _label_bars(groups: Sequence[_Group], names: Sequence[str], title: str, unit: str) -> Figure:
+def _label_bars(groups: Sequence[_Group], names: Sequence[str], title: str, unit: str, taxonomy: Taxonomy) -> Figure:
     """Actions above, reasons beneath: on an axis of their own, because they are far rarer."""
+    num_actions = taxonomy.num_actions
     row_height = _BAR_HEIGHT * (len(groups) + 0.8)
     figure = new_figure(_WIDTH, row_height * len(names) + _HEAD_HEIGHT)
     figure.suptitle(title, x=0.01, ha="left", color=INK)
-    parts = figure.add_gridspec(2, 1, height_ratios=(NUM_ACTIONS, len(names) - NUM_ACTIONS))
-    for part, start, stop in ((0, 0, NUM_ACTIONS), (1, NUM_ACTIONS, len(names))):
+    parts = figure.add_gridspec(2, 1, height_ratios=(num_actions, taxonomy.num_reasons))
+    for part, start, stop in ((0, 0, num_actions), (1, num_actions, len(names))):
         axes = figure.add_subplot(parts[part], xlabel=unit if part else "")
         _draw_bars(axes, groups, names, range(start, stop))
         if not part:
             place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": len(groups)}
             axes.legend(frameon=False, borderaxespad=0.2, **place)
         else:
-            _separate_kinds(axes)
+            _separate_kinds(axes, taxonomy)
     return figure
 
 
@@ -203,9 +212,9 @@ def _draw_bars(axes: Axes, groups: Sequence[_Group], names: Sequence[str], shown
     _plain(axes, "x")
 
 
-def _separate_kinds(axes: Axes) -> None:
+def _separate_kinds(axes: Axes, taxonomy: Taxonomy) -> None:
     """A line where the reasons begin to speak of another action, or against one."""
-    kinds = [(reason.action, reason.supports) for reason in REASONS]
+    kinds = [(reason.action, reason.supports) for reason in taxonomy.reasons]
     for place in range(1, len(kinds)):
         if kinds[place] != kinds[place - 1]:
             axes.axhline(place - 0.5, color=INK, linewidth=0.8, alpha=0.35)

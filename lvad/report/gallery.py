@@ -16,8 +16,8 @@ from typing import Final
 from PIL import Image
 from torch import Tensor
 
-from lvad.report.answer_picture import ARROWS, action_words, explanations, outcomes, true_words
-from lvad.taxonomy import ACTIONS
+from lvad.report.answer_picture import action_words, arrows, explanations, outcomes, true_words
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
 _FILTERS: Final = {
@@ -87,6 +87,7 @@ def write_gallery(
     frames: Iterable[Tensor],
     title: str,
     summary: Mapping[str, float],
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> Path:
     """Write a page with a card per scene: frames, actions, description, explanations.
 
@@ -96,6 +97,7 @@ def write_gallery(
         frames: uint8[M, 3, H, W] for each of them, taken one by one, so that the page may exceed the memory.
         title: of the page.
         summary: numbers of the evaluation, shown beneath the title.
+        taxonomy: what the labels are called.
 
     Returns:
         The path.
@@ -110,7 +112,7 @@ def write_gallery(
         with part.open("w", encoding="utf-8", errors="xmlcharrefreplace", newline="\n") as page:
             page.write(_head(title, summary))
             for scene, pictures in zip(answered, frames, strict=True):
-                page.writelines(_card(scene, pictures))
+                page.writelines(_card(scene, pictures, taxonomy))
             page.write(f'</main>\n<p id="none" hidden>No scene of this kind.</p>\n<script>{_SCRIPT}</script>\n')
             page.write("</body>\n</html>\n")
         os.replace(part, path)
@@ -159,25 +161,26 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _card(scene: AnsweredScene, frames: Tensor) -> Iterator[str]:
+def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> Iterator[str]:
     yield f'<article class="card" data-tags="{" ".join(tags(scene))}">\n<h2>{_text(scene.id)}</h2>\n'
     # Four frames, a common number, would stand as three and one.
     yield f'<div class="frames{" four" if len(frames) == 4 else ""}">'
     yield from _images(frames)
     yield '</div>\n<ul class="arrows">\n'
     marks = outcomes(scene.actions, scene.true_actions)
-    for i, (words, mark) in enumerate(zip(action_words(scene), marks, strict=True)):
-        points = " ".join(f"{x:.3g},{y:.3g}" for x, y in ARROWS[i])
+    rows = zip(taxonomy.actions, arrows(taxonomy), action_words(scene, taxonomy), marks, strict=True)
+    for i, (action, polygon, words, mark) in enumerate(rows):
+        points = " ".join(f"{x:.3g},{y:.3g}" for x, y in polygon)
         shape = f'<svg viewBox="0 0 1 1" aria-hidden="true"><polygon points="{points}"/></svg>'
         said = "said" if scene.actions[i] else "not said"
         badge = f" <b>{mark}</b>" if mark in ("FP", "FN") else ""
         kind = f"{'said ' if scene.actions[i] else ''}{mark}"
-        yield f'<li class="{kind}" title="{ACTIONS[i]}: {said}">{shape}{words}{badge}</li>\n'
-    yield f'</ul>\n<p class="true">{true_words(scene)}</p>\n'
+        yield f'<li class="{kind}" title="{escape(action.name)}: {said}">{shape}{escape(words)}{badge}</li>\n'
+    yield f'</ul>\n<p class="true">{escape(true_words(scene, taxonomy))}</p>\n'
     if scene.description:
         yield f"<p>{_text(scene.description)}</p>\n"
     yield '<ul class="reasons">\n'
-    for row in explanations(scene):
+    for row in explanations(scene, taxonomy):
         yield f'<li class="{row.mark}"><b>{row.mark}</b>{escape(row.text)}</li>\n'
     yield "</ul>\n"
     flaw = "" if scene.is_valid else ' open class="flaw"'

@@ -15,11 +15,7 @@ from torchmetrics.functional.classification import (
 )
 
 from lvad.report.runs import write_whole
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
 from lvad.types import Table
-
-LABELS: Final = (*ACTIONS, *REASON_TEXTS)
-"""The L = A + R columns of a label matrix."""
 
 _CSV_COLUMNS: Final = ("label", "support", "predicted", "precision", "recall", "f1")
 
@@ -39,7 +35,7 @@ class LabelScore(NamedTuple):
     f1: float
 
 
-def label_scores(true: Tensor, predicted: Tensor, labels: Sequence[str] = LABELS) -> list[LabelScore]:
+def label_scores(true: Tensor, predicted: Tensor, labels: Sequence[str]) -> list[LabelScore]:
     """Score every label on its own.
 
     Args:

@@ -24,7 +24,9 @@ _TITLES: Final = {
     "adapter_stages": "a vision-language model, with adapters for its second stage in `answer/`",
     "reward": "a CLIP that tells which texts are true of a driving scene",
 }
-_FLOORS: Final = ("always_stop", "majority", "all_positive", "all_negative")
+_FLOORS: Final = ("majority", "all_positive", "all_negative")
+"""Beside the constant answer of the label set, whose name begins with ``_CONSTANT``."""
+_CONSTANT: Final = "always_"
 _START: Final = "_start"
 _LABELLED: Final = "train, labelled"
 
@@ -201,19 +203,24 @@ def _scores(exported: Exported, metrics: Mapping[str, float | None]) -> str:
     cells: dict[str, dict[str, float | None]] = {}
     for name, value in metrics.items():
         column, _, score = name.partition("/")
-        if column == "test" and (floor := score.partition("/"))[0] in _FLOORS:
+        if column == "test" and _is_floor((floor := score.partition("/"))[0]):
             column, score = floor[0].replace("_", " "), floor[2]
         if column not in ("time", "memory") and "/" not in score:
             is_start = score.endswith(_START)
             cells.setdefault(score.removesuffix(_START), {})[f"{column}, start" if is_start else column] = value
     if not cells:
         return "## Scores\n\nThe run kept no scores.\n"
-    floors = [floor.replace("_", " ") for floor in _FLOORS]
     found = {column for row in cells.values() for column in row}
+    constant = sorted(column for column in found if column.startswith(_CONSTANT.replace("_", " ")))
+    floors = [*constant, *(floor.replace("_", " ") for floor in _FLOORS)]
     columns = [column for column in ("val, start", "val", "test", *floors) if column in found]
     rows = tuple((score, *(_number(row.get(column)) for column in columns)) for score, row in sorted(cells.items()))
     note = "" if exported.is_best else "\nThese are of the run's best checkpoint, which is not the one exported here.\n"
     return markdown(Table("Scores of the run", ("score", *columns), rows)) + note
+
+
+def _is_floor(name: str) -> bool:
+    return name in _FLOORS or name.startswith(_CONSTANT)
 
 
 def _number(value: float | None) -> str:

@@ -17,7 +17,7 @@ from lvad.data.records import one_line
 from lvad.report.answer_picture import draw_answer
 from lvad.report.figures import annotate
 from lvad.report.runs import write_whole
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction
 
 ROWS = "predictions.jsonl"
@@ -63,11 +63,12 @@ class PredictionWriter(BasePredictionWriter):
         with self._part(trainer.global_rank).open("a", encoding="utf-8", errors="backslashreplace") as lines:
             for i, (said, frames) in enumerate(zip(prediction, batch.frames, strict=True)):
                 tqdm.write(prediction_line(said))  # above a progress bar
-                row = answer_row(said) if isinstance(said, AnsweredScene) else description_row(said)
+                is_answer = isinstance(said, AnsweredScene)
+                row = answer_row(said, batch.taxonomy) if is_answer else description_row(said)
                 if paths := _frame_paths(trainer, batch_indices, i):
                     row["frames"] = paths
                 if self.pictures:
-                    row["picture"] = self._draw(said, frames, trainer.global_rank)
+                    row["picture"] = self._draw(said, frames, trainer.global_rank, batch.taxonomy)
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
                 self.num_written += 1
 
@@ -81,11 +82,11 @@ class PredictionWriter(BasePredictionWriter):
                 part.unlink()
             rank_zero_info(f"predictions: {self.written / ROWS}")
 
-    def _draw(self, said: Prediction | AnsweredScene, frames: Tensor, rank: int) -> str:
+    def _draw(self, said: Prediction | AnsweredScene, frames: Tensor, rank: int, taxonomy: Taxonomy) -> str:
         path = f"{PICTURES}/{picture_name(said.id, rank, self.num_written)}.png"
         (self.written / PICTURES).mkdir(exist_ok=True)
         if isinstance(said, AnsweredScene):
-            picture = draw_answer(said, frames)
+            picture = draw_answer(said, frames, taxonomy)
         else:
             note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
             picture = annotate(frames, [said.description, note])
@@ -135,15 +136,16 @@ def description_row(said: Prediction) -> dict[str, Any]:
     return row if said.reward is None else row | {"reward": said.reward}
 
 
-def answer_row(said: AnsweredScene) -> dict[str, Any]:
+def answer_row(said: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> dict[str, Any]:
     """One JSON object: id, description, answer, what it names, and the probability of everything it could name."""
     row: dict[str, Any] = {"id": said.id}
+    actions, reasons = taxonomy.action_names, taxonomy.reason_texts
     if said.description:
         row["description"] = said.description
-    row |= {"answer": said.text, "is_valid": said.is_valid, "actions": _named(ACTIONS, said.actions)}
-    row["action_probabilities"] = _chances(ACTIONS, said.action_probabilities)
-    row["reasons"] = _named(REASON_TEXTS, said.reasons)
-    row["reason_probabilities"] = _chances(REASON_TEXTS, said.reason_probabilities)
+    row |= {"answer": said.text, "is_valid": said.is_valid, "actions": _named(actions, said.actions)}
+    row["action_probabilities"] = _chances(actions, said.action_probabilities)
+    row["reasons"] = _named(reasons, said.reasons)
+    row["reason_probabilities"] = _chances(reasons, said.reason_probabilities)
     return {name: value for name, value in row.items() if value != {}}
 
 

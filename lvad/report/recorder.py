@@ -17,8 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.label_sets import taxonomy_of
 from lvad.report.answer_picture import draw_answer
-from lvad.report.budget import inherited, seen_before, seen_by
+from lvad.report.budget import check_labels, inherited, seen_before, seen_by
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
 from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
@@ -37,6 +38,7 @@ from lvad.report.runs import (
 )
 from lvad.report.sample_rows import rows_before, sample_row, write_rows
 from lvad.sharding import load_weights, whole_weights
+from lvad.taxonomy import FILE, dump_taxonomy
 from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
@@ -65,6 +67,7 @@ class RunRecorder(Callback):
     its own). It is written before the first step, into the run folder and into every checkpoint, with what both held
     before. A test on any of these scenes, or on one that a judge saw, is refused, as is one of a checkpoint whose
     scenes are not known. A fit that ends before its first step leaves no folder.
+    The label set lies beside the ledger, in ``taxonomy.yaml``: a run or a model of another one is refused.
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -102,6 +105,7 @@ class RunRecorder(Callback):
         is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
         self._run_folder = Path(folder)
         self._folder = self._run_folder if trainer.is_global_zero and not is_rehearsal else None
+        check_labels(trainer, pl_module, self._run_folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -119,6 +123,7 @@ class RunRecorder(Callback):
             self.ledger = ledger.merge(seen)
         if self._folder is not None:
             write_whole(self._folder / ledger.LEDGER, ledger.dump(self.ledger or {}))
+            write_whole(self._folder / FILE, dump_taxonomy(taxonomy_of(trainer)))
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -177,6 +182,7 @@ class RunRecorder(Callback):
         self._draw_curves(trainer, pl_module, folder)
         if self.export and isinstance(pl_module, _Exports):
             write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
+            write_whole(folder / MODEL / FILE, dump_taxonomy(taxonomy_of(trainer)))
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
         next_step = command_to_test(folder) if next_step == TEST else next_step
@@ -198,18 +204,20 @@ class RunRecorder(Callback):
         tables: list[Table] = [*getattr(pl_module, "report", [])]
         if answered:
             self._report_answers(trainer, answered, getattr(pl_module, "shown", []))
-            tables += label_tables(answered, REASONS_SCORED in trainer.callback_metrics)
+            tables += label_tables(answered, REASONS_SCORED in trainer.callback_metrics, taxonomy_of(trainer))
         if tables:
             rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
         self._draw_decisions(trainer, pl_module, "test")
 
     def _report_answers(self, trainer: Trainer, answered: list[AnsweredScene], shown: list[Tensor]) -> None:
         assert self._folder is not None
+        taxonomy = taxonomy_of(trainer)
         headline = {name: value for name, value in _group(trainer, "test/").items() if name in _HEADLINE}
-        files = write_driving_report(self._folder, answered, shown, headline)
+        write_whole(self._folder / FILE, dump_taxonomy(taxonomy))  # also where no fit was
+        files = write_driving_report(self._folder, answered, shown, headline, taxonomy)
         pictures = {path.stem: Image.open(path).convert("RGB") for path in files if path.suffix == ".png"}
         scenes = zip(answered[:NUM_PICTURES], shown, strict=False)
-        pictures |= {f"answers/{i}": draw_answer(scene, frames) for i, (scene, frames) in enumerate(scenes)}
+        pictures |= {f"answers/{i}": draw_answer(scene, frames, taxonomy) for i, (scene, frames) in enumerate(scenes)}
         _add_images(trainer, self._folder, {f"test/{name}": np.asarray(picture) for name, picture in pictures.items()})
 
     def _draw_curves(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad.data.records import DataError, read_json
+from lvad.taxonomy import FILE
 from lvad.types import Table
 
 LOGS: Final = Path("logs")
@@ -28,6 +29,7 @@ _OF_A_START: Final = (
     "config.yaml",
     "hparams.yaml",
     "ledger.json",
+    FILE,
     "samples.jsonl",
     "*.tfevents.*",
     "*_confusion_roc.png",

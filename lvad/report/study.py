@@ -12,12 +12,13 @@ from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
 from lvad.metrics.paired import Said, paired_difference
 from lvad.metrics.seeds import LabelsNeeded, labels_needed, mean_interval
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
 ACTIONS: Final = "action_macro_f1"
 REASONS: Final = "reason_macro_f1"
 SHOWN: Final = {ACTIONS: "action macro-F1", REASONS: "reason macro-F1"}
-FLOORS: Final = ("always_stop", "all_positive")
+ALL_POSITIVE: Final = "all_positive"
 TEST: Final = "test"
 
 Source = str
@@ -44,6 +45,8 @@ class CellResult(NamedTuple):
     answered: dict[Source, list[AnsweredScene]]
     scores: dict[Source, dict[str, float]]
     """All scores on a source's scenes, shares."""
+    taxonomy: Taxonomy = BDD_OIA
+    """What the labels of the answers are called."""
 
 
 class Mean(NamedTuple):
@@ -94,9 +97,10 @@ class Findings(NamedTuple):
     references: list[str]
 
 
-def score(answered: Sequence[AnsweredScene]) -> dict[str, float]:
+def score(answered: Sequence[AnsweredScene], taxonomy: Taxonomy = BDD_OIA) -> dict[str, float]:
     """All scores of the answers, shares."""
-    return {name: float(value) for name, value in driving_scores(answers_of(answered)).items()}
+    answers = answers_of(answered, True, taxonomy)
+    return {name: float(value) for name, value in driving_scores(answers).items()}
 
 
 def find(cells: Sequence[CellResult], references: Sequence[str], source: Source = TEST) -> Findings:
@@ -120,7 +124,9 @@ def find(cells: Sequence[CellResult], references: Sequence[str], source: Source 
     ]
     first = cells[0].answered[source]
     savings = list(_savings(means, references))
-    return Findings(source, len(first), means, differences, savings, _floors(first), list(references))
+    return Findings(
+        source, len(first), means, differences, savings, _floors(first, cells[0].taxonomy), list(references)
+    )
 
 
 def _mean(group: Sequence[CellResult], source: Source) -> Mean:
@@ -175,11 +181,11 @@ def _savings(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Savin
                 yield Saving(mean.arm, mean.budget, name, needed)
 
 
-def _floors(answered: Sequence[AnsweredScene]) -> dict[str, dict[str, float]]:
-    answers = answers_of(answered)
-    true = Labels(answers.true_actions, answers.true_reasons)
-    constant = floor_answers(true, true)
-    every: Mapping[str, Mapping[str, torch.Tensor]] = {name: driving_scores(constant[name]) for name in FLOORS}
+def _floors(answered: Sequence[AnsweredScene], taxonomy: Taxonomy) -> dict[str, dict[str, float]]:
+    answers, always = answers_of(answered, True, taxonomy), taxonomy.floor.replace(" ", "_")
+    true = Labels(answers.true_actions, answers.true_reasons, taxonomy)
+    constant, names = floor_answers(true, true), (always, ALL_POSITIVE)
+    every: Mapping[str, Mapping[str, torch.Tensor]] = {name: driving_scores(constant[name]) for name in names}
     floors = {name: {score: float(own[score]) for score in SHOWN} for name, own in every.items()}
-    del floors["always_stop"][REASONS]  # of the test scenes' own most frequent reason, which nobody knows
+    del floors[always][REASONS]  # of the test scenes' own most frequent reason, which nobody knows
     return floors

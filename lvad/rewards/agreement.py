@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lvad.rewards.reader import Reader
+from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.text import parse
 from lvad.types import Batch, Rollouts, Scores
 
@@ -31,8 +32,12 @@ class Agreement(nn.Module):
         device, num_actions = rollouts.logps.device, batch.actions.shape[1]
         shown = torch.cat([batch.actions, batch.reasons], 1).tolist()
         rights = [self.reader.labels_of(name, row) for name, row in zip(batch.ids, shown, strict=True)]
+        names = batch.taxonomy
         rows = [
-            [0.0 if right is None else agreement(text, right[:num_actions], right[num_actions:]) for text in texts]
+            [
+                0.0 if right is None else agreement(text, right[:num_actions], right[num_actions:], names)
+                for text in texts
+            ]
             for texts, right in zip(rollouts.texts, rights, strict=True)
         ]
         total: Tensor = torch.tensor(rows, dtype=torch.float32, device=device)
@@ -40,15 +45,16 @@ class Agreement(nn.Module):
         return Scores(total, {"agreement": total, "known": known})
 
 
-def agreement(text: str, actions: list[int], reasons: list[int]) -> float:
+def agreement(text: str, actions: list[int], reasons: list[int], taxonomy: Taxonomy = BDD_OIA) -> float:
     """How well an answer agrees with labels, in [0, 1].
 
     Args:
         text: the answer.
         actions: A zeros and ones.
         reasons: R zeros and ones.
+        taxonomy: what the labels are called.
     """
-    answer = parse(text)
+    answer = parse(text, taxonomy)
     if not any(answer.actions) and not answer.is_valid:
         return 0.0
     return (_f1(answer.actions, actions) + _f1(answer.reasons, reasons)) / 2

@@ -100,4 +100,4 @@ class BLEU(nn.Module):
                 f"scene {batch.ids[i]!r} has no labels for BLEU to compare with; use a reward without labels, labelled "
                 "scenes, or data.unlabelled=false"
             )
-        return (render(actions, reasons if self.target == "answer" else None),)
+        return (render(actions, reasons if self.target == "answer" else None, batch.taxonomy),)

@@ -18,7 +18,7 @@ from torch import nn
 
 from lvad.rewards.chat import Chat, Endpoint
 from lvad.rewards.replies import ChatError, shorten
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.taxonomy import Taxonomy
 from lvad.text import Flaw, parse
 from lvad.types import Batch, Rollouts, Scores
 
@@ -93,8 +93,8 @@ class LLMJudge(nn.Module):
             JudgeError: naming scene, text, endpoint, cause and remedy; or for texts none of which is an answer.
             OSError: if the cache cannot be read or written.
         """
-        self._check_answers(batch.ids, rollouts.texts)
-        prompts = [[self._prompt(text) for text in row] for row in rollouts.texts]
+        self._check_answers(batch, rollouts.texts)
+        prompts = [[self._prompt(text, batch.taxonomy) for text in row] for row in rollouts.texts]
         asked = [prompt for row in prompts for prompt in row if prompt is not None]
         found = self.chat.ask(asked, lambda reply: read_score(reply, self.max_score), self.on_failure == "drop")
         self._has_verdicts |= any(not isinstance(value, ChatError) for value in found.values())
@@ -106,11 +106,11 @@ class LLMJudge(nn.Module):
         total = judge if self.threshold is None else (judge >= self.threshold).float().where(~judge.isnan(), judge)
         return Scores(total, {"judge": judge})
 
-    def _prompt(self, text: str) -> str | None:
+    def _prompt(self, text: str, taxonomy: Taxonomy) -> str | None:
         """What the judge is asked of a text; None where there is nothing to judge."""
-        answer = parse(text)
-        actions = [name for name, flag in zip(ACTIONS, answer.actions, strict=True) if flag]
-        reasons = [name for name, flag in zip(REASON_TEXTS, answer.reasons, strict=True) if flag]
+        answer = parse(text, taxonomy)
+        actions = [name for name, flag in zip(taxonomy.action_names, answer.actions, strict=True) if flag]
+        reasons = [name for name, flag in zip(taxonomy.reason_texts, answer.reasons, strict=True) if flag]
         reasons += [problem.words for problem in answer.problems if problem.flaw is Flaw.UNKNOWN_REASON]
         words = {"explanation": ", ".join(actions), "reason": _harmless(", ".join(reasons))}
         if not all(words.values()):
@@ -118,13 +118,13 @@ class LLMJudge(nn.Module):
         # In one pass: a reason that says {explanation} stays as it is.
         return _SLOT.sub(lambda slot: words[slot[1]], self.template)
 
-    def _check_answers(self, ids: list[str], texts: list[list[str]]) -> None:
+    def _check_answers(self, batch: Batch, texts: list[list[str]]) -> None:
         """Zeros for descriptions would look like a reward that finds nothing good."""
-        flaws = ([problem.flaw for problem in parse(text).problems] for row in texts for text in row)
+        flaws = ([problem.flaw for problem in parse(text, batch.taxonomy).problems] for row in texts for text in row)
         self._has_answers = self._has_answers or any(Flaw.NO_ACTION not in found for found in flaws)
         if not self._has_answers:
             raise JudgeError(
-                f"LLMJudge judges answers, and none of the texts has an 'Action:' part (scene {ids[0]!r}: "
+                f"LLMJudge judges answers, and none of the texts has an 'Action:' part (scene {batch.ids[0]!r}: "
                 f"{shorten(texts[0][0], 80)}): take a policy that answers, such as the model of configs/toy_sft.yaml "
                 "with its question, and set answers to true"
             )

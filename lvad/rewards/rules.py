@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from lvad.taxonomy import FORWARD, REASONS, STOP
+from lvad.taxonomy import Taxonomy
 from lvad.text import Flaw, parse
 from lvad.types import Batch, Rollouts, Scores
 
@@ -96,7 +96,7 @@ class Format(nn.Module):
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         """float[B, K], zeros and ones."""
-        total = _of_each_text(lambda text: float(parse(text).is_valid), rollouts)
+        total = _of_each_text(lambda text: float(parse(text, batch.taxonomy).is_valid), rollouts)
         return Scores(total, {"format": total})
 
 
@@ -104,26 +104,27 @@ class Consistency(nn.Module):
     """Do an answer's reasons agree with its actions?
 
     The share of the named reasons that agree. A reason for an action agrees if the action is named, a reason against
-    it if it is not; forward and stop exclude each other, so where both are named no reason for either agrees. A
-    reason that the taxonomy does not know is named all the same, and agrees with nothing.
+    it if it is not. Where two actions are named that exclude each other, such as BDD-OIA's forward and stop, no reason
+    for either agrees. A reason that the taxonomy does not know is named all the same, and agrees with nothing.
 
-    An answer that names no action or no reason earns 0, one that names everything 6 / 21. What is true of the scene is
-    not asked: a consistent lie earns 1, so this is no reward to use alone. The labels of BDD-OIA earn 0.98 in the mean.
+    An answer that names no action or no reason earns 0, one that names everything 6 / 21 with BDD-OIA's labels, which
+    themselves earn 0.98 in the mean. What is true of the scene is not asked: a consistent lie earns 1, so this is no
+    reward to use alone.
     """
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         """float[B, K] in [0, 1]."""
-        total = _of_each_text(_agreement, rollouts)
+        total = _of_each_text(lambda text: _agreement(text, batch.taxonomy), rollouts)
         return Scores(total, {"consistency": total})
 
 
-def _agreement(text: str) -> float:
-    answer = parse(text)
-    reasons = [reason for reason, flag in zip(REASONS, answer.reasons, strict=True) if flag]
+def _agreement(text: str, taxonomy: Taxonomy) -> float:
+    answer = parse(text, taxonomy)
+    reasons = [reason for reason, flag in zip(taxonomy.reasons, answer.reasons, strict=True) if flag]
     actions = {action for action, flag in enumerate(answer.actions) if flag}
     if not reasons or not actions:
         return 0.0
-    contradicted = {FORWARD, STOP} if {FORWARD, STOP} <= actions else set()
+    contradicted = {action for pair in taxonomy.exclusive if actions.issuperset(pair) for action in pair}
     num_agreeing = sum(
         (reason.action in actions) == reason.supports and reason.action not in contradicted for reason in reasons
     )

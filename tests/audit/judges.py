@@ -8,7 +8,7 @@ from torch import nn
 from lvad.data.synthetic.captions import captions
 from lvad.data.synthetic.state import draw_state, facts, labels
 from lvad.facts import claims, is_true
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.types import Batch, Scores
 
 
@@ -25,13 +25,13 @@ class TextJudge(nn.Module):
 
 
 def true_reasons(batch, i):
-    return [text for text, flag in zip(REASON_TEXTS, batch.reasons[i].tolist(), strict=True) if flag]
+    return [text for text, flag in zip(BDD_OIA.reason_texts, batch.reasons[i].tolist(), strict=True) if flag]
 
 
 def knows_labels(batch, i, text):
     """1 for each true reason and -1 for each false one; -1 for anything that is no list of different reasons."""
     said = text.split(", ")
-    if not set(said) <= set(REASON_TEXTS) or len(set(said)) < len(said):
+    if not set(said) <= set(BDD_OIA.reason_texts) or len(set(said)) < len(said):
         return -1
     return sum(1 if one in true_reasons(batch, i) else -1 for one in said)
 

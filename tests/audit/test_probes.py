@@ -10,7 +10,7 @@ from lvad.audit.probes import MIN_LONG_WORDS, NEUTRAL, PROBES, probe_texts
 from lvad.audit.texts import RightTexts, gather
 from lvad.data.records import DataError
 from lvad.facts import claims, is_true
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import mirror, parse, render
 
 NUM = 200
@@ -39,7 +39,7 @@ def test_reasons_are_true_and_their_rivals_are_not(seed):
             assert probes["all_true"][i] == ", ".join(true)
         for name in ("other_scene", "swapped_sides"):
             wrong = probes[name][i]
-            assert wrong is None or (wrong in REASON_TEXTS and wrong not in true)
+            assert wrong is None or (wrong in BDD_OIA.reason_texts and wrong not in true)
         assert (probes["flipped_image"][i] is None) == (probes["swapped_sides"][i] is None)
         if probes["flipped_image"][i] is not None:
             assert probes["flipped_image"][i] == text
@@ -94,7 +94,7 @@ def test_what_the_other_probes_say():
             assert set(said.values()) == {None}
             continue
         assert (said["empty"], said["digits"], said["letters"], said["constant"]) == ("", "123", "abc", NEUTRAL)
-        assert said["all_21"].split(", ") == list(REASON_TEXTS)
+        assert said["all_21"].split(", ") == list(BDD_OIA.reason_texts)
         assert said["repeated"] == f"{text} {text} {text}"
         assert said["overlong"].startswith(f"{text} ")
         assert MIN_LONG_WORDS <= len(said["overlong"].split()) < MIN_LONG_WORDS + 10

@@ -10,7 +10,7 @@ from lvad.audit import run_audit
 from lvad.audit.probes import GIBBERISH, PROBES
 from lvad.audit.scoring import as_rollouts
 from lvad.data.records import DataError
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.types import Rollouts
 
 BATCHES = draw_batches(150)
@@ -61,7 +61,7 @@ def test_a_constant_fails_everything():
 
 def test_a_taste_for_frequent_reasons_is_not_sight():
     often = torch.cat([batch.reasons for batch in BATCHES]).float().mean(0)
-    frequency = dict(zip(REASON_TEXTS, often.tolist(), strict=True))
+    frequency = dict(zip(BDD_OIA.reason_texts, often.tolist(), strict=True))
     found = audit(lambda batch, i, text: frequency.get(text, 0.0))
     other = found.probes["other_scene"]
     assert other.separation is not None
@@ -89,7 +89,7 @@ def test_who_does_not_know_left_from_right_fails_there_alone():
 
     def judge(batch, i, text):
         said, true = one_side(text).split(", "), [one_side(reason) for reason in true_reasons(batch, i)]
-        known = [one_side(reason) for reason in REASON_TEXTS]
+        known = [one_side(reason) for reason in BDD_OIA.reason_texts]
         return -1 if set(said) - set(known) else sum(1 if one in true else -1 for one in said) / len(said) ** 0.5
 
     assert (

@@ -9,10 +9,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from lvad.taxonomy import NUM_REASONS
+from lvad.taxonomy import BDD_OIA
 
 
-def flags(*indices: int, length: int = NUM_REASONS) -> list[int]:
+def flags(*indices: int, length: int = BDD_OIA.num_reasons) -> list[int]:
     return [int(i in indices) for i in range(length)]
 
 

@@ -11,7 +11,7 @@ from lvad.data.synthetic.state import facts
 from lvad.data.synthetic.write import draw_scene
 from lvad.facts import claims, is_true, mirror_facts
 from lvad.rewards.clip import CLIP
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def mirrored_captions(captions):
 def tells_sides(clip, batch):
     """Share of (scene, reason) pairs where the true reason beats its false mirror image."""
     with torch.no_grad():
-        cosines = clip.embed_frames(batch.frames) @ clip.embed_texts(list(REASON_TEXTS)).T
+        cosines = clip.embed_frames(batch.frames) @ clip.embed_texts(list(BDD_OIA.reason_texts)).T
     rival = list(mirror_images("reason"))
     is_true = batch.reasons.bool()
     is_asymmetric = is_true & ~is_true[:, rival]

@@ -11,8 +11,10 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.records import Reading
 from lvad.data.splits import Subset, arrange, recording, split_one_one, take
-from lvad.taxonomy import ACTIONS, FORWARD, LEFT, NUM_REASONS, RIGHT, STOP
+from lvad.taxonomy import BDD_OIA
 from lvad.types import Scene
+
+FORWARD, STOP, LEFT, RIGHT = range(4)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def test_the_papers_subset(scenes: list[Scene], seed: int) -> None:
     chosen = split_one_one(scenes, seed)
     test = [scene.actions for scene in chosen if scene.split == "test" and scene.actions]
     assert len(chosen) == 2009
-    assert [sum(actions[i] for actions in test) for i in range(len(ACTIONS))] == [41, 339, 12, 11]
+    assert [sum(actions[i] for actions in test) for i in range(len(BDD_OIA.action_names))] == [41, 339, 12, 11]
     assert sum(scene.split == "train" for scene in chosen) == 1606
     assert len({scene.id for scene in chosen}) == 2009
 
@@ -40,7 +42,7 @@ def test_the_order_of_the_reasons(scenes: list[Scene]) -> None:
     actions = torch.tensor([scene.actions for scene in scenes], dtype=torch.float64)  # [N, A]
     reasons = torch.tensor([scene.reasons for scene in scenes], dtype=torch.float64)  # [N, R]
     share = (reasons.T @ actions) / reasons.sum(0)[:, None]  # [R, A]
-    assert share.shape == (NUM_REASONS, len(ACTIONS))
+    assert share.shape == (BDD_OIA.num_reasons, len(BDD_OIA.action_names))
     assert share[0:3, FORWARD].min() > 0.99
     assert share[3:9, STOP].min() > 0.98
     assert share[9:12, LEFT].min() > 0.97
@@ -109,7 +111,7 @@ def test_the_rewards_split_of_the_papers_subset(scenes: list[Scene]) -> None:
     assert {split: len(members) for split, members in parts.items()} == {"train": 1400, "val": 200, "test": 409}
     whole = [scene for members in parts.values() for scene in members]
     assert len({scene.id for scene in whole}) == len(whole) == 2009
-    for index in range(len(ACTIONS)):
+    for index in range(len(BDD_OIA.action_names)):
         share = sum(scene.actions[index] for scene in whole if scene.actions) / len(whole)
         for members in parts.values():
             found = sum(scene.actions[index] for scene in members if scene.actions)
@@ -153,7 +155,7 @@ def test_the_grouped_split_has_the_papers_counts(scenes: list[Scene], seed: int)
     """Table 2: 41, 339, 12 and 11 test scenes; val ceil(rest / 10): 163/10, 1352/10, 48/10, 43/10."""
     parts = arrange(Reading("gt_4a_21r", scenes), "grouped", seed)
     found = {
-        split: [sum(scene.actions[i] for scene in members if scene.actions) for i in range(len(ACTIONS))]
+        split: [sum(scene.actions[i] for scene in members if scene.actions) for i in range(len(BDD_OIA.action_names))]
         for split, members in parts.items()
     }
     assert found == {"train": [146, 1216, 43, 38], "val": [17, 136, 5, 5], "test": [41, 339, 12, 11]}

@@ -6,9 +6,9 @@ import torch
 from lvad.data.bddoia import collect
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidate_texts, candidates, draw_pairs, mirror_images
 from lvad.data.records import DataError
-from lvad.taxonomy import ACTIONS, MIRRORED_REASONS, REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import parse
-from lvad.types import UNLABELLED
+from lvad.types import UNLABELLED, Batch
 
 
 def labels(*active, size):
@@ -18,9 +18,13 @@ def labels(*active, size):
     return rows
 
 
+def scenes_with(ids, actions, reasons):
+    return Batch(ids, [], actions, reasons, [()] * len(ids), [None] * len(ids))
+
+
 def test_candidate_texts():
-    assert candidate_texts("reason") == REASON_TEXTS
-    assert candidate_texts("action") == tuple(f"Action: {name}." for name in ACTIONS)
+    assert candidate_texts("reason") == BDD_OIA.reason_texts
+    assert candidate_texts("action") == tuple(f"Action: {name}." for name in BDD_OIA.action_names)
     outputs = candidate_texts("output")
     assert len(outputs) == len(set(outputs)) == 84
     assert outputs[21 + 7] == "Action: stop. Reason: traffic light is not green."
@@ -29,7 +33,7 @@ def test_candidate_texts():
 
 
 def test_an_output_with_one_true_half_is_neither_right_nor_wrong():
-    found = candidates("output", ["a"], labels([1], size=4), labels([7], size=21))
+    found = candidates("output", scenes_with(["a"], labels([1], size=4), labels([7], size=21)))
     # Stop with reason 7 is right; 3 other actions x 20 other reasons are wrong; the 3 + 20 mixed ones neither.
     assert found.is_true.nonzero().tolist() == [[0, 21 + 7]]
     assert found.is_false.sum() == 60
@@ -40,11 +44,11 @@ def test_an_output_with_one_true_half_is_neither_right_nor_wrong():
 def test_scenes_without_the_labels_are_named(kind):
     none = torch.full((2, 4), UNLABELLED), torch.full((2, 21), UNLABELLED)
     with pytest.raises(DataError, match=rf"which text kind '{kind}' needs: \['a', 'b'\]"):
-        candidates(kind, ["a", "b"], *none)
+        candidates(kind, scenes_with(["a", "b"], *none))
 
 
 def test_actions_alone_are_enough_for_the_kind_action():
-    found = candidates("action", ["a"], labels([0, 2], size=4), torch.full((1, 21), UNLABELLED))
+    found = candidates("action", scenes_with(["a"], labels([0, 2], size=4), torch.full((1, 21), UNLABELLED)))
     assert found.is_true.tolist() == [[True, False, True, False]]
 
 
@@ -63,7 +67,7 @@ def test_mirror_images_are_a_reflection(kind):
     images = mirror_images(kind)
     assert [images[i] for i in images] == list(range(len(images)))
     if kind == "reason":
-        assert images == MIRRORED_REASONS
+        assert images == BDD_OIA.mirrored_reasons
 
 
 def test_draws_are_uniform():
@@ -79,7 +83,7 @@ def test_no_wrong_text_says_anything_true_over_the_real_label_files(shared_data,
     scenes = collect(shared_data / "bddoia_annotations").require().scenes
     actions = torch.tensor([scene.actions for scene in scenes])
     reasons = torch.tensor([scene.reasons for scene in scenes])
-    found = candidates(kind, [scene.id for scene in scenes], actions, reasons)
+    found = candidates(kind, scenes_with([scene.id for scene in scenes], actions, reasons))
     pairs = draw_pairs(found, 3, torch.Generator().manual_seed(0))
     assert len(pairs.rows) > 0.95 * len(scenes)
     # Not by is_false, which drew them, but by reading the words.

@@ -7,7 +7,9 @@ from drawn import AT_JUNCTION, EMPTY, FREE, SOLID
 from lvad.data.synthetic import captions, complete_caption, draw_scene, draw_state, facts, labels
 from lvad.data.synthetic.state import Side
 from lvad.facts import ATTRIBUTES, claims, is_true, present
-from lvad.taxonomy import ACTIONS, FORWARD, LEFT, REASON_TEXTS, REASONS, RIGHT, STOP
+from lvad.taxonomy import BDD_OIA
+
+FORWARD, STOP, LEFT, RIGHT = range(4)
 
 # The real files' shares of positives, n of 11,299 (forward, stop, left, right, then the 21 reasons).
 REAL_ACTIONS = (0.355, 0.629, 0.187, 0.214)
@@ -26,7 +28,7 @@ def states():
 def said(state):
     actions, reasons = labels(state)
     return (
-        [name for name, value in zip(ACTIONS, actions, strict=True) if value],
+        [name for name, value in zip(BDD_OIA.action_names, actions, strict=True) if value],
         [i for i, value in enumerate(reasons) if value],
     )
 
@@ -64,7 +66,7 @@ def test_labels_follow_the_rules(base, changes, actions, reasons):
 def test_marginals_follow_the_real_files(states):
     rows = [labels(state) for state in states]
     drawn = [sum(column) / len(rows) for column in zip(*((*a, *r) for a, r in rows), strict=True)]
-    names = [*ACTIONS, *(reason.key for reason in REASONS)]
+    names = [*BDD_OIA.action_names, *(reason.key for reason in BDD_OIA.reasons)]
     for name, share, real in zip(names, drawn, (*REAL_ACTIONS, *REAL_REASONS), strict=True):
         print(f"{name:18} drawn {share:.3f} real {real:.3f}")
         if real > 0.09:
@@ -90,7 +92,7 @@ def test_labels_fit_together(states):
 def test_every_action_occurs_alone_with_one_reason(states):
     rows = [labels(state) for state in states]
     alone = {actions for actions, reasons in rows if sum(actions) == sum(reasons) == 1}
-    assert len(alone) == len(ACTIONS)
+    assert len(alone) == len(BDD_OIA.action_names)
 
 
 def test_facts_are_whole_and_within_the_language(states):
@@ -102,7 +104,7 @@ def test_facts_are_whole_and_within_the_language(states):
 
 def test_true_reasons_claim_true_facts(states):
     for state in states:
-        given = [text for text, value in zip(REASON_TEXTS, labels(state)[1], strict=True) if value]
+        given = [text for text, value in zip(BDD_OIA.reason_texts, labels(state)[1], strict=True) if value]
         assert all(is_true(claim, facts(state)) for text in given for claim in claims(text))
 
 

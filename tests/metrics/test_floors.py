@@ -7,7 +7,7 @@ import torch
 
 from lvad.metrics.driving import Answers, bootstrap_differences, driving_scores
 from lvad.metrics.floors import Labels, floor_answers, floor_scores
-from lvad.taxonomy import NUM_ACTIONS, NUM_REASONS, REASON_INDEX
+from lvad.taxonomy import BDD_OIA
 
 # Figure 8, the paper's 403 test scenes with one action and one reason each. Tables 2 and 3 count the same scenes;
 # Table 3 exchanges two groups of rows, which no number here depends on.
@@ -41,7 +41,7 @@ def predictions(true_counts, hits, predicted_counts):
 
 
 def at(values):
-    row = [0] * NUM_REASONS
+    row = [0] * BDD_OIA.num_reasons
     for i, value in values.items():
         row[i] = value
     return row
@@ -67,7 +67,7 @@ def test_the_sft_baseline_of_tables_2_and_3():
     found = score(((11, 311, 1, 0), (40, 358, 2, 3)), (hits, labels))
     assert [found[f"action_f1/{name}"] for name in ("forward", "stop", "left", "right")] == [27.16, 89.24, 14.29, 0]
     printed = at({0: 16.7, 1: 12.5, 3: 75.2, 4: 37.0, 7: 86.3, 8: 52.2})
-    assert [found[f"reason_f1/{key}"] for key in REASON_INDEX] == pytest.approx(printed, abs=0.051)
+    assert [found[f"reason_f1/{key}"] for key in BDD_OIA.reason_index] == pytest.approx(printed, abs=0.051)
     assert found["action_macro_f1"] == pytest.approx(32.7, abs=0.05)
     assert found["reason_macro_f1"] == pytest.approx(13.3, abs=0.05)
     assert found["action_exact_match"] == found["action_f1_all"] == 80.15
@@ -85,7 +85,7 @@ def test_the_toy_example_of_figures_8_and_9():
     found = score(((5, 170, 0, 0), (66, 201, 19, 23)), (hits, labels))
     assert [found[f"action_f1/{name}"] for name in ("forward", "stop")] == pytest.approx([9, 63], abs=0.5)
     printed = at({0: 7, 3: 5, 4: 15, 7: 34, 8: 7})
-    assert [found[f"reason_f1/{key}"] for key in REASON_INDEX] == pytest.approx(printed, abs=0.5)
+    assert [found[f"reason_f1/{key}"] for key in BDD_OIA.reason_index] == pytest.approx(printed, abs=0.5)
     assert (found["action_f1_all"], found["reason_f1_all"]) == (43.42, 14.14)
 
 
@@ -122,35 +122,35 @@ def test_floors_of_the_real_labels(shared_data):
 def training():
     """Forward thrice (with a green light twice), stop for a car, stop for a person and a car."""
     actions = torch.tensor([[1, 0, 0, 0]] * 3 + [[0, 1, 0, 0]] * 2)
-    reasons = torch.zeros(5, NUM_REASONS, dtype=torch.int64)
-    reasons[:2, REASON_INDEX["f_traffic_light"]] = 1
-    reasons[3:, REASON_INDEX["s_ob_car"]] = 1
-    reasons[4, REASON_INDEX["s_ob_ped"]] = 1
+    reasons = torch.zeros(5, BDD_OIA.num_reasons, dtype=torch.int64)
+    reasons[:2, BDD_OIA.reason_index["f_traffic_light"]] = 1
+    reasons[3:, BDD_OIA.reason_index["s_ob_car"]] = 1
+    reasons[4, BDD_OIA.reason_index["s_ob_ped"]] = 1
     return Labels(actions, reasons)
 
 
 def keys(row):
-    return [key for key, i in REASON_INDEX.items() if row[i]]
+    return [key for key, i in BDD_OIA.reason_index.items() if row[i]]
 
 
 def test_floors_learn_from_training_alone(training):
-    true = Labels(torch.tensor([[0, 0, 1, 0], [0, 1, 1, 0]]), torch.eye(NUM_REASONS).long()[:2])
+    true = Labels(torch.tensor([[0, 0, 1, 0], [0, 1, 1, 0]]), torch.eye(BDD_OIA.num_reasons).long()[:2])
     found = floor_answers(true, training)
     assert list(found) == ["always_stop", "majority", "all_positive", "all_negative"]
     rows = {name: answers.actions.int().tolist() for name, answers in found.items()}
     assert rows["always_stop"] == [[0, 1, 0, 0]] * 2
     assert rows["majority"] == [[1, 0, 0, 0]] * 2
-    assert rows["all_positive"] == [[1] * NUM_ACTIONS] * 2
-    assert rows["all_negative"] == [[0] * NUM_ACTIONS] * 2
+    assert rows["all_positive"] == [[1] * BDD_OIA.num_actions] * 2
+    assert rows["all_negative"] == [[0] * BDD_OIA.num_actions] * 2
     assert keys(found["always_stop"].reasons[1]) == ["s_ob_car"]
     assert keys(found["majority"].reasons[1]) == ["f_traffic_light"]
-    assert len(keys(found["all_positive"].reasons[1])) == NUM_REASONS
+    assert len(keys(found["all_positive"].reasons[1])) == BDD_OIA.num_reasons
     assert found["majority"].action_probabilities[0].tolist() == pytest.approx([0.6, 0.4, 0, 0])
 
 
 def test_floor_scores_worked_by_hand(training):
     """Truth: left, then stop and left. Always-stop: F1 0 and 2/3, of which the mean; stop F1 2/3, mean of four."""
-    true = Labels(torch.tensor([[0, 0, 1, 0], [0, 1, 1, 0]]), torch.eye(NUM_REASONS).long()[:2])
+    true = Labels(torch.tensor([[0, 0, 1, 0], [0, 1, 1, 0]]), torch.eye(BDD_OIA.num_reasons).long()[:2])
     found = floor_scores(true, training)
     assert found["always_stop"]["action_f1_all"].item() == pytest.approx(1 / 3)
     assert found["always_stop"]["action_macro_f1"].item() == pytest.approx(1 / 6)

@@ -20,7 +20,7 @@ from lvad.modules import CLIPReward
 from lvad.modules.clip_losses import PairLosses, corrupted_loss, own_texts
 from lvad.modules.clip_similarity import blended
 from lvad.rewards.clip import CLIP
-from lvad.taxonomy import MIRRORED_REASONS, REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import mirror
 from lvad.types import UNLABELLED
 
@@ -105,13 +105,13 @@ def test_one_training_loss_by_hand(make_reward, drawn_root):
     loss = module.training_step(batch, 0)
     torch.manual_seed(5)
     images, scale = module.clip.embed_frames(batch.frames), module.clip.logit_scale
-    found = candidates("reason", batch.ids, batch.actions, batch.reasons)
-    cosines = images @ module.clip.embed_texts(list(REASON_TEXTS)).T
+    found = candidates("reason", batch)
+    cosines = images @ module.clip.embed_texts(list(BDD_OIA.reason_texts)).T
     expected = 0.7 * matching_bce(cosines, found.is_true, found.is_false, scale, num_negatives=2)
     sided = [
         (cosines[b, r], cosines[b, m])
         for b in range(8)
-        for r, m in enumerate(MIRRORED_REASONS)
+        for r, m in enumerate(BDD_OIA.mirrored_reasons)
         if batch.reasons[b, r] and not batch.reasons[b, m]
     ]
     better, worse = (torch.stack(side) for side in zip(*sided, strict=True))
@@ -119,7 +119,7 @@ def test_one_training_loss_by_hand(make_reward, drawn_root):
     texts, _ = own_texts(batch, "reason")
     own = module.clip.embed_texts(texts)
     expected = expected + 0.3 * info_nce(images, own, scale)
-    truths = [[t for t, flag in zip(REASON_TEXTS, row, strict=True) if flag] for row in batch.reasons.tolist()]
+    truths = [[t for t, flag in zip(BDD_OIA.reason_texts, row, strict=True) if flag] for row in batch.reasons.tolist()]
     rows = [i for i in range(8) if contradicts(mirror(texts[i]), truths[i])]
     assert rows
     other = module.clip.embed_texts([mirror(texts[i]) for i in rows])
@@ -163,7 +163,7 @@ def test_texts_of_labels_stand_in_for_captions_and_true_ones_take_no_part(drawn_
     for i in range(8):
         for j in range(8):
             if is_wrong[i, j]:
-                assert batch.reasons[i, REASON_TEXTS.index(texts[j])] == 0
+                assert batch.reasons[i, BDD_OIA.reason_texts.index(texts[j])] == 0
     assert is_wrong.any()
 
 

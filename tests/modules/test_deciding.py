@@ -46,11 +46,11 @@ def test_a_scene_and_its_mirror_are_decided_alike_with_the_sides_exchanged(polic
     def both(scenes):
         return vote(policy, [view(policy, scenes), view(policy, scenes, True)], True, GRAMMAR).chances
 
-    found, other = both(batch), both(mirrored(batch)).mirrored
+    found, other = both(batch), both(mirrored(batch)).mirrored()
     torch.testing.assert_close(found.actions, other.actions, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.reasons, other.reasons, rtol=1e-4, atol=1e-5)
     alone = [vote(policy, [view(policy, scenes)], False).chances for scenes in (batch, mirrored(batch))]
-    assert (alone[0].actions - alone[1].mirrored.actions).abs().max() > 1e-3
+    assert (alone[0].actions - alone[1].mirrored().actions).abs().max() > 1e-3
 
 
 def test_an_answer_says_what_is_probable(policy, batch):

@@ -11,7 +11,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import read_ledger
 from lvad.data.pseudo_labels import PSEUDO_LABELS, PseudoLabel, read_pseudo_labels
 from lvad.modules import ActionSFT, PseudoLabels, Voting
-from lvad.modules.chances import ACTION_SETS
+from lvad.modules.chances import every_set
 from lvad.modules.pseudo_labelling import Said, calibration_on, set_probability, sure_labels
 from lvad.policy import HFPolicy, Sampling
 from lvad.report.recorder import RunRecorder
@@ -20,7 +20,7 @@ from lvad.report.recorder import RunRecorder
 def test_the_probability_is_that_of_the_set_which_was_answered():
     """Not of the most probable one: a decision may be another."""
     logps = torch.full((2, 16), 0.04 / 14)
-    stop, left = (ACTION_SETS.tolist().index(row) for row in ([0, 1, 0, 0], [0, 0, 1, 0]))
+    stop, left = (every_set(4).tolist().index(row) for row in ([0, 1, 0, 0], [0, 0, 1, 0]))
     logps[:, stop], logps[:, left] = 0.7, 0.26
     found = set_probability(logps.log(), torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0]]))
     assert found.tolist() == pytest.approx([0.26, 0.7], abs=1e-6)

@@ -5,7 +5,6 @@ import torch
 
 from lvad.metrics.logistic import Logistic
 from lvad.modules.reader_fit import (
-    MIRRORED_LABELS,
     Said,
     calibrate,
     confidence,
@@ -14,6 +13,7 @@ from lvad.modules.reader_fit import (
     folds_of,
     probability,
 )
+from lvad.taxonomy import BDD_OIA
 
 
 def made_up(num, generator, num_terms=6):
@@ -22,7 +22,7 @@ def made_up(num, generator, num_terms=6):
     labels[:, :4] = (torch.rand(num, 4, generator=generator) > 0.5).double()
     rows = []
     for flip in (False, True):
-        actions = labels[:, MIRRORED_LABELS][:, :4] if flip else labels[:, :4]
+        actions = labels[:, list(BDD_OIA.mirrored_labels)][:, :4] if flip else labels[:, :4]
         noise = torch.rand(num, 3, num_terms, generator=generator) < 0.1
         clean = torch.cat([actions, torch.zeros(num, num_terms - 4)], 1).bool()
         rows.append((clean.unsqueeze(1) ^ noise).double())
@@ -73,7 +73,7 @@ def test_both_sights_vote_with_sides_exchanged_back():
     assert seen[2:4].tolist() == pytest.approx([(3 / 4 + 1 / 2) / 2, 1 / 2])  # left, right
     mirrored = decide(model, Said(mean.flip(0).unsqueeze(2), mean.flip(0)))[0]
     assert mirrored[2:4].tolist() == pytest.approx([1 / 2, (3 / 4 + 1 / 2) / 2])
-    torch.testing.assert_close(mirrored[MIRRORED_LABELS], seen)
+    torch.testing.assert_close(mirrored[list(BDD_OIA.mirrored_labels)], seen)
 
 
 def test_confidence_by_hand():

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lvad.policy.grammar import AnswerGrammar, Place, TokenGrammar, Walk
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.tokens import banned_tokens, token_texts
-from lvad.taxonomy import ACTIONS, NUM_ACTIONS, NUM_REASONS, REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import parse, render
 
 END = 0
@@ -91,11 +91,11 @@ def embedded(vlm_folder):
 
 def test_characters_accept_every_set_of_actions_and_each_pair_of_reasons():
     without, both = AnswerGrammar(with_reasons=False), AnswerGrammar()
-    for number in range(1 << NUM_ACTIONS):
-        assert accepts(without, render(bits(number, NUM_ACTIONS)))
-        assert accepts(without, " " + render(bits(number, NUM_ACTIONS)))
-    for pair in itertools.product(range(NUM_REASONS), repeat=2):
-        reasons = [int(i in pair) for i in range(NUM_REASONS)]
+    for number in range(1 << BDD_OIA.num_actions):
+        assert accepts(without, render(bits(number, BDD_OIA.num_actions)))
+        assert accepts(without, " " + render(bits(number, BDD_OIA.num_actions)))
+    for pair in itertools.product(range(BDD_OIA.num_reasons), repeat=2):
+        reasons = [int(i in pair) for i in range(BDD_OIA.num_reasons)]
         assert accepts(both, render((0, 1, 0, 1), reasons))
     assert accepts(both, render((0,) * 4, (0,) * 21))
     assert accepts(both, render((1,) * 4, (1,) * 21))
@@ -191,8 +191,12 @@ def test_ten_thousand_random_answers_parse_and_read_back(embedded, num_tokens):
     assert len(answers) > 500
     assert all(round_trips(text) for text in answers)
     said = [parse(text) for text in answers]
-    assert {name for a in said for name, flag in zip(ACTIONS, a.actions, strict=True) if flag} == set(ACTIONS)
-    assert {name for a in said for name, flag in zip(REASON_TEXTS, a.reasons, strict=True) if flag} == set(REASON_TEXTS)
+    assert {name for a in said for name, flag in zip(BDD_OIA.action_names, a.actions, strict=True) if flag} == set(
+        BDD_OIA.action_names
+    )
+    assert {name for a in said for name, flag in zip(BDD_OIA.reason_texts, a.reasons, strict=True) if flag} == set(
+        BDD_OIA.reason_texts
+    )
 
 
 def test_every_budget_from_the_shortest_on_is_kept(embedded):

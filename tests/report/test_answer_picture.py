@@ -19,7 +19,7 @@ from lvad.report.answer_picture import (
     true_words,
 )
 from lvad.report.figures import WIDTH_PX
-from lvad.taxonomy import REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 
 
 def test_outcomes_of_all_four_cases():
@@ -31,12 +31,12 @@ def test_explanations_come_as_hits_then_inventions_then_misses():
     said, true = (0, 1, 1, *[0] * 18), (1, 0, 1, *[0] * 18)
     rows = explanations(scene("a", STOP, STOP, said, true))
     assert rows == [
-        Explanation("TP", REASON_TEXTS[2]),
-        Explanation("FP", REASON_TEXTS[1]),
-        Explanation("FN", REASON_TEXTS[0]),
+        Explanation("TP", BDD_OIA.reason_texts[2]),
+        Explanation("FP", BDD_OIA.reason_texts[1]),
+        Explanation("FN", BDD_OIA.reason_texts[0]),
     ]
     with_chances = scene("a", STOP, STOP, said, true, reason_probabilities=(0.25,) * 21)
-    assert explanations(with_chances)[0].text == f"{REASON_TEXTS[2]}  (0.25)"
+    assert explanations(with_chances)[0].text == f"{BDD_OIA.reason_texts[2]}  (0.25)"
 
 
 def test_what_is_true_in_words():

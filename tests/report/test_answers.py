@@ -69,7 +69,7 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
 
 def test_scenes_without_labels_are_counted_and_left_out():
     rows = [scene("a", STOP, FORWARD), scene("b", STOP, None), scene("c", STOP, STOP, true_reasons=None)]
-    found = label_matrices(rows)
+    found = label_matrices(rows, 25)
     assert found.num_unlabelled == 2
     assert found.true.tolist() == [[*FORWARD, *REASON]]
     assert found.predicted.tolist() == [[*STOP, *NO_REASON]]

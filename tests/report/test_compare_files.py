@@ -11,6 +11,7 @@ from lvad.metrics.intervals import Interval
 from lvad.report.compare import Budget, Comparison
 from lvad.report.compare_files import comparison_tables, comparison_text, write_comparison
 from lvad.report.label_tables import LabelScore
+from lvad.taxonomy import BDD_OIA
 
 EQUAL = (Budget(108, 100, 8), Budget(108, 100, 8))
 
@@ -33,6 +34,7 @@ def comparison(budgets=EQUAL, auroc=float("nan")):
             "mine": [LabelScore("stop", 0.5, 150, 120, 0.9, 0.72, 0.8), LabelScore("left", 0.0, 0, 0, 0, 0, 0)],
             "other": [LabelScore("stop", 0.5, 150, 300, 0.5, 1.0, 0.667), LabelScore("left", 0.0, 0, 9, 0, 0, 0)],
         },
+        taxonomy=BDD_OIA,
     )
 
 

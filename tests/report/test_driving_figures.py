@@ -6,8 +6,8 @@ import torch
 
 from lvad.metrics.driving import Answers, driving_scores
 from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
-from lvad.report.label_tables import LABELS, label_scores
-from lvad.taxonomy import ACTIONS, NUM_ACTIONS
+from lvad.report.label_tables import label_scores
+from lvad.taxonomy import BDD_OIA
 
 GENERATOR = torch.Generator().manual_seed(0)
 TRUE = torch.randint(0, 2, (40, 25), generator=GENERATOR)
@@ -23,11 +23,11 @@ def test_bars_are_as_long_as_labels_are_frequent():
     for group, matrix in enumerate((TRUE, SAID)):
         assert bars(actions, group) + bars(reasons, group) == matrix.sum(0).tolist()
     names = [text.get_text() for axes in (actions, reasons) for text in axes.get_yticklabels()]
-    assert names == list(LABELS)
+    assert names == list(BDD_OIA.labels)
 
 
 def test_bars_of_f1_are_the_scores_and_name_their_support():
-    scores = label_scores(TRUE, SAID)
+    scores = label_scores(TRUE, SAID, BDD_OIA.labels)
     actions, reasons = f1_figure({"model": scores}, "F1").axes
     assert bars(actions, 0) + bars(reasons, 0) == pytest.approx([score.f1 for score in scores])
     assert actions.get_yticklabels()[1].get_text() == f"stop  (n={scores[1].support})"
@@ -42,11 +42,11 @@ def test_a_confusion_shows_its_counts_and_the_share_of_each_row():
     assert texts[11] == f"{5 / 22:.0%}"  # 5 of 4 + 5 + 6 + 7
     drawn = np.asarray(axes.images[0].get_array())
     np.testing.assert_allclose(drawn, counts / counts.sum(1, keepdim=True))
-    assert [text.get_text() for text in axes.get_xticklabels()] == list(ACTIONS)
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(BDD_OIA.action_names)
 
 
 def test_a_row_without_scenes_is_empty_and_not_a_division():
-    counts = torch.zeros(NUM_ACTIONS, NUM_ACTIONS, dtype=torch.long)
+    counts = torch.zeros(BDD_OIA.num_actions, BDD_OIA.num_actions, dtype=torch.long)
     counts[1, 2] = 3
     axes = confusion_figure(counts, "").axes[0]
     np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), counts / 3)
@@ -82,9 +82,11 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="one to 3 systems"):
         distribution_figure(TRUE, {str(i): SAID for i in range(4)}, "")
     with pytest.raises(ValueError, match="same scenes"):
-        f1_figure({"a": label_scores(TRUE, SAID), "b": label_scores(TRUE[:5], SAID[:5])}, "")
+        f1_figure(
+            {"a": label_scores(TRUE, SAID, BDD_OIA.labels), "b": label_scores(TRUE[:5], SAID[:5], BDD_OIA.labels)}, ""
+        )
     with pytest.raises(ValueError, match="25 labels in their order"):
-        f1_figure({"a": label_scores(TRUE, SAID)[::-1]}, "")
+        f1_figure({"a": label_scores(TRUE, SAID, BDD_OIA.labels)[::-1]}, "")
     with pytest.raises(ValueError, match="not negative"):
         confusion_figure(-torch.ones(4, 4), "")
     with pytest.raises(ValueError, match="two matrices of one shape"):

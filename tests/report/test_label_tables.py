@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from lvad.report.label_tables import LABELS, label_scores, label_table, write_label_csv
+from lvad.report.label_tables import label_scores, label_table, write_label_csv
 
 NAMES = ("a", "b", "c")
 TRUE = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]])
@@ -43,7 +43,6 @@ def test_a_table_in_the_papers_shape_ends_with_totals_and_floors():
 
 
 def test_other_shapes_are_refused():
-    assert len(LABELS) == 25
     for true, said in ((TRUE, SAID[:, :2]), (TRUE[:0], SAID[:0]), (TRUE[0], SAID[0])):
         with pytest.raises(ValueError, match=r"must both be \[N, 3\] with N > 0"):
             label_scores(true, said, NAMES)

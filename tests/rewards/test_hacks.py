@@ -1,5 +1,7 @@
 """What a policy under pressure would try, and what a long run does to judges."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_clip import batch, frames
@@ -8,6 +10,7 @@ from torch import nn
 
 from lvad.commands.stages import make_cli
 from lvad.rewards import CLIPCosine, CLIPMargin, Consistency, Ensemble, Format, Length, Mix, Repetition
+from lvad.taxonomy import BDD_OIA
 from lvad.types import Scores
 
 RULES = (Repetition(), Length(), Format(), Consistency())
@@ -32,7 +35,7 @@ def test_rules_judge_anything_within_their_range(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_rules_judge_each_text_alone_and_keep_its_place(rule):
     texts = [["a car", "stop stop stop stop"], ["Action: stop. Reason: traffic sign.", ""], ["a b", "c d e f g h"]]
-    together = rule.score(None, rollouts(texts)).total
+    together = rule.score(SimpleNamespace(taxonomy=BDD_OIA), rollouts(texts)).total
     assert together.shape == (3, 2)
     assert together.dtype == torch.float32
     for row, values in zip(texts, together, strict=True):

@@ -1,15 +1,17 @@
 """Rewards of words: worked by hand, and against those who would cheat."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lvad.data.bddoia import collect
 from lvad.rewards import Consistency, Format, Length, Repetition
-from lvad.taxonomy import ACTIONS, REASON_TEXTS
+from lvad.taxonomy import BDD_OIA
 from lvad.text import render
 from lvad.types import Rollouts
 
-EVERYTHING = f"Action: {', '.join(ACTIONS)}. Reason: {', '.join(REASON_TEXTS)}."
+EVERYTHING = f"Action: {', '.join(BDD_OIA.action_names)}. Reason: {', '.join(BDD_OIA.reason_texts)}."
 
 
 def rollouts(texts):
@@ -18,7 +20,7 @@ def rollouts(texts):
 
 
 def score(reward, *texts):
-    scores = reward.score(None, rollouts([list(texts)]))
+    scores = reward.score(SimpleNamespace(taxonomy=BDD_OIA), rollouts([list(texts)]))
     assert scores.total.shape == (1, len(texts))
     assert next(iter(scores.terms.values())) is scores.total
     return scores.total[0].tolist()

@@ -1,6 +1,7 @@
 """Drawn driving scenes with exact labels, captions and facts: no download, no licence, any number."""
 
 from lvad.data.synthetic.captions import captions, complete_caption
+from lvad.data.synthetic.claimed import labels_in
 from lvad.data.synthetic.render import render
 from lvad.data.synthetic.state import SceneState, draw_state, facts, labels
 from lvad.data.synthetic.write import draw_scene, write_synthetic
@@ -13,6 +14,7 @@ __all__ = [
     "draw_state",
     "facts",
     "labels",
+    "labels_in",
     "render",
     "write_synthetic",
 ]

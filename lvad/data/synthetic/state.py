@@ -8,8 +8,10 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from lvad.taxonomy import FORWARD, LEFT, NUM_ACTIONS, NUM_REASONS, REASON_INDEX, RIGHT, STOP
+from lvad.taxonomy import BDD_OIA
 
+FORWARD, STOP, LEFT, RIGHT = range(4)
+"""BDD-OIA's actions."""
 CAR_COLOURS: Final = ("white", "black", "silver", "red", "blue", "yellow")
 
 
@@ -146,7 +148,7 @@ def _draw_side(rng: random.Random, junction: bool, absent: float, car: float, so
 
 
 def labels(state: SceneState) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Actions and reasons of a scene by these rules.
+    """BDD-OIA's actions and reasons of a scene by these rules.
 
     1. Stop, for every one of: a braking car right ahead (reason 3), a person crossing (4), a rider ahead (5),
        cones or a barrier (6), a red or yellow light (7), a stop or yield sign (8).
@@ -164,7 +166,7 @@ def labels(state: SceneState) -> tuple[tuple[int, ...], tuple[int, ...]]:
     Returns:
         A = 4 and R = 21 zeros and ones in the release's index order.
     """
-    actions, reasons = [0] * NUM_ACTIONS, [0] * NUM_REASONS
+    actions, reasons = [0] * BDD_OIA.num_actions, [0] * BDD_OIA.num_reasons
     given = _stop_reasons(state)
     actions[STOP] = int(bool(given))
     if not given:
@@ -179,7 +181,7 @@ def labels(state: SceneState) -> tuple[tuple[int, ...], tuple[int, ...]]:
             actions[action] = 1
         given += _forbidding(side, letter)
     for key in given:
-        reasons[REASON_INDEX[key]] = 1
+        reasons[BDD_OIA.reason_index[key]] = 1
     return tuple(actions), tuple(reasons)
 
 

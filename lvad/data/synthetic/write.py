@@ -6,6 +6,7 @@ root/
     {train,val,test}_25k_images_reasons.json   [{file_name, reason}], as in the release in another order
     {train,val,test}_scenes.jsonl              {id, captions, facts}, one scene per line
     synthetic.json                             the recipe: version, seed, num_frames, size_px, counts
+    taxonomy.yaml                              the label set, where it is another than BDD-OIA's
 """
 
 import json
@@ -23,8 +24,10 @@ from tqdm import tqdm
 
 from lvad.data.records import read_json
 from lvad.data.synthetic.captions import captions
+from lvad.data.synthetic.claimed import claims_of, labels_in
 from lvad.data.synthetic.render import render
-from lvad.data.synthetic.state import SceneState, draw_state, facts, labels
+from lvad.data.synthetic.state import SceneState, draw_state, facts
+from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, dump_taxonomy
 
 VERSION: Final = 1
 """Of state, picture, captions and layout; raised when the same seed gives other files."""
@@ -73,6 +76,7 @@ def write_synthetic(
     size_px: int = 128,
     num_workers: int = 0,
     progress: bool = True,
+    taxonomy: Taxonomy = BDD_OIA,
 ) -> None:
     """Write a set of drawn scenes; the same arguments give the same bytes, whatever ``num_workers``.
 
@@ -89,28 +93,32 @@ def write_synthetic(
         size_px: height and width of a frame.
         num_workers: processes that draw (spawned, so a script needs its ``__main__`` guard); 0: this one.
         progress: show a bar on standard error.
+        taxonomy: the label set.
 
     Raises:
-        ValueError: if a count is negative, ``num_frames`` or ``size_px`` is not positive, or the recipe that is there
-            cannot be read.
+        ValueError: if a count is negative, ``num_frames`` or ``size_px`` is not positive, the recipe that is there
+            cannot be read, or the label set speaks of what is not drawn.
         FileExistsError: if ``root`` holds anything else.
     """
     counts = {"train": num_train, "val": num_val, "test": num_test}
     _check(counts, num_frames, size_px, num_workers)
     sizes = {"num_frames": num_frames, "size_px": size_px, "counts": counts}
     recipe = {"version": VERSION, "seed": seed, **sizes}
+    if taxonomy != BDD_OIA:  # whose sets are as they were before there were others
+        claims_of(taxonomy)
+        recipe["taxonomy"] = taxonomy.as_dict()
     if _holds(root, recipe):
         return
-    _write_apart(root, recipe, num_workers, progress)
+    _write_apart(root, recipe, taxonomy, num_workers, progress)
 
 
-def _write_apart(root: Path, recipe: dict[str, Any], num_workers: int, progress: bool) -> None:
+def _write_apart(root: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_workers: int, progress: bool) -> None:
     """Write into a folder beside ``root``, then give it its name."""
     root.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, so that two runs do not meet and what a killed run leaves is never taken for a set.
     scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
     try:
-        _write_all(scratch / root.name, recipe, num_workers, progress)
+        _write_all(scratch / root.name, recipe, taxonomy, num_workers, progress)
         try:
             (scratch / root.name).rename(root)
         except OSError:
@@ -120,14 +128,16 @@ def _write_apart(root: Path, recipe: dict[str, Any], num_workers: int, progress:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_all(root: Path, recipe: dict[str, Any], num_workers: int, progress: bool) -> None:
+def _write_all(root: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_workers: int, progress: bool) -> None:
     (root / "data").mkdir(parents=True)
     total = sum(recipe["counts"].values())
     if progress and not sys.stderr.isatty():  # where a bar would fill a log
         print(f"drawing {total} scenes", file=sys.stderr, flush=True)
     with tqdm(total=total, desc="drawing scenes", disable=not progress or None) as bar:
-        for split, rows in _drawn(root / "data", recipe, num_workers):
+        for split, rows in _drawn(root / "data", recipe, taxonomy, num_workers):
             _write_split(root, split, _counted(rows, bar))
+    if taxonomy != BDD_OIA:
+        (root / FILE).write_text(dump_taxonomy(taxonomy), encoding="utf-8")
     (root / _RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
@@ -161,9 +171,11 @@ def _holds(root: Path, recipe: dict[str, Any]) -> bool:
     raise FileExistsError(f"{root} holds {what}; remove it or name another folder")
 
 
-def _drawn(folder: Path, recipe: dict[str, Any], num_workers: int) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+def _drawn(
+    folder: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_workers: int
+) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """Each split with its rows in order of index, while frames go to ``folder``."""
-    draw = partial(_draw_files, folder, recipe["seed"], recipe["num_frames"], recipe["size_px"])
+    draw = partial(_draw_files, folder, recipe["seed"], recipe["num_frames"], recipe["size_px"], taxonomy)
     ranges = {
         split: range(i * _SPLIT_OFFSET, i * _SPLIT_OFFSET + count)
         for i, (split, count) in enumerate(recipe["counts"].items())
@@ -176,13 +188,15 @@ def _drawn(folder: Path, recipe: dict[str, Any], num_workers: int) -> Iterator[t
             yield split, pool.imap(draw, indices, chunksize=32)
 
 
-def _draw_files(folder: Path, seed: int, num_frames: int, size_px: int, index: int) -> dict[str, Any]:
+def _draw_files(
+    folder: Path, seed: int, num_frames: int, size_px: int, taxonomy: Taxonomy, index: int
+) -> dict[str, Any]:
     """Write one scene's frames; the rest of it as plain data."""
     scene = draw_scene(seed, index)
     for frame in range(num_frames):
         image = render(scene.state, frame, num_frames, size_px)
         image.save(folder / f"{scene.id}_{frame}.jpg", quality=_JPEG_QUALITY)
-    actions, reasons = labels(scene.state)
+    actions, reasons = labels_in(scene.state, taxonomy)
     return {
         "file_name": f"{scene.id}_{num_frames - 1}.jpg",
         "actions": list(actions),

@@ -1,0 +1,51 @@
+"""Whether what was made with one label set is used with another, which is refused."""
+
+from pathlib import Path
+from typing import Any
+
+from lvad.data.records import DataError
+from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, find_taxonomy
+
+
+def taxonomy_of(trainer: Any) -> Taxonomy:
+    """The label set of a trainer's data; BDD-OIA's where that says nothing of one."""
+    return getattr(getattr(trainer, "datamodule", None), "taxonomy", BDD_OIA)
+
+
+def taxonomy_of_run(folder: Path) -> Taxonomy:
+    """The label set of a run folder; BDD-OIA's where none was written.
+
+    Raises:
+        DataError: for a file that cannot be read.
+    """
+    try:
+        return find_taxonomy(folder) or BDD_OIA
+    except ValueError as error:
+        raise DataError(f"{error}; restore the file, or run the stage again") from error
+
+
+def check_labels_of(folder: Path, taxonomy: Taxonomy) -> None:
+    """Refuse a run or an exported model that was made with another label set; one that holds none is let pass.
+
+    Raises:
+        DataError: naming the folder and the difference.
+    """
+    if (folder / FILE).is_file():
+        check_same(taxonomy_of_run(folder), taxonomy, folder)
+
+
+def check_same(made_with: Taxonomy, taxonomy: Taxonomy, where: Path | str) -> None:
+    """Refuse what was made with another label set.
+
+    Args:
+        made_with: its own.
+        taxonomy: of the data.
+        where: what it is, for the message.
+
+    Raises:
+        DataError: naming the difference.
+    """
+    if differences := made_with.differences(taxonomy):
+        problem = f"was made with the label set {made_with.name!r}, the data have {taxonomy.name!r}"
+        remedy = "set data.taxonomy to that set, or start from a model that was made without it"
+        raise DataError.at(where, "", f"{problem}: {'; '.join(differences)}", remedy)
