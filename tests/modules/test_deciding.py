@@ -75,7 +75,8 @@ def test_a_stage_votes_over_its_descriptions_and_views(vlm_folder, batch, style,
     assert len(own) == views
     assert all(row.is_valid and len(row.action_probabilities) == 4 for row in rows)
     if style is not None:
-        assert own[0][0] == f"{rows[0].description} {policy.prompts.decide}".strip()
+        assert own[0][0] == questions(policy, [rows[0].description])[0]
+        assert own[0][0].startswith(rows[0].description)
 
 
 def test_votes_need_somebody_who_describes(vlm_folder):
