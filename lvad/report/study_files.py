@@ -68,10 +68,10 @@ def label_lines(means: Sequence[Mean]) -> list[str]:
 
 def study_rows(cells: Sequence[CellResult]) -> list[dict[str, Any]]:
     """One row per run, with all that it takes to repeat it; NaN is None."""
-    left_out = ("answered", "folder", "scores")
+    left_out = ("answered", "folder", "scores", "taxonomy")
     return [
         {key: value for key, value in cell._asdict().items() if key not in left_out}
-        | {"folder": str(cell.folder)}
+        | {"folder": str(cell.folder), "taxonomy": cell.taxonomy.name}
         | {"scores": {source: {k: _finite(v) for k, v in own.items()} for source, own in cell.scores.items()}}
         for cell in cells
     ]
