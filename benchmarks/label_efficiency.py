@@ -1,0 +1,110 @@
+"""The published record of ``lvad study``, and its tables.
+
+    lvad study --config configs/study/label_efficiency.yaml --parallel 2
+    python benchmarks/label_efficiency.py logs/study/label_efficiency --json benchmarks/label_efficiency.json
+
+The record is the study's ``study.json`` with two scores a run. One row of ``runs`` is one run: its command, commit, seed,
+device and seconds.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from markdown_tables import markdown
+
+SCORES = {"action_macro_f1": "action", "reason_macro_f1": "reason"}
+ARMS = {
+    "supervised": "supervised, from the frames",
+    "mirrored": "supervised, scenes and their mirror images",
+    "self_training": "supervised, self-training",
+    "fixmatch": "FixMatch",
+    "captioner": "two stages behind the captioner as it ships",
+    "best_of_n": "two stages behind the best of 8 descriptions by the untuned CLIP",
+    "reader_vote": "reader of the captioner's descriptions",
+    "rloo_clip": "RLOO by the untuned CLIP, two stages",
+    "rloo_clip_vote": "RLOO by the untuned CLIP, reader",
+    "clip_tuned": "RLOO by a CLIP tuned on the n, reader",
+    "reader": "RLOO by the reader, reader",
+    "reader_clip": "RLOO by reader and CLIP, reader",
+    "reversed": "few labels first, then RLOO on whole answers",
+    "oracle": "two stages behind true descriptions (no method)",
+}
+"""As the documents call them, in their order."""
+TEST, HELD_OUT = "test", "extra_test"
+
+Record = dict[str, Any]
+
+
+def kept(study: Record) -> Record:
+    """What is published of a study."""
+    runs = [
+        run | {"scores": {source: {name: own[name] for name in SCORES} for source, own in run["scores"].items()}}
+        for run in study["runs"]
+    ]
+    return study | {"runs": runs}
+
+
+def findings(record: Record, source: str) -> Record:
+    return next(found for found in record["findings"] if found["source"] == source)
+
+
+def interval(value: dict[str, Any], sign: str = "") -> str:
+    """Percent with its 95 % interval."""
+    mean, low, high = (value[name] for name in ("mean", "low", "high"))
+    if low is None:
+        return f"{100 * mean:{sign}.1f}"
+    return f"{100 * mean:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+
+
+def means(record: Record, source: str = TEST, score: str = "action_macro_f1") -> str:
+    """Arms over budgets: mean over seeds and its interval."""
+    found = findings(record, source)["means"]
+    budgets = sorted({mean["budget"] for mean in found})
+    rows = []
+    for arm, title in ARMS.items():
+        own = {mean["budget"]: mean for mean in found if mean["arm"] == arm}
+        if own:
+            cells = [interval(own[n]["scores"][score]) if n in own else "" for n in budgets]
+            seeds = sorted({len(mean["seeds"]) for mean in own.values()})
+            rows.append([title, " to ".join(map(str, seeds)), *cells])
+    title = f"{SCORES[score]} macro-F1, {findings(record, source)['num_scenes']} test scenes, %"
+    return markdown((title, "seeds", *(f"{n} labels" for n in budgets)), rows)
+
+
+def differences(record: Record, source: str = TEST) -> str:
+    """Every arm with reinforcement learning against each without it, action macro-F1."""
+    rows = []
+    for row in findings(record, source)["differences"]:
+        names = f"{ARMS[row['arm']]} - {ARMS[row['minus']]}"
+        over = [interval(row[kind]["action_macro_f1"], "+") for kind in ("over_seeds", "over_scenes")]
+        rows.append([names, str(row["budget"]), str(len(row["seeds"])), *over])
+    header = ("action macro-F1, points", "labels, both", "seeds", "over seeds", "over seeds and scenes")
+    return markdown(header, rows)
+
+
+def savings(record: Record, source: str = TEST) -> str:
+    """How many labels the best arm without reinforcement learning needs for the same score."""
+    rows = []
+    for row in findings(record, source)["savings"]:
+        if row["score"] == "action_macro_f1":
+            bound, count = row["needed"]["bound"], row["needed"]["count"]
+            needed = f"{bound} {count:.0f}".strip()
+            times = f"{bound} {count / row['budget']:.1f}".strip()
+            rows.append([ARMS[row["arm"]], str(row["budget"]), needed, times])
+    return markdown(("action macro-F1", "labels", "labels without RL for the same score", "as many times"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="folder of a study")
+    parser.add_argument("--json", type=Path, required=True, help="the record")
+    args = parser.parse_args()
+    record = kept(json.loads((args.study / "study.json").read_text()))
+    args.json.write_text(json.dumps(record, indent=1) + "\n")
+    print(means(record))
+
+
+if __name__ == "__main__":
+    main()
