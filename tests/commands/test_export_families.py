@@ -13,9 +13,12 @@ from lvad.cli import main
 @pytest.mark.parametrize("weights", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_step_and_an_export(fit, family_folder, tmp_path, capsys, name, weights):
     """``lvad export`` refuses what plain transformers does not say like the policy."""
-    adapters = LORA if weights == "lora" else [*WHOLE, f"{POLICY}.lora", "null"]
+    options = LORA
+    if weights == "full":
+        (tmp_path / "full.yaml").write_text("model: {init_args: {policy: {init_args: {lora: null}}}}")
+        options = ["--config", tmp_path / "full.yaml", *WHOLE]
     run = fit(
-        "rloo", *adapters, LEARN, "0.02", f"{POLICY}.model", family_folder(name), "--recorder.export", "false",
+        "rloo", *options, LEARN, "0.02", f"{POLICY}.model", family_folder(name), "--recorder.export", "false",
         "--data.num_scenes", "{train: 2, val: 2, test: 2}", "--data.batch_size", "2", "--trainer.max_steps", "1",
     )  # fmt: skip
     assert main(["export", str(run), str(tmp_path / "model"), "--num_scenes", "2"]) == 0
