@@ -23,8 +23,8 @@ from markdown_tables import markdown
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_f1_score
 
-from lvad.data import BDDOIADataModule
 from lvad.data.augment import mirrored
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.splits import permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic

@@ -16,6 +16,7 @@ from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.report.answers import read_answers
 from lvad.report.recorder import RunRecorder
 from lvad.rewards import CLIPCosine
+from lvad.taxonomy import BDD_OIA
 
 
 def adamw(parameters):
@@ -96,7 +97,7 @@ def test_descriptions_are_stage_ones_before_and_after_training(make_sft, vlm_fol
     assert module.describer.describe(module.policy, batch, is_training=False) == stage_one
     assert says(module.policy, batch) != stage_one  # what was trained says something else
     module.eval()._encode(batch)
-    assert asked[-1] == [f"{text} {module.policy.prompts.decide}" for text in stage_one]
+    assert asked[-1] == [f"{text} {module.policy.prompts.question(BDD_OIA)}" for text in stage_one]
 
 
 def test_a_greedy_description_is_made_once_and_a_sampled_one_at_every_step(make_sft, drawn_root, tmp_path):
