@@ -3,8 +3,8 @@
     lvad study --config configs/study/label_efficiency.yaml --parallel 2
     python benchmarks/label_efficiency.py logs/study/label_efficiency --json benchmarks/label_efficiency.json
 
-The record is the study's ``study.json`` with two scores a run. One row of ``runs`` is one run: its command, commit, seed,
-device and seconds.
+The record is the study's ``study.json`` with two scores a run. One row of ``runs`` is one run: its command, commit,
+seed, device and seconds.
 """
 
 import argparse

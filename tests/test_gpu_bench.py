@@ -47,7 +47,7 @@ def run(record, *sections):
 
 def test_the_cheap_sections_on_a_cpu(tmp_path):
     record, said = run(tmp_path / "gpu.json", "parity", "tokens", "steps_256m", "host_reads")
-    assert record["commit"] == "here"
+    assert {section["commit"] for section in record["sections"].values()} == {"here"}
     assert record["machine"]["torch"] == torch.__version__.split("+")[0]
     assert [*record["sections"]] == ["parity", "tokens", "steps_256m", "host_reads"]
     assert all(section["ended"] == "done" and section["rows"] for section in record["sections"].values())
@@ -124,9 +124,9 @@ def test_a_missed_bar_is_named(outcome):
     found = outcome(fails)
     assert found.ended == "done"
     assert not found.is_good
-    section = asdict(found)
+    section = asdict(found) | {"commit": "0123456789ab"}
     assert line(section).splitlines()[1].strip() == "step (seconds > 1)"
-    assert table({"fails": section}).splitlines()[2] == "| fails | step | seconds 1.5 | FAIL seconds > 1 |"
+    assert table({"fails": section}).splitlines()[2] == "| fails | step | seconds 1.5 | FAIL seconds > 1 | `0123456` |"
 
 
 def test_bars_hold_at_their_values_and_refuse_what_is_no_number():

@@ -126,7 +126,7 @@ def one_error(said, *words):
 
 
 def test_what_is_no_reward_is_named_with_the_remedy(audit, tmp_path):
-    remedy = "configs/clip_reward.yaml"
+    remedy = "`lvad fit` of a reward"
     (tmp_path / "empty").mkdir()
     code, said = audit(reward=tmp_path / "empty")
     assert code == 1

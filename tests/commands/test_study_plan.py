@@ -144,9 +144,10 @@ def test_a_file_that_is_not_there_is_named(study):
 
 def test_the_shipped_arms_spend_the_budget_in_every_stage_that_has_labels():
     shipped = read_study(CONFIGS / "study/label_efficiency.yaml")
-    assert shipped.budgets == [12, 25, 50, 100, 200, 400, 800]
+    assert shipped.budgets == [25, 50, 100, 200]
     assert len(shipped.seeds) >= 5
     plan = make_plan(shipped, seeds=[0], budgets=[100])
     for job in plan.jobs.values():
         spends = "--data.budget 100" in " ".join(job.command)
-        assert spends == (job.config != "configs/study/rloo.yaml")
+        # RLOO has no labels but those of its reward.
+        assert spends != job.config.removeprefix("configs/study/").startswith("rloo")

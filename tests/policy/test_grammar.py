@@ -4,11 +4,12 @@ import itertools
 import json
 import random
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from lvad.policy.grammar import AnswerGrammar, Place, TokenGrammar, Walk
 from lvad.policy.sampling import Sampling, log_density
@@ -85,7 +86,9 @@ def written(texts, tokens):
 def embedded(vlm_folder):
     """Texts, grammar with reasons and tokenizer of the embedded captioner's vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(vlm_folder)
-    texts = token_texts(tokenizer, banned_tokens(tokenizer, 320, (tokenizer.eos_token_id,)))
+    texts = token_texts(
+        tokenizer, banned_tokens(tokenizer, AutoConfig.from_pretrained(vlm_folder), (tokenizer.eos_token_id,))
+    )
     return texts, TokenGrammar(AnswerGrammar(), texts, tokenizer.eos_token_id), tokenizer
 
 
@@ -271,7 +274,8 @@ def odd_tokenizer():
 def test_odd_tokens_write_nothing_but_answers():
     tokenizer = odd_tokenizer()
     vocabulary, end = 49_280, tokenizer.eos_token_id
-    texts = token_texts(tokenizer, banned_tokens(tokenizer, vocabulary, (end,)))
+    config = SimpleNamespace(text_config=SimpleNamespace(vocab_size=vocabulary))
+    texts = token_texts(tokenizer, banned_tokens(tokenizer, config, (end,)))
     assert len(texts) == vocabulary
     special = tokenizer.convert_tokens_to_ids("stop")
     assert texts[end] == texts[special] == texts[vocabulary - 1] == ""

@@ -8,7 +8,7 @@ from listing import only
 
 from lvad.losses.policy_gradient import reinforce
 from lvad.policy.tokens import chat_inputs, decode
-from lvad.types import Batch, Rollouts
+from lvad.types import Rollouts
 
 LAWS = [{}, {"temperature": 1.5, "top_k": 50, "top_p": 0.95}, {"temperature": 0.7, "top_k": 5}]
 
@@ -19,7 +19,12 @@ def pick(rollouts, scenes):
 
 
 def pick_batch(batch, scenes):
-    return Batch(*(field[scenes] if torch.is_tensor(field) else [field[i] for i in scenes] for field in batch))
+    parts = {
+        name: field[scenes] if torch.is_tensor(field) else [field[i] for i in scenes]
+        for name, field in batch._asdict().items()
+        if name != "taxonomy"
+    }
+    return batch._replace(**parts)
 
 
 @pytest.mark.parametrize("law", LAWS)

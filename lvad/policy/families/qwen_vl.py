@@ -13,8 +13,10 @@ from lvad.policy.pixels import Images
 
 def _see(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
     output = vlm.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"].to(vlm.device))
-    deep = getattr(output, "deepstack_features", None) or []  # of Qwen3-VL: per layer, per frame
-    return torch.cat([torch.cat(list(layer)) for layer in (output.pooler_output, *deep)], -1)
+    deep = getattr(output, "deepstack_features", None) or []  # of Qwen3-VL: per layer
+    # A tuple of frames; before transformers 5.2x DeepStack's layers are one tensor each.
+    layers = (layer if torch.is_tensor(layer) else torch.cat(layer) for layer in (output.pooler_output, *deep))
+    return torch.cat([*layers], -1)
 
 
 def _positions(vlm: Any, ids: Tensor, num_frames: int, written: WrittenFrame) -> Tensor:
