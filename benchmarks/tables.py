@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import estimators
+import label_efficiency
+import limits
 import pipeline
 import toy
+from gpu_bench import tables as gpu_tables
 from markdown_tables import markdown, mean, spread
 from rloo_bench import step_tables
 
 HERE = Path(__file__).resolve().parent
-FILES = ("README.md", "benchmarks/README.md")
+FILES = ("README.md", "benchmarks/README.md", "docs/label_efficiency.md")
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end of table -->\n)", re.S)
 
 
@@ -108,6 +111,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "pipeline_differences": lambda: pipeline.differences_table(record("pipeline"), "sft baseline"),
     "estimators": lambda: estimators.table(record("estimators")),
     "toy": lambda: toy.table(record("toy")),
+    "labels": lambda: label_efficiency.means(record("label_efficiency")),
+    "label_actions": lambda: label_efficiency.means(record("label_efficiency")),
+    "label_reasons": lambda: label_efficiency.means(record("label_efficiency"), score="reason_macro_f1"),
+    "label_differences": lambda: label_efficiency.differences(record("label_efficiency")),
+    "label_savings": lambda: label_efficiency.savings(record("label_efficiency")),
+    "label_held_out": lambda: label_efficiency.means(record("label_efficiency"), label_efficiency.HELD_OUT),
+    "label_held_out_differences": lambda: label_efficiency.differences(
+        record("label_efficiency"), label_efficiency.HELD_OUT
+    ),
+    "limits": lambda: limits.table(record("limits")),
+    "gpu": lambda: gpu_tables.table(record("gpu")["sections"]) + "\n",
     "speed": lambda: step_tables.speed(record("rloo_step")),
     "steps": lambda: step_tables.steps(record("rloo_step")),
     "alone": lambda: step_tables.alone(record("rloo_step")),
