@@ -52,7 +52,7 @@ def _said(messages: object, path: Path, where: str) -> list[tuple[str, str]]:
     said = []
     for message in messages if isinstance(messages, list) else [messages]:
         match message:
-            case {"role": str(role), "content": str(content)} if role in _ROLES and len(message) == 2:
+            case {"role": str(role), "content": str(content), **rest} if role in _ROLES and not rest:
                 said.append((role, content))
             case _:
                 problem = f"expected messages of role ({', '.join(_ROLES)}) and content (text), got {message!r:.80}"
