@@ -39,6 +39,8 @@ class Scene(NamedTuple):
     """What is true of the scene, attribute to value (drawn scenes only): never shown to a reward."""
     is_pseudo: bool = False
     """True where a model gave the labels: nobody was asked for them."""
+    recording: str = ""
+    """The drive that it was cut from, where the source names it; empty where its id tells, or nothing does."""
 
 
 class Batch(NamedTuple):

@@ -53,7 +53,7 @@ def make_parser() -> ArgumentParser:
     add("--pretrained", type=str | None, help="weights of an open_clip architecture given by name")
     add("--texts", choices=TEXT_SOURCES, default="reason", help="where the right texts come from")
     add("--root", default="data/synthetic", help="folder of the scenes")
-    formats = ("synthetic", "lastframe", "gt_4a_21r")
+    formats = ("synthetic", "lastframe", "gt_4a_21r", "jsonl")
     add("--format", choices=formats, default="synthetic", help="its layout; synthetic is drawn if absent")
     add("--images", type=str | None, help="folder of the pictures, where they lie elsewhere")
     add("--taxonomy", default="bdd_oia", help="label set: a .yaml file, or the name of one that ships with lvad")

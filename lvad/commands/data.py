@@ -1,4 +1,4 @@
-"""``lvad data``: check a data set, write one of drawn scenes, make shards of footage."""
+"""``lvad data``: check a data set, convert one, write one of drawn scenes, make shards of footage."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ from lvad.data.check import main_check
 
 def check(
     root: str,
-    format: Literal["auto", "lastframe", "gt_4a_21r", "frames"] = "auto",
+    format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl", "frames"] = "auto",
     images: str | None = None,
     subset: Literal["all", "single", "grouped"] = "all",
     json: bool = False,
@@ -24,7 +24,7 @@ def check(
     """Count a data set per split, action and reason, and find what is wrong with it.
 
     Args:
-        root: its folder.
+        root: its folder, or a .jsonl file.
         format: its layout.
         images: folder of the pictures, where they lie elsewhere.
         subset: ``single`` counts the one-action-one-reason subset of the paper and its 8:2 split, ``grouped`` one that
@@ -68,6 +68,38 @@ def draw(
 
     counts, sizes = (num_train, num_val, num_test), (seed, num_frames, size_px, num_workers)
     write_synthetic(Path(root), *counts, *sizes, taxonomy=load_taxonomy(taxonomy))
+    return 0
+
+
+def convert(
+    source: str,
+    out: str,
+    format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl"] = "auto",
+    images: str | None = None,
+    num_frames: int = 2,
+    taxonomy: str = "bdd_oia",
+) -> int:
+    """Write labelled scenes of any layout as one .jsonl file, which reads as the same scenes.
+
+    Args:
+        source: folder of the label files, or a .jsonl file.
+        out: the .jsonl file to write; paths of pictures are relative to its folder.
+        format: layout of the source.
+        images: folder of the pictures, where they lie elsewhere.
+        num_frames: the most frames of a scene.
+        taxonomy: label set, a .yaml file or the name of one that ships with lvad.
+    """
+    from pathlib import Path
+
+    from lvad.data.convert import convert as write
+    from lvad.taxonomy import load_taxonomy
+
+    folder = Path(images).expanduser() if images else None
+    target = Path(out).expanduser()
+    reading = write(Path(source).expanduser(), target, format, folder, num_frames, load_taxonomy(taxonomy))
+    left_out = "".join(f"; {count} left out ({why})" for why, count in reading.dropped.items())
+    without = "" if reading.has_images else "; without pictures, which were not found"
+    print(f"{len(reading.scenes)} scenes: {out}{left_out}{without}")
     return 0
 
 
@@ -120,10 +152,10 @@ def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
 @in_one_line
 def run(args: list[str]) -> int:
     """Run ``lvad data ARGS`` and return the exit code."""
-    description = "Check a data set, draw one, or make shards of footage."
+    description = "Check a data set, convert or draw one, or make shards of footage."
     parser = ArgumentParser(prog="lvad data", description=description, exit_on_error=False)
     commands = parser.add_subcommands()
-    functions = {"check": check, "draw": draw, "shard": shard}
+    functions = {"check": check, "convert": convert, "draw": draw, "shard": shard}
     for name, function in functions.items():
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
         _add_options(sub, function)

@@ -6,19 +6,23 @@ from typing import Final, Literal
 from lvad.data.frames import read_frames
 from lvad.data.gt_4a_21r import LABELS, read_gt
 from lvad.data.images import IMAGE_SUFFIXES, walk
+from lvad.data.jsonl import SCENES, SPLIT_SCENES, read_jsonl
 from lvad.data.label_sets import check_labels_of
 from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
 from lvad.data.records import SPLITS, DataError, Reading, check_exists, check_path
 from lvad.data.videos import VIDEO_SUFFIXES
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
-Layout = Literal["lastframe", "gt_4a_21r", "frames"]
+Layout = Literal["lastframe", "gt_4a_21r", "jsonl", "frames"]
 
 MARKS: Final[dict[Layout, tuple[str, ...]]] = {
     "lastframe": (LASTFRAME_ACTIONS, LASTFRAME_REASONS),
     "gt_4a_21r": (LABELS,),
+    "jsonl": (SCENES, SPLIT_SCENES),
 }
 """The label files by which a layout is known."""
+_READERS: Final = {"lastframe": read_lastframe, "gt_4a_21r": read_gt, "jsonl": read_jsonl}
+_LINES: Final = ".jsonl"
 
 
 def detect(root: Path) -> Layout:
@@ -30,6 +34,8 @@ def detect(root: Path) -> Layout:
     check_path(root)
     if root.is_file() and root.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return "frames"
+    if root.is_file() and root.suffix.lower() == _LINES:
+        return "jsonl"
     found: list[Layout] = [layout for layout in MARKS if _has_labels(root, layout)]
     if len(found) > 1:
         raise DataError.at(root, "", f"holds label files of {' and '.join(found)}", "name one with format=")
@@ -43,6 +49,8 @@ def detect(root: Path) -> Layout:
 
 
 def _has_labels(root: Path, layout: Layout) -> bool:
+    if layout == "jsonl" and root.is_file():
+        return True
     return any((root / mark.format(split=split)).is_file() for mark in MARKS[layout] for split in SPLITS)
 
 
@@ -59,7 +67,7 @@ def collect(
     """Read a source as far as it can be read; faulty rows are in ``errors``.
 
     Args:
-        root: the folder with the label files, or a folder or file of pictures or video.
+        root: the folder with the label files, a ``.jsonl`` file, or a folder or file of pictures or video.
         layout: what ``root`` holds; found out if "auto".
         num_frames: M, the most frames of a scene.
         images: folder of the pictures, where they do not lie beside the labels.
@@ -86,13 +94,16 @@ def collect(
     if not _has_labels(root, layout):
         looked = ", ".join(mark.format(split="{train,val,test}") for mark in MARKS[layout])
         raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
-    reading = (read_lastframe if layout == "lastframe" else read_gt)(root, num_frames, images, taxonomy)
+    reading = _READERS[layout](root, num_frames, images, taxonomy)
     _warn_of_gaps(reading)
     return reading
 
 
 def _warn_of_gaps(reading: Reading) -> None:
     present = {scene.split for scene in reading.scenes}
+    if present == {""}:
+        reading.warnings.append("no scene names its split: they are split by seed, every recording whole")
+        return
     reading.warnings += [f"no {split} split" for split in SPLITS if split not in present]
     splits_of: dict[str, set[str]] = {}
     for scene in reading.scenes:

@@ -158,7 +158,7 @@ def _contradictions(scenes: Sequence[Scene], taxonomy: Taxonomy) -> list[str]:
     found = [f"{count} scenes: {name}" for name, count in counts.items() if count]
     splits_of: dict[str, set[str]] = {}
     for scene in scenes:
-        if name := recording(scene.id):
+        if name := scene.recording or recording(scene.id):
             splits_of.setdefault(name, set()).add(scene.split)
     if shared := sum(len(splits) > 1 for splits in splits_of.values()):
         found.append(f"{shared} of {len(splits_of)} recordings (first 8 of the id) are in more than one split")

@@ -32,12 +32,12 @@ from lvad.types import Scene
 
 
 class BDDOIADataModule(LightningDataModule):
-    """Driving scenes: BDD-OIA in either layout, plain frames or video, or a drawn set.
+    """Driving scenes: BDD-OIA in either layout, scenes of your own, plain frames or video, or a drawn set.
 
     Args:
         format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds
             out by itself.
-        root: folder of the label files; for frames a folder of pictures, a picture, or a video.
+        root: folder of the label files, or a ``.jsonl`` file; for frames a folder of pictures, a picture, or a video.
         images: folder of the pictures, where they do not lie beside the label files.
         num_frames: M, the most frames of a scene, the last ones.
         fps: pictures per second taken from a video.
@@ -77,7 +77,7 @@ class BDDOIADataModule(LightningDataModule):
 
     def __init__(
         self,
-        format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = "synthetic",
+        format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl", "frames", "synthetic"] = "synthetic",
         root: str = "data/synthetic",
         images: str | None = None,
         num_frames: int = 2,
@@ -103,7 +103,7 @@ class BDDOIADataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.taxonomy: Taxonomy = load_taxonomy(taxonomy)
-        self.format: Literal["auto", "lastframe", "gt_4a_21r", "frames", "synthetic"] = format
+        self.format: Layout | Literal["auto", "synthetic"] = format
         self.root = Path(root).expanduser()
         self.images = Path(images).expanduser() if images else None
         self.num_frames = at_least(1, num_frames, "num_frames")

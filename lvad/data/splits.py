@@ -150,6 +150,11 @@ def recording(scene_id: str) -> str | None:
     return match[1] if match else None
 
 
+def _drive(scene: Scene) -> str:
+    """The recording of a scene; one that names none is a recording of its own."""
+    return scene.recording or recording(scene.id) or scene.id
+
+
 def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """Return the paper's subset split as in ``split_one_one`` and ``carve_val``, but no recording into two parts.
 
@@ -164,7 +169,7 @@ def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     merged = _one_one(scenes)
     groups: dict[str, list[int]] = {}
     for i in permutation(merged, seed):
-        groups.setdefault(recording(merged[i].id) or merged[i].id, []).append(i)
+        groups.setdefault(_drive(merged[i]), []).append(i)
     quota = {kind: _quota(count) for kind, count in Counter(scene.actions for scene in merged).items()}
     left = {kind: dict(parts) for kind, parts in quota.items()}
     placed: dict[int, str] = {}
@@ -186,9 +191,27 @@ def keep_apart(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     Nor does one of a validation scene train. Test scenes are all kept, so scores are those of the release's test split.
     Of the real ``gt_4a_21r`` files 7,946 / 1,117 / 2,236 scenes become 7,358 / 1,050 / 2,236. The seed chooses nothing.
     """
-    drives = {split: {recording(s.id) or s.id for s in scenes if s.split == split} for split in SPLITS}
+    drives = {split: {_drive(s) for s in scenes if s.split == split} for split in SPLITS}
     taken = {"train": drives["val"] | drives["test"], "val": drives["test"]}
-    return [s for s in scenes if (recording(s.id) or s.id) not in taken.get(s.split, ())]
+    return [s for s in scenes if _drive(s) not in taken.get(s.split, ())]
+
+
+def split_anew(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """Split labelled scenes of which none names a split: a fifth tests, a tenth of the rest validates.
+
+    Recordings stay whole: one that is too large for what is left of both shares trains, as scenes without labels do.
+    """
+    labelled = [i for i, scene in enumerate(scenes) if scene.actions is not None]
+    groups: dict[str, list[int]] = {}
+    for i in permutation([scenes[i] for i in labelled], seed):
+        groups.setdefault(_drive(scenes[labelled[i]]), []).append(labelled[i])
+    left = _quota(len(labelled))
+    placed = dict.fromkeys(range(len(scenes)), "train")
+    for group in groups.values():
+        if split := next((name for name in ("test", "val") if len(group) <= left[name]), None):
+            left[split] -= len(group)
+            placed.update(dict.fromkeys(group, split))
+    return [scene._replace(split=placed[i]) for i, scene in enumerate(scenes)]
 
 
 def _quota(count: int) -> dict[str, int]:
@@ -199,9 +222,14 @@ def _quota(count: int) -> dict[str, int]:
 
 
 def carve_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
-    """Part a validation split from labelled train scenes, the same share of every set of actions."""
-    kept, val = _divide(train, VAL_SHARE, seed, num_kept=1)
-    return kept, [scene._replace(split="val") for scene in val]
+    """Part a validation split from labelled train scenes, the same share of every set of actions.
+
+    Scenes without labels stay, unless there are no others.
+    """
+    labelled = [scene for scene in train if scene.actions is not None]
+    _, val = _divide(labelled or train, VAL_SHARE, seed, num_kept=1)
+    chosen = {scene.id for scene in val}
+    return [scene for scene in train if scene.id not in chosen], [scene._replace(split="val") for scene in val]
 
 
 def _divide(scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int = 0) -> tuple[list[Scene], list[Scene]]:
@@ -240,6 +268,8 @@ def hold_out(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scen
 def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene]]:
     """Sort a source's scenes into train, val and test; a missing val is parted from train.
 
+    Where none names a split, labelled scenes are split anew, and of others a validation split is held out.
+
     Args:
         reading: what a reader found.
         subset: every scene ("apart" leaves out training scenes whose recording is tested), or the paper's
@@ -250,16 +280,20 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
     Raises:
         DataError: for a subset of scenes without labels, or where it is empty.
     """
-    if reading.format == "frames":
-        if subset != "all":
-            raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
-        train, val = hold_out(reading.scenes, seed)
-        return {"train": train, "val": val, "test": []}
+    scenes = reading.scenes
+    is_split = any(scene.split for scene in scenes)
+    if scenes and not is_split:
+        if all(scene.actions is None for scene in scenes):
+            if subset != "all":
+                raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
+            train, val = hold_out(scenes, seed)
+            return {"train": train, "val": val, "test": []}
+        scenes = split_anew(scenes, seed)
     ways = {"apart": keep_apart, "single": split_one_one, "grouped": split_grouped, "reward": split_reward}
     divide = ways.get(subset)
-    scenes = divide(reading.scenes, seed) if divide else reading.scenes
+    scenes = divide(scenes, seed) if divide else scenes
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
-    # Carving does not keep recordings whole.
-    if not splits["val"] and subset not in ("grouped", "apart"):
+    keeps_recordings = subset in ("grouped", "apart") or (subset == "all" and not is_split)
+    if not splits["val"] and not keeps_recordings:  # carving does not
         splits["train"], splits["val"] = carve_val(splits["train"], seed)
     return splits

@@ -136,7 +136,7 @@ def test_unlabelled_hides_everything_in_train_alone(tmp_path: Path) -> None:
         assert batch.actions.unique().tolist() == batch.reasons.unique().tolist() == [UNLABELLED]
         assert set(batch.captions) == {()}
         assert set(batch.facts) == {None}
-    assert all(scene[3:] == (None, None, (), None, False) for scene in data.scenes["train"])
+    assert all(scene[3:8] == (None, None, (), None, False) for scene in data.scenes["train"])
     (test,) = data.test_dataloader()
     assert (test.captions, test.facts) == ([("A red light.",)], [{"light": "red"}])
     assert test.actions.tolist() == [STOP]

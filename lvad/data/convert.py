@@ -1,0 +1,84 @@
+"""Labelled scenes of any layout as lines of JSON, the form of people's own scenes (``lvad.data.jsonl``)."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from lvad.data.bddoia import Layout, collect
+from lvad.data.records import DataError, Reading
+from lvad.taxonomy import BDD_OIA, Taxonomy
+from lvad.types import Scene
+
+
+def convert(
+    source: Path,
+    out: Path,
+    layout: Layout | Literal["auto"] = "auto",
+    images: Path | None = None,
+    num_frames: int = 2,
+    taxonomy: Taxonomy = BDD_OIA,
+) -> Reading:
+    """Write a source's scenes to one file, which reads as the same scenes.
+
+    Args:
+        source: the folder with the label files, or a ``.jsonl`` file.
+        out: the file to write; paths of frames are relative to its folder. Labels without pictures give scenes
+            without frames.
+        layout: what ``source`` holds; found out if "auto".
+        images: folder of the pictures, where they do not lie beside the labels.
+        num_frames: M, the most frames of a scene.
+        taxonomy: what the labels are called.
+
+    Returns:
+        What was read.
+
+    Raises:
+        DataError: if ``out`` exists or is no ``.jsonl``, a row of the source cannot be used, or it has no labels.
+        OSError: if ``out`` cannot be written.
+    """
+    if out.suffix != ".jsonl":
+        raise DataError.at(out, "", "is no .jsonl file", "give a name that ends in .jsonl")
+    if out.exists():
+        raise DataError.at(out, "", "exists already", "name another file, or remove it")
+    reading = collect(source, layout, num_frames, images, taxonomy=taxonomy).require()
+    if all(scene.actions is None for scene in reading.scenes):
+        raise DataError.at(source, "", "has no labels to convert", "give a folder with label files")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    relative = _relative_to(out.parent)
+    partial = out.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for scene in reading.scenes:
+            row = _row(scene, taxonomy) | {"frames": [relative(frame) for frame in scene.frames]}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.rename(out)
+    return reading
+
+
+def _row(scene: Scene, taxonomy: Taxonomy) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": scene.id, "frames": []}
+    if scene.split:
+        row["split"] = scene.split
+    if scene.recording:
+        row["recording"] = scene.recording
+    if scene.actions is not None and scene.reasons is not None:
+        row["actions"] = [name for name, flag in zip(taxonomy.action_names, scene.actions, strict=True) if flag]
+        row["reasons"] = [key for key, flag in zip(taxonomy.reason_keys, scene.reasons, strict=True) if flag]
+    if scene.captions:
+        row["text"] = scene.captions[0] if len(scene.captions) == 1 else list(scene.captions)
+    if scene.facts is not None:
+        row["facts"] = dict(scene.facts)
+    return row
+
+
+def _relative_to(folder: Path) -> Callable[[Path], str]:
+    """A function that gives the path of a file relative to a folder, whatever links lead to either."""
+    start = folder.resolve()
+
+    @cache
+    def parent(path: Path) -> str:
+        return Path(os.path.relpath(path.resolve(), start)).as_posix()
+
+    return lambda frame: f"{parent(frame.parent)}/{frame.name}".removeprefix("./")

@@ -1,0 +1,219 @@
+"""People's own scenes: a JSON object per line of ``scenes.jsonl``, or of one file per split.
+
+    {"id": "a", "frames": ["a_0.jpg", "a_1.jpg"], "split": "train", "actions": ["stop"], "reasons": ["traffic sign"]}
+
+Lines in the chat form of ms-swift and LLaMA-Factory (``lvad.data.chat``) may stand in the same file.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple
+
+from lvad.data.chat import CHAT_KEYS, from_chat, is_chat
+from lvad.data.images import IMAGE_SUFFIXES
+from lvad.data.records import SPLITS, DataError, Reading, is_text, load_json, plain_file, read_name, read_text
+from lvad.taxonomy import BDD_OIA, Taxonomy
+from lvad.types import Scene
+
+SCENES: Final = "scenes.jsonl"
+SPLIT_SCENES: Final = "{split}.jsonl"
+KEYS: Final = ("id", "frames", "split", "recording", "actions", "reasons", "text", "facts")
+
+
+class Line(NamedTuple):
+    """Where a scene stands, and what a file of its kind may say."""
+
+    path: Path
+    number: int
+    split: str
+    """Of every line of the file; empty where each names its own."""
+    folder: Path
+    """What the frames' paths are relative to."""
+
+    def error(self, problem: str, remedy: str = "correct the line") -> DataError:
+        """The fault of this line."""
+        return DataError.at(self.path, self.where, problem, remedy)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"line {self.number}"
+
+
+def read_jsonl(root: Path, num_frames: int, images: Path | None = None, taxonomy: Taxonomy = BDD_OIA) -> Reading:
+    """Read scenes from lines of JSON.
+
+    Args:
+        root: a ``.jsonl`` file, or a folder with ``scenes.jsonl`` or one file per split.
+        num_frames: M; of more frames the last M are used.
+        images: what the paths of frames are relative to; the folder of the file if None.
+        taxonomy: the names that labels may have.
+
+    Returns:
+        The scenes in the order of the lines, with every error. Lines without ``split`` train where others name one;
+        where none does the scenes have split ``""``.
+    """
+    reading = Reading("jsonl")
+    found: list[tuple[Line, Scene]] = []
+    seen: set[tuple[str, str]] = set()
+    for path, split in _files(root):
+        with reading.gather():
+            for number, text in enumerate(read_text(path).split("\n"), start=1):
+                line = Line(path, number, split, images or path.parent)
+                with reading.gather():
+                    if text.strip():
+                        scene = _scene(load_json(text, path, line.where), line, num_frames, taxonomy)
+                        if (scene.split, scene.id) in seen:
+                            remedy = "remove one of the lines, or give each an id of its own"
+                            raise line.error(f"duplicate id {scene.id!r:.80}", remedy)
+                        seen.add((scene.split, scene.id))
+                        found.append((line, scene))
+    reading.has_images = any(scene.frames for _, scene in found)
+    for line, scene in found:
+        with reading.gather():
+            if reading.has_images:
+                _check_frames(scene, line)
+            reading.scenes.append(scene)
+    _fill_splits(reading)
+    return reading
+
+
+def _files(root: Path) -> list[tuple[Path, str]]:
+    """The files with the split of each."""
+    if root.is_file():
+        return [(root, "")]
+    named = [(root / SPLIT_SCENES.format(split=split), split) for split in SPLITS]
+    return [(path, split) for path, split in [(root / SCENES, ""), *named] if path.is_file()]
+
+
+def _fill_splits(reading: Reading) -> None:
+    """Let lines without a split train where others name one."""
+    open_ones = [i for i, scene in enumerate(reading.scenes) if not scene.split]
+    if open_ones and len(open_ones) < len(reading.scenes):
+        for i in open_ones:
+            reading.scenes[i] = reading.scenes[i]._replace(split="train")
+        reading.warnings.append(f"{len(open_ones)} lines without a split train, as others name one")
+
+
+def _scene(row: Any, line: Line, num_frames: int, taxonomy: Taxonomy) -> Scene:
+    if not isinstance(row, dict):
+        raise line.error(f"expected an object, got {row!r:.80}")
+    allowed = ("id", "split", "recording", *CHAT_KEYS) if is_chat(row) else KEYS
+    for key in row:
+        if key not in allowed:
+            raise unknown(line, "key", key, allowed)
+    if is_chat(row):
+        row = from_chat(row, line.path, line.where, taxonomy)
+    frames = row.get("frames")
+    if not isinstance(frames, list) or not all(is_text(frame) and frame for frame in frames):
+        raise line.error(f"frames must be a list of paths, got {frames!r:.80}")
+    named = row.get("id", _name_of(frames[-1]) if frames else None)
+    scene_id = read_name(named, "id", line.path, line.where)
+    recording = read_name(row["recording"], "recording", line.path, line.where) if "recording" in row else ""
+    actions, reasons = _labels(row, line, taxonomy)
+    return Scene(
+        scene_id,
+        tuple(line.folder / frame for frame in frames[-num_frames:]),
+        _split(row, line),
+        actions,
+        reasons,
+        _texts(row, line),
+        _facts(row, line),
+        recording=recording,
+    )
+
+
+def _name_of(frame: str) -> str:
+    """The id of a scene that has none: its last frame's path without suffix, and without what leads out of a folder."""
+    path = PurePosixPath(frame)
+    return "/".join([*(part for part in path.parent.parts if part not in ("..", path.anchor)), path.stem])
+
+
+def _check_frames(scene: Scene, line: Line) -> None:
+    if not scene.frames:
+        raise line.error("names no frames", "list the pictures of the scene, the oldest first")
+    for frame in scene.frames:
+        if frame.suffix.lower() not in IMAGE_SUFFIXES:
+            wanted = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise line.error(f"frame {str(frame)!r} is of a format that is not read", f"convert it to one of {wanted}")
+        try:
+            plain_file(frame)
+        except (OSError, ValueError) as error:
+            remedy = "restore it, correct its path, or remove the line"
+            raise line.error(f"frame {str(frame)!r} is missing", remedy) from error
+
+
+def _split(row: Mapping[str, Any], line: Line) -> str:
+    split = row.get("split", line.split)
+    if "split" in row and split not in SPLITS:
+        raise unknown(line, "split", split, SPLITS)
+    if line.split and split != line.split:
+        problem = f"split {split!r} in the file of split {line.split!r}"
+        raise line.error(problem, "move the line to the file of its split, or leave split out")
+    return split
+
+
+def _labels(
+    row: Mapping[str, Any], line: Line, taxonomy: Taxonomy
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    given = [key for key in ("actions", "reasons") if key in row]
+    if not given:
+        return None, None
+    if len(given) == 1:
+        other = "reasons" if given == ["actions"] else "actions"
+        remedy = "give both, an empty list where none holds, or neither for a scene without labels"
+        raise line.error(f"has {given[0]} but no {other}", remedy)
+    actions = dict(taxonomy.action_index)
+    actions |= {alias: actions[name] for alias, name in taxonomy.action_aliases.items()}
+    reasons = dict(taxonomy.reason_index) | {text: i for i, text in enumerate(taxonomy.reason_texts)}
+    return (
+        _flags(row["actions"], "action", actions, taxonomy.action_names, line, taxonomy),
+        _flags(row["reasons"], "reason", reasons, taxonomy.reason_texts, line, taxonomy),
+    )
+
+
+def _flags(
+    value: object, what: str, index: Mapping[str, int], names: tuple[str, ...], line: Line, taxonomy: Taxonomy
+) -> tuple[int, ...]:
+    """Zeros and ones for a list of names; case and spacing are free, as in answers."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise line.error(f"{what}s must be a list of names, got {value!r:.80}")
+    flags = [0] * len(names)
+    for name in value:
+        i = index.get(name, index.get(" ".join(name.lower().split())))
+        if i is None:
+            close = difflib.get_close_matches(name.lower(), index, 1)
+            nearest = names[index[close[0]]] if close else None
+            remedy = f"write {nearest!r}" if nearest else f"write one of {', '.join(map(repr, names))}"
+            problem = f"unknown {what} {name!r:.80} in the label set {taxonomy.name!r}"
+            raise line.error(problem, f"{remedy}, or give the label set that has it as taxonomy")
+        if flags[i]:
+            raise line.error(f"{what} {names[i]!r} is named twice")
+        flags[i] = 1
+    return tuple(flags)
+
+
+def _texts(row: Mapping[str, Any], line: Line) -> tuple[str, ...]:
+    value = row.get("text", [])
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(is_text(text) and text.strip() for text in texts):
+        raise line.error(f"text must be a text or a list of texts, none of them empty, got {value!r:.80}")
+    return tuple(text.strip() for text in texts)
+
+
+def _facts(row: Mapping[str, Any], line: Line) -> dict[str, str] | None:
+    facts = row.get("facts")
+    if facts is None:
+        return None
+    if not isinstance(facts, dict) or not all(is_text(text) for text in (*facts, *facts.values())):
+        raise line.error(f"facts must be an object of texts, got {facts!r:.80}")
+    return facts
+
+
+def unknown(line: Line, what: str, got: object, allowed: Iterable[str]) -> DataError:
+    """The error for a word that is none of those allowed, with the nearest of them."""
+    known = list(allowed)
+    close = difflib.get_close_matches(str(got), known, 1)
+    remedy = f"write {close[0]!r}" if close else f"use one of {', '.join(known)}"
+    return line.error(f"unknown {what} {got!r:.80}", remedy)

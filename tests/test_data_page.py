@@ -1,0 +1,58 @@
+"""The small sets that docs/data.md shows are read as it says."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lvad.cli import main
+from lvad.data.jsonl import KEYS
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs/data.md").read_text()
+SECTIONS = {part.splitlines()[0]: part for part in PAGE.split("\n## ")[1:]}
+CHECKED = [name for name, part in SECTIONS.items() if "lvad data check" in part]
+
+
+def write(part: str) -> None:
+    """The files of a section in the current folder, and a picture for each that it names."""
+    pictures = re.findall(r"`([\w/-]+\.jpg)`", part)
+    for name, text in re.findall(r"`([\w/]+\.(?:jsonl?|yaml))`:\n\n```\w+\n(.*?)```", part, re.S):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+        if name.endswith("l"):
+            pictures += [str(Path(name).parent / frame) for frame in re.findall(r'"([\w/]+\.jpg)"', text)]
+    for name in pictures:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(name)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_every_layout_is_read(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    part = SECTIONS[name]
+    write(part)
+    (command,) = re.findall(r"```bash\n(lvad data check .*)\n```", part)
+    assert main(shlex.split(command)[1:]) == 0
+    said = capsys.readouterr().out
+    if shown := re.findall(r"```text\n(.*?)```", part, re.S):
+        assert said == shown[0]
+    else:
+        found = json.loads(said)
+        assert found["format"] == name.rpartition("`")[0].rpartition("`")[2]
+        assert (found["errors"], found["images"].split()[0] != "0") == ([], True)
+
+
+def test_every_layout_and_key_is_on_the_page():
+    assert len(CHECKED) == 5
+    assert all(f"`{key}`" in SECTIONS["Your own scenes: `jsonl`"] for key in KEYS)
+
+
+def test_the_conversion_is_as_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(SECTIONS["BDD-OIA: `lastframe`"])
+    (command,) = re.findall(r"```bash\n(lvad data convert .*)\n```", PAGE)
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out == "1 scenes: mine/scenes.jsonl\n"
