@@ -48,7 +48,7 @@ def test_the_rest_is_left_out_or_loses_every_label(root):
     assert [scene.id for scene in kept.scenes["train"]] == [scene.id for scene in whole.scenes["train"]]
     hidden = [scene for scene in kept.scenes["train"] if scene.id not in labelled(kept)]
     assert len(hidden) == 14
-    assert all(scene[3:] == (None, None, (), None, False) for scene in hidden)
+    assert all(scene[3:8] == (None, None, (), None, False) for scene in hidden)
     assert dropped.scenes["test"] == kept.scenes["test"] == whole.scenes["test"]
     assert "budget: 6 labels, no validation scenes; the other training scenes: drop" in dropped.summary()
 
