@@ -76,7 +76,8 @@ def means(record: Record, source: str = TEST, score: str = "action_macro_f1") ->
 def differences(record: Record, source: str = TEST) -> str:
     """Every arm with reinforcement learning against each without it, action macro-F1."""
     rows = []
-    for row in findings(record, source)["differences"]:
+    found = findings(record, source)
+    for row in (row for row in found["differences"] if row["arm"] not in found["references"]):
         names = f"{ARMS[row['arm']]} - {ARMS[row['minus']]}"
         over = [interval(row[kind]["action_macro_f1"], "+") for kind in ("over_seeds", "over_scenes")]
         rows.append([names, str(row["budget"]), str(len(row["seeds"])), *over])
