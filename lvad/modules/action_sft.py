@@ -209,7 +209,7 @@ class ActionSFT(Shardable):
         self._log_scores("test")
         if self.target != "caption":
             answers = answers_of(self.answered, self._with_reasons, self.taxonomy)
-            self.report = log_floors(self, answers, self.taxonomy, self.describer.is_oracle)
+            self.report = log_floors(self, answers, self.describer.is_oracle)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained weights alone, and the descriptions that were made."""

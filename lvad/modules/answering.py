@@ -104,19 +104,18 @@ def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool
     return Table(title, ("score", "model (95 % interval)", *others), tuple(rows))
 
 
-def log_floors(module: LightningModule, answers: Answers, taxonomy: Taxonomy, is_oracle: bool = False) -> list[Table]:
+def log_floors(module: LightningModule, answers: Answers, is_oracle: bool = False) -> list[Table]:
     """Log ``test/<floor>/<score>`` of constant answers, learnt from the labels that the module is trained on.
 
     Args:
         module: tested beside its data module.
         answers: the module's.
-        taxonomy: the label set.
         is_oracle: whether they stand behind true descriptions.
 
     Returns:
         The table of floors; nothing where no training label is at hand.
     """
-    training = training_labels(training_scenes(module), answers.reasons is not None, taxonomy)
+    training = training_labels(training_scenes(module), answers.reasons is not None, answers.taxonomy)
     if training is None:
         return []
     constant = floors(answers, training)

@@ -160,7 +160,7 @@ class TextReader(LightningModule):
         self.answered = gather_answers(self.answered)
         answers = answers_of(self.answered, True, self.taxonomy)
         log_gathered(self, {f"test/{name}": value for name, value in driving_scores(answers).items()})
-        self.report = log_floors(self, answers, self.taxonomy)
+        self.report = log_floors(self, answers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was said, and the reader; the models that describe and embed are named by the configuration."""
