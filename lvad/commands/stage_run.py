@@ -36,23 +36,6 @@ class Asked(NamedTuple):
     """Run ``lvad test`` after the fit."""
 
 
-def until_signal(what: str, work: Callable[[], int]) -> int:
-    """Run several stages; SIGTERM and Ctrl-C end those that are at work as well.
-
-    Args:
-        what: is run, for the message.
-        work: returns the exit code.
-    """
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return work()
-    except KeyboardInterrupt:
-        print(f"lvad: broken off; run the {what} again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def run_stage(asked: Asked, say: Say, run: Run) -> Record:
     """Fit and test what is not done yet.
 
