@@ -71,7 +71,7 @@ class Prefix(NamedTuple):
     """Tokens of each of the B prompts, N in all."""
     lookup: Callable[[Tensor], Tensor]
     """Embeds further tokens, float[L, D] of int64[L]; one gradient for these and the prompts'."""
-    trunk: Any = None
+    prompt_cache: Any = None
     """What the policy that read the prompts keeps of them, for its own use."""
 
 

@@ -190,14 +190,14 @@ def test_what_is_drawn_over_the_grammar_of_a_set_is_one_of_its_answers():
     generator = torch.Generator().manual_seed(0)
     actions, reasons = set(), set()
     for _ in range(60):
-        said, walk = "", grammar.start(1, 300)
+        said, grammar_states = "", grammar.start(1, 300)
         while True:
-            allowed = grammar.allowed(walk.places[0])
+            allowed = grammar.allowed(grammar_states.states[0])
             token = allowed[torch.randint(len(allowed), (1,), generator=generator)]
             if token == 0:
                 break
             said += texts[int(token)]
-            walk = walk.after(token)
+            grammar_states = grammar_states.after(token)
         answer = parse(said, LANES)
         assert answer.is_valid, said
         assert said.strip() == render(answer.actions, answer.reasons, LANES)

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
-from lvad.callbacks.fit_plan import Plan
+from lvad.callbacks.fit_plan import FitPlan
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.estimators import A2C, RLOO
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy
@@ -112,7 +112,7 @@ def main(
         accelerator="cpu", devices=devices, strategy=strategy if devices > 1 else "auto", max_steps=2,
         accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0,
-        callbacks=[Plan()],
+        callbacks=[FitPlan()],
     )  # fmt: skip
     data = BDDOIADataModule(
         "lastframe",

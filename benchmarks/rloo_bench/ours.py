@@ -77,7 +77,7 @@ class Ours:
 
     def _watch(self, policy: Any) -> None:
         count_rows(self.phases, policy.vlm)
-        self.phases.wrap(policy._eyes, "look", "vision")
+        self.phases.wrap(policy._vision_encoder, "encode_images", "vision")
         self.phases.wrap(policy, "logprobs", "forward")
         self.phases.wrap(self.module.reward, "score", "reward")
         self.phases.wrap(policy, "generate", "decode")
@@ -129,14 +129,14 @@ class Ours:
         """Of the prompts' pass, the completions' pass and the backward pass, the tower left out of the forward."""
         policy = self.module.policy
         batch = on_device(make_batch(self.setting, 0), self.setting.device)
-        features = policy._eyes.look(policy.vlm, batch.frames)
-        original, policy._eyes.look = policy._eyes.look, lambda *_: features
+        features = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
+        original, policy._vision_encoder.encode_images = policy._vision_encoder.encode_images, lambda *_: features
         try:
             with torch.no_grad():
                 rollouts = policy.generate(policy.encode(batch), self.setting.k)
             with count_operations() as counter:
                 policy.logprobs(policy.encode(batch), rollouts).sum().backward()
         finally:
-            policy._eyes.look = original
+            policy._vision_encoder.encode_images = original
             self.optimizer.zero_grad()
         return counter.get_total_flops()

@@ -39,7 +39,7 @@ def sets_of(logps: Tensor) -> Tensor:
     return every_set(logps.shape[-1].bit_length() - 1).to(logps.device)
 
 
-class Chances(NamedTuple):
+class AnswerProbabilities(NamedTuple):
     """How probable the parts of an answer are in the model's own law."""
 
     action_sets: Tensor
@@ -54,13 +54,13 @@ class Chances(NamedTuple):
         sets = sets_of(self.action_sets)
         return (self.action_sets.exp().unsqueeze(-1) * sets).sum(-2)
 
-    def mirrored(self, taxonomy: Taxonomy = BDD_OIA) -> "Chances":
+    def mirrored(self, taxonomy: Taxonomy = BDD_OIA) -> "AnswerProbabilities":
         """Those of the mirrored scene, left and right exchanged; twice is these themselves."""
         reasons = None if self.reasons is None else self.reasons[:, list(taxonomy.mirrored_reasons)]
-        return Chances(self.action_sets[:, list(mirrored_sets(taxonomy))], reasons)
+        return AnswerProbabilities(self.action_sets[:, list(mirrored_sets(taxonomy))], reasons)
 
 
-def mean_chances(views: Sequence[Chances]) -> Chances:
+def mean_probabilities(views: Sequence[AnswerProbabilities]) -> AnswerProbabilities:
     """The mean of the probabilities over several views of the same scenes, each counting the same.
 
     Args:
@@ -68,7 +68,7 @@ def mean_chances(views: Sequence[Chances]) -> Chances:
     """
     sets = torch.stack([view.action_sets for view in views]).logsumexp(0) - math.log(len(views))
     reasons = [view.reasons for view in views if view.reasons is not None]
-    return Chances(sets, torch.stack(reasons).mean(0) if reasons else None)
+    return AnswerProbabilities(sets, torch.stack(reasons).mean(0) if reasons else None)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from lightning import LightningModule
 
-from lvad.answers.answer_probabilities import Chances
+from lvad.answers.answer_probabilities import AnswerProbabilities
 from lvad.metrics.driving import Answers, bootstrap_scores, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.ranks import gather, log_gathered
@@ -34,7 +34,11 @@ def read_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy = 
 
 
 def answered_scenes(
-    batch: Batch, texts: Sequence[str], answers: Sequence[Answer], descriptions: Sequence[str], chances: Chances | None
+    batch: Batch,
+    texts: Sequence[str],
+    answers: Sequence[Answer],
+    descriptions: Sequence[str],
+    probabilities: AnswerProbabilities | None,
 ) -> list[AnsweredScene]:
     """Put B answers on record.
 
@@ -43,12 +47,14 @@ def answered_scenes(
         texts: as generated.
         answers: what they say.
         descriptions: what stood in the prompt; empty texts without one.
-        chances: None where they were not computed.
+        probabilities: None where they were not computed.
     """
     found = []
     labels = batch.actions.tolist(), batch.reasons.tolist()
-    of_actions = [()] * len(texts) if chances is None else chances.actions.clamp(0, 1).tolist()
-    of_reasons = [()] * len(texts) if chances is None or chances.reasons is None else chances.reasons.tolist()
+    of_actions = [()] * len(texts) if probabilities is None else probabilities.actions.clamp(0, 1).tolist()
+    of_reasons = (
+        [()] * len(texts) if probabilities is None or probabilities.reasons is None else probabilities.reasons.tolist()
+    )
     rows = zip(batch.ids, texts, answers, descriptions, of_actions, of_reasons, *labels, strict=True)
     for name, text, answer, description, p_actions, p_reasons, actions, reasons in rows:
         found.append(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lvad.answers.answer_probabilities import (
-    Chances,
+    AnswerProbabilities,
     action_set_logps,
     balanced_choice,
-    mean_chances,
+    mean_probabilities,
     reason_probabilities,
 )
 from lvad.answers.answer_records import answered_scenes, read_answers
@@ -55,11 +55,11 @@ class View(NamedTuple):
     is_mirrored: bool
 
 
-class Decided(NamedTuple):
+class DecodedAnswers(NamedTuple):
     """B answers."""
 
     texts: list[str]
-    chances: Chances | None
+    probabilities: AnswerProbabilities | None
     """None where they were not asked for."""
 
 
@@ -68,33 +68,35 @@ def decide(
     policy: HFPolicy,
     prefix: Prefix,
     with_reasons: bool,
-    with_chances: bool,
+    with_probabilities: bool,
     grammar: AnswerGrammar | None = None,
     shares: Tensor | None = None,
     logit_adjustment: float = 0.0,
     taxonomy: Taxonomy = BDD_OIA,
-) -> Decided:
+) -> DecodedAnswers:
     """Greedy answers behind one prompt; the probabilities are those of the model, whatever the decision.
 
     Args:
         policy: the model.
         prefix: B scenes with the prompt.
         with_reasons: whether answers name reasons.
-        with_chances: whether probabilities are wanted.
+        with_probabilities: whether probabilities are wanted.
         grammar: of the answers; None lets the model write freely.
         shares: float[A], how often each action is true, for the adjustment.
         logit_adjustment: strength of ``balanced_choice``; 0 leaves the model's own decision.
         taxonomy: what the labels are called.
     """
-    sets = action_set_logps(policy, prefix, taxonomy) if with_chances or logit_adjustment else None
+    sets = action_set_logps(policy, prefix, taxonomy) if with_probabilities or logit_adjustment else None
     begin = None
     if sets is not None and shares is not None and logit_adjustment:
         begin = _begun(policy, balanced_choice(sets, shares, logit_adjustment), taxonomy)
     rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=begin).texts
     texts = [row[0] for row in rows]
-    if sets is None or not with_chances:
-        return Decided(texts, None)
-    return Decided(texts, Chances(sets, _reasons(policy, prefix, texts, taxonomy) if with_reasons else None))
+    if sets is None or not with_probabilities:
+        return DecodedAnswers(texts, None)
+    return DecodedAnswers(
+        texts, AnswerProbabilities(sets, _reasons(policy, prefix, texts, taxonomy) if with_reasons else None)
+    )
 
 
 @torch.no_grad()
@@ -105,7 +107,7 @@ def vote(
     grammar: AnswerGrammar | None = None,
     shares: Tensor | None = None,
     logit_adjustment: float = 0.0,
-) -> Decided:
+) -> DecodedAnswers:
     """Answers by the mean over views: first the action set, then, behind that one, each reason above one half.
 
     A view's prompt is read twice, so that one prompt's keys and values are in memory at a time.
@@ -118,16 +120,16 @@ def vote(
         shares: as for ``decide``.
         logit_adjustment: as for ``decide``.
     """
-    sets, taxonomy = mean_chances([_sets(policy, view) for view in views]), views[0].frames.taxonomy
+    sets, taxonomy = mean_probabilities([_sets(policy, view) for view in views]), views[0].frames.taxonomy
     shares = torch.full((sets.actions.shape[1],), 0.5) if shares is None else shares
     actions = balanced_choice(sets.action_sets, shares, logit_adjustment)
     if not with_reasons:
-        return Decided([render(row, None, taxonomy) for row in actions.tolist()], sets)
+        return DecodedAnswers([render(row, None, taxonomy) for row in actions.tolist()], sets)
     found = [_reasons_behind(policy, view, actions, grammar) for view in views]
-    chances = Chances(sets.action_sets, torch.stack(found).mean(0))
+    probabilities = AnswerProbabilities(sets.action_sets, torch.stack(found).mean(0))
     named = (torch.stack(found).mean(0) > 0.5).int()
     texts = [render(*row, taxonomy) for row in zip(actions.tolist(), named.tolist(), strict=True)]
-    return Decided(texts, chances)
+    return DecodedAnswers(texts, probabilities)
 
 
 def views_of(policy: HFPolicy, describer: Describer, batch: Batch, voting: Voting) -> tuple[list[View], list[str]]:
@@ -158,17 +160,17 @@ def name_reasons(policy: HFPolicy, view: View, actions: Tensor, grammar: AnswerG
     return reasons[:, list(names.mirrored_reasons)] if view.is_mirrored else reasons
 
 
-def put_on_record(
-    batch: Batch, decided: Decided, descriptions: Sequence[str], with_reasons: bool
+def record_answers(
+    batch: Batch, decoded: DecodedAnswers, descriptions: Sequence[str], with_reasons: bool
 ) -> list[AnsweredScene]:
     """B answers as read, beside what is true."""
-    answers = read_answers(decided.texts, with_reasons, batch.taxonomy)
-    return answered_scenes(batch, decided.texts, answers, descriptions, decided.chances)
+    answers = read_answers(decoded.texts, with_reasons, batch.taxonomy)
+    return answered_scenes(batch, decoded.texts, answers, descriptions, decoded.probabilities)
 
 
-def _sets(policy: HFPolicy, view: View) -> Chances:
+def _sets(policy: HFPolicy, view: View) -> AnswerProbabilities:
     names = view.frames.taxonomy
-    found = Chances(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
+    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
     return found.mirrored(names) if view.is_mirrored else found
 
 

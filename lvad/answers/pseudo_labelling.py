@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lvad.answers.answer_probabilities import sets_of
-from lvad.answers.decision import Decided, put_on_record
+from lvad.answers.decision import DecodedAnswers, record_answers
 from lvad.data.collate import SceneDataset
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.held_out import held_out_loader
@@ -21,7 +21,7 @@ from lvad.metrics.calibration import fit_platt
 from lvad.types import AnsweredScene, Batch, Scene
 
 
-class Said(NamedTuple):
+class AnswerWithProbability(NamedTuple):
     """An answer, and how probable its set of actions is."""
 
     scene: AnsweredScene
@@ -57,7 +57,7 @@ class PseudoLabels:
         self,
         folder: Path,
         module: LightningModule,
-        decide: Callable[[Batch], tuple[Decided, list[str]]],
+        decide: Callable[[Batch], tuple[DecodedAnswers, list[str]]],
         with_reasons: bool,
     ) -> Path:
         """Label the pool and write the file beside the exported model; returns its path.
@@ -82,13 +82,15 @@ class PseudoLabels:
         return write_pseudo_labels(folder, kept)
 
 
-def say(batch: Batch, decided: Decided, descriptions: Sequence[str], with_reasons: bool) -> list[Said]:
+def say(
+    batch: Batch, decoded: DecodedAnswers, descriptions: Sequence[str], with_reasons: bool
+) -> list[AnswerWithProbability]:
     """B decisions with the probability of each answered set of actions."""
-    assert decided.chances is not None
-    answered = put_on_record(batch, decided, descriptions, with_reasons)
+    assert decoded.probabilities is not None
+    answered = record_answers(batch, decoded, descriptions, with_reasons)
     actions = torch.tensor([scene.actions for scene in answered])
-    found = set_probability(decided.chances.action_sets, actions)
-    return [Said(*row) for row in zip(answered, found.tolist(), strict=True)]
+    found = set_probability(decoded.probabilities.action_sets, actions)
+    return [AnswerWithProbability(*row) for row in zip(answered, found.tolist(), strict=True)]
 
 
 def set_probability(action_sets: Tensor, actions: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def set_probability(action_sets: Tensor, actions: Tensor) -> Tensor:
     return action_sets.exp()[is_answered]
 
 
-def calibration_on(said: Sequence[Said]) -> Tensor | None:
+def calibration_on(said: Sequence[AnswerWithProbability]) -> Tensor | None:
     """Slope and offset, float64[2], of P(actions are right) = sigmoid(a logit(probability) + b).
 
     None without both right and wrong answers, which say nothing of how sure the model should be.
@@ -109,7 +111,9 @@ def calibration_on(said: Sequence[Said]) -> Tensor | None:
     return fit_platt(_logit(probabilities), torch.tensor(is_right))
 
 
-def sure_labels(said: Sequence[Said], platt: Tensor | None, threshold: float) -> dict[str, PseudoLabel]:
+def sure_labels(
+    said: Sequence[AnswerWithProbability], platt: Tensor | None, threshold: float
+) -> dict[str, PseudoLabel]:
     """The valid answers whose calibrated probability is at least the threshold.
 
     Args:

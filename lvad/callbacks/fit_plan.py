@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lvad.answers.target_texts import MOST_COUNTED, label_texts, mean_tokens
-from lvad.callbacks.worst_batch import Tried, longest_completion, try_step, worst_batch
+from lvad.callbacks.worst_batch import TrialStep, longest_completion, try_step, worst_batch
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
@@ -21,7 +21,7 @@ Rows = list[tuple[str, str]]
 MB: Final = 1e6
 
 
-class Plan(Callback):
+class FitPlan(Callback):
     """Says what is trained and what is frozen, how many labels and tokens teach it, and how much memory it needs.
 
     It also tries a training step on the worst batch, so that one which does not fit fails in the first seconds.
@@ -96,7 +96,7 @@ def label_rows(module: Any, scenes: list[Scene], taxonomy: Taxonomy = BDD_OIA) -
     return [("labels", row)]
 
 
-def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, tried: Tried | None) -> Rows:
+def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, tried: TrialStep | None) -> Rows:
     """Scenes and, once a batch was tried, tokens of one optimizer step."""
     scenes = batch_size * accumulated * num_devices
     what = f"{scenes} scenes ({batch_size} x {accumulated} accumulated x {num_devices} devices)"
@@ -119,7 +119,7 @@ def room_bytes(trainer: Trainer, module: nn.Module) -> int:
 
 
 def memory_rows(
-    module: nn.Module, optimizers: list[torch.optim.Optimizer], tried: Tried | None, remark: str = ""
+    module: nn.Module, optimizers: list[torch.optim.Optimizer], tried: TrialStep | None, remark: str = ""
 ) -> Rows:
     """Bytes on one device that shards nothing."""
     copy = getattr(getattr(module, "policy", None), "kept_copy", None)

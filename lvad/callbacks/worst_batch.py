@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.images import reduced_size
-from lvad.objectives.kl_penalty import KLControl
+from lvad.objectives.kl_penalty import AdaptiveKL
 from lvad.ops import kept_random_state
 from lvad.policy.tokens import PromptIds
 from lvad.types import Batch, Prefix, Rollouts, Scene
@@ -28,7 +28,7 @@ class DoesNotFit(RuntimeError):
     """The worst batch needs more memory than there is."""
 
 
-class Tried(NamedTuple):
+class TrialStep(NamedTuple):
     """What a step on the worst batch took."""
 
     prompt_tokens: int
@@ -42,7 +42,7 @@ class Tried(NamedTuple):
     time_s: float
 
 
-class _Seen:
+class _TokenCounts:
     """Tokens of all prompts that were read, and of all completions that a gradient was asked of."""
 
     prompt_tokens = 0
@@ -99,7 +99,7 @@ def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
     return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen], data.taxonomy)
 
 
-def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes: int = 0) -> Tried:
+def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes: int = 0) -> TrialStep:
     """A forward and a backward with every completion at its longest, which leave no trace.
 
     Args:
@@ -130,7 +130,7 @@ def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes
                 raise
             raise DoesNotFit(_remedy(module, batch, error)) from error
     peak = torch.cuda.max_memory_allocated(module.device) if is_cuda else None
-    return Tried(seen.prompt_tokens, seen.completion_tokens, saved.total, peak, time.perf_counter() - start_s)
+    return TrialStep(seen.prompt_tokens, seen.completion_tokens, saved.total, peak, time.perf_counter() - start_s)
 
 
 def longest_completion(policy: Any) -> int | None:
@@ -180,7 +180,7 @@ def _no_trace(module: LightningModule) -> Iterator[None]:
     """Random numbers, buffers, gradients, the weight of a KL, descriptions and logs are afterwards as before."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     describer, kl = getattr(module, "describer", None), getattr(module, "kl", None)
-    weight = kl.state_dict() if isinstance(kl, KLControl) else {}
+    weight = kl.state_dict() if isinstance(kl, AdaptiveKL) else {}
     known = copy.copy(describer.known) if describer is not None else {}
     try:
         with (
@@ -196,14 +196,14 @@ def _no_trace(module: LightningModule) -> Iterator[None]:
                 buffer.copy_(before)
         if describer is not None:
             describer.known = known
-        if isinstance(kl, KLControl):
+        if isinstance(kl, AdaptiveKL):
             kl.load_state_dict(weight)
 
 
 @contextmanager
-def _at_its_longest(policy: Any) -> Iterator[_Seen]:
+def _at_its_longest(policy: Any) -> Iterator[_TokenCounts]:
     """Completions go on to ``max_new_tokens``, where they ended before with their first token again and again."""
-    seen = _Seen()
+    seen = _TokenCounts()
     if policy is None:
         yield seen
         return

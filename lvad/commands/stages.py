@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lvad.callbacks.fit_plan import Plan
+from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.step_seeds import StepSeeds
 from lvad.commands.arguments import complete
 from lvad.commands.checkpoint_file import check_checkpoint
@@ -58,7 +58,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what every run has."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(Plan, "plan")
+        parser.add_lightning_class_args(FitPlan, "plan")
         parser.add_lightning_class_args(RunRecorder, "recorder")
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.add_lightning_class_args(PredictionWriter, "predictions")

@@ -1,6 +1,6 @@
 """Estimators of the policy gradient: what each completion's log-probability is weighted with."""
 
-from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
 from lvad.estimators.baselines import GRPO, RLOO, SCST, Reinforce
 from lvad.estimators.critic import A2C
 from lvad.estimators.selection import BestOfN, MinimumRisk
@@ -13,7 +13,7 @@ __all__ = [
     "BestOfN",
     "Estimate",
     "Estimator",
-    "Judged",
     "MinimumRisk",
     "Reinforce",
+    "ScoredRollouts",
 ]

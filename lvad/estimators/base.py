@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lvad.types import Rollouts
 
 
-class Judged(NamedTuple):
-    """K judged completions of each of B scenes."""
+class ScoredRollouts(NamedTuple):
+    """K scored completions of each of B scenes."""
 
     rewards: Tensor
     """float[B, K], penalties included; finite."""
@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
     logged: Mapping[str, Tensor] = MappingProxyType({})
     """float[] by name."""
     is_kept: Tensor | None = None
-    """bool[B], False on further scenes that take no part; None: those of ``Judged``."""
+    """bool[B], False on further scenes that take no part; None: those of ``ScoredRollouts``."""
 
 
 class Estimator(nn.Module):
@@ -52,6 +52,6 @@ class Estimator(nn.Module):
     def prepare(self, state_size: int) -> None:
         """Make what depends on the policy, whose states have ``state_size`` entries; before training."""
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K], in a training step; what depends on earlier steps moves on."""
         raise NotImplementedError

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
 from lvad.losses.advantages import group_relative, leave_one_out, over_baseline
 
 
@@ -15,9 +15,9 @@ class RLOO(Estimator):
     Unbiased: the mean is K grad E[R]. Costs nothing beside the K completions.
     """
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K]; each row sums to zero."""
-        return Estimate(leave_one_out(judged.rewards))
+        return Estimate(leave_one_out(scored.rewards))
 
 
 class Reinforce(Estimator):
@@ -50,17 +50,17 @@ class Reinforce(Estimator):
         self.baseline, self.momentum = baseline, momentum
         self.register_buffer("mean", torch.tensor(torch.nan))
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K]; the mean moves on afterwards."""
         if self.baseline == "none":
-            return Estimate(judged.rewards)
-        baseline = self.mean.nan_to_num(0.0).to(judged.rewards.dtype)
+            return Estimate(scored.rewards)
+        baseline = self.mean.nan_to_num(0.0).to(scored.rewards.dtype)
         # Without a read of the device: where no scene is kept the mean of nothing is chosen by nobody.
-        kept = judged.is_kept.unsqueeze(1).expand_as(judged.rewards)
-        now = (torch.where(kept, judged.rewards, 0.0).sum() / kept.sum()).to(self.mean.dtype)
+        kept = scored.is_kept.unsqueeze(1).expand_as(scored.rewards)
+        now = (torch.where(kept, scored.rewards, 0.0).sum() / kept.sum()).to(self.mean.dtype)
         moved = torch.where(self.mean.isnan(), now, self.mean.lerp(now, 1 - self.momentum))
         self.mean.copy_(torch.where(kept.any(), moved, self.mean))
-        return Estimate(over_baseline(judged.rewards, baseline.expand(len(judged.rewards))))
+        return Estimate(over_baseline(scored.rewards, baseline.expand(len(scored.rewards))))
 
 
 class SCST(Estimator):
@@ -76,12 +76,12 @@ class SCST(Estimator):
 
     min_completions = 1
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K]; all of one sign where the greedy completion is best or worst."""
-        greedy, is_finite = judged.greedy_rewards()
-        is_kept = judged.is_kept & is_finite  # a scene without a baseline teaches nothing
+        greedy, is_finite = scored.greedy_rewards()
+        is_kept = scored.is_kept & is_finite  # a scene without a baseline teaches nothing
         logged = {"reward/greedy": greedy[is_kept].mean()}
-        return Estimate(over_baseline(judged.rewards, greedy), is_kept=is_kept, logged=logged)
+        return Estimate(over_baseline(scored.rewards, greedy), is_kept=is_kept, logged=logged)
 
 
 class GRPO(Estimator):
@@ -103,9 +103,9 @@ class GRPO(Estimator):
         super().__init__()
         self.scale_by_std, self.per_token = scale_by_std, per_token
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K]."""
-        advantages = group_relative(judged.rewards, self.scale_by_std)
+        advantages = group_relative(scored.rewards, self.scale_by_std)
         if self.per_token:
-            advantages = advantages / judged.rollouts.completion_mask.sum(-1)
+            advantages = advantages / scored.rollouts.completion_mask.sum(-1)
         return Estimate(advantages)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
 from lvad.losses.advantages import over_baseline
 
 
@@ -53,16 +53,16 @@ class A2C(Estimator):
             nn.LayerNorm(state_size), nn.Linear(state_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last
         )
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K], the critic's loss, and how much of the rewards' variance it explains."""
-        with torch.autocast(judged.rewards.device.type, enabled=False):
-            values = self.critic(judged.states().float()).squeeze(-1)
+        with torch.autocast(scored.rewards.device.type, enabled=False):
+            values = self.critic(scored.states().float()).squeeze(-1)
         is_warm = self.num_steps >= self.warmup_steps
         self.num_steps += 1
-        advantages = over_baseline(judged.rewards, values.detach().to(judged.rewards.dtype))
-        targets = judged.rewards.to(values.dtype)
+        advantages = over_baseline(scored.rewards, values.detach().to(scored.rewards.dtype))
+        targets = scored.rewards.to(values.dtype)
         guesses = values.unsqueeze(1).expand_as(targets)
-        kept = judged.is_kept.unsqueeze(1).expand_as(targets)
+        kept = scored.is_kept.unsqueeze(1).expand_as(targets)
         # A sum of nothing where no scene is kept, so that every process has a gradient.
         loss = torch.where(kept, (guesses - targets).square(), 0.0).sum() / kept.sum().clamp(min=1)
         known = torch.stack([guesses.detach(), targets, kept]).cpu()  # one read of the device

@@ -1,6 +1,6 @@
 """Estimators that choose or re-weight completions instead of subtracting a baseline; none is unbiased for grad E[R]."""
 
-from lvad.estimators.base import Estimate, Estimator, Judged
+from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
 from lvad.losses.advantages import best_of_n, minimum_risk_weights
 from lvad.losses.minimum_risk import is_first_occurrence
 from lvad.ops import sequence_sum
@@ -13,9 +13,9 @@ class BestOfN(Estimator):
     rewards are all equal: nothing tells a good group from a bad one.
     """
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Weights float[B, K], a single 1 in each row."""
-        return Estimate(best_of_n(judged.rewards))
+        return Estimate(best_of_n(scored.rewards))
 
 
 class MinimumRisk(Estimator):
@@ -39,9 +39,9 @@ class MinimumRisk(Estimator):
             raise ValueError(f"sharpness must be > 0, got {sharpness}")
         self.sharpness = sharpness
 
-    def estimate(self, judged: Judged) -> Estimate:
+    def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Weights float[B, K]; each row sums to zero."""
-        rollouts = judged.rollouts
-        logps = sequence_sum(rollouts.logps, rollouts.completion_mask).to(judged.rewards.dtype)
+        rollouts = scored.rollouts
+        logps = sequence_sum(rollouts.logps, rollouts.completion_mask).to(scored.rewards.dtype)
         is_first = is_first_occurrence(rollouts.tokens, rollouts.completion_mask)
-        return Estimate(minimum_risk_weights(judged.rewards, logps, self.sharpness, is_first))
+        return Estimate(minimum_risk_weights(scored.rewards, logps, self.sharpness, is_first))

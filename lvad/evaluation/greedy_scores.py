@@ -14,7 +14,7 @@ from lvad.taxonomy import BDD_OIA
 from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scores
 
 
-class HeldOut(nn.Module):
+class GreedyScores(nn.Module):
     """The scores of one greedy text per scene, over the scenes of all ranks.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lvad.metrics.intervals import Interval
 
 
-class Said(NamedTuple):
+class SeedAnswers(NamedTuple):
     """What a system said of N test scenes after one seed's training."""
 
     predicted: Tensor
@@ -41,7 +41,9 @@ def weighted_macro_f1(
     return (2 * (weights @ both) / (weights @ either).clamp_min(1e-12)).mean(1)
 
 
-def paired_difference(first: Sequence[Said], second: Sequence[Said], num_draws: int = 2000, seed: int = 0) -> Interval:
+def paired_difference(
+    first: Sequence[SeedAnswers], second: Sequence[SeedAnswers], num_draws: int = 2000, seed: int = 0
+) -> Interval:
     """Macro-F1, first minus second, mean over seeds, with its 95 % interval over seeds and recordings.
 
     Each draw takes S seeds and as many recordings as there are, both with replacement, and the same ones for both

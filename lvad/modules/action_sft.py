@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lvad.answers.answer_records import gather_answers, log_floors, training_labels, training_scenes
-from lvad.answers.decision import Decided, Voting, decide, put_on_record, questions, views_of, vote
+from lvad.answers.decision import DecodedAnswers, Voting, decide, questions, record_answers, views_of, vote
 from lvad.answers.describer import Describer, Description
 from lvad.answers.pseudo_labelling import PseudoLabels
 from lvad.answers.target_texts import Target, label_texts, mean_tokens, right_texts
@@ -28,7 +28,7 @@ from lvad.metrics.judged import JudgeScore
 from lvad.metrics.likelihood import TextLoss
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.objectives.fixmatch import FixMatch
-from lvad.objectives.text_objectives import CrossEntropy, Lesson, Objective, say_supervised_share
+from lvad.objectives.text_objectives import CrossEntropy, Objective, SupervisedBatch, log_supervised_share
 from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
@@ -55,7 +55,7 @@ class ActionSFT(Shardable):
             frames alone (the baseline).
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
         num_targets: captions drawn per scene and step, all behind one image encoding.
-        objective: what is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRisk``.
+        objective: what is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRiskBLEU``.
         logit_adjustment: make common actions dearer in the decision, see ``balanced_choice``; 0 leaves the model's
             own.
         voting: average the probabilities of several views before every decision; None asks once.
@@ -142,10 +142,10 @@ class ActionSFT(Shardable):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What the objective asks of the right texts behind each scene's prompt."""
-        lesson = self._lesson(batch if self.augment is None else self.augment(batch))
+        supervised = self._supervised_batch(batch if self.augment is None else self.augment(batch))
         if self.global_step == 0 and batch_idx == 0:
-            say_supervised_share(self, self.policy, lesson)
-        loss, values = self.objective.loss(self.policy, lesson)
+            log_supervised_share(self, self.policy, supervised)
+        loss, values = self.objective.loss(self.policy, supervised)
         if self.fixmatch is not None:
             more = self.fixmatch.beside(self, self.policy, self.grammar, self._with_reasons, self.mean_tokens)
             loss, values = loss + more[0], values | more[1]
@@ -156,11 +156,11 @@ class ActionSFT(Shardable):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, and greedy outputs against the labels."""
-        self.answered += self._evaluate(batch, with_chances=False)
+        self.answered += self._evaluate(batch, with_probabilities=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation, with probabilities; answers and the first frames are kept for the report."""
-        self.answered += self._evaluate(batch, with_chances=True)
+        self.answered += self._evaluate(batch, with_probabilities=True)
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction] | list[AnsweredScene]:
@@ -169,7 +169,7 @@ class ActionSFT(Shardable):
         if self.target == "caption":
             texts = self.policy.generate(prefix, 1, greedy=True).texts
             return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
-        return self._answer(batch, prefix, with_chances=True)
+        return self._answer(batch, prefix, with_probabilities=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what is trained, with its schedule per step."""
@@ -225,10 +225,10 @@ class ActionSFT(Shardable):
         if (sure := self.pseudo_labels) is not None:
             sure.write(folder, self, lambda b: self._decide(b, self._encode(b), True), self._with_reasons)
 
-    def _lesson(self, batch: Batch) -> Lesson:
+    def _supervised_batch(self, batch: Batch) -> SupervisedBatch:
         weights = torch.tensor([self.scene_weights.get(name, 1.0) for name in batch.ids], device=self.device)
         texts = right_texts(self.target, batch, self.num_targets)
-        return Lesson(self._encode(batch), texts, weights, self.grammar, self.mean_tokens)
+        return SupervisedBatch(self._encode(batch), texts, weights, self.grammar, self.mean_tokens)
 
     def _encode(self, batch: Batch) -> Prefix:
         prompts = self.policy.prompts
@@ -240,7 +240,7 @@ class ActionSFT(Shardable):
             self.describer.hide(batch, self.training, progress), questions(self.policy, said, self.taxonomy)
         )
 
-    def _evaluate(self, batch: Batch, with_chances: bool) -> list[AnsweredScene]:
+    def _evaluate(self, batch: Batch, with_probabilities: bool) -> list[AnsweredScene]:
         prefix = self._encode(batch)
         targets = self.policy.targets(right_texts(self.target, batch, self.num_targets))
         self.text_loss.update(batch.ids, self.policy.logprobs(prefix, targets), targets.completion_mask)
@@ -249,20 +249,22 @@ class ActionSFT(Shardable):
             known = [(n, row[0], f) for n, row, f in zip(batch.ids, said, batch.facts, strict=True) if f is not None]
             self.facts.add([n for n, _, _ in known], [fact_counts(text, facts) for _, text, facts in known])
             return []
-        answered = self._answer(batch, prefix, with_chances)
-        if with_chances and isinstance(self.judge, Reward):
+        answered = self._answer(batch, prefix, with_probabilities)
+        if with_probabilities and isinstance(self.judge, Reward):
             said = [scene.text for scene in answered]
             judge_answers(self.judged, self.judge, self.policy, batch, said, self._with_reasons)
         return answered
 
-    def _answer(self, batch: Batch, prefix: Prefix, with_chances: bool) -> list[AnsweredScene]:
-        return put_on_record(batch, *self._decide(batch, prefix, with_chances), self._with_reasons)
+    def _answer(self, batch: Batch, prefix: Prefix, with_probabilities: bool) -> list[AnsweredScene]:
+        return record_answers(batch, *self._decide(batch, prefix, with_probabilities), self._with_reasons)
 
-    def _decide(self, batch: Batch, prefix: Prefix, with_chances: bool) -> tuple[Decided, list[str]]:
+    def _decide(self, batch: Batch, prefix: Prefix, with_probabilities: bool) -> tuple[DecodedAnswers, list[str]]:
         law = {"grammar": self.grammar, "shares": self.action_shares, "logit_adjustment": self.logit_adjustment}
         if self.voting is None:
             said = self.describer.describe(self.policy, batch, is_training=False)
-            return decide(self.policy, prefix, self._with_reasons, with_chances, **law, taxonomy=self.taxonomy), said
+            return decide(
+                self.policy, prefix, self._with_reasons, with_probabilities, **law, taxonomy=self.taxonomy
+            ), said
         views, said = views_of(self.policy, self.describer, batch, self.voting)
         return vote(self.policy, views, self._with_reasons, **law), said
 

@@ -17,7 +17,7 @@ from lvad.metrics.logistic import Logistic, fit_logistic
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
 
-class Said(NamedTuple):
+class SceneFeatures(NamedTuple):
     """S scenes as features of what was said of them: as it was said, and with left and right exchanged."""
 
     single: Tensor
@@ -25,9 +25,9 @@ class Said(NamedTuple):
     mean: Tensor
     """float64[2, S, D], over all of them."""
 
-    def choose(self, rows: Tensor) -> "Said":
+    def choose(self, rows: Tensor) -> "SceneFeatures":
         """Those of bool[S] or int64[S]."""
-        return Said(self.single[:, rows], self.mean[:, rows])
+        return SceneFeatures(self.single[:, rows], self.mean[:, rows])
 
 
 class Models(NamedTuple):
@@ -99,10 +99,10 @@ def probability(probabilities: Tensor, calibration: Tensor, num_actions: int = B
 
 
 def cross_fit(
-    said: Said,
+    said: SceneFeatures,
     labels: Tensor,
     folds: Tensor,
-    other: Said,
+    other: SceneFeatures,
     penalty: float = 0.2,
     threshold: float = 0.9,
     rounds: int = 1,
@@ -145,19 +145,19 @@ def cross_fit(
     return Fit(models, calibration, decided, pseudo, probability(pseudo, calibration, num_actions))
 
 
-def decide(model: Logistic, said: Said, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
+def decide(model: Logistic, said: SceneFeatures, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
     """Probabilities float64[S, C]: the mean of both sights, that of the mirrored one with sides exchanged back."""
     seen, mirrored = torch.sigmoid(model.logits(said.mean))
     return (seen + mirrored[:, list(taxonomy.mirrored_labels)]) / 2
 
 
-def _decide(models: list[Models], said: Said, folds: Tensor, taxonomy: Taxonomy) -> Tensor:
+def _decide(models: list[Models], said: SceneFeatures, folds: Tensor, taxonomy: Taxonomy) -> Tensor:
     """float64[n, C], each scene by the model of its fold."""
     each = torch.stack([decide(model.whole, said, taxonomy) for model in models[:-1]])
     return each[folds, torch.arange(len(folds))]
 
 
-def _fit(parts: list[tuple[Said, Tensor]], penalty: float, taxonomy: Taxonomy) -> Models:
+def _fit(parts: list[tuple[SceneFeatures, Tensor]], penalty: float, taxonomy: Taxonomy) -> Models:
     singles, means, single_labels, mean_labels, counts = [], [], [], [], []
     for said, labels in parts:
         both = torch.stack([labels, labels[:, list(taxonomy.mirrored_labels)]])  # float64[2, S, C]

@@ -14,14 +14,14 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lvad.estimators import RLOO, Estimator, Judged
-from lvad.evaluation.greedy_scores import HeldOut
+from lvad.estimators import RLOO, Estimator, ScoredRollouts
+from lvad.evaluation.greedy_scores import GreedyScores
 from lvad.evaluation.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
 from lvad.modules.apart import touched, without_gradients
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.modules.experience import Experience, values_of_all_ranks
-from lvad.objectives.kl_penalty import KL, KLControl
+from lvad.objectives.kl_penalty import KL, AdaptiveKL
 from lvad.objectives.regularisation import Controls
 from lvad.ops import on_host, sequence_sum
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
@@ -82,10 +82,10 @@ class RLOOPolicy(Shardable):
         self.policy, self.reward = policy, frozen(reward, "reward")
         estimator.prepare(policy.state_size)
         self.estimator, self.num_completions = estimator, num_completions
-        self.kl, self.controls, self.rehearsal = KLControl(kl) if kl else None, controls, controls.rehearsal
+        self.kl, self.controls, self.rehearsal = AdaptiveKL(kl) if kl else None, controls, controls.rehearsal
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.held_out = HeldOut(frozen(judge, "judge") if judge is not None else None, answers)
+        self.held_out = GreedyScores(frozen(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
         self.answered, self.scored = self.held_out.answered, self.held_out.scored
         self.shown: list[Tensor] = []
@@ -133,9 +133,9 @@ class RLOOPolicy(Shardable):
             rewards = rewards - self.kl.penalty(kl)
             values |= {"train/kl": kl.mean(), "train/kl_beta": torch.tensor(self.kl.beta, dtype=torch.float32)}
             if self.kl.config.target is not None:
-                self.kl.steer(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
+                self.kl.adapt(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
         states, greedy = lambda: self.policy.states(prefix), lambda: self._greedy_rewards(batch, prefix)
-        estimate = self.estimator.estimate(Judged(rewards, is_kept, rollouts, states, greedy))
+        estimate = self.estimator.estimate(ScoredRollouts(rewards, is_kept, rollouts, states, greedy))
         is_kept = is_kept if estimate.is_kept is None else estimate.is_kept
         advantages = estimate.advantages.where(is_kept.unsqueeze(1), 0.0)
         values |= {**reward_stats(scores, advantages, is_kept), **estimate.logged}

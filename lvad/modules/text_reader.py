@@ -21,7 +21,7 @@ from lvad.data.records import DataError
 from lvad.data.splits import recording
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
-from lvad.modules.reader_fit import Fit, Said, cross_fit, decide, folds_of
+from lvad.modules.reader_fit import Fit, SceneFeatures, cross_fit, decide, folds_of
 from lvad.ranks import gather, log_gathered
 from lvad.rewards.checks import frozen
 from lvad.rewards.clip import CLIP
@@ -117,7 +117,7 @@ class TextReader(LightningModule):
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[AnsweredScene]:
-        """What is decided, with the first of the descriptions that it was read from."""
+        """What is decoded, with the first of the descriptions that it was read from."""
         return self._decide(batch)
 
     def configure_optimizers(self) -> Any:
@@ -193,8 +193,8 @@ class TextReader(LightningModule):
         if self.parts is None or self.whole is None:
             raise DataError("there is no reader to decide: it is fitted at the end of lvad fit")
         texts, names = self._describe(batch), self.taxonomy
-        chances = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), names)
-        actions, reasons = chances.split([names.num_actions, names.num_reasons], 1)
+        probabilities = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), names)
+        actions, reasons = probabilities.split([names.num_actions, names.num_reasons], 1)
         said = [render(*row, names) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
         read = read_answers(said, with_reasons=True, taxonomy=names)
         found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
@@ -218,7 +218,7 @@ class TextReader(LightningModule):
             raise DataError(f"{problem}; give labelled scenes of 2 recordings at least (data.num_scenes, data.budget)")
         return labelled, sorted(self.described.keys() - self.labels.keys())
 
-    def _log_fit(self, fit: Fit, said: Said, labels: Tensor, folds: Tensor) -> None:
+    def _log_fit(self, fit: Fit, said: SceneFeatures, labels: Tensor, folds: Tensor) -> None:
         """``reader/...``: how the labelled scenes fare with the models that have not seen them."""
         each = torch.stack([model.single.logits(said.single[0]) for model in fit.models[:-1]])  # float64[F, n, V, C]
         own = each[folds, torch.arange(len(folds))]
@@ -236,7 +236,7 @@ class TextReader(LightningModule):
         rank_zero_info("reader: " + ", ".join(f"{name[7:]} {float(value):.4g}" for name, value in values.items()))
 
 
-def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> Said:
+def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> SceneFeatures:
     """Features of S scenes with as many texts each, of which the first are read one by one too."""
     single, mean = [], []
     for row in texts:
@@ -246,8 +246,8 @@ def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> Sa
     if not texts:
         size = features([""]).shape[1]
         nothing = torch.zeros(2, 0, size, dtype=torch.float64)
-        return Said(nothing.unsqueeze(2), nothing)
-    return Said(torch.stack(single, 1), torch.stack(mean, 1))
+        return SceneFeatures(nothing.unsqueeze(2), nothing)
+    return SceneFeatures(torch.stack(single, 1), torch.stack(mean, 1))
 
 
 def _pseudo_labels(names: list[str], fit: Fit, threshold: float, num_actions: int) -> dict[str, PseudoLabel]:

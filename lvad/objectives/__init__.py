@@ -4,6 +4,6 @@ from lvad.objectives.fixmatch import FixMatch
 from lvad.objectives.kl_penalty import KL
 from lvad.objectives.regularisation import Controls
 from lvad.objectives.rehearsal import Rehearsal
-from lvad.objectives.text_objectives import CrossEntropy, ExpectedBLEU, MinimumRisk
+from lvad.objectives.text_objectives import CrossEntropy, ExpectedBLEU, MinimumRiskBLEU
 
-__all__ = ["KL", "Controls", "CrossEntropy", "ExpectedBLEU", "FixMatch", "MinimumRisk", "Rehearsal"]
+__all__ = ["KL", "Controls", "CrossEntropy", "ExpectedBLEU", "FixMatch", "MinimumRiskBLEU", "Rehearsal"]

@@ -17,7 +17,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from lvad.answers.answer_probabilities import Chances, action_set_logps, sets_of
+from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, sets_of
 from lvad.answers.decision import View, name_reasons, questions
 from lvad.data.augment import Augment, mirrored
 from lvad.data.collate import SceneDataset, collate
@@ -144,7 +144,7 @@ class FixMatch:
         is_mirrored = bool(torch.rand(()) < 0.5)
         view = _view(policy, batch, is_mirrored)
         names = batch.taxonomy
-        found = Chances(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
+        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
         sets = (found.mirrored(names) if is_mirrored else found).action_sets
         sure = confident(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}

@@ -51,7 +51,7 @@ class KL:
             raise ValueError(f"kl.refresh_every must be >= 1 step, or null, got {self.refresh_every}")
 
 
-class KLControl:
+class AdaptiveKL:
     """The penalty with its present weight, which is part of a checkpoint.
 
     Its numbers are the host's. As buffers they would be read back from the device at every step, rounded where a
@@ -91,7 +91,7 @@ class KLControl:
         term = kl_k2_loss if self.config.form == "k2" else kl_k3_loss
         return self.beta * term(logps, ref_logps, completion_mask)
 
-    def steer(self, kl: float) -> None:
+    def adapt(self, kl: float) -> None:
         """Move beta towards the target, after a batch with a mean KL of that many nats per completion."""
         if self.config.target is not None:
             self.beta = next_beta(self.beta, kl, self.config.target, self.config.rate)

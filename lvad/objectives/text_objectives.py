@@ -20,7 +20,7 @@ from lvad.rewards.bleu import best_bleu
 from lvad.types import Prefix, Rollouts
 
 
-class Lesson(NamedTuple):
+class SupervisedBatch(NamedTuple):
     """B scenes with what should be said of them."""
 
     prefix: Prefix
@@ -38,7 +38,7 @@ class Lesson(NamedTuple):
 class Objective(Protocol):
     """A loss of the supervised stage."""
 
-    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss float[], and what is logged beside it."""
         ...
 
@@ -53,13 +53,13 @@ class CrossEntropy:
 
     class_weights: bool = False
 
-    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Over the texts' tokens alone, never image, prompt or padding."""
-        targets = policy.targets(lesson.texts)
-        logps = policy.logprobs(lesson.prefix, targets)
-        weights = lesson.weights.repeat_interleave(logps.shape[1]) if self.class_weights else None
+        targets = policy.targets(batch.texts)
+        logps = policy.logprobs(batch.prefix, targets)
+        weights = batch.weights.repeat_interleave(logps.shape[1]) if self.class_weights else None
         mask = targets.completion_mask.flatten(0, 1)
-        return token_cross_entropy(logps.flatten(0, 1), mask, weights, lesson.mean_tokens), {}
+        return token_cross_entropy(logps.flatten(0, 1), mask, weights, batch.mean_tokens), {}
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,17 @@ class ExpectedBLEU:
 
     num_completions: int = 8
 
-    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """A loss whose gradient is unbiased for that of -E[BLEU]; its value means nothing."""
-        rollouts = policy.generate(lesson.prefix, self.num_completions, grammar=lesson.grammar)
-        bleu = _bleu(rollouts, lesson)
-        logps = policy.logprobs(lesson.prefix, rollouts, lesson.grammar)
+        rollouts = policy.generate(batch.prefix, self.num_completions, grammar=batch.grammar)
+        bleu = _bleu(rollouts, batch)
+        logps = policy.logprobs(batch.prefix, rollouts, batch.grammar)
         loss = reinforce(logps, leave_one_out(bleu), rollouts.completion_mask)
         return loss, {"train/bleu": bleu.mean()}
 
 
 @dataclass(frozen=True)
-class MinimumRisk:
+class MinimumRiskBLEU:
     """Minimum risk training: 1 - BLEU under the model's law renormalised over what was drawn and what is right.
 
     Args:
@@ -96,28 +96,28 @@ class MinimumRisk:
     num_completions: int = 8
     sharpness: float = 0.05
 
-    def loss(self, policy: HFPolicy, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The expected risk over the distinct finished texts of each scene."""
-        drawn = policy.generate(lesson.prefix, self.num_completions, grammar=lesson.grammar)
-        texts = [[*right, *said] for right, said in zip(lesson.texts, _finished(drawn, lesson), strict=True)]
+        drawn = policy.generate(batch.prefix, self.num_completions, grammar=batch.grammar)
+        texts = [[*right, *said] for right, said in zip(batch.texts, _finished(drawn, batch), strict=True)]
         # Written anew, so that the right text and the same text drawn are one member of the set.
         subspace = policy.targets(texts)
-        risks = 1 - _bleu(subspace, lesson)
-        logps = sequence_sum(policy.logprobs(lesson.prefix, subspace), subspace.completion_mask)
+        risks = 1 - _bleu(subspace, batch)
+        logps = sequence_sum(policy.logprobs(batch.prefix, subspace), subspace.completion_mask)
         is_first = is_first_occurrence(subspace.tokens, subspace.completion_mask)
         loss = minimum_risk(logps, risks, self.sharpness, is_first)
-        return loss, {"train/bleu": _bleu(drawn, lesson).mean()}
+        return loss, {"train/bleu": _bleu(drawn, batch).mean()}
 
 
-def say_supervised_share(module: LightningModule, policy: HFPolicy, lesson: Lesson) -> None:
+def log_supervised_share(module: LightningModule, policy: HFPolicy, batch: SupervisedBatch) -> None:
     """Print and log the share of a batch's tokens that the loss sees; all of the prompt would make it near 1.
 
     Args:
         module: at its first training step.
         policy: what it trains.
-        lesson: the batch.
+        batch: the batch.
     """
-    counts = gather((int(policy.targets(lesson.texts).completion_mask.sum()), sum(lesson.prefix.lengths)))
+    counts = gather((int(policy.targets(batch.texts).completion_mask.sum()), sum(batch.prefix.lengths)))
     num_targets, num_prompts = (sum(column) for column in zip(*counts, strict=True))
     share = num_targets / (num_targets + num_prompts)
     rank_zero_info(f"supervised tokens of the first batch: {num_targets} ({100 * share:.1f} %)")
@@ -125,18 +125,18 @@ def say_supervised_share(module: LightningModule, policy: HFPolicy, lesson: Less
         module.logger.log_metrics({"train/supervised_share": share}, step=0)
 
 
-def _finished(drawn: Rollouts, lesson: Lesson) -> list[list[str]]:
+def _finished(drawn: Rollouts, batch: SupervisedBatch) -> list[list[str]]:
     """The drawn texts, the scene's right one in place of a truncated one: as a repetition it drops out of the set.
 
     Written anew, a truncated text would have an end that the model never gave it.
     """
-    rows = zip(lesson.texts, drawn.texts, drawn.is_truncated.tolist(), strict=True)
+    rows = zip(batch.texts, drawn.texts, drawn.is_truncated.tolist(), strict=True)
     return [[right[0] if cut else text for text, cut in zip(said, cuts, strict=True)] for right, said, cuts in rows]
 
 
-def _bleu(rollouts: Rollouts, lesson: Lesson) -> Tensor:
+def _bleu(rollouts: Rollouts, batch: SupervisedBatch) -> Tensor:
     """float[B, K] in 0 .. 1 against the scene's right texts."""
     scores = [
-        [best_bleu(text, right) for text in said] for said, right in zip(rollouts.texts, lesson.texts, strict=True)
+        [best_bleu(text, right) for text in said] for said, right in zip(rollouts.texts, batch.texts, strict=True)
     ]
     return torch.tensor(scores, device=rollouts.tokens.device)

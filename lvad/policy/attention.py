@@ -147,7 +147,7 @@ class TreeAttention(torch.autograd.Function):
         return None, None, None, *(layout.join(column) for column in columns[:3]), *of_prompts
 
 
-class _Seen(NamedTuple):
+class _AttentionGrids(NamedTuple):
     """What one group's queries attend to, as grids."""
 
     shape: tuple[int, int, int]
@@ -164,16 +164,16 @@ class _Seen(NamedTuple):
 
 def _grids(
     layout: Layout, prompts: Layout | None, own: tuple[Tensor, ...], prompt: tuple[Tensor | None, ...]
-) -> list[_Seen]:
+) -> list[_AttentionGrids]:
     shapes = [grid.shape for grid in layout.grids]
     q, k, v = (layout.split(x) for x in own)
     if prompts is None:
-        return [_Seen(*row, None, None) for row in zip(shapes, q, k, v, strict=True)]
+        return [_AttentionGrids(*row, None, None) for row in zip(shapes, q, k, v, strict=True)]
     prompt_k, prompt_v = (prompts.split_scenes(x) for x in prompt if x is not None)
-    return [_Seen(*row) for row in zip(shapes, q, k, v, prompt_k, prompt_v, strict=True)]
+    return [_AttentionGrids(*row) for row in zip(shapes, q, k, v, prompt_k, prompt_v, strict=True)]
 
 
-def _attend_grid(seen: _Seen, scale: float) -> Part:
+def _attend_grid(seen: _AttentionGrids, scale: float) -> Part:
     scenes, completions, _ = seen.shape
     q, k, v = (_per(scenes * completions, x) for x in (seen.q, seen.k, seen.v))
     own = attend(q, k, v, scale, causal=True)
@@ -184,7 +184,7 @@ def _attend_grid(seen: _Seen, scale: float) -> Part:
     return merge(Part(prompt.out.flatten(0, 1), prompt.lse.flatten(0, 1)), own)
 
 
-def _grid_backward(seen: _Seen, grad: Tensor, part: Part, scale: float) -> tuple[Tensor, ...]:
+def _grid_backward(seen: _AttentionGrids, grad: Tensor, part: Part, scale: float) -> tuple[Tensor, ...]:
     scenes, completions, _ = seen.shape
 
     def backward(batch: int, k: Tensor, v: Tensor, causal: bool) -> list[Tensor]:

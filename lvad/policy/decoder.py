@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lvad.policy.attention import Part, attend, merged_output
-from lvad.policy.grammar import Walk
+from lvad.policy.grammar import GrammarStates
 from lvad.policy.layout import lay_out, lay_out_prompts
-from lvad.policy.passes import Trunk
+from lvad.policy.passes import PromptCache
 from lvad.policy.products import product
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.token_pass import TokenPass
@@ -20,16 +20,16 @@ class Decoder:
 
     Args:
         text_model: whose weights stay as they are for as long as the decoder is used.
-        trunk: B prompts.
+        prompt_cache: B prompts.
         num_completions: K behind each, so that R = B K at first.
         room: tokens that each can be fed.
     """
 
-    def __init__(self, text_model: Any, trunk: Trunk, num_completions: int, room: int) -> None:
-        self.trunk, self.room = trunk, room
-        batch, device = len(trunk.lengths), trunk.last.device
+    def __init__(self, text_model: Any, prompt_cache: PromptCache, num_completions: int, room: int) -> None:
+        self.prompt_cache, self.room = prompt_cache, room
+        batch, device = len(prompt_cache.lengths), prompt_cache.last.device
         self._scene = torch.arange(batch, device=device).repeat_interleave(num_completions)
-        self._start = torch.tensor(trunk.starts, device=device)
+        self._start = torch.tensor(prompt_cache.starts, device=device)
         self._read = TokenPass(text_model, partial(product, num_rows=self.num_alive))
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._num_fed = 0
@@ -72,22 +72,22 @@ class Decoder:
         return self._own[layer]
 
     def _place(self) -> None:
-        counts = torch.bincount(self._scene, minlength=len(self.trunk.lengths)).tolist()
+        counts = torch.bincount(self._scene, minlength=len(self.prompt_cache.lengths)).tolist()
         alive = [scene for scene, count in enumerate(counts) if count]
         device = self._scene.device
         if not self._prompts or 2 * len(alive) <= len(self._among):
             # Leaving prompts behind costs a copy of the others.
             self._among = alive
-            prompts = lay_out_prompts(self.trunk.lengths, device, alive)
+            prompts = lay_out_prompts(self.prompt_cache.lengths, device, alive)
             self._prompts = [
                 list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
-                for k, v in zip(self.trunk.keys, self.trunk.values, strict=True)
+                for k, v in zip(self.prompt_cache.keys, self.prompt_cache.values, strict=True)
             ]
         is_alive = [[int(k < count) for k in range(max(counts))] for count in counts]
-        self._layout = lay_out(is_alive, self.trunk.lengths, device, self._among)
+        self._layout = lay_out(is_alive, self.prompt_cache.lengths, device, self._among)
 
 
-class DensitySteps:
+class DensityDecoder:
     """A decoder with the head and the law: one token at a time, in the sampled density.
 
     Args:
@@ -103,11 +103,11 @@ class DensitySteps:
         self._sampling, self._banned = sampling, banned
         self.keep = decoder.keep
 
-    def density(self, hidden: Tensor, walk: Walk | None) -> Tensor:
-        """float[R, V], as of ``Stepper``."""
-        banned = walk.banned(self._banned.device) if walk else self._banned
+    def density(self, hidden: Tensor, grammar_states: GrammarStates | None) -> Tensor:
+        """float[R, V], as of ``TokenDecoder``."""
+        banned = grammar_states.banned(self._banned.device) if grammar_states else self._banned
         return log_density(self._head(hidden), self._sampling, banned)
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """float[R, D], as of ``Stepper``."""
+        """float[R, D], as of ``TokenDecoder``."""
         return self._decoder.advance(self._embed(tokens))

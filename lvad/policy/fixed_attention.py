@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lvad.policy.layout import upload
-from lvad.policy.passes import Trunk
+from lvad.policy.passes import PromptCache
 from lvad.policy.plain_attention import wide_product
 
 
@@ -46,18 +46,21 @@ class FixedKeys:
 
     Args:
         shape: how many.
-        trunk: whose numbers of layers, heads and dtype they have.
+        prompt_cache: whose numbers of layers, heads and dtype they have.
     """
 
-    def __init__(self, shape: FixedShape, trunk: Trunk) -> None:
+    def __init__(self, shape: FixedShape, prompt_cache: PromptCache) -> None:
         self.shape = shape
-        _, self._num_groups, size = trunk.keys[0].shape
-        new, device = trunk.keys[0].new_zeros, trunk.keys[0].device
-        layers = len(trunk.keys)
+        _, self._num_groups, size = prompt_cache.keys[0].shape
+        new, device = prompt_cache.keys[0].new_zeros, prompt_cache.keys[0].device
+        layers = len(prompt_cache.keys)
         prompts = (layers, shape.num_scenes, self._num_groups, shape.prompt_tokens, size)
         own = (layers, shape.num_rows, self._num_groups, shape.new_tokens, size)
         self._prompt_k, self._prompt_v, self._own_k, self._own_v = new(prompts), new(prompts), new(own), new(own)
-        self._dtype, self._wide = trunk.keys[0].dtype, torch.promote_types(trunk.keys[0].dtype, torch.float32)
+        self._dtype, self._wide = (
+            prompt_cache.keys[0].dtype,
+            torch.promote_types(prompt_cache.keys[0].dtype, torch.float32),
+        )
         num_places = shape.prompt_tokens + shape.new_tokens
         # float[B, K, 1, 1, P + T]: 0 on what a row sees.
         bias = torch.full((shape.num_scenes, shape.num_completions, 1, 1, num_places), -torch.inf, dtype=self._wide)
@@ -70,20 +73,20 @@ class FixedKeys:
         """int64[R], of the tokens that are fed next."""
         return self._start + self._num_fed
 
-    def load(self, trunk: Trunk) -> None:
+    def load(self, prompt_cache: PromptCache) -> None:
         """Begin behind other prompts."""
         shape, device = self.shape, self._bias.device
-        lengths = torch.tensor(trunk.lengths)
+        lengths = torch.tensor(prompt_cache.lengths)
         places = torch.arange(shape.prompt_tokens)
         is_there = torch.zeros(shape.num_scenes, shape.prompt_tokens, dtype=torch.bool)
         is_there[: len(lengths)] = places < lengths.unsqueeze(1)
         firsts = torch.nn.functional.pad(lengths.cumsum(0) - lengths, (0, shape.num_scenes - len(lengths)))
         rows = upload((firsts.unsqueeze(1) + places).where(is_there, 0).flatten(), device)
-        for kept, flat in ((self._prompt_k, trunk.keys), (self._prompt_v, trunk.values)):
+        for kept, flat in ((self._prompt_k, prompt_cache.keys), (self._prompt_v, prompt_cache.values)):
             found = torch.stack([x.detach() for x in flat]).index_select(1, rows)
             kept.copy_(found.unflatten(1, (shape.num_scenes, -1)).transpose(2, 3))
         starts = torch.zeros(shape.num_scenes, dtype=torch.long)
-        starts[: len(lengths)] = torch.tensor(trunk.starts)
+        starts[: len(lengths)] = torch.tensor(prompt_cache.starts)
         self._start.copy_(starts.repeat_interleave(shape.num_completions), non_blocking=True)
         bias = torch.full((shape.num_scenes, 1, 1, 1, shape.prompt_tokens), -torch.inf, dtype=self._wide)
         bias[is_there.view(bias.shape)] = 0

@@ -50,11 +50,11 @@ class FixedProduct:
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = list(layers)
         self.can_be_captured = all(_is_plain(layer) for layer in layers)
-        self._parts: list[_Part] = []
+        self._parts: list[_JoinedLayers] = []
         if self.can_be_captured:
             size = sum(_base(layer).weight.numel() for layer in layers)
             together = size <= _JOINED_AT_MOST or any(_needs_copy([layer]) for layer in layers)
-            self._parts = [_Part(group) for group in ([layers] if together else [[layer] for layer in layers])]
+            self._parts = [_JoinedLayers(group) for group in ([layers] if together else [[layer] for layer in layers])]
 
     def refresh(self) -> None:
         """Take the present weights over."""
@@ -67,7 +67,7 @@ class FixedProduct:
         return made[0] if len(made) == 1 else torch.cat(made, -1)
 
 
-class _Part:
+class _JoinedLayers:
     """One weight of several layers, and one pair of low-rank factors of their adapters."""
 
     def __init__(self, layers: Sequence[Any]) -> None:

@@ -4,7 +4,7 @@ What changes from token to token lies in tensors on the device: the counter, the
 reads nothing while it draws, but for one look every few tokens at whether all have ended, and on CUDA a token is one
 launch of a captured graph, which is kept for later rollouts of the same shape. Rows that have ended go on unseen.
 
-The law is that of ``draw_completions``: with the same random numbers both draw the same tokens. A grammar's automaton
+The law is that of ``sample_completions``: with the same random numbers both draw the same tokens. A grammar's automaton
 runs on the host and has to know each token; the rest of such a token is captured all the same.
 """
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from lvad.ops import entropy, gather_logps
-from lvad.policy.decoding import Drawn, Ending
+from lvad.policy.decoding import Samples, StopCriteria
 from lvad.policy.fixed_attention import FixedKeys, FixedShape
 from lvad.policy.fixed_products import FixedProducts
-from lvad.policy.grammar import Walk
-from lvad.policy.passes import Trunk
+from lvad.policy.grammar import GrammarStates
+from lvad.policy.passes import PromptCache
 from lvad.policy.peft_parts import is_lora_layer
 from lvad.policy.sampling import Sampling, draw, log_density
 from lvad.policy.token_pass import TokenPass
@@ -30,16 +30,16 @@ _LOOK_EVERY = 8  # tokens; a look waits for the device
 _KEPT = 3  # samplers: of training, of validation, of a last batch; each holds keys and values
 
 
-def draws_fixed_shapes(device: torch.device) -> bool:
+def uses_fixed_shapes(device: torch.device) -> bool:
     """Whether this sampler is the faster one: a CPU gains more from rows that leave the batch."""
     return device.type != "cpu"
 
 
-class Law(NamedTuple):
+class SamplerOptions(NamedTuple):
     """What a sampler draws from, and how."""
 
     sampling: Sampling
-    ending: Ending
+    stop: StopCriteria
     is_greedy: bool
     has_grammar: bool
 
@@ -50,59 +50,67 @@ class FixedSampler:
     Args:
         vlm: the model, layers adapted or packed.
         banned: bool[V], the tokens that can never be drawn.
-        law: of the tokens.
+        options: of the tokens.
         shape: how many.
-        trunk: prompts of the kind that will be loaded.
+        prompt_cache: prompts of the kind that will be loaded.
         captures: replay tokens as a CUDA graph.
     """
 
     def __init__(
-        self, vlm: Any, banned: Tensor, law: Law, shape: FixedShape, trunk: Trunk, captures: bool = False
+        self,
+        vlm: Any,
+        banned: Tensor,
+        options: SamplerOptions,
+        shape: FixedShape,
+        prompt_cache: PromptCache,
+        captures: bool = False,
     ) -> None:
-        self._law, self._shape, self._embed = law, shape, vlm.get_input_embeddings()
+        self._options, self._shape, self._embed = options, shape, vlm.get_input_embeddings()
         self._products = FixedProducts()
         self._read = TokenPass(vlm.get_decoder(), self._products)
         self._head = self._products([vlm.lm_head])
-        self._keys = FixedKeys(shape, trunk)
-        self._banned = banned.expand(shape.num_rows, -1).clone() if law.has_grammar else banned
-        device, table = banned.device, (law.ending.max_new_tokens, shape.num_rows)
-        float_type = torch.promote_types(trunk.last.dtype, torch.float32)
+        self._keys = FixedKeys(shape, prompt_cache)
+        self._banned = banned.expand(shape.num_rows, -1).clone() if options.has_grammar else banned
+        device, table = banned.device, (options.stop.max_new_tokens, shape.num_rows)
+        float_type = torch.promote_types(prompt_cache.last.dtype, torch.float32)
         self._tokens, self._given = (torch.zeros(table, dtype=torch.long, device=device) for _ in range(2))
         self._mask, self._is_given = (torch.zeros(table, dtype=torch.bool, device=device) for _ in range(2))
         self._logps, self._entropies = (torch.zeros(table, dtype=float_type, device=device) for _ in range(2))
         self._uniform = torch.zeros(table, device=device)
         self._last = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._alive = torch.zeros(shape.num_rows, dtype=torch.bool, device=device)
-        self._end_ids = torch.tensor(law.ending.end_ids, device=device)
+        self._end_ids = torch.tensor(options.stop.end_ids, device=device)
         self._num_drawn = torch.zeros(1, dtype=torch.long, device=device)
         self._next: Callable[[], None] = self._token
-        if captures and self._products.can_be_captured and law.ending.max_new_tokens > 1:
+        if captures and self._products.can_be_captured and options.stop.max_new_tokens > 1:
             self._products.refresh()
             with torch.cuda.device(device):
                 self._next = _captured(self._token, self._rewind)
 
     @torch.no_grad()
-    def __call__(self, trunk: Trunk, walk: Walk | None, begin: Rollouts | None) -> Drawn:
-        """K completions of each prompt; arguments as of ``draw_completions``."""
-        num_rows = len(trunk.lengths) * self._shape.num_completions
-        self._load(trunk, num_rows, begin)
-        self._ban(walk)
-        hidden = trunk.last.repeat_interleave(self._shape.num_completions, 0)
+    def __call__(
+        self, prompt_cache: PromptCache, grammar_states: GrammarStates | None, begin: Rollouts | None
+    ) -> Samples:
+        """K completions of each prompt; arguments as of ``sample_completions``."""
+        num_rows = len(prompt_cache.lengths) * self._shape.num_completions
+        self._load(prompt_cache, num_rows, begin)
+        self._ban(grammar_states)
+        hidden = prompt_cache.last.repeat_interleave(self._shape.num_completions, 0)
         padded = hidden.new_zeros(self._shape.num_rows, hidden.shape[1])
         padded[:num_rows] = hidden
         self._draw(padded)
-        for step in range(1, self._law.ending.max_new_tokens):
+        for step in range(1, self._options.stop.max_new_tokens):
             if step % _LOOK_EVERY == 0 and not self._alive.any():
                 break
-            if walk is not None:
-                walk = walk.after(self._last[:num_rows])
-                self._ban(walk)
+            if grammar_states is not None:
+                grammar_states = grammar_states.after(self._last[:num_rows])
+                self._ban(grammar_states)
             self._next()
         return self._drawn(num_rows)
 
-    def _load(self, trunk: Trunk, num_rows: int, begin: Rollouts | None) -> None:
+    def _load(self, prompt_cache: PromptCache, num_rows: int, begin: Rollouts | None) -> None:
         self._products.refresh()
-        self._keys.load(trunk)
+        self._keys.load(prompt_cache)
         self._rewind()
         self._mask.zero_()
         self._alive.zero_()
@@ -112,7 +120,7 @@ class FixedSampler:
             tokens, is_given = (x.flatten(0, 1).t() for x in (begin.tokens, begin.completion_mask))
             given = slice(min(len(tokens), len(self._given)))
             self._given[given, :num_rows], self._is_given[given, :num_rows] = tokens[given], is_given[given]
-        if not self._law.is_greedy:
+        if not self._options.is_greedy:
             # One random number per completion and token, ended or not: none depends on when the others end.
             self._uniform[:, :num_rows] = torch.rand(len(self._uniform), num_rows, device=self._uniform.device)
 
@@ -120,9 +128,9 @@ class FixedSampler:
         self._num_drawn.zero_()
         self._keys.rewind()
 
-    def _ban(self, walk: Walk | None) -> None:
-        if walk is not None:
-            self._banned[: len(walk.places)] = walk.banned(self._banned.device)
+    def _ban(self, grammar_states: GrammarStates | None) -> None:
+        if grammar_states is not None:
+            self._banned[: len(grammar_states.states)] = grammar_states.banned(self._banned.device)
 
     def _token(self) -> None:
         """Feed the last tokens, and draw the next."""
@@ -134,10 +142,10 @@ class FixedSampler:
     def _draw(self, hidden: Tensor) -> None:
         """Write one token of each row, from the states that predict them."""
         step = self._num_drawn
-        logps = log_density(self._head(hidden), self._law.sampling, self._banned)
-        token = draw(logps, None if self._law.is_greedy else self._uniform.index_select(0, step)[0])
+        logps = log_density(self._head(hidden), self._options.sampling, self._banned)
+        token = draw(logps, None if self._options.is_greedy else self._uniform.index_select(0, step)[0])
         is_given, given = (x.index_select(0, step)[0] for x in (self._is_given, self._given))
-        token = torch.where(is_given, given, token).masked_fill(~self._alive, self._law.ending.pad_id)
+        token = torch.where(is_given, given, token).masked_fill(~self._alive, self._options.stop.pad_id)
         columns = (token, gather_logps(logps, token), entropy(logps), self._alive)
         for table, column in zip((self._tokens, self._logps, self._entropies, self._mask), columns, strict=True):
             table.index_copy_(0, step, column.unsqueeze(0))
@@ -145,11 +153,11 @@ class FixedSampler:
         self._last.copy_(token)
         step += 1
 
-    def _drawn(self, num_rows: int) -> Drawn:
+    def _drawn(self, num_rows: int) -> Samples:
         num_steps = int(self._mask.any(1).sum())
         tables = (self._tokens, self._mask, self._logps, self._entropies)
         tokens, mask, logps, entropies = (x[:num_steps, :num_rows].t().clone() for x in tables)
-        return Drawn(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self._alive[:num_rows].clone())
+        return Samples(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self._alive[:num_rows].clone())
 
 
 class FixedSamplers:
@@ -163,26 +171,32 @@ class FixedSamplers:
         return FixedSamplers()
 
     def get(
-        self, vlm: Any, banned: Tensor, law: Law, trunk: Trunk, num_completions: int, captures: bool
+        self,
+        vlm: Any,
+        banned: Tensor,
+        options: SamplerOptions,
+        prompt_cache: PromptCache,
+        num_completions: int,
+        captures: bool,
     ) -> FixedSampler:
         """A sampler for such prompts, made if there is none.
 
         Args:
             vlm: as of ``FixedSampler``.
             banned: as of ``FixedSampler``.
-            law: as of ``FixedSampler``.
-            trunk: the prompts.
+            options: as of ``FixedSampler``.
+            prompt_cache: the prompts.
             num_completions: K.
             captures: as of ``FixedSampler``.
         """
-        shape = FixedShape.around(trunk.lengths, num_completions, law.ending.max_new_tokens)
-        key = (law, shape, captures, trunk.keys[0].dtype, _weights_key(vlm, banned))
+        shape = FixedShape.around(prompt_cache.lengths, num_completions, options.stop.max_new_tokens)
+        key = (options, shape, captures, prompt_cache.keys[0].dtype, _weights_key(vlm, banned))
         if key not in self._kept:
             # First those that go: their memory may be needed.
             while len(self._kept) >= _KEPT:
                 self._kept.popitem(last=False)
             with torch.inference_mode(False), torch.no_grad():  # validation's tensors could not be used in training
-                self._kept[key] = FixedSampler(vlm, banned, law, shape, trunk, captures)
+                self._kept[key] = FixedSampler(vlm, banned, options, shape, prompt_cache, captures)
         self._kept.move_to_end(key)
         return self._kept[key]
 

@@ -117,37 +117,37 @@ def _prefix_tree(texts: Sequence[str], alphabet: frozenset[str]) -> _Node:
     return root
 
 
-class Place(NamedTuple):
-    """Where one completion stands."""
+class GrammarState(NamedTuple):
+    """State of the token automaton for one completion."""
 
     state: int
     num_left: int
     """Tokens that may still be drawn, the next one included."""
 
 
-class Walk(NamedTuple):
-    """Where N completions stand, or N positions of given completions."""
+class GrammarStates(NamedTuple):
+    """Grammar states of N completions, or of N positions of given completions."""
 
     grammar: "TokenGrammar"
-    places: list[Place]
+    states: list[GrammarState]
 
     def banned(self, device: torch.device) -> Tensor:
         """bool[N, V], True on the tokens that may not come next."""
-        allowed = [self.grammar.allowed(place) for place in self.places]
+        allowed = [self.grammar.allowed(state) for state in self.states]
         rows = torch.arange(len(allowed)).repeat_interleave(torch.tensor([len(a) for a in allowed], dtype=torch.long))
         banned = torch.ones(len(allowed), self.grammar.vocabulary, dtype=torch.bool, device=device)
         if allowed:
             banned[rows.to(device), torch.cat(allowed).to(device)] = False
         return banned
 
-    def after(self, tokens: Tensor) -> "Walk":
-        """The walk one token later, int64[N]; a completion that has ended stays where it is."""
-        drawn = zip(self.places, tokens.tolist(), strict=True)
-        return Walk(self.grammar, [self.grammar.after(place, token) for place, token in drawn])
+    def after(self, tokens: Tensor) -> "GrammarStates":
+        """The states one token later, int64[N]; a completion that has ended stays where it is."""
+        drawn = zip(self.states, tokens.tolist(), strict=True)
+        return GrammarStates(self.grammar, [self.grammar.after(state, token) for state, token in drawn])
 
-    def pick(self, rows: Iterable[int]) -> "Walk":
+    def pick(self, rows: Iterable[int]) -> "GrammarStates":
         """Some of the N."""
-        return Walk(self.grammar, [self.places[row] for row in rows])
+        return GrammarStates(self.grammar, [self.states[row] for row in rows])
 
 
 class TokenGrammar:
@@ -176,7 +176,7 @@ class TokenGrammar:
         self._needs = needs
         self._needs_after = [torch.tensor([needs[then] for then in row.values()]) for row in self._moves]
 
-    def start(self, num_completions: int, max_new_tokens: int) -> Walk:
+    def start(self, num_completions: int, max_new_tokens: int) -> GrammarStates:
         """Before the first token of each completion.
 
         Raises:
@@ -187,27 +187,27 @@ class TokenGrammar:
                 f"max_new_tokens must be >= {self.shortest}, the tokens of the shortest answer with its end, "
                 f"got {max_new_tokens}"
             )
-        return Walk(self, [Place(_ENDED + 1, max_new_tokens)] * num_completions)
+        return GrammarStates(self, [GrammarState(_ENDED + 1, max_new_tokens)] * num_completions)
 
-    def allowed(self, place: Place) -> Tensor:
+    def allowed(self, state: GrammarState) -> Tensor:
         """int64[N], the tokens after which an answer can still be completed in time; at least one."""
-        return self._tokens[place.state][self._needs_after[place.state] < place.num_left]
+        return self._tokens[state.state][self._needs_after[state.state] < state.num_left]
 
-    def after(self, place: Place, token: int) -> Place:
-        """The place one token later.
+    def after(self, state: GrammarState, token: int) -> GrammarState:
+        """The state one token later.
 
         Raises:
             ValueError: if the token is not allowed.
         """
-        if place.state == _ENDED:
-            return place
-        then = self._moves[place.state].get(token)
-        if then is None or self._needs[then] >= place.num_left:
-            raise ValueError(f"token {token} leads to no answer with {place.num_left} tokens left")
-        return Place(then, 1 if then == _ENDED else place.num_left - 1)
+        if state.state == _ENDED:
+            return state
+        then = self._moves[state.state].get(token)
+        if then is None or self._needs[then] >= state.num_left:
+            raise ValueError(f"token {token} leads to no answer with {state.num_left} tokens left")
+        return GrammarState(then, 1 if then == _ENDED else state.num_left - 1)
 
-    def replay(self, tokens: Tensor, completion_mask: Tensor, max_new_tokens: int) -> Walk:
-        """The places at which given tokens were drawn.
+    def replay(self, tokens: Tensor, completion_mask: Tensor, max_new_tokens: int) -> GrammarStates:
+        """The states at which given tokens were drawn.
 
         Args:
             tokens: int64[B, K, T].
@@ -215,25 +215,25 @@ class TokenGrammar:
             max_new_tokens: the budget under which they were drawn.
 
         Returns:
-            One place per True in ``completion_mask``, in its row-major order.
+            One state per True in ``completion_mask``, in its row-major order.
 
         Raises:
             ValueError: naming the completion that this grammar and budget cannot have drawn.
         """
-        places: list[Place] = []
-        first = self.start(1, max_new_tokens).places[0]
+        states: list[GrammarState] = []
+        first = self.start(1, max_new_tokens).states[0]
         rows = zip(tokens.flatten(0, 1).cpu(), completion_mask.flatten(0, 1).cpu(), strict=True)
         for row, (drawn, keep) in enumerate(rows):
-            place = first
+            state = first
             for step, token in enumerate(drawn[keep].tolist()):
-                places.append(place)
+                states.append(state)
                 try:
-                    place = self.after(place, token)
+                    state = self.after(state, token)
                 except ValueError as error:
                     scene, k = divmod(row, tokens.shape[1])
                     where = f"completion {k} of scene {scene}, token {step}"
                     raise ValueError(f"{where}: {error}; pass the grammar it was drawn with") from error
-        return Walk(self, places)
+        return GrammarStates(self, states)
 
 
 def _all_moves(grammar: AnswerGrammar, tree: _Node, end_id: int) -> list[dict[int, int]]:

@@ -8,25 +8,25 @@ from torch import Tensor
 
 from lvad.assets import resolve_model
 from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
-from lvad.policy.decoder import Decoder, DensitySteps
-from lvad.policy.decoding import Ending, draw_completions
+from lvad.policy.decoder import Decoder, DensityDecoder
+from lvad.policy.decoding import StopCriteria, sample_completions
 from lvad.policy.embedding import shared_lookup
 from lvad.policy.families import family_of
 from lvad.policy.feature_store import VisionCache
-from lvad.policy.fixed_sampler import FixedSamplers, Law, draws_fixed_shapes
-from lvad.policy.grammar import AnswerGrammar, TokenGrammar, Walk
+from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions, uses_fixed_shapes
+from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.head import DrawnLogps
 from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
-from lvad.policy.passes import Trunk, read_prompts
+from lvad.policy.passes import PromptCache, read_prompts
 from lvad.policy.peft_parts import is_peft_model
 from lvad.policy.pixels import Images
-from lvad.policy.prompt_inputs import Asked, prompt_inputs
+from lvad.policy.prompt_inputs import ScenePrompt, prompt_inputs
 from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.states import predicting_states
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
-from lvad.policy.vision import Eyes
+from lvad.policy.vision import VisionEncoder
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
@@ -85,7 +85,10 @@ class HFPolicy(HasReference):
         self._family.limit(images, self.processor, vlm.config)
         frames = self._family.frames(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
-        self.prompt_ids, self._eyes = PromptIds(self.processor, frames), Eyes(self._family, frames, vision_cache)
+        self.prompt_ids, self._vision_encoder = (
+            PromptIds(self.processor, frames),
+            VisionEncoder(self._family, frames, vision_cache),
+        )
         if freeze_vision:
             self._family.freeze_vision(vlm)
         if gradient_checkpointing:
@@ -130,7 +133,7 @@ class HFPolicy(HasReference):
 
     def states(self, prefix: Prefix) -> Tensor:
         """float[B, D], the last hidden state of each prompt, which has attended to all of it; without gradient."""
-        return _trunk(prefix).last.detach()
+        return _prompt_cache(prefix).last.detach()
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
         """Read frames and prompt of each scene once: for the sampler and, where gradients are on, for the gradient.
@@ -145,10 +148,10 @@ class HFPolicy(HasReference):
         questions = queries or [self.prompts.describe] * len(batch.ids)
         ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
         written = [self.prompt_ids.frames.written(len(frames), *frames.shape[2:]) for frames in batch.frames]
-        features = self._eyes.look(self.vlm, batch.frames)
+        features = self._vision_encoder.encode_images(self.vlm, batch.frames)
         scenes = zip(batch.ids, ids, map(len, batch.frames), written, features, strict=True)
         lookup = shared_lookup(self.vlm.get_input_embeddings())
-        inputs = prompt_inputs(self.vlm, self._family, lookup, [Asked(*scene) for scene in scenes])
+        inputs = prompt_inputs(self.vlm, self._family, lookup, [ScenePrompt(*scene) for scene in scenes])
         return Prefix(inputs.embeds, inputs.lengths, lookup, read_prompts(self.text_model, inputs))
 
     @torch.no_grad()
@@ -173,20 +176,20 @@ class HFPolicy(HasReference):
         Raises:
             ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
         """
-        trunk = _trunk(prefix)
-        ending = Ending(self.end_ids, self.pad_id, self.sampling.max_new_tokens)
-        num_rows = len(trunk.lengths) * num_completions
-        walk = grammar and self._tokens_of(grammar).start(num_rows, ending.max_new_tokens)
-        if draws_fixed_shapes(trunk.last.device):
-            law = Law(self.sampling, ending, greedy, walk is not None)
-            captures = self.cuda_graphs and trunk.last.is_cuda
-            sampler = self._samplers.get(self.vlm, self.banned, law, trunk, num_completions, captures)
-            drawn = sampler(trunk, walk, begin)
+        prompt_cache = _prompt_cache(prefix)
+        stop = StopCriteria(self.end_ids, self.pad_id, self.sampling.max_new_tokens)
+        num_rows = len(prompt_cache.lengths) * num_completions
+        grammar_states = grammar and self._tokens_of(grammar).start(num_rows, stop.max_new_tokens)
+        if uses_fixed_shapes(prompt_cache.last.device):
+            law = SamplerOptions(self.sampling, stop, greedy, grammar_states is not None)
+            captures = self.cuda_graphs and prompt_cache.last.is_cuda
+            sampler = self._samplers.get(self.vlm, self.banned, law, prompt_cache, num_completions, captures)
+            drawn = sampler(prompt_cache, grammar_states, begin)
         else:
-            decoder = Decoder(self.text_model, trunk, num_completions, ending.max_new_tokens)
-            steps = DensitySteps(self.vlm, decoder, self.sampling, self.banned)
-            hidden = trunk.last.detach().repeat_interleave(num_completions, 0)
-            drawn = draw_completions(hidden, steps, ending, greedy, walk, begin)
+            decoder = Decoder(self.text_model, prompt_cache, num_completions, stop.max_new_tokens)
+            steps = DensityDecoder(self.vlm, decoder, self.sampling, self.banned)
+            hidden = prompt_cache.last.detach().repeat_interleave(num_completions, 0)
+            drawn = sample_completions(hidden, steps, stop, greedy, grammar_states, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
 
@@ -209,26 +212,26 @@ class HFPolicy(HasReference):
     def _logprobs(
         self, prefix: Prefix, rollouts: Rollouts, sampling: Sampling, grammar: AnswerGrammar | None
     ) -> Tensor:
-        walk = grammar and self._tokens_of(grammar).replay(
+        grammar_states = grammar and self._tokens_of(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
         counts = token_counts(rollouts.completion_mask)
         cells = upload(token_cells(counts, rollouts.tokens.shape[-1]), rollouts.tokens.device)
         tokens = rollouts.tokens.flatten().index_select(0, cells)
         states = predicting_states(
-            self.text_model, prefix.lookup, _trunk(prefix), rollouts.tokens, counts, self.completions_at_once
+            self.text_model, prefix.lookup, _prompt_cache(prefix), rollouts.tokens, counts, self.completions_at_once
         )
 
         def density(logits: Tensor, rows: slice) -> Tensor:
             # A grammar's masks over the vocabulary live no longer than the logits.
-            banned = self._banned_by(walk and walk.pick(range(*rows.indices(len(tokens)))))
+            banned = self._banned_by(grammar_states and grammar_states.pick(range(*rows.indices(len(tokens)))))
             return log_density(logits, sampling, banned, always_keep=tokens[rows])
 
         logps: Any = DrawnLogps.apply(states, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
         return logps.new_zeros(rollouts.tokens.numel()).index_copy(0, cells, logps).view(rollouts.tokens.shape)
 
-    def _banned_by(self, walk: Walk | None) -> Tensor:
-        return walk.banned(self.banned.device) if walk else self.banned
+    def _banned_by(self, grammar_states: GrammarStates | None) -> Tensor:
+        return grammar_states.banned(self.banned.device) if grammar_states else self.banned
 
     @torch.no_grad()
     def reference_logprobs(
@@ -246,11 +249,11 @@ class HFPolicy(HasReference):
             return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
 
     def _read_again(self, prefix: Prefix) -> Prefix:
-        return prefix._replace(trunk=read_prompts(self.text_model, _trunk(prefix).inputs))
+        return prefix._replace(prompt_cache=read_prompts(self.text_model, _prompt_cache(prefix).inputs))
 
     def shared_with_reference(self) -> list[object]:
         """One store of visual tokens, whose keys tell towers apart, serves both."""
-        return [self._eyes]
+        return [self._vision_encoder]
 
     def targets(self, texts: list[list[str]]) -> Rollouts:
         """Write given completions, K per scene, as rollouts whose ``logprobs`` are the supervised log-likelihood.
@@ -279,7 +282,7 @@ class HFPolicy(HasReference):
             self.save_pretrained(folder / name)
 
 
-def _trunk(prefix: Prefix) -> Trunk:
-    if not isinstance(prefix.trunk, Trunk):
+def _prompt_cache(prefix: Prefix) -> PromptCache:
+    if not isinstance(prefix.prompt_cache, PromptCache):
         raise TypeError("this prefix was not encoded by an HFPolicy: call its encode()")
-    return prefix.trunk
+    return prefix.prompt_cache

@@ -40,7 +40,7 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _check_type(source, config)
     _check_text(source, config.text_config)
-    _check_size(source, config)
+    _check_model_size(source, config)
     family = FAMILIES[config.model_type]
     load: Any = AutoModelForImageTextToText.from_pretrained
     with loading(source):
@@ -86,7 +86,7 @@ def _check_text(source: str, config: Any) -> None:
         raise ValueError(f"model {source!r} has {positions} rotary positions; known: {', '.join(_POSITIONS)}")
 
 
-def _check_size(source: str, config: Any) -> None:
+def _check_model_size(source: str, config: Any) -> None:
     """Transformers makes room for what the configuration says, whatever the files hold."""
     depths = [getattr(config.vision_config, name, 0) for name in ("num_hidden_layers", "depth")]
     num_layers = max(config.text_config.num_hidden_layers, *depths)

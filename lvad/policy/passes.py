@@ -44,7 +44,7 @@ class PromptInputs(NamedTuple):
     """bool[S]; None where nothing is added."""
 
 
-class Trunk(NamedTuple):
+class PromptCache(NamedTuple):
     """What the text model keeps of B prompts with S tokens in all."""
 
     last: Tensor
@@ -64,7 +64,7 @@ class Trunk(NamedTuple):
         return self.inputs.lengths
 
 
-def read_prompts(text_model: Any, inputs: PromptInputs) -> Trunk:
+def read_prompts(text_model: Any, inputs: PromptInputs) -> PromptCache:
     """Run B prompts through the text model."""
     embeds, lengths = inputs.embeds, inputs.lengths
     own = _Prompts(lay_out_prompts(lengths, embeds.device))
@@ -75,23 +75,25 @@ def read_prompts(text_model: Any, inputs: PromptInputs) -> Trunk:
     last = upload(torch.tensor(lengths).cumsum(0) - 1, embeds.device)
     keys, values = own.take()
     starts = tuple(int(part.max()) + 1 for part in inputs.positions.split(lengths, 1))
-    return Trunk(hidden.index_select(0, last), keys, values, inputs, starts)
+    return PromptCache(hidden.index_select(0, last), keys, values, inputs, starts)
 
 
-def read_completions(text_model: Any, trunk: Trunk, embeds: Tensor, counts: Sequence[Sequence[int]]) -> Tensor:
+def read_completions(
+    text_model: Any, prompt_cache: PromptCache, embeds: Tensor, counts: Sequence[Sequence[int]]
+) -> Tensor:
     """Run completions behind their prompts: float[N, E] states from float[N, E] embeddings.
 
     Args:
         text_model: as of ``read_prompts``.
-        trunk: the prompts.
+        prompt_cache: the prompts.
         embeds: of the N fed tokens, in the order scene, completion, token.
         counts: B times K numbers of fed tokens.
     """
-    starts = zip(trunk.starts, counts, strict=True)
+    starts = zip(prompt_cache.starts, counts, strict=True)
     positions = torch.cat([torch.arange(start, start + count) for start, row in starts for count in row])
-    own = _Completions(trunk, lay_out(counts, trunk.lengths, embeds.device))
+    own = _Completions(prompt_cache, lay_out(counts, prompt_cache.lengths, embeds.device))
     # Words have the same position in all parts.
-    return _run(text_model, embeds, positions.expand(len(trunk.inputs.positions), -1), own)
+    return _run(text_model, embeds, positions.expand(len(prompt_cache.inputs.positions), -1), own)
 
 
 def _run(text_model: Any, embeds: Tensor, positions: Tensor, own: Pass, **extras: Any) -> Tensor:
@@ -135,12 +137,12 @@ class _Prompts:
 class _Completions:
     """Attention of given completions to themselves and their prompts."""
 
-    def __init__(self, trunk: Trunk, layout: Layout) -> None:
-        self.trunk, self.layout = trunk, layout
-        self.prompts = lay_out_prompts(trunk.lengths, trunk.last.device)
+    def __init__(self, prompt_cache: PromptCache, layout: Layout) -> None:
+        self.prompt_cache, self.layout = prompt_cache, layout
+        self.prompts = lay_out_prompts(prompt_cache.lengths, prompt_cache.last.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        prompt = self.trunk.keys[layer], self.trunk.values[layer]
+        prompt = self.prompt_cache.keys[layer], self.prompt_cache.values[layer]
         return _tree_attention(self.layout, self.prompts, scale, q, k, v, *prompt)
 
 

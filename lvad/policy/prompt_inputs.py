@@ -12,7 +12,7 @@ from lvad.policy.layout import upload
 from lvad.policy.passes import PromptInputs
 
 
-class Asked(NamedTuple):
+class ScenePrompt(NamedTuple):
     """The prompt of one scene."""
 
     scene: str
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
     """float[V, L E], its visual tokens as of ``FrameEncoder.encode``."""
 
 
-def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[Asked]) -> PromptInputs:
+def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[ScenePrompt]) -> PromptInputs:
     """B prompts one after the other.
 
     Raises:

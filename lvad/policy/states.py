@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lvad.policy.layout import token_cells, upload
-from lvad.policy.passes import Trunk, read_completions
+from lvad.policy.passes import PromptCache, read_completions
 
 Counts = Sequence[Sequence[int]]
 
@@ -16,7 +16,7 @@ Counts = Sequence[Sequence[int]]
 def predicting_states(
     text_model: Any,
     embed: Callable[[Tensor], Tensor],
-    trunk: Trunk,
+    prompt_cache: PromptCache,
     tokens: Tensor,
     counts: Counts,
     at_once: int | None,
@@ -28,7 +28,7 @@ def predicting_states(
     Args:
         text_model: of the policy.
         embed: tokens to embeddings.
-        trunk: the prompts, read.
+        prompt_cache: the prompts, read.
         tokens: int64[B, K, T], the completions.
         counts: B times K numbers of their tokens, N in all.
         at_once: completions of a scene in one forward; the others wait. The backward pass then runs each forward
@@ -36,27 +36,29 @@ def predicting_states(
     """
     num_completions = tokens.shape[1]
     if at_once is None or at_once >= num_completions:
-        return _states(text_model, embed, trunk, tokens, counts)
+        return _states(text_model, embed, prompt_cache, tokens, counts)
     parts, order = [], torch.arange(tokens.numel()).view(tokens.shape)
     owners = []
     for first in range(0, num_completions, at_once):
         some = slice(first, first + at_once)
         own = [row[some] for row in counts]
-        given = (text_model, embed, trunk, tokens[:, some], own)
+        given = (text_model, embed, prompt_cache, tokens[:, some], own)
         parts.append(checkpoint(_states, *given, use_reentrant=False))
         owners.append(order[:, some].flatten()[token_cells(own, tokens.shape[2])])
     return torch.cat(parts).index_select(0, upload(torch.cat(owners).argsort(), tokens.device))
 
 
-def _states(text_model: Any, embed: Callable[[Tensor], Tensor], trunk: Trunk, tokens: Tensor, counts: Counts) -> Tensor:
+def _states(
+    text_model: Any, embed: Callable[[Tensor], Tensor], prompt_cache: PromptCache, tokens: Tensor, counts: Counts
+) -> Tensor:
     sizes = torch.tensor(counts)
     num_fed = (sizes - 1).clamp(min=0)
-    first = trunk.last.unsqueeze(1).expand(-1, tokens.shape[1], -1).flatten(0, 1)
+    first = prompt_cache.last.unsqueeze(1).expand(-1, tokens.shape[1], -1).flatten(0, 1)
     sources = _sources(sizes, num_fed)
     if not num_fed.any():
         return first.index_select(0, upload(sources, tokens.device))
     fed = upload(token_cells(num_fed.tolist(), tokens.shape[2]), tokens.device)
-    hidden = read_completions(text_model, trunk, embed(tokens.flatten().index_select(0, fed)), num_fed.tolist())
+    hidden = read_completions(text_model, prompt_cache, embed(tokens.flatten().index_select(0, fed)), num_fed.tolist())
     return torch.cat([first.to(hidden.dtype), hidden]).index_select(0, upload(sources, tokens.device))
 
 

@@ -13,7 +13,7 @@ from lvad.policy.families.family import Family, FrameEncoder
 from lvad.policy.feature_store import FeatureStore, VisionCache, store_key
 
 
-class Eyes:
+class VisionEncoder:
     """The vision tower and the connector of a model, with what its image processor does.
 
     Args:
@@ -29,7 +29,7 @@ class Eyes:
         self._tower_state: tuple[Any, ...] = ()
         self._tower_digest = b""
 
-    def look(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
+    def encode_images(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
         """Visual tokens of each scene, as of ``FrameEncoder.encode``.
 
         Args:

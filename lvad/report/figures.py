@@ -29,7 +29,7 @@ _GOOD: Final = (0, 92, 171)
 _BAD: Final = (200, 80, 0)
 
 
-class _Row(NamedTuple):
+class _CompletionLines(NamedTuple):
     """One completion, cut into lines."""
 
     reward: float | None
@@ -117,7 +117,7 @@ def _check(samples: SceneSamples) -> None:
             raise ValueError(f"{name} of {samples.id} must have {len(samples.texts)} entries, got {len(values)}")
 
 
-def _rows(samples: SceneSamples, width_px: int) -> list[_Row]:
+def _rows(samples: SceneSamples, width_px: int) -> list[_CompletionLines]:
     order = range(len(samples.texts))
     if samples.rewards:
         order = sorted(order, key=lambda k: -samples.rewards[k])
@@ -125,7 +125,7 @@ def _rows(samples: SceneSamples, width_px: int) -> list[_Row]:
     for k in order:
         terms = ",  ".join(f"{name} {values[k]:.3f}" for name, values in samples.terms.items() if values)
         rows.append(
-            _Row(
+            _CompletionLines(
                 reward=samples.rewards[k] if samples.rewards else None,
                 advantage=samples.advantages[k] if samples.advantages else None,
                 text=_wrap(samples.texts[k] or "(empty)", _TEXT_PX, width_px, _MAX_LINES),
@@ -135,7 +135,7 @@ def _rows(samples: SceneSamples, width_px: int) -> list[_Row]:
     return rows
 
 
-def _draw_row(draw: ImageDraw.ImageDraw, row: _Row, left: int, y: int) -> None:
+def _draw_row(draw: ImageDraw.ImageDraw, row: _CompletionLines, left: int, y: int) -> None:
     x = _MARGIN_PX
     if row.reward is not None:
         draw.text((x, y), f"{row.reward:.3f}", _INK, _font(_TEXT_PX))

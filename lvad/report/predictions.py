@@ -143,14 +143,14 @@ def answer_row(said: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> dict[str, A
     if said.description:
         row["description"] = said.description
     row |= {"answer": said.text, "is_valid": said.is_valid, "actions": _named(actions, said.actions)}
-    row["action_probabilities"] = _chances(actions, said.action_probabilities)
+    row["action_probabilities"] = _probabilities(actions, said.action_probabilities)
     row["reasons"] = _named(reasons, said.reasons)
-    row["reason_probabilities"] = _chances(reasons, said.reason_probabilities)
+    row["reason_probabilities"] = _probabilities(reasons, said.reason_probabilities)
     return {name: value for name, value in row.items() if value != {}}
 
 
-def _chances(names: Sequence[str], chances: Sequence[float]) -> dict[str, float]:
-    return {name: round(p, 4) for name, p in zip(names, chances, strict=True)} if chances else {}
+def _probabilities(names: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
+    return {name: round(p, 4) for name, p in zip(names, probabilities, strict=True)} if probabilities else {}
 
 
 def _named(names: Sequence[str], flags: Sequence[int]) -> list[str]:

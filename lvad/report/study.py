@@ -10,7 +10,7 @@ from lvad.data.splits import recording
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
-from lvad.metrics.paired import Said, paired_difference
+from lvad.metrics.paired import SeedAnswers, paired_difference
 from lvad.metrics.seeds import LabelsNeeded, labels_needed, mean_interval
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
@@ -154,7 +154,7 @@ def _difference(group: Sequence[CellResult], other: Sequence[CellResult], source
     yield Difference(group[0].arm, other[0].arm, group[0].budget, seeds, has_equal_labels, over_seeds, over_scenes)
 
 
-def said(answered: Sequence[AnsweredScene], score: str) -> Said:
+def said(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
     """The answers that a score is computed from, in the order of the scenes' names."""
     scenes = sorted(answered, key=lambda scene: scene.id)
     if score == ACTIONS:
@@ -162,7 +162,7 @@ def said(answered: Sequence[AnsweredScene], score: str) -> Said:
     else:
         rows = [(scene.reasons, scene.true_reasons) for scene in scenes]
     predicted, true = (torch.tensor(part, dtype=torch.bool) for part in zip(*rows, strict=True))
-    return Said(predicted, true, [recording(scene.id) or scene.id for scene in scenes])
+    return SeedAnswers(predicted, true, [recording(scene.id) or scene.id for scene in scenes])
 
 
 def _savings(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Saving]:

@@ -41,7 +41,7 @@ class CLIP(nn.Module):
             if not (Path(name) / CONFIG_FILE).is_file():
                 raise ValueError(f"{name} is no open_clip folder: it holds no {CONFIG_FILE}")
             with loading(model):
-                _check_size(Path(name))
+                _check_clip_size(Path(name))
             name = f"local-dir:{name}"
         # Only an architecture's name may stand for random weights: a start for CLIPReward, and said.
         self.is_trained = is_trained = pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
@@ -115,7 +115,7 @@ class CLIP(nn.Module):
             self.tokenizer.save_pretrained(folder)
 
 
-def _check_size(folder: Path) -> None:
+def _check_clip_size(folder: Path) -> None:
     """Refuse sizes that the files cannot hold: open_clip makes room for what is said.
 
     Raises:

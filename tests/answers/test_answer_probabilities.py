@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from lvad.answers.answer_probabilities import (
-    Chances,
+    AnswerProbabilities,
     action_set_logps,
     balanced_choice,
     every_set,
-    mean_chances,
+    mean_probabilities,
     mirrored_sets,
     reason_probabilities,
 )
@@ -44,7 +44,7 @@ def test_action_probabilities_are_those_of_all_sets_scored_one_by_one(policy, ma
     expected = [[sum(weights[b, i] for i, row in enumerate(sets) if row[a]) for a in range(4)] for b in range(2)]
     found = action_set_logps(policy, prefix)
     torch.testing.assert_close(found.exp(), weights, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(Chances(found, None).actions, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(AnswerProbabilities(found, None).actions, torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert not torch.equal(found[0], found[1])
 
 
@@ -101,7 +101,7 @@ def test_mirrored_probabilities_are_those_of_the_other_side():
     logps[0, [row.tolist() for row in every_set(4)].index([1, 0, 1, 0])] = 0.0
     reasons = torch.zeros(1, 21)
     reasons[0, 16] = 0.75
-    found = Chances(logps, reasons).mirrored()
+    found = AnswerProbabilities(logps, reasons).mirrored()
     assert [round(p, 6) for p in found.actions[0].tolist()] == [1, 0, 0, 1]
     assert found.reasons is not None
     assert found.reasons.nonzero().tolist() == [[0, 19]]
@@ -112,13 +112,13 @@ def test_views_are_averaged_as_probabilities():
     """(0.5 + 0.1) / 2 and (0.2 + 0.4) / 2 for the first two sets; 0.9 and 0.3 of a reason make 0.6."""
     first, second = torch.full((1, 16), 0.3 / 14), torch.full((1, 16), 0.5 / 14)
     first[0, :2], second[0, :2] = torch.tensor([0.5, 0.2]), torch.tensor([0.1, 0.4])
-    views = [Chances(p.log(), torch.full((1, 21), r)) for p, r in ((first, 0.9), (second, 0.3))]
-    found = mean_chances(views)
+    views = [AnswerProbabilities(p.log(), torch.full((1, 21), r)) for p, r in ((first, 0.9), (second, 0.3))]
+    found = mean_probabilities(views)
     assert found.action_sets.exp()[0, :2].tolist() == pytest.approx([0.3, 0.3], abs=1e-6)
     assert found.action_sets.exp().sum().item() == pytest.approx(1, abs=1e-6)
     assert found.reasons is not None
     assert found.reasons[0].tolist() == pytest.approx([0.6] * 21)
-    assert mean_chances([view._replace(reasons=None) for view in views]).reasons is None
+    assert mean_probabilities([view._replace(reasons=None) for view in views]).reasons is None
 
 
 def test_autocast_leaves_probabilities_and_prices_in_float32():
@@ -130,7 +130,7 @@ def test_autocast_leaves_probabilities_and_prices_in_float32():
     near[:, sets.index([0, 0, 1, 0])] = -2.1972 + torch.tensor([0.001, -0.001])  # 2 log 3 is 2.1972
     shares = torch.tensor([0.5, 0.75, 0.25, 0.5])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, chosen = Chances(logps, None).actions, balanced_choice(near, shares, 1.0)
+        found, chosen = AnswerProbabilities(logps, None).actions, balanced_choice(near, shares, 1.0)
     weights = logps.double().exp()
     expected = [[sum(row[i].item() for i, held in enumerate(sets) if held[a]) for a in range(4)] for row in weights]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-6)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvad.answers.answer_probabilities import Chances
+from lvad.answers.answer_probabilities import AnswerProbabilities
 from lvad.answers.answer_records import answered_scenes, floors, floors_table, read_answers, training_labels
 from lvad.metrics.driving import answers_of
 from lvad.text import render
@@ -20,8 +20,10 @@ def test_an_action_alone_is_an_answer_only_where_no_reason_is_asked_for(make_bat
     texts = ["Action: stop.", "Action: stop. Reason: traffic sign.", "I would stop."]
     for with_reasons, valid in ((False, [True, True, False]), (True, [False, True, False])):
         answers = read_answers(texts, with_reasons)
-        chances = Chances(torch.full((3, 16), 1 / 16).log(), torch.full((3, 21), 0.25) if with_reasons else None)
-        found = answered_scenes(batch, texts, answers, ["a", "b", "c"], chances)
+        probabilities = AnswerProbabilities(
+            torch.full((3, 16), 1 / 16).log(), torch.full((3, 21), 0.25) if with_reasons else None
+        )
+        found = answered_scenes(batch, texts, answers, ["a", "b", "c"], probabilities)
         assert [scene.is_valid for scene in found] == valid
         assert [scene.description for scene in found] == ["a", "b", "c"]
         assert [scene.actions for scene in found] == [(0, 1, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0)]

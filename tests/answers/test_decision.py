@@ -36,29 +36,29 @@ def view(policy, batch, is_mirrored=False):
 def test_a_view_that_is_seen_twice_counts_as_once(policy, batch):
     once, twice = (vote(policy, [view(policy, batch)] * n, True, GRAMMAR) for n in (1, 2))
     assert once.texts == twice.texts
-    torch.testing.assert_close(once.chances.actions, twice.chances.actions)
-    torch.testing.assert_close(once.chances.reasons, twice.chances.reasons)
+    torch.testing.assert_close(once.probabilities.actions, twice.probabilities.actions)
+    torch.testing.assert_close(once.probabilities.reasons, twice.probabilities.reasons)
 
 
 def test_a_scene_and_its_mirror_are_decided_alike_with_the_sides_exchanged(policy, batch):
     """What sees both views cannot tell which one it was given: an equivariance that one view does not have."""
 
     def both(scenes):
-        return vote(policy, [view(policy, scenes), view(policy, scenes, True)], True, GRAMMAR).chances
+        return vote(policy, [view(policy, scenes), view(policy, scenes, True)], True, GRAMMAR).probabilities
 
     found, other = both(batch), both(mirrored(batch)).mirrored()
     torch.testing.assert_close(found.actions, other.actions, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.reasons, other.reasons, rtol=1e-4, atol=1e-5)
-    alone = [vote(policy, [view(policy, scenes)], False).chances for scenes in (batch, mirrored(batch))]
+    alone = [vote(policy, [view(policy, scenes)], False).probabilities for scenes in (batch, mirrored(batch))]
     assert (alone[0].actions - alone[1].mirrored().actions).abs().max() > 1e-3
 
 
 def test_an_answer_says_what_is_probable(policy, batch):
     found = vote(policy, [view(policy, batch), view(policy, batch, True)], True, GRAMMAR)
-    for text, chances in zip(found.texts, found.chances.reasons, strict=True):
+    for text, probabilities in zip(found.texts, found.probabilities.reasons, strict=True):
         answer = parse(text)
         assert answer.is_valid
-        assert list(answer.reasons) == (chances > 0.5).int().tolist()
+        assert list(answer.reasons) == (probabilities > 0.5).int().tolist()
 
 
 @pytest.mark.parametrize(("style", "voting", "views"), [
@@ -70,7 +70,7 @@ def test_a_stage_votes_over_its_descriptions_and_views(vlm_folder, batch, style,
     module = ActionSFT(policy, "action", describe=style, voting=voting, constrain=True).eval()
     asked, encode = [], policy.encode
     policy.encode = lambda *args: asked.append(args[1] if len(args) > 1 else None) or encode(*args)
-    rows = module._answer(batch, None, with_chances=True)
+    rows = module._answer(batch, None, with_probabilities=True)
     own = [queries for queries in asked if queries is not None]
     assert len(own) == views
     assert all(row.is_valid and len(row.action_probabilities) == 4 for row in rows)

@@ -9,7 +9,7 @@ from lightning import Trainer
 
 from lvad.answers import PseudoLabels, Voting
 from lvad.answers.answer_probabilities import every_set
-from lvad.answers.pseudo_labelling import Said, calibration_on, set_probability, sure_labels
+from lvad.answers.pseudo_labelling import AnswerWithProbability, calibration_on, set_probability, sure_labels
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import read_ledger
 from lvad.data.pseudo_labels import PSEUDO_LABELS, PseudoLabel, read_pseudo_labels
@@ -28,7 +28,7 @@ def test_the_probability_is_that_of_the_set_which_was_answered():
 
 
 def said(name, probability, answer=STOP, true=STOP, **changed):
-    return Said(scene(name, answer, true, **changed), probability)
+    return AnswerWithProbability(scene(name, answer, true, **changed), probability)
 
 
 def test_only_sure_and_valid_answers_become_labels():

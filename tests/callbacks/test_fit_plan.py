@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from lvad.callbacks.fit_plan import (
-    Plan,
+    FitPlan,
     label_rows,
     memory_rows,
     optimizer_bytes,
@@ -17,11 +17,11 @@ from lvad.callbacks.fit_plan import (
     room_bytes,
     step_rows,
 )
-from lvad.callbacks.worst_batch import Tried
+from lvad.callbacks.worst_batch import TrialStep
 from lvad.data.records import DataError
 from lvad.types import Scene
 
-TRIED = Tried(prompt_tokens=100, completion_tokens=40, saved_bytes=3_000_000, peak_bytes=None, time_s=0.5)
+TRIED = TrialStep(prompt_tokens=100, completion_tokens=40, saved_bytes=3_000_000, peak_bytes=None, time_s=0.5)
 
 
 def two_parts():
@@ -136,4 +136,4 @@ def test_many_texts_are_estimated():
 def test_a_run_under_deepspeed_is_refused():
     trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy), datamodule=None)
     with pytest.raises(DataError, match=r"do not run under DeepSpeed.*take configs/strategy/ddp.yaml"):
-        Plan().on_fit_start(trainer, two_parts())
+        FitPlan().on_fit_start(trainer, two_parts())

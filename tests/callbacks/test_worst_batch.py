@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Idefics3ImageProcessor
 
 from lvad.answers.describer import Description
-from lvad.callbacks.fit_plan import Plan
+from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.worst_batch import DoesNotFit, _remedy, try_step, worst_batch, worst_scenes
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.estimators import A2C
@@ -124,7 +124,7 @@ def test_what_the_forward_keeps_is_counted_once(tmp_path):
 def test_every_completion_is_as_long_as_it_may_be(tmp_path, vlm_folder, clip_folder, data):
     tried = []
 
-    class Watch(Plan):
+    class Watch(FitPlan):
         def on_fit_start(self, trainer, pl_module):
             tried.append(try_step(trainer, pl_module, worst_batch(data)))
 
@@ -140,7 +140,7 @@ def test_a_tried_batch_leaves_no_trace(tmp_path, vlm_folder, clip_folder, data, 
     for preflight in (False, True):
         seed_everything(3, verbose=False)
         module = make(vlm_folder, clip_folder)
-        plan = Plan(preflight)
+        plan = FitPlan(preflight)
         trainer(tmp_path, plan).fit(module, data)
         assert ("worst batch" in dict(plan.rows)) == preflight
         ends.append(module.state_dict() | {"random": torch.get_rng_state()})
@@ -154,7 +154,7 @@ def test_a_tried_batch_leaves_no_trace(tmp_path, vlm_folder, clip_folder, data, 
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), MemoryError()]
+    "error", [torch.OutOfMemoryError("CUDA out of memory. TrialStep to allocate 9 GiB"), MemoryError()]
 )
 def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip_folder, data, monkeypatch, error):
     module = describer(vlm_folder, clip_folder)
@@ -166,7 +166,7 @@ def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip
     with pytest.raises(
         DoesNotFit, match=r"4 scenes of up to 2 frames of \d+x\d+.*data.batch_size 2 .*doubled"
     ) as caught:
-        trainer(tmp_path, Plan()).fit(module, data)
+        trainer(tmp_path, FitPlan()).fit(module, data)
     assert "completions_at_once 2" in str(caught.value)
     assert "; a smaller data.num_frames" in str(caught.value)
     # The processor scales every frame to its one tile.
@@ -195,7 +195,7 @@ def test_another_error_is_not_called_one_of_memory(tmp_path, vlm_folder, clip_fo
 
     monkeypatch.setattr(module.policy, "logprobs", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        trainer(tmp_path, Plan()).fit(module, data)
+        trainer(tmp_path, FitPlan()).fit(module, data)
 
 
 def test_a_stream_is_tried_on_validation_scenes():

@@ -44,9 +44,9 @@ def _seen(policy: Any, frames: Tensor, device: torch.device) -> tuple[Tensor, Te
         pixels.append(kwargs["pixel_values"].detach().cpu())
 
     policy.to(device)
-    policy._eyes._keeps = False  # what one device saw is not to be looked up for the other
+    policy._vision_encoder._keeps = False  # what one device saw is not to be looked up for the other
     hook = policy.vlm.model.vision_model.register_forward_pre_hook(note, with_kwargs=True)
     with torch.no_grad():
-        (tokens,) = policy._eyes.look(policy.vlm, [frames.to(device)])
+        (tokens,) = policy._vision_encoder.encode_images(policy.vlm, [frames.to(device)])
     hook.remove()
     return torch.cat(pixels), tokens.cpu()

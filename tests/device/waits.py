@@ -42,11 +42,11 @@ class Waits:
     def __init__(self) -> None:
         self.is_on = False
         self.phases = ["rest"]
-        self.places: Counter[tuple[str, str, str]] = Counter()
+        self.states: Counter[tuple[str, str, str]] = Counter()
 
     def __call__(self, kind: str, operator: str) -> None:
         if self.is_on:
-            self.places[self.phases[-1], kind, _place(operator)] += 1
+            self.states[self.phases[-1], kind, _place(operator)] += 1
 
     def wrap(self, owner: Any, name: str, phase: str) -> None:
         """Count what a method does under a phase."""
@@ -65,7 +65,7 @@ class Waits:
     def by_phase(self) -> dict[str, dict[str, int]]:
         """Reads and uploads of each phase."""
         found: dict[str, dict[str, int]] = {}
-        for (phase, kind, _), count in self.places.items():
+        for (phase, kind, _), count in self.states.items():
             row = found.setdefault(phase, {"reads": 0, "uploads": 0})
             row["reads" if kind in READS else "uploads"] += count
         return found
@@ -129,7 +129,7 @@ def table(waits: Waits) -> str:
     rows = [f"{'reads':>6} {'uploads':>8}  phase"]
     rows += [f"{row['reads']:6} {row['uploads']:8}  {phase}" for phase, row in sorted(waits.by_phase().items())]
     rows += ["", " times  phase             what               where"]
-    rows += [f"{n:6}  {phase:17} {kind:18} {where}" for (phase, kind, where), n in waits.places.most_common()]
+    rows += [f"{n:6}  {phase:17} {kind:18} {where}" for (phase, kind, where), n in waits.states.most_common()]
     return "\n".join(rows)
 
 

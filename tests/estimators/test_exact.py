@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, Judged, MinimumRisk, Reinforce
+from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce, ScoredRollouts
 from lvad.losses.kl import kl_k1, kl_k2_loss, kl_k3_loss
 from lvad.losses.policy_gradient import reinforce
 from lvad.types import Rollouts
@@ -44,14 +44,14 @@ def gradients(make_estimator, theta, num_completions=3, rewards=REWARDS):
         group_logps, mask = logps[drawn][None], MASK[drawn][None]
         cut = torch.zeros(1, num_completions, dtype=torch.bool)
         rollouts = Rollouts(TOKENS[drawn][None], mask, group_logps.detach(), torch.zeros_like(mask.double()), cut, [])
-        judged = Judged(
+        scored = ScoredRollouts(
             rewards[drawn][None],
             torch.tensor([True]),
             rollouts,
             states=lambda: torch.ones(1, 4),
             greedy_rewards=lambda: (greedy.view(1), torch.ones(1).bool()),
         )
-        advantages = make_estimator().estimate(judged).advantages
+        advantages = make_estimator().estimate(scored).advantages
         loss = reinforce(group_logps, advantages, mask)
         (grad,) = torch.autograd.grad(loss, theta, retain_graph=True)
         yield math.exp(group_logps.sum().item()), -grad
@@ -157,8 +157,8 @@ def test_with_kl_the_policy_becomes_the_tilted_reference(form):
         ref_logps = ref[pairs]
         if form == "reward":
             rewards = rewards - beta * kl_k1(logps, ref_logps, mask)
-        judged = Judged(rewards, ones.expand(len(rewards)), None, states=None, greedy_rewards=None)
-        advantages = RLOO().estimate(judged).advantages
+        scored = ScoredRollouts(rewards, ones.expand(len(rewards)), None, states=None, greedy_rewards=None)
+        advantages = RLOO().estimate(scored).advantages
         loss = reinforce(logps, advantages * weights[:, None], mask) * len(weights)
         if form == "k2":
             loss = loss + beta * sum(

@@ -4,12 +4,12 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from lvad.metrics.paired import Said, paired_difference, weighted_macro_f1
+from lvad.metrics.paired import SeedAnswers, paired_difference, weighted_macro_f1
 
 
 def said(predicted, true, recordings=None):
     rows = [torch.tensor(part, dtype=torch.bool) for part in (predicted, true)]
-    return Said(*rows, recordings or [str(i) for i in range(len(predicted))])
+    return SeedAnswers(*rows, recordings or [str(i) for i in range(len(predicted))])
 
 
 def test_macro_f1_by_hand():
@@ -63,7 +63,7 @@ def test_scenes_of_a_recording_are_drawn_together():
 
 def test_seeds_with_other_test_scenes_share_recordings():
     one, two = said([[1], [0]], [[1], [1]], ["a", "b"]), said([[0], [1]], [[1], [1]], ["b", "c"])
-    zero = [Said(torch.zeros_like(part.predicted), part.true, part.recordings) for part in (one, two)]
+    zero = [SeedAnswers(torch.zeros_like(part.predicted), part.true, part.recordings) for part in (one, two)]
     assert paired_difference([one, two], zero).mean == pytest.approx(2 / 3)
 
 

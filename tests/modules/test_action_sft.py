@@ -141,11 +141,11 @@ def test_the_share_of_supervised_tokens_is_that_of_the_answers(make_sft, drawn_r
 
 def test_balanced_decisions_name_rarer_actions_and_leave_the_probabilities(make_sft, drawn_root):
     module, batch = make_sft("action", constrain=True).eval(), validation(drawn_root)
-    plain = module._answer(batch, module._encode(batch), with_chances=True)
+    plain = module._answer(batch, module._encode(batch), with_probabilities=True)
     # Forward nearly always true, left nearly never: every decision moves towards left.
     module.action_shares.copy_(torch.tensor([0.999, 0.5, 0.001, 0.5]))
     module.logit_adjustment = 5.0
-    balanced = module._answer(batch, module._encode(batch), with_chances=True)
+    balanced = module._answer(batch, module._encode(batch), with_probabilities=True)
     assert all(scene.actions[0] == 0 and scene.actions[2] == 1 and scene.is_valid for scene in balanced)
     for one, other in zip(plain, balanced, strict=True):
         assert one.action_probabilities == pytest.approx(other.action_probabilities, abs=1e-6)

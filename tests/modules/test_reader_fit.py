@@ -5,7 +5,7 @@ import torch
 
 from lvad.metrics.logistic import Logistic
 from lvad.modules.reader_fit import (
-    Said,
+    SceneFeatures,
     calibrate,
     confidence,
     cross_fit,
@@ -27,7 +27,7 @@ def made_up(num, generator, num_terms=6):
         clean = torch.cat([actions, torch.zeros(num, num_terms - 4)], 1).bool()
         rows.append((clean.unsqueeze(1) ^ noise).double())
     single = torch.stack(rows)
-    return Said(single, single.mean(2)), labels
+    return SceneFeatures(single, single.mean(2)), labels
 
 
 def test_folds_hang_on_names_alone_and_keep_recordings_whole():
@@ -69,9 +69,9 @@ def test_both_sights_vote_with_sides_exchanged_back():
     weights[0, 2] = torch.tensor(3.0).log()  # the one word speaks of the left: 3/4 with it, 1/2 without
     model = Logistic(weights, torch.zeros(25, dtype=torch.float64))
     mean = torch.tensor([[[1.0]], [[0.0]]], dtype=torch.float64)
-    seen = decide(model, Said(mean.unsqueeze(2), mean))[0]
+    seen = decide(model, SceneFeatures(mean.unsqueeze(2), mean))[0]
     assert seen[2:4].tolist() == pytest.approx([(3 / 4 + 1 / 2) / 2, 1 / 2])  # left, right
-    mirrored = decide(model, Said(mean.flip(0).unsqueeze(2), mean.flip(0)))[0]
+    mirrored = decide(model, SceneFeatures(mean.flip(0).unsqueeze(2), mean.flip(0)))[0]
     assert mirrored[2:4].tolist() == pytest.approx([1 / 2, (3 / 4 + 1 / 2) / 2])
     torch.testing.assert_close(mirrored[list(BDD_OIA.mirrored_labels)], seen)
 

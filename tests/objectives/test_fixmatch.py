@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from lvad.answers.answer_probabilities import Chances, action_set_logps, every_set
+from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, every_set
 from lvad.answers.decision import questions
 from lvad.answers.describer import Description
 from lvad.data.augment import mirrored
@@ -50,7 +50,7 @@ def test_the_weak_view_labels_what_it_is_sure_of(policy, data):
         view = mirrored(batch) if is_mirrored else batch
         with torch.no_grad():
             sets = action_set_logps(policy, policy.encode(view, questions(policy, [""] * len(batch.ids))))
-        sets = Chances(sets, None).mirrored().action_sets if is_mirrored else sets
+        sets = AnswerProbabilities(sets, None).mirrored().action_sets if is_mirrored else sets
         probability, choice = sets.exp().max(-1)
         threshold = probability.sort().values[3].item() - 1e-6  # of six scenes the three surest
         torch.manual_seed(seed)

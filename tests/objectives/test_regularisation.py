@@ -11,7 +11,7 @@ from lvad.data.records import DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import RLOOPolicy
 from lvad.objectives import KL, Controls, Rehearsal
-from lvad.objectives.kl_penalty import KLControl
+from lvad.objectives.kl_penalty import AdaptiveKL
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards.checks import BrokenReward
 from lvad.types import Scores
@@ -302,7 +302,7 @@ def test_a_reference_is_refreshed_after_so_many_optimizer_steps_and_not_rollouts
     """Every 3 steps, 2 steps a rollout: after the rollouts that end with steps 4 and 6, and not with 2 and 8."""
     kl = KL(0.05, refresh_every=3)
     refreshed = []
-    control = KLControl(kl)
+    control = AdaptiveKL(kl)
     for step in (2, 4, 6, 8):
         if control.is_due(step):
             refreshed.append(step)

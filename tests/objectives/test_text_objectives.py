@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvad.objectives.text_objectives import CrossEntropy, ExpectedBLEU, Lesson, MinimumRisk
+from lvad.objectives.text_objectives import CrossEntropy, ExpectedBLEU, MinimumRiskBLEU, SupervisedBatch
 from lvad.policy import HFPolicy, Sampling
 from lvad.rewards.bleu import sentence_bleu
 
@@ -17,9 +17,9 @@ def policy(vlm_folder):
     return HFPolicy(str(vlm_folder), Sampling(max_new_tokens=12), lora=None).eval()
 
 
-def lesson(policy, make_batch, weights=(1.0, 1.0)):
+def batch(policy, make_batch, weights=(1.0, 1.0)):
     prefix = policy.encode(make_batch(1, 1))
-    return Lesson(prefix, [[RIGHT], ["a car"]], torch.tensor(weights), None)
+    return SupervisedBatch(prefix, [[RIGHT], ["a car"]], torch.tensor(weights), None)
 
 
 def gradient(policy, loss):
@@ -29,7 +29,7 @@ def gradient(policy, loss):
 
 
 def test_cross_entropy_is_that_of_the_texts_tokens(policy, make_batch):
-    task = lesson(policy, make_batch)
+    task = batch(policy, make_batch)
     targets = policy.targets(task.texts)
     logps = policy.logprobs(task.prefix, targets)[:, 0]
     mask = targets.completion_mask[:, 0]
@@ -39,7 +39,7 @@ def test_cross_entropy_is_that_of_the_texts_tokens(policy, make_batch):
 
 
 def test_class_weights_weigh_scenes(policy, make_batch):
-    task = lesson(policy, make_batch, (3.0, 1.0))
+    task = batch(policy, make_batch, (3.0, 1.0))
     targets = policy.targets(task.texts)
     logps, mask = policy.logprobs(task.prefix, targets)[:, 0], targets.completion_mask[:, 0]
     expected = -(3 * logps[0][mask[0]].sum() + logps[1][mask[1]].sum()) / mask.sum()
@@ -55,7 +55,7 @@ def given(policy, monkeypatch, *texts):
 
 def test_expected_bleu_weighs_what_was_said_by_its_advantage(policy, make_batch, monkeypatch):
     """Scene 0, K = 2: -sum_i (b_i - b_other) log p_i; its gradient is that of the formula."""
-    task = lesson(policy, make_batch)
+    task = batch(policy, make_batch)
     rollouts = given(policy, monkeypatch, RIGHT, OTHERS[0])
     loss, values = ExpectedBLEU(num_completions=2).loss(policy, task)
     bleu = [[sentence_bleu(t, right) for t in (RIGHT, OTHERS[0])] for right in task.texts]
@@ -66,9 +66,9 @@ def test_expected_bleu_weighs_what_was_said_by_its_advantage(policy, make_batch,
 
 
 def test_minimum_risk_holds_the_right_text_once_and_repeats_once(policy, make_batch, monkeypatch):
-    task = lesson(policy, make_batch)
+    task = batch(policy, make_batch)
     given(policy, monkeypatch, OTHERS[1], OTHERS[1], RIGHT)
-    loss, values = MinimumRisk(num_completions=3, sharpness=0.3).loss(policy, task)
+    loss, values = MinimumRiskBLEU(num_completions=3, sharpness=0.3).loss(policy, task)
     expected = []
     for b, (right,) in enumerate(task.texts):
         members = list(dict.fromkeys([right, OTHERS[1], RIGHT]))
@@ -83,25 +83,25 @@ def test_minimum_risk_holds_the_right_text_once_and_repeats_once(policy, make_ba
 
 def test_a_truncated_text_is_no_member_of_the_set(policy, make_batch, monkeypatch):
     """Written anew it would be "a car" with an end, which the model never said."""
-    task = lesson(policy, make_batch)
+    task = batch(policy, make_batch)
     whole = given(policy, monkeypatch, OTHERS[1], OTHERS[1])
-    expected = MinimumRisk(2).loss(policy, task)[0]
+    expected = MinimumRiskBLEU(2).loss(policy, task)[0]
     drawn = given(policy, monkeypatch, OTHERS[1], OTHERS[0])._replace(is_truncated=torch.tensor([[False, True]] * 2))
     monkeypatch.setattr(policy, "generate", lambda *args, **options: drawn)
-    loss, values = MinimumRisk(2).loss(policy, task)
+    loss, values = MinimumRiskBLEU(2).loss(policy, task)
     torch.testing.assert_close(loss, expected)
     # What is logged is of all that was drawn.
     said = [sentence_bleu(text, right) for right in task.texts for text in (OTHERS[1], OTHERS[0])]
     assert values["train/bleu"].item() == pytest.approx(sum(said) / 4)
     # Of no finished text the right one is left, at no risk.
     monkeypatch.setattr(policy, "generate", lambda *a, **o: whole._replace(is_truncated=torch.ones(2, 2).bool()))
-    assert MinimumRisk(2).loss(policy, task)[0].item() == pytest.approx(0.0, abs=1e-6)
+    assert MinimumRiskBLEU(2).loss(policy, task)[0].item() == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("objective", [ExpectedBLEU(4), MinimumRisk(4, 0.05)])
+@pytest.mark.parametrize("objective", [ExpectedBLEU(4), MinimumRiskBLEU(4, 0.05)])
 def test_what_is_right_becomes_more_probable(policy, make_batch, monkeypatch, objective):
     """With drawn texts replaced by near misses, a step down the loss raises the right text above them."""
-    task = lesson(policy, make_batch)._replace(texts=[[RIGHT], [RIGHT]])
+    task = batch(policy, make_batch)._replace(texts=[[RIGHT], [RIGHT]])
     given(policy, monkeypatch, RIGHT, *OTHERS, "the light is green")
     targets = policy.targets([[RIGHT, *OTHERS]] * 2)
 
@@ -119,4 +119,4 @@ def test_what_is_right_becomes_more_probable(policy, make_batch, monkeypatch, ob
 
 def test_one_drawn_text_has_no_sibling(policy, make_batch):
     with pytest.raises(ValueError, match="num_completions >= 2"):
-        ExpectedBLEU(1).loss(policy, lesson(policy, make_batch))
+        ExpectedBLEU(1).loss(policy, batch(policy, make_batch))

@@ -185,7 +185,7 @@ def test_the_sampler_of_fixed_shapes_draws_the_same(make, name, monkeypatch):
     with torch.no_grad():
         prefix, drawn = policy.encode(two_scenes(), QUERIES), []
     for is_fixed in (False, True):
-        monkeypatch.setattr("lvad.policy.hf.draws_fixed_shapes", lambda _, answer=is_fixed: answer)
+        monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _, answer=is_fixed: answer)
         torch.manual_seed(1)
         drawn.append(policy.generate(prefix, NUM_COMPLETIONS))
     plain, fixed = drawn
@@ -201,11 +201,11 @@ def test_states_token_by_token_are_those_of_the_layers(make, in_float64, name):
     policy = make(name, True, torch.float64).eval()
     tokens = random_rollouts(policy).tokens
     with torch.no_grad():
-        trunk = policy.encode(two_scenes(), QUERIES).trunk
+        prompt_cache = policy.encode(two_scenes(), QUERIES).prompt_cache
         embeds = policy.vlm.get_input_embeddings()(tokens)
         counts = [[LENGTH] * NUM_COMPLETIONS] * 2
-        expected = read_completions(policy.text_model, trunk, embeds.flatten(0, 2), counts)
-        steps = Decoder(policy.text_model, trunk, NUM_COMPLETIONS, LENGTH)
+        expected = read_completions(policy.text_model, prompt_cache, embeds.flatten(0, 2), counts)
+        steps = Decoder(policy.text_model, prompt_cache, NUM_COMPLETIONS, LENGTH)
         found = [steps.advance(embeds[:, :, t].flatten(0, 1)) for t in range(LENGTH)]
     torch.testing.assert_close(torch.stack(found, 1).flatten(0, 1), expected, rtol=0, atol=1e-11)
 
@@ -274,5 +274,5 @@ def test_visual_tokens_are_kept_whole(make, name, tmp_path, monkeypatch):
             type(policy.prompt_ids.frames), "encode_alike", lambda self, vlm, scenes: [None] * len(scenes)
         )
         found = policy.encode(batch, QUERIES)
-        for one, other in zip(found.trunk.keys, seen.trunk.keys, strict=True):
+        for one, other in zip(found.prompt_cache.keys, seen.prompt_cache.keys, strict=True):
             assert torch.equal(one, other)

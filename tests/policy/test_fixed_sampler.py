@@ -25,7 +25,7 @@ def in_turn(monkeypatch):
         with torch.no_grad():
             prefix = policy.encode(batch)
         for is_fixed in (False, True):
-            monkeypatch.setattr("lvad.policy.hf.draws_fixed_shapes", lambda _, answer=is_fixed: answer)
+            monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _, answer=is_fixed: answer)
             torch.manual_seed(seed)
             drawn.append(policy.generate(prefix, *args, **kwargs))
         return drawn
@@ -166,12 +166,12 @@ def test_the_host_reads_nothing_while_it_draws_but_whether_all_have_ended(make_p
     policy = make_policy(max_new_tokens=40)
     policy.banned[policy.end_id] = True
     with torch.no_grad():
-        trunk = policy.encode(make_batch(1, 2)).trunk
-    ending = fixed_sampler.Ending(policy.end_ids, policy.pad_id, 40)
-    law = fixed_sampler.Law(policy.sampling, ending, is_greedy=False, has_grammar=False)
-    sampler = policy._samplers.get(policy.vlm, policy.banned, law, trunk, 4, captures=False)
+        prompt_cache = policy.encode(make_batch(1, 2)).prompt_cache
+    stop = fixed_sampler.StopCriteria(policy.end_ids, policy.pad_id, 40)
+    law = fixed_sampler.SamplerOptions(policy.sampling, stop, is_greedy=False, has_grammar=False)
+    sampler = policy._samplers.get(policy.vlm, policy.banned, law, prompt_cache, 4, captures=False)
     with Calls() as calls:
-        sampler(trunk, None, None)
+        sampler(prompt_cache, None, None)
     assert calls.reads == 4 + 1  # looks at tokens 8, 16, 24 and 32, and the number of tokens at the end
     with Calls() as calls, torch.no_grad():
         sampler._rewind()
@@ -181,7 +181,7 @@ def test_the_host_reads_nothing_while_it_draws_but_whether_all_have_ended(make_p
 
 def test_shapes_are_kept_and_the_oldest_leave(make_policy, make_batch, monkeypatch):
     policy = make_policy(max_new_tokens=3)
-    monkeypatch.setattr("lvad.policy.hf.draws_fixed_shapes", lambda _: True)
+    monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _: True)
     for completions in (1, 2, 3, 4, 5, 6, 5):
         policy.generate(policy.encode(make_batch(1)), completions)
     assert len(policy._samplers._kept) == 3
@@ -202,11 +202,11 @@ def test_every_token_costs_the_same_calls(make_policy, make_batch):
     """Fixed shapes: what is captured for one token is what every other one asks for."""
     policy = make_policy(max_new_tokens=8)
     with torch.no_grad():
-        trunk = policy.encode(make_batch(1, 1)).trunk
-        ending = fixed_sampler.Ending(policy.end_ids, policy.pad_id, 8)
-        law = fixed_sampler.Law(policy.sampling, ending, is_greedy=False, has_grammar=False)
-        sampler = policy._samplers.get(policy.vlm, policy.banned, law, trunk, 4, captures=False)
-        sampler(trunk, None, None)
+        prompt_cache = policy.encode(make_batch(1, 1)).prompt_cache
+        stop = fixed_sampler.StopCriteria(policy.end_ids, policy.pad_id, 8)
+        law = fixed_sampler.SamplerOptions(policy.sampling, stop, is_greedy=False, has_grammar=False)
+        sampler = policy._samplers.get(policy.vlm, policy.banned, law, prompt_cache, 4, captures=False)
+        sampler(prompt_cache, None, None)
         sampler._rewind()
         calls = []
         for _ in range(3):
@@ -218,7 +218,7 @@ def test_every_token_costs_the_same_calls(make_policy, make_batch):
 
 def test_a_sampler_of_validation_serves_training(make_policy, make_batch, monkeypatch):
     policy = make_policy(max_new_tokens=5).train()
-    monkeypatch.setattr("lvad.policy.hf.draws_fixed_shapes", lambda _: True)
+    monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _: True)
     batch = make_batch(1, 2)
     with torch.inference_mode():
         policy.logprobs(prefix := policy.encode(batch), policy.generate(prefix, 3))

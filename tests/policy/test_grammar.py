@@ -11,7 +11,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from lvad.policy.grammar import AnswerGrammar, Place, TokenGrammar, Walk
+from lvad.policy.grammar import AnswerGrammar, GrammarState, GrammarStates, TokenGrammar
 from lvad.policy.sampling import Sampling, log_density
 from lvad.policy.tokens import banned_tokens, token_texts
 from lvad.taxonomy import BDD_OIA
@@ -47,7 +47,7 @@ def round_trips(text, with_reasons=True):
 
 def every_completion(grammar, num_tokens):
     """All token sequences that the grammar allows, each with the places it passes."""
-    frontier = [([], [], grammar.start(1, num_tokens).places[0])]
+    frontier = [([], [], grammar.start(1, num_tokens).states[0])]
     while frontier:
         tokens, places, place = frontier.pop()
         if tokens[-1:] == [END]:
@@ -70,7 +70,7 @@ def draw_uniformly(grammar, num, num_tokens, seed=0):
     generator = random.Random(seed)
     allowed = cache(lambda place: grammar.allowed(place).tolist())
     for _ in range(num):
-        place, drawn = grammar.start(1, num_tokens).places[0], []
+        place, drawn = grammar.start(1, num_tokens).states[0], []
         while place.state != ENDED:
             drawn.append(generator.choice(allowed(place)))
             place = grammar.after(place, drawn[-1])
@@ -156,7 +156,7 @@ def markov_logps(table, grammar, sequences, law):
     sums = []
     for tokens, places in sequences:
         before = torch.tensor([END, *tokens[:-1]])
-        banned = Walk(grammar, places).banned(torch.device("cpu"))
+        banned = GrammarStates(grammar, places).banned(torch.device("cpu"))
         logps = log_density(table[before], law, banned)
         sums.append(logps.gather(1, torch.tensor(tokens)[:, None]).sum())
     return torch.stack(sums)
@@ -224,14 +224,14 @@ def test_every_real_label_set_is_allowed_as_the_tokenizer_writes_it(shared_data,
         for law, text in ((grammar, render(actions, reasons)), (actions_alone, render(actions))):
             tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
             replayed = law.replay(torch.tensor([[tokens]]), torch.ones(1, 1, len(tokens), dtype=torch.bool), 999)
-            assert [place.num_left for place in replayed.places] == list(range(999, 999 - len(tokens), -1))
+            assert [place.num_left for place in replayed.states] == list(range(999, 999 - len(tokens), -1))
 
 
 def test_replay_gives_the_places_in_the_order_of_the_mask():
     grammar = TokenGrammar(AnswerGrammar(False), TOY, END)
     tokens = torch.tensor([[[8, 5, END, 9, 9], [1, 3, 7, 5, END]]])  # "Action: stop.", "Action: stop, left."
     mask = torch.tensor([[[True] * 3 + [False] * 2, [True] * 5]])
-    places = grammar.replay(tokens, mask, 6).places
+    places = grammar.replay(tokens, mask, 6).states
     assert [place.num_left for place in places] == [6, 5, 4, 6, 5, 4, 3, 2]
     assert places[0] == places[3]
     assert places[1].state == places[5].state  # "Action: stop" in one token or in two
@@ -253,10 +253,10 @@ def test_replay_names_what_the_grammar_cannot_have_drawn(tokens, num_tokens, mes
 
 def test_what_has_ended_may_only_end():
     grammar = TokenGrammar(AnswerGrammar(False), TOY, END)
-    walk = grammar.start(2, 3)
+    grammar_states = grammar.start(2, 3)
     for tokens in ([8, 8], [5, 5], [END, END], [11, 12]):
-        walk = walk.after(torch.tensor(tokens))
-    assert walk.banned(torch.device("cpu")).int().tolist() == [[0] + [1] * (len(TOY) - 1)] * 2
+        grammar_states = grammar_states.after(torch.tensor(tokens))
+    assert grammar_states.banned(torch.device("cpu")).int().tolist() == [[0] + [1] * (len(TOY) - 1)] * 2
 
 
 def odd_tokenizer():
@@ -281,7 +281,7 @@ def test_odd_tokens_write_nothing_but_answers():
     assert texts[end] == texts[special] == texts[vocabulary - 1] == ""
     grammar = TokenGrammar(AnswerGrammar(), texts, end)
     assert grammar.shortest == 2  # the whole answer, and the end
-    opening = {texts[t] for t in grammar.allowed(grammar.start(1, 999).places[0]).tolist()}
+    opening = {texts[t] for t in grammar.allowed(grammar.start(1, 999).states[0]).tolist()}
     assert opening == {"A", " ", "Action: stop. Reason: traffic sign.", " Action: none.", "Action: left"}
     for row in draw_uniformly(grammar, 500, 700):
         text = written(texts, row)
@@ -291,8 +291,8 @@ def test_odd_tokens_write_nothing_but_answers():
 
 def test_a_place_with_a_full_budget_allows_each_token_of_its_state():
     grammar = TokenGrammar(AnswerGrammar(False), TOY, END)
-    start = grammar.start(1, 50).places[0]
+    start = grammar.start(1, 50).states[0]
     assert {TOY[t] for t in grammar.allowed(start).tolist()} == {"Action: ", "Action: stop", " "}
     # Three tokens are "Action: stop", ".", end; with four there is room for the space or the parts.
-    assert {TOY[t] for t in grammar.allowed(Place(start.state, 3)).tolist()} == {"Action: stop"}
-    assert {TOY[t] for t in grammar.allowed(Place(start.state, 4)).tolist()} == {"Action: ", "Action: stop", " "}
+    assert {TOY[t] for t in grammar.allowed(GrammarState(start.state, 3)).tolist()} == {"Action: stop"}
+    assert {TOY[t] for t in grammar.allowed(GrammarState(start.state, 4)).tolist()} == {"Action: ", "Action: stop", " "}

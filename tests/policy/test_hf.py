@@ -319,7 +319,7 @@ def test_settings_of_images_reach_prompt_pixels_cache_and_export(splitting_folde
         prefix = policy.encode(batch)
         inputs = chat_inputs(policy.processor, batch, [policy.prompts.describe])
         assert prefix.lengths == (inputs["input_ids"].shape[1],)
-        (tokens,) = policy._eyes.look(policy.vlm, batch.frames)
+        (tokens,) = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
         assert len(tokens) == (inputs["input_ids"] == policy.vlm.config.image_token_id).sum()
         lengths.append(prefix.lengths[0])
         seen.append(tokens)

@@ -185,11 +185,11 @@ def test_completions_that_end_leave_the_batch(vlm_folder, make_batch, monkeypatc
 def test_prompts_are_not_copied_for_their_completions(vlm_folder, make_batch):
     policy = make(vlm_folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        trunk = policy.encode(make_batch(2, 2)).trunk
-    decoder = Decoder(policy.vlm.model.text_model, trunk, 16, 4)
+        prompt_cache = policy.encode(make_batch(2, 2)).prompt_cache
+    decoder = Decoder(policy.vlm.model.text_model, prompt_cache, 16, 4)
     for layer, pairs in enumerate(decoder._prompts):
-        assert pairs[0][0].data_ptr() == trunk.keys[layer].data_ptr()
-        assert pairs[0][1].data_ptr() == trunk.values[layer].data_ptr()
+        assert pairs[0][0].data_ptr() == prompt_cache.keys[layer].data_ptr()
+        assert pairs[0][1].data_ptr() == prompt_cache.values[layer].data_ptr()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -197,7 +197,7 @@ def test_what_a_step_keeps_is_freed_even_without_a_backward_pass(vlm_folder, mak
     policy = make(vlm_folder, dtype=torch.float32, gradient_checkpointing=checkpointing).train()
     batch = make_batch(1)
     prefix = policy.encode(batch)
-    kept = weakref.ref(prefix.trunk.keys[0])
+    kept = weakref.ref(prefix.prompt_cache.keys[0])
     policy.logprobs(prefix, policy.generate(prefix, 2))
     del prefix
     gc.collect()
@@ -211,6 +211,6 @@ def test_prompts_alone_give_the_models_own_states(vlm_folder, make_batch):
     with torch.no_grad():
         own = policy.vlm.model(**{k: inputs[k] for k in ("input_ids", "pixel_values")}).last_hidden_state[0, -1]
         prefix = policy.encode(batch)
-        again = read_prompts(policy.text_model, prefix.trunk.inputs)
-    torch.testing.assert_close(prefix.trunk.last[0], own, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(again.last, prefix.trunk.last)
+        again = read_prompts(policy.text_model, prefix.prompt_cache.inputs)
+    torch.testing.assert_close(prefix.prompt_cache.last[0], own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again.last, prefix.prompt_cache.last)

@@ -34,7 +34,7 @@ def test_the_tokens_are_those_of_the_model_for_mixed_numbers_of_frames(make, mak
     policy, tiles = make()
     batch = make_batch(2, 5, 2, 1)
     with torch.no_grad():
-        features = policy._eyes.look(policy.vlm, batch.frames)
+        features = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
     assert sum(tiles) == 10  # nothing is padded
     for frames, seen in zip(batch.frames, features, strict=True):
         inputs = chat_inputs(policy.processor, batch._replace(frames=[frames]), ["?"])
@@ -149,11 +149,13 @@ def test_on_a_device_kept_tokens_come_of_calls_of_one_shape_and_do_not_depend_on
 ):
     batch = make_batch(3, 1, 2, 14, 14)
     policy, tiles = make()
-    together = policy._eyes.look(policy.vlm, batch.frames)
+    together = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
     assert tiles == [32, 32]  # 34 tiles
     for order in ([0], [4, 2], [1, 3, 0], [3, 4, 2, 1, 0]):
         again, _ = make()
-        for index, seen in zip(order, again._eyes.look(again.vlm, [batch.frames[i] for i in order]), strict=True):
+        for index, seen in zip(
+            order, again._vision_encoder.encode_images(again.vlm, [batch.frames[i] for i in order]), strict=True
+        ):
             assert torch.equal(seen, together[index])
     on_the_cpu = batch.frames[0]
     output = policy.vlm.model.get_image_features(
@@ -168,7 +170,7 @@ def test_on_a_device_all_scenes_share_the_tower_and_calls_are_halved_until_they_
     policy, tiles = make(memory_mb=0)
     batch = make_batch(*[10] * 7)
     with torch.no_grad():
-        expected = policy._eyes.look(policy.vlm, batch.frames)
+        expected = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
         assert tiles == [64, 6]
 
         def refuse(_, __, kwargs):
@@ -177,10 +179,10 @@ def test_on_a_device_all_scenes_share_the_tower_and_calls_are_halved_until_they_
 
         policy.vlm.model.vision_model.register_forward_pre_hook(refuse, with_kwargs=True)
         tiles.clear()
-        seen = policy._eyes.look(policy.vlm, batch.frames)
+        seen = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
         assert tiles == [64, 32, 16, 16, 16, 16, 6]
         tiles.clear()
-        policy._eyes.look(policy.vlm, batch.frames)
+        policy._vision_encoder.encode_images(policy.vlm, batch.frames)
         assert max(tiles) == 16  # it is remembered
     for one, other in zip(seen, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -194,7 +196,7 @@ def test_on_a_device_what_does_not_fit_with_a_gradient_is_an_error(make, make_ba
 
     policy.vlm.model.vision_model.register_forward_pre_hook(refuse)
     with pytest.raises(torch.OutOfMemoryError):
-        policy._eyes.look(policy.vlm, make_batch(1).frames)
+        policy._vision_encoder.encode_images(policy.vlm, make_batch(1).frames)
 
 
 class Reads(TorchDispatchMode):
@@ -219,9 +221,9 @@ class Reads(TorchDispatchMode):
 def test_the_tower_waits_for_no_value(make, make_batch, on_a_device, cache):
     """Transformers' own way reads three a call: which tiles are zeros, how many, and whether all are seen whole."""
     policy, _ = make(**cache)
-    policy._eyes.look(policy.vlm, make_batch(1, seed=1).frames)  # constants and the tower's digest
+    policy._vision_encoder.encode_images(policy.vlm, make_batch(1, seed=1).frames)  # constants and the tower's digest
     with Reads() as reads, torch.no_grad():
-        policy._eyes.look(policy.vlm, make_batch(1, 2).frames)
+        policy._vision_encoder.encode_images(policy.vlm, make_batch(1, 2).frames)
     assert reads.names == []
 
 
@@ -230,11 +232,11 @@ def test_each_precision_keeps_its_own_tokens_in_its_own_type(make, make_batch, t
     for dtype in (torch.bfloat16, torch.float16):
         policy, tiles = make(folder=str(tmp_path))
         with torch.autocast("cpu", dtype=dtype):
-            (seen[dtype],) = policy._eyes.look(policy.vlm, batch.frames)
+            (seen[dtype],) = policy._vision_encoder.encode_images(policy.vlm, batch.frames)
         assert sum(tiles) == 1
         assert seen[dtype].dtype == dtype
     assert not torch.equal(seen[torch.bfloat16].float(), seen[torch.float16].float())
     again, tiles = make(folder=str(tmp_path))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(again._eyes.look(again.vlm, batch.frames)[0], seen[torch.bfloat16])
+        assert torch.equal(again._vision_encoder.encode_images(again.vlm, batch.frames)[0], seen[torch.bfloat16])
     assert tiles == []

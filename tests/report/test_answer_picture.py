@@ -35,8 +35,8 @@ def test_explanations_come_as_hits_then_inventions_then_misses():
         Explanation("FP", BDD_OIA.reason_texts[1]),
         Explanation("FN", BDD_OIA.reason_texts[0]),
     ]
-    with_chances = scene("a", STOP, STOP, said, true, reason_probabilities=(0.25,) * 21)
-    assert explanations(with_chances)[0].text == f"{BDD_OIA.reason_texts[2]}  (0.25)"
+    with_probabilities = scene("a", STOP, STOP, said, true, reason_probabilities=(0.25,) * 21)
+    assert explanations(with_probabilities)[0].text == f"{BDD_OIA.reason_texts[2]}  (0.25)"
 
 
 def test_what_is_true_in_words():

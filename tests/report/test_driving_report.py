@@ -25,8 +25,8 @@ def test_labelled_scenes_give_tables_and_figures(tmp_path):
     page = (tmp_path / "gallery.html").read_text()
     assert f"<h1>{tmp_path.parent.name}/{tmp_path.name}: what was answered, the first 2 of 4 test scenes</h1>" in page
     assert str(tmp_path) not in page
-    with_chances = [row._replace(action_probabilities=(0.1, 0.9, 0.0, 0.0)) for row in rows]
-    assert "action_reliability.png" in names(write_driving_report(tmp_path, with_chances, FRAMES, {}))
+    with_probabilities = [row._replace(action_probabilities=(0.1, 0.9, 0.0, 0.0)) for row in rows]
+    assert "action_reliability.png" in names(write_driving_report(tmp_path, with_probabilities, FRAMES, {}))
 
 
 def test_scenes_without_labels_give_answers_and_gallery_alone(tmp_path):
