@@ -1,4 +1,4 @@
-"""Every estimator on the main job at equal rollouts, and what happens without controls: reward, facts, time.
+"""Every estimator on the main job at equal rollouts, and what happens without regularisation: reward, facts, time.
 
     python benchmarks/estimators.py --seeds 0 1 2 --json benchmarks/estimators.json
     python benchmarks/estimators.py --only collapse defaults --at-once 1
@@ -32,7 +32,7 @@ ROWS: dict[str, list[str]] = {
     "Dr. GRPO": [POLICY, "GRPO", f"{POLICY}.init_args.scale_by_std", "false", f"{POLICY}.init_args.per_token", "false"],
     "best-of-n": [POLICY, "BestOfN"],
     "minimum risk": [POLICY, "MinimumRisk"],
-    "RLOO, 2 updates a rollout": ["--model.init_args.controls.updates", "2"],
+    "RLOO, 2 updates a rollout": ["--model.init_args.regularisation.updates", "2"],
     "RLOO without KL": ["--model.init_args.kl", "null"],
     "RLOO without controls": [
         "--model.init_args.kl", "null", "--model.init_args.optimizer.init_args.lr", "0.003",

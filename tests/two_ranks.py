@@ -14,7 +14,7 @@ from lvad.callbacks.fit_plan import FitPlan
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.estimators import A2C, RLOO
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy
-from lvad.objectives import KL, Controls
+from lvad.objectives import KL, Regularisation
 from lvad.objectives.clip_losses import PairLosses
 from lvad.objectives.text_objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
@@ -96,7 +96,12 @@ def make(stage: str, vlm: str, clip: str):
     if stage == "clip":
         return Judges(CLIP(clip), losses=PairLosses(bce=1.0), num_negatives=100, **sgd)
     estimator = A2C(warmup_steps=0) if stage.startswith("a2c") else RLOO()
-    options = {"num_completions": 3, "kl": KL(0.1), "audit": "off", "controls": Controls(updates=1 + (stage == "a2c2"))}
+    options = {
+        "num_completions": 3,
+        "kl": KL(0.1),
+        "audit": "off",
+        "regularisation": Regularisation(updates=1 + (stage == "a2c2")),
+    }
     reward = Breaks() if stage == "breaks" else Digits()
     return Describes(with_adapters(Given, vlm), reward, estimator, **options, **sgd)
 

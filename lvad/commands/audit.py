@@ -22,7 +22,7 @@ from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import SPLITS, DataError
 from lvad.data.splits import take
-from lvad.report.audit import audit_picture, audit_table
+from lvad.report.audit_report import audit_picture, audit_table
 from lvad.report.runs import write_whole
 from lvad.rewards import CLIPCosine, Reader
 from lvad.rewards.reader import CONFIG as READER_CONFIG

@@ -28,11 +28,11 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.report.alarms import Alarms
 from lvad.report.board import TensorBoard
-from lvad.report.broken import TracebackFile
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
 from lvad.report.scored_file import ScoredFile
 from lvad.report.summary import scores_text
+from lvad.report.traceback_file import TracebackFile
 
 CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best",

@@ -155,8 +155,11 @@ def _run_jobs(study: Study, plan: Plan, parallel: int, lock: int) -> dict[Path, 
 
 def _report(study: Study, plan: Plan, config: str) -> None:
     """Of all cells that are finished, this call's and earlier ones'."""
-    from lvad.report.study import TEST, find  # takes seconds to import, and the first stage need not wait for it
     from lvad.report.study_files import study_text, write_study
+    from lvad.report.study_findings import (  # takes seconds to import, and the first stage need not wait for it
+        TEST,
+        find,
+    )
 
     whole = make_plan(study)
     both = Plan(whole.jobs | plan.jobs, list(dict.fromkeys([*whole.cells, *plan.cells])))

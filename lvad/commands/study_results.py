@@ -14,7 +14,7 @@ from lvad.data.records import DataError, read_json
 from lvad.report.answers import ANSWERS
 from lvad.report.compare import read_run
 from lvad.report.runs import write_whole
-from lvad.report.study import TEST, CellResult, score
+from lvad.report.study_findings import TEST, CellResult, score
 
 EXTRA: Final = "extra_test"
 """Folder of the second test within a run's; the name of its scenes too."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from lvad.metrics.judged import JudgedScene, JudgeScore
+from lvad.metrics.judge_scores import JudgedScene, JudgeScore
 from lvad.policy.hf import HFPolicy
 from lvad.text import render
 from lvad.types import Batch, Reward

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lvad.answers.answer_records import answered_scenes, gather_answers, read_answers
 from lvad.metrics.description import DescriptionScore
 from lvad.metrics.driving import answers_of, driving_scores
-from lvad.metrics.facts import fact_counts
+from lvad.metrics.fact_scores import fact_counts
 from lvad.ranks import SceneRows, score_together
 from lvad.taxonomy import BDD_OIA
 from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scores

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
+from lvad.metrics.fact_scores import FactCounts, fact_counts, fact_scores
 from lvad.ranks import SceneRows
 from lvad.types import Rollouts, Scores
 

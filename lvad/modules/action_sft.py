@@ -23,8 +23,8 @@ from lvad.data.label_sets import taxonomy_of
 from lvad.evaluation.answer_judge import judge_answers
 from lvad.fit_state import fit_progress
 from lvad.metrics.driving import answers_of, driving_scores
-from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
-from lvad.metrics.judged import JudgeScore
+from lvad.metrics.fact_scores import FactCounts, fact_counts, fact_scores
+from lvad.metrics.judge_scores import JudgeScore
 from lvad.metrics.likelihood import TextLoss
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.objectives.fixmatch import FixMatch

@@ -22,7 +22,7 @@ from lvad.modules.apart import touched, without_gradients
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.modules.experience import Experience, values_of_all_ranks
 from lvad.objectives.kl_penalty import KL, AdaptiveKL
-from lvad.objectives.regularisation import Controls
+from lvad.objectives.regularisation import Regularisation
 from lvad.ops import on_host, sequence_sum
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
 from lvad.rewards.checks import check_finite, frozen
@@ -42,7 +42,7 @@ class RLOOPolicy(Shardable):
         estimator: of the policy gradient (``lvad.estimators``); None is RLOO.
         num_completions: K, completions per scene.
         kl: the pull to the frozen start; None for none, and no reference is kept.
-        controls: what else holds the policy, and how often a rollout is used.
+        regularisation: what else holds the policy, and how often a rollout is used.
         judge: a second judge that is never trained on; its mean on the validation scenes is ``val/judge``, a score to
             choose a checkpoint by and to see reward hacking with.
         answers: the policy answers with actions and reasons (Algorithm 4): validation and test score them.
@@ -65,7 +65,7 @@ class RLOOPolicy(Shardable):
         estimator: Estimator | None = None,
         num_completions: int = 8,
         kl: KL | None = KL(),
-        controls: Controls = Controls(),
+        regularisation: Regularisation = Regularisation(),
         judge: Reward | None = None,
         answers: bool = False,
         audit: Strictness = "refuse",
@@ -82,7 +82,11 @@ class RLOOPolicy(Shardable):
         self.policy, self.reward = policy, frozen(reward, "reward")
         estimator.prepare(policy.state_size)
         self.estimator, self.num_completions = estimator, num_completions
-        self.kl, self.controls, self.rehearsal = AdaptiveKL(kl) if kl else None, controls, controls.rehearsal
+        self.kl, self.regularisation, self.rehearsal = (
+            AdaptiveKL(kl) if kl else None,
+            regularisation,
+            regularisation.rehearsal,
+        )
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.held_out = GreedyScores(frozen(judge, "judge") if judge is not None else None, answers)
@@ -97,7 +101,7 @@ class RLOOPolicy(Shardable):
             policy.keep_reference()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One update; where ``controls.updates`` asks for more, they use the rollouts of the first."""
+        """One update; where ``regularisation.updates`` asks for more, they use the rollouts of the first."""
         prefix = self.policy.encode(batch)
         if self._update == 0:
             self._experience = self._collect(batch, prefix)
@@ -123,10 +127,10 @@ class RLOOPolicy(Shardable):
         rollouts = sample(self.policy, prefix, self.num_completions)
         mask = rollouts.completion_mask
         scores, is_kept = self._judge(batch, rollouts)
-        rewards, ref_logps = scores.total.clamp(*self.controls.limits), None
+        rewards, ref_logps = scores.total.clamp(*self.regularisation.limits), None
         values = rollout_stats(rollouts)
-        if self.controls.entropy_bonus:
-            rewards = rewards - self.controls.entropy_bonus * sequence_sum(rollouts.logps, mask)
+        if self.regularisation.entropy_bonus:
+            rewards = rewards - self.regularisation.entropy_bonus * sequence_sum(rollouts.logps, mask)
         if self.kl is not None:
             ref_logps = self.policy.reference_logprobs(batch, prefix, rollouts)
             kl = self.kl.measure(rollouts.logps, ref_logps, mask)
@@ -143,26 +147,26 @@ class RLOOPolicy(Shardable):
 
     def _policy_loss(self, logps: Tensor, seen: Experience) -> Tensor:
         advantages, mask = seen.estimate.advantages, seen.rollouts.completion_mask
-        if self.controls.updates == 1:
+        if self.regularisation.updates == 1:
             return reinforce(logps, advantages, mask)
         if self._update == 0:
             # Of this pass and not of the sampler, so that rounding leaves the first ratio at 1.
             self._drawn_logps = logps.detach()
-        loss, share = clipped_surrogate(logps, self._drawn_logps, advantages, mask, self.controls.clip)
+        loss, share = clipped_surrogate(logps, self._drawn_logps, advantages, mask, self.regularisation.clip)
         seen.values["train/clipped"] = share
         return loss
 
     def _judge(self, batch: Batch, rollouts: Rollouts) -> tuple[Scores, Tensor]:
-        drop = self.controls.non_finite == "drop"
+        drop = self.regularisation.non_finite == "drop"
         return together(lambda: check_finite(self.reward.score(batch, rollouts), batch.ids, drop))
 
     def _greedy_rewards(self, batch: Batch, prefix: Prefix) -> tuple[Tensor, Tensor]:
         scores, is_finite = self._judge(batch, self._speak(prefix))
-        return scores.total[:, 0].clamp(*self.controls.limits), is_finite
+        return scores.total[:, 0].clamp(*self.regularisation.limits), is_finite
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """As many updates as ``controls.updates`` says; each runs ``training_step`` again."""
-        for update in range(self.controls.updates):
+        """As many updates as ``regularisation.updates`` says; each runs ``training_step`` again."""
+        for update in range(self.regularisation.updates):
             self._update = update
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self._update = 0
@@ -212,7 +216,7 @@ class RLOOPolicy(Shardable):
 
     def on_fit_start(self) -> None:
         """Audit the reward before anything is trained on it, and bring its terms to one scale if it asks for that."""
-        self.controls.check(self.trainer.accumulate_grad_batches)
+        self.regularisation.check(self.trainer.accumulate_grad_batches)
         if self.trainer.ckpt_path is not None:  # was done when the run began
             return
         scenes = validation_scenes(getattr(self.trainer, "datamodule", None))
@@ -242,7 +246,7 @@ class RLOOPolicy(Shardable):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refresh the reference when it is due, and start the clock of the step."""
         # Before a step and not behind the last one: a checkpoint in between may have been written either way.
-        num_steps = self.global_step * self.controls.updates  # Lightning counts a rollout's steps as one
+        num_steps = self.global_step * self.regularisation.updates  # Lightning counts a rollout's steps as one
         if self.kl is not None and self.kl.is_due(num_steps):
             with whole_weights(self):
                 self.policy.refresh_reference()
@@ -291,7 +295,7 @@ class RLOOPolicy(Shardable):
         self.held_out.update(batch, rollouts, score_together(self.reward, batch, rollouts))
 
     def _log_training(self, values: dict[str, Tensor], batch_size: int) -> None:
-        values = values_of_all_ranks(values, self.device, self.controls.non_finite == "drop")
+        values = values_of_all_ranks(values, self.device, self.regularisation.non_finite == "drop")
         self.log_dict(values, batch_size=batch_size)
         shown = {name: values[key] for name, key in (("reward", "reward/mean"), ("kl", "train/kl")) if key in values}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=batch_size)

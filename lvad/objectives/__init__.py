@@ -2,8 +2,8 @@
 
 from lvad.objectives.fixmatch import FixMatch
 from lvad.objectives.kl_penalty import KL
-from lvad.objectives.regularisation import Controls
+from lvad.objectives.regularisation import Regularisation
 from lvad.objectives.rehearsal import Rehearsal
 from lvad.objectives.text_objectives import CrossEntropy, ExpectedBLEU, MinimumRiskBLEU
 
-__all__ = ["KL", "Controls", "CrossEntropy", "ExpectedBLEU", "FixMatch", "MinimumRiskBLEU", "Rehearsal"]
+__all__ = ["KL", "CrossEntropy", "ExpectedBLEU", "FixMatch", "MinimumRiskBLEU", "Regularisation", "Rehearsal"]

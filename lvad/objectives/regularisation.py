@@ -9,7 +9,7 @@ from lvad.objectives.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
-class Controls:
+class Regularisation:
     """Beside the KL.
 
     Args:
@@ -62,6 +62,6 @@ class Controls:
         """
         if self.updates > 1 and accumulated > 1:
             raise DataError(
-                "controls.updates makes several steps of one rollout, accumulate_grad_batches one step of several "
-                "rollouts: set one of them to 1; policy.completions_at_once saves memory too"
+                "regularisation.updates makes several steps of one rollout, accumulate_grad_batches one step of "
+                "several rollouts: set one of them to 1; policy.completions_at_once saves memory too"
             )

@@ -1,15 +1,45 @@
-"""Low-rank adapters: what they adapt, and how a model is written with them and without."""
+"""Low-rank adapters: what they adapt, and how a model is written with them and without.
+
+PEFT's models and layers are told apart without importing it: that takes seconds, and no plain model needs it.
+"""
 
 import copy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
 from lvad.policy.four_bits import in_float32, is_in_four_bits
-from lvad.policy.peft_parts import is_peft_model, is_tuner_layer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import Linear as LoraLinear
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+
+def is_peft_model(model: Any) -> "TypeGuard[PeftModel]":
+    """Whether a model carries adapters."""
+    return _is_a(model, "peft", "PeftModel")
+
+
+def is_lora_layer(layer: Any) -> "TypeGuard[LoraLinear]":
+    """Whether a layer is a linear one with low-rank adapters."""
+    return _is_a(layer, "peft.tuners.lora", "Linear")
+
+
+def is_tuner_layer(layer: Any) -> "TypeGuard[BaseTunerLayer]":
+    """Whether a layer has adapters of any kind."""
+    return _is_a(layer, "peft.tuners.tuners_utils", "BaseTunerLayer")
+
+
+def _is_a(value: Any, module: str, name: str) -> bool:
+    """An instance of a class that was never loaded cannot exist."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))
+
 
 if TYPE_CHECKING:
     from peft import PeftModel

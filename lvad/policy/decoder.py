@@ -10,9 +10,8 @@ from lvad.policy.attention import Part, attend, merged_output
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.layout import lay_out, lay_out_prompts
 from lvad.policy.passes import PromptCache
-from lvad.policy.products import product
 from lvad.policy.sampling import Sampling, log_density
-from lvad.policy.token_pass import TokenPass
+from lvad.policy.token_pass import TokenPass, product
 
 
 class Decoder:

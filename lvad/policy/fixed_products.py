@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvad.policy.peft_parts import is_lora_layer
+from lvad.policy.adapters import is_lora_layer
 
 _JOINED_AT_MOST = 2**22  # entries; reading more takes longer than the launches that joining saves
 

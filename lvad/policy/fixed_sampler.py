@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from lvad.ops import entropy, gather_logps
-from lvad.policy.decoding import Samples, StopCriteria
+from lvad.policy.adapters import is_lora_layer
 from lvad.policy.fixed_attention import FixedKeys, FixedShape
 from lvad.policy.fixed_products import FixedProducts
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.passes import PromptCache
-from lvad.policy.peft_parts import is_lora_layer
-from lvad.policy.sampling import Sampling, draw, log_density
+from lvad.policy.sampling import Samples, Sampling, StopCriteria, draw, log_density
 from lvad.policy.token_pass import TokenPass
 from lvad.types import Rollouts
 

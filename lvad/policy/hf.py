@@ -7,26 +7,20 @@ import torch
 from torch import Tensor
 
 from lvad.assets import resolve_model
-from lvad.policy.adapters import Lora, adapted, merged, save_adapter, save_start
+from lvad.policy.adapters import Lora, adapted, is_peft_model, merged, save_adapter, save_start
 from lvad.policy.decoder import Decoder, DensityDecoder
-from lvad.policy.decoding import StopCriteria, sample_completions
-from lvad.policy.embedding import shared_lookup
 from lvad.policy.families import family_of
-from lvad.policy.feature_store import VisionCache
 from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions, uses_fixed_shapes
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
-from lvad.policy.head import DrawnLogps
+from lvad.policy.layers import TokenLogps, shared_lookup
 from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
-from lvad.policy.passes import PromptCache, read_prompts
-from lvad.policy.peft_parts import is_peft_model
+from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, read_prompts
 from lvad.policy.pixels import Images
-from lvad.policy.prompt_inputs import ScenePrompt, prompt_inputs
 from lvad.policy.reference import HasReference
-from lvad.policy.sampling import Sampling, log_density
-from lvad.policy.states import predicting_states
+from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
-from lvad.policy.vision import VisionEncoder
+from lvad.policy.vision import VisionCache, VisionEncoder
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
@@ -227,7 +221,7 @@ class HFPolicy(HasReference):
             banned = self._banned_by(grammar_states and grammar_states.pick(range(*rows.indices(len(tokens)))))
             return log_density(logits, sampling, banned, always_keep=tokens[rows])
 
-        logps: Any = DrawnLogps.apply(states, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
+        logps: Any = TokenLogps.apply(states, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
         return logps.new_zeros(rollouts.tokens.numel()).index_copy(0, cells, logps).view(rollouts.tokens.shape)
 
     def _banned_by(self, grammar_states: GrammarStates | None) -> Tensor:

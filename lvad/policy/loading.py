@@ -9,8 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from lvad.assets import loading
 from lvad.policy.families import FAMILIES
 from lvad.policy.four_bits import four_bits, multiply_alike
-from lvad.policy.gates import make_gates_lean
-from lvad.policy.norms import make_norms_lean
+from lvad.policy.layers import make_gates_lean, make_norms_lean
 from lvad.policy.passes import ATTENTION
 from lvad.policy.tokens import end_tokens
 

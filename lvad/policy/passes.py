@@ -1,8 +1,8 @@
-"""The two passes through the text model that have a gradient: the prompts, and given completions behind them.
+"""Passes through the text model that have a gradient: the prompts, and given completions behind them.
 
 Both feed flat rows (``layout``) and hand their own attention to the layers. So the prompts are computed once: the
-first pass keeps their keys and values, differentiably, and both the sampler (``decoder``) and the second pass read
-those.
+first pass keeps their keys and values, differentiably (``PromptCache``), and both the sampler (``decoder``) and the
+second pass read those. ``predicting_states`` runs the second pass, all completions at once or some at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +10,15 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lvad.policy.attention import TreeAttention
-from lvad.policy.layout import Layout, lay_out, lay_out_prompts, upload
+from lvad.policy.families.family import Family, WrittenFrame
+from lvad.policy.layers import Lookup
+from lvad.policy.layout import Layout, lay_out, lay_out_prompts, token_cells, upload
 
 ATTENTION = "lvad_tree"
 """The name under which transformers finds the attention of these passes."""
@@ -163,3 +166,98 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+Counts = Sequence[Sequence[int]]
+
+
+def predicting_states(
+    text_model: Any,
+    embed: Callable[[Tensor], Tensor],
+    prompt_cache: PromptCache,
+    tokens: Tensor,
+    counts: Counts,
+    at_once: int | None,
+) -> Tensor:
+    """float[N, E], differentiable, in the order scene, completion, token.
+
+    The last prompt token predicts the first token, each token the next.
+
+    Args:
+        text_model: of the policy.
+        embed: tokens to embeddings.
+        prompt_cache: the prompts, read.
+        tokens: int64[B, K, T], the completions.
+        counts: B times K numbers of their tokens, N in all.
+        at_once: completions of a scene in one forward; the others wait. The backward pass then runs each forward
+            again, so that the activations of one slice alone are held. None takes all.
+    """
+    num_completions = tokens.shape[1]
+    if at_once is None or at_once >= num_completions:
+        return _states(text_model, embed, prompt_cache, tokens, counts)
+    parts, order = [], torch.arange(tokens.numel()).view(tokens.shape)
+    owners = []
+    for first in range(0, num_completions, at_once):
+        some = slice(first, first + at_once)
+        own = [row[some] for row in counts]
+        given = (text_model, embed, prompt_cache, tokens[:, some], own)
+        parts.append(checkpoint(_states, *given, use_reentrant=False))
+        owners.append(order[:, some].flatten()[token_cells(own, tokens.shape[2])])
+    return torch.cat(parts).index_select(0, upload(torch.cat(owners).argsort(), tokens.device))
+
+
+def _states(
+    text_model: Any, embed: Callable[[Tensor], Tensor], prompt_cache: PromptCache, tokens: Tensor, counts: Counts
+) -> Tensor:
+    sizes = torch.tensor(counts)
+    num_fed = (sizes - 1).clamp(min=0)
+    first = prompt_cache.last.unsqueeze(1).expand(-1, tokens.shape[1], -1).flatten(0, 1)
+    sources = _sources(sizes, num_fed)
+    if not num_fed.any():
+        return first.index_select(0, upload(sources, tokens.device))
+    fed = upload(token_cells(num_fed.tolist(), tokens.shape[2]), tokens.device)
+    hidden = read_completions(text_model, prompt_cache, embed(tokens.flatten().index_select(0, fed)), num_fed.tolist())
+    return torch.cat([first.to(hidden.dtype), hidden]).index_select(0, upload(sources, tokens.device))
+
+
+def _sources(sizes: Tensor, num_fed: Tensor) -> Tensor:
+    """int64[N]: where each token's state lies, among B K first states and the states of the fed tokens behind them."""
+    rows = torch.arange(sizes.numel()).repeat_interleave(sizes.flatten())
+    place = torch.arange(len(rows)) - (sizes.flatten().cumsum(0) - sizes.flatten())[rows]
+    fed_before = num_fed.flatten().cumsum(0) - num_fed.flatten()
+    return torch.where(place == 0, rows, sizes.numel() + fed_before[rows] + place - 1)
+
+
+class ScenePrompt(NamedTuple):
+    """The prompt of one scene."""
+
+    scene: str
+    ids: Tensor
+    """int64[P] on the CPU."""
+    num_frames: int
+    frame: WrittenFrame
+    """How each of its frames stands in it."""
+    features: Tensor
+    """float[V, L E], its visual tokens as of ``FrameEncoder.encode``."""
+
+
+def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[ScenePrompt]) -> PromptInputs:
+    """B prompts one after the other.
+
+    Raises:
+        ValueError: if visual tokens and their places in a prompt do not match in number.
+    """
+    size = vlm.config.text_config.hidden_size
+    for asked in prompts:
+        places, (found, numbers) = int((asked.ids == vlm.config.image_token_id).sum()), asked.features.shape
+        if found != places or numbers % size:
+            problem = f"{found} visual tokens for {places} places in the prompt, of {numbers} and {size} numbers each"
+            raise ValueError(f"{asked.scene}: {problem}")
+    ids = torch.cat([asked.ids for asked in prompts])
+    is_visual = ids == vlm.config.image_token_id
+    embeds = lookup(upload(ids, vlm.device))
+    first, *deep = torch.cat([asked.features for asked in prompts]).to(embeds.dtype).split(size, -1)
+    embeds = embeds.index_copy(0, upload(is_visual.nonzero().squeeze(1), vlm.device), first)
+    positions = torch.cat([family.positions(vlm, asked.ids, asked.num_frames, asked.frame) for asked in prompts], 1)
+    lengths = tuple(len(asked.ids) for asked in prompts)
+    return PromptInputs(embeds, lengths, positions, tuple(deep), upload(is_visual, vlm.device) if deep else None)

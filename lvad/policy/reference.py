@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lvad.policy.peft_parts import is_peft_model
+from lvad.policy.adapters import is_peft_model
 
 
 class HasReference(nn.Module):

@@ -212,8 +212,8 @@ class Alarms(Callback):
         distinct = f", {DISTINCT} {self.last_scores[DISTINCT]:.2f}" if DISTINCT in self.last_scores else ""
         return (
             f"one text is {last[COMMON]:.0%} of the completions of the last {self.window} batches, "
-            f"{first[COMMON]:.0%} of the first ones{_reward(last)}{distinct}: raise kl.beta or controls.entropy_bonus, "
-            "or lower the learning rate"
+            f"{first[COMMON]:.0%} of the first ones{_reward(last)}{distinct}: raise kl.beta or "
+            "regularisation.entropy_bonus, or lower the learning rate"
         )
 
     def _far_text(self, last: Mapping[str, float]) -> str:

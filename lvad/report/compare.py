@@ -34,7 +34,7 @@ Scores = Mapping[str, Interval]
 """Score ("action_macro_f1") to its value, as a share."""
 
 
-class Run(NamedTuple):
+class TestedRun(NamedTuple):
     """A tested run."""
 
     name: str
@@ -46,7 +46,7 @@ class Run(NamedTuple):
     taxonomy: Taxonomy
 
 
-class Budget(NamedTuple):
+class LabelCounts(NamedTuple):
     """Different scenes whose labels a run was given, and the stages that it is built on, their rewards included."""
 
     labels: int | None
@@ -62,7 +62,7 @@ class Comparison(NamedTuple):
     num_scenes: int
     folders: dict[str, Path]
     """Of each run, the first of which the differences are taken from."""
-    budgets: dict[str, Budget]
+    budgets: dict[str, LabelCounts]
     """Of each run."""
     arms: dict[str, Scores]
     floors: dict[str, Scores]
@@ -102,7 +102,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     raise AssertionError("different paths have different parts")
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str) -> TestedRun:
     """Read what a tested run said.
 
     Args:
@@ -131,10 +131,10 @@ def read_run(folder: Path, name: str) -> Run:
     # What a test scored decides: a model that writes freely may name reasons that nobody asked it for.
     was_scored = any(key.startswith("test/") for key in known)
     with_reasons = REASONS_SCORED in known if was_scored else any(any(scene.reasons) for scene in answered)
-    return Run(name, folder, answered, with_reasons, read_ledger(folder), taxonomy)
+    return TestedRun(name, folder, answered, with_reasons, read_ledger(folder), taxonomy)
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[TestedRun]) -> Comparison:
     """Score runs and floors on the scenes that all of them answered.
 
     Args:
@@ -167,17 +167,17 @@ def compare(runs: Sequence[Run]) -> Comparison:
     )
 
 
-def _label_scores(run: Run) -> list[LabelScore]:
+def _label_scores(run: TestedRun) -> list[LabelScore]:
     names = run.taxonomy
     matrices = label_matrices(run.answered, len(names.labels))
     scores = label_scores(matrices.true, matrices.predicted, names.labels) if len(matrices.true) else []
     return scores if run.with_reasons else scores[: names.num_actions]
 
 
-def label_budget(ledger: Ledger) -> Budget:
+def label_budget(ledger: Ledger) -> LabelCounts:
     """Count the labelled scenes of all stages in a ledger, each once."""
     labels = len(labelled_ids(ledger)) if ledger else None
-    return Budget(labels, len(labelled_ids(ledger, "train")), len(labelled_ids(ledger, "val")))
+    return LabelCounts(labels, len(labelled_ids(ledger, "train")), len(labelled_ids(ledger, "val")))
 
 
 def _check_names(names: Sequence[str], floors: Sequence[str]) -> None:
@@ -188,7 +188,7 @@ def _check_names(names: Sequence[str], floors: Sequence[str]) -> None:
             raise DataError(f"a run cannot be named {name!r}; choose names other than the floors' {list(floors)}")
 
 
-def _paired(first: Run, other: Run) -> list[AnsweredScene]:
+def _paired(first: TestedRun, other: TestedRun) -> list[AnsweredScene]:
     """The other run's scenes in the order of the first one's."""
     by_id = {scene.id: scene for scene in other.answered}
     ids = [scene.id for scene in first.answered]
@@ -206,7 +206,7 @@ def _paired(first: Run, other: Run) -> list[AnsweredScene]:
     return [by_id[name] for name in ids]
 
 
-def _answers(run: Run, scenes: Sequence[AnsweredScene]) -> Answers:
+def _answers(run: TestedRun, scenes: Sequence[AnsweredScene]) -> Answers:
     try:
         return answers_of(scenes, run.with_reasons, run.taxonomy)
     except ValueError as error:

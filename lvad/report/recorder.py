@@ -19,9 +19,8 @@ from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.label_sets import taxonomy_of
 from lvad.report.answer_picture import draw_answer
-from lvad.report.budget import check_labels, inherited, seen_before, seen_by
+from lvad.report.answer_report import label_tables, write_driving_report
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
-from lvad.report.driving import label_tables, write_driving_report
 from lvad.report.figures import draw_samples
 from lvad.report.runs import (
     CURVE,
@@ -37,6 +36,7 @@ from lvad.report.runs import (
     write_whole,
 )
 from lvad.report.sample_rows import rows_before, sample_row, write_rows
+from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
 from lvad.sharding import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
 from lvad.types import AnsweredScene, Decisions, SceneSamples, Table

@@ -15,7 +15,7 @@ from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure, pixels
 from lvad.report.runs import markdown, write_whole
-from lvad.report.study import SHOWN, TEST, CellResult, Difference, Findings, Mean
+from lvad.report.study_findings import SHOWN, TEST, CellResult, Difference, Findings, Mean
 from lvad.types import Table
 
 STUDY: Final = "study"

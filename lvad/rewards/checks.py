@@ -65,6 +65,6 @@ def _complaint(scores: Scores, ids: list[str]) -> str:
         named.append(f"scene {ids[b]!r}, completion {k}: {parts}")
     more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
     return (
-        f"the reward is not finite: {'; '.join(named)}{more}; mend the judge, or set controls.non_finite to drop to "
-        "leave such scenes out and count them"
+        f"the reward is not finite: {'; '.join(named)}{more}; mend the judge, or set regularisation.non_finite to drop "
+        "to leave such scenes out and count them"
     )

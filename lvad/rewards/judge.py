@@ -54,8 +54,8 @@ class LLMJudge(nn.Module):
         max_score: the top of the prompt's scale, whose bottom is 0; the reward is the score divided by it.
         cache_folder: where verdicts are kept and looked up; None asks anew at each call.
         on_failure: what becomes of a completion without a verdict after all retries: an ``error``, or ``drop``, which
-            gives it NaN (set controls.non_finite to drop too). A key or address that is refused is always an error,
-            and so is a server that has given no verdict yet.
+            gives it NaN (set regularisation.non_finite to drop too). A key or address that is refused is always an
+            error, and so is a server that has given no verdict yet.
 
     Raises:
         ValueError: for a prompt that cannot be read or lacks a placeholder, a threshold outside (0, 1], a

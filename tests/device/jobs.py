@@ -108,7 +108,7 @@ RLOO: Final = {
         )
     ),
     "rloo, two updates, entropy bonus, rewards dropped": Job(
-        _rloo(*_LEAN, f"{MODEL}.controls", "{updates: 2, entropy_bonus: 0.01, non_finite: drop}")
+        _rloo(*_LEAN, f"{MODEL}.regularisation", "{updates: 2, entropy_bonus: 0.01, non_finite: drop}")
     ),
 }
 STAGES: Final = {

@@ -3,7 +3,7 @@
 import torch
 
 from lvad.evaluation.answer_judge import judge_answers
-from lvad.metrics.judged import JudgeScore
+from lvad.metrics.judge_scores import JudgeScore
 from lvad.text import render
 from lvad.types import Scores
 

@@ -18,7 +18,7 @@ from lvad.commands.checkpoint_file import check_checkpoint, read_checkpoint
 from lvad.commands.export_load import load_run
 from lvad.commands.resume import find_broken
 from lvad.data.records import DataError
-from lvad.policy.feature_store import FeatureStore, VisionCache
+from lvad.policy.vision import FeatureStore, VisionCache
 
 WHOLE = {
     "state_dict": {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.zeros(2, dtype=torch.bfloat16)},

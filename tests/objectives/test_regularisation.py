@@ -10,7 +10,7 @@ from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.records import DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import RLOOPolicy
-from lvad.objectives import KL, Controls, Rehearsal
+from lvad.objectives import KL, Regularisation, Rehearsal
 from lvad.objectives.kl_penalty import AdaptiveKL
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards.checks import BrokenReward
@@ -154,8 +154,8 @@ def test_a_refreshed_reference_is_the_policy_and_outlives_a_checkpoint(fit, tmp_
 def test_the_entropy_bonus_keeps_the_law_wide(fit):
     entropies = {}
     for bonus in (0.0, 1.0):
-        controls = Controls(entropy_bonus=bonus)
-        _, watch, _ = fit(controls=controls, steps=20, lora=False, trainer={"max_epochs": 5})
+        options = Regularisation(entropy_bonus=bonus)
+        _, watch, _ = fit(regularisation=options, steps=20, lora=False, trainer={"max_epochs": 5})
         entropies[bonus] = sum(watch.column("rollout/entropy")[-4:])
     assert entropies[1.0] > entropies[0.0] + 0.05
 
@@ -176,7 +176,9 @@ def test_rehearsal_takes_every_scene_once_before_any_again(drawn_root):
 
 def test_rehearsal_lowers_its_loss_and_fades(fit, drawn_root):
     rehearsal = Rehearsal(labelled(drawn_root), weight=2.0, decay_steps=40, batch_size=5)
-    _, watch, _ = fit(controls=Controls(rehearsal=rehearsal), steps=20, lora=False, trainer={"max_epochs": 5})
+    _, watch, _ = fit(
+        regularisation=Regularisation(rehearsal=rehearsal), steps=20, lora=False, trainer={"max_epochs": 5}
+    )
     losses = watch.column("rehearsal/loss")
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert watch.column("rehearsal/weight")[10] == pytest.approx(1.5)
@@ -199,7 +201,7 @@ def test_reuse_takes_more_steps_with_the_same_rollouts(fit):
     """One count of the trainer, three optimizer steps: together they go further than one."""
     plain = trained(fit(steps=1)[0])
     start = trained(fit(dry=True)[0])
-    again, watch, loop = fit(steps=1, controls=Controls(updates=3, clip=0.2))
+    again, watch, loop = fit(steps=1, regularisation=Regularisation(updates=3, clip=0.2))
     assert loop.global_step == 1
     assert "train/clipped" in watch.rows[0]
     steps = {}
@@ -210,7 +212,7 @@ def test_reuse_takes_more_steps_with_the_same_rollouts(fit):
 
 def test_reuse_and_accumulation_exclude_each_other(fit):
     with pytest.raises(DataError, match="set one of them to 1"):
-        fit(controls=Controls(updates=2), trainer={"accumulate_grad_batches": 2})
+        fit(regularisation=Regularisation(updates=2), trainer={"accumulate_grad_batches": 2})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -218,7 +220,7 @@ def test_reuse_and_accumulation_exclude_each_other(fit):
 def test_a_broken_reward_never_reaches_a_weight(fit, value, make_estimator):
     with pytest.raises(BrokenReward, match=r"completion 0: letters = (nan|inf|-inf)"):
         fit(Letters(value), estimator=make_estimator())
-    module, watch, _ = fit(Letters(value), estimator=make_estimator(), controls=Controls(non_finite="drop"))
+    module, watch, _ = fit(Letters(value), estimator=make_estimator(), regularisation=Regularisation(non_finite="drop"))
     assert watch.column("reward/dropped") == [1.0, 1.0]
     assert all(weights.isfinite().all() for weights in trained(module).values())
     assert all(math.isfinite(number) for row in watch.rows for number in row.values())
@@ -227,8 +229,8 @@ def test_a_broken_reward_never_reaches_a_weight(fit, value, make_estimator):
 @pytest.mark.parametrize("make_estimator", ESTIMATORS)
 @pytest.mark.parametrize("value", [1e6, -1e6, 0.0])
 def test_an_outlier_leaves_weights_and_optimizer_finite(fit, make_estimator, value):
-    controls = Controls(reward_clip=5.0)
-    module, watch, loop = fit(Letters(value), estimator=make_estimator(), controls=controls)
+    options = Regularisation(reward_clip=5.0)
+    module, watch, loop = fit(Letters(value), estimator=make_estimator(), regularisation=options)
     assert max(map(abs, watch.column("reward/mean"))) >= abs(value) / 20  # what is logged is not clipped
     assert max(watch.column("advantage/std")) <= 10
     assert all(weights.isfinite().all() for weights in trained(module).values())
@@ -254,7 +256,7 @@ def test_a_step_in_which_everything_breaks_moves_nothing(fit):
             return Scores(torch.full(rollouts.tokens.shape[:2], math.nan), {})
 
     start = trained(fit(dry=True)[0])
-    module, watch, _ = fit(Broken(), controls=Controls(non_finite="drop"))
+    module, watch, _ = fit(Broken(), regularisation=Regularisation(non_finite="drop"))
     assert watch.column("reward/dropped") == [4.0, 4.0]
     assert all(torch.equal(weights, start[name]) for name, weights in trained(module).items())
 
@@ -269,11 +271,11 @@ def test_a_step_in_which_everything_breaks_moves_nothing(fit):
         (lambda: KL(0.0, target=1.0), "cannot steer a beta of 0"),
         (lambda: KL(rate=0), "kl.rate must be > 0"),
         (lambda: KL(refresh_every=0), "kl.refresh_every must be >= 1"),
-        (lambda: Controls(entropy_bonus=-1), "entropy_bonus must be >= 0"),
-        (lambda: Controls(updates=0), "updates must be >= 1"),
-        (lambda: Controls(clip=1.0), r"clip must be in \(0, 1\)"),
-        (lambda: Controls(reward_clip=0), "reward_clip must be > 0"),
-        (lambda: Controls(non_finite="ignore"), "non_finite must be error or drop"),
+        (lambda: Regularisation(entropy_bonus=-1), "entropy_bonus must be >= 0"),
+        (lambda: Regularisation(updates=0), "updates must be >= 1"),
+        (lambda: Regularisation(clip=1.0), r"clip must be in \(0, 1\)"),
+        (lambda: Regularisation(reward_clip=0), "reward_clip must be > 0"),
+        (lambda: Regularisation(non_finite="ignore"), "non_finite must be error or drop"),
     ],
 )
 def test_senseless_values_are_refused(make, message):
@@ -292,7 +294,7 @@ class NothingGreedy(Letters):
 
 
 def test_a_scene_without_a_greedy_reward_is_dropped_and_counted(fit):
-    module, watch, _ = fit(NothingGreedy(), estimator=SCST(), controls=Controls(non_finite="drop"))
+    module, watch, _ = fit(NothingGreedy(), estimator=SCST(), regularisation=Regularisation(non_finite="drop"))
     assert watch.column("reward/dropped") == [1.0, 1.0]
     assert all(math.isfinite(value) for value in watch.column("reward/greedy"))
     assert all(p.isfinite().all() for p in module.policy.parameters())
@@ -308,7 +310,7 @@ def test_a_reference_is_refreshed_after_so_many_optimizer_steps_and_not_rollouts
             refreshed.append(step)
             control.refreshed_at = step
     assert refreshed == [4, 6]
-    module, _, _ = fit(kl=kl, steps=3, controls=Controls(updates=2))
+    module, _, _ = fit(kl=kl, steps=3, regularisation=Regularisation(updates=2))
     assert module.kl.refreshed_at == 4
 
 
@@ -320,7 +322,12 @@ def test_later_updates_of_a_rollout_leave_the_critic_alone(fit):
         def on_before_optimizer_step(self, trainer, module, optimizer):
             moved.append([p.detach().clone() for p in module.estimator.parameters()])
 
-    fit(estimator=A2C(warmup_steps=0), steps=2, controls=Controls(updates=2), trainer={"callbacks": [Notes()]})
+    fit(
+        estimator=A2C(warmup_steps=0),
+        steps=2,
+        regularisation=Regularisation(updates=2),
+        trainer={"callbacks": [Notes()]},
+    )
     first, second, third, _ = ([p.sum().item() for p in step] for step in moved)
     assert first != second
     assert second == third

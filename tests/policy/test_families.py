@@ -13,10 +13,10 @@ from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.policy.adapters import adapted
 from lvad.policy.decoder import Decoder
 from lvad.policy.families.idefics3 import TiledFrames
-from lvad.policy.feature_store import VisionCache
 from lvad.policy.passes import read_completions
 from lvad.policy.sampling import draw
 from lvad.policy.tokens import chat_inputs
+from lvad.policy.vision import VisionCache
 from lvad.types import UNLABELLED, Batch, Rollouts
 
 NUM_COMPLETIONS, LENGTH, TEMPERATURE = 4, 7, 1.3

@@ -10,9 +10,9 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 from lvad.policy.families import idefics3
 from lvad.policy.families.idefics3 import TiledFrames
-from lvad.policy.feature_store import VisionCache
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.tokens import PromptIds, chat_inputs
+from lvad.policy.vision import VisionCache
 
 
 @pytest.fixture

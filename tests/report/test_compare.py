@@ -7,7 +7,7 @@ from answered import FORWARD, NOTHING, REASON, STOP, write_run
 
 from lvad.data.records import DataError
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import Budget, compare, excludes_zero, label_budget, read_run, run_names
+from lvad.report.compare import LabelCounts, compare, excludes_zero, label_budget, read_run, run_names
 
 RIGHT, STOPS = (FORWARD, STOP, STOP, STOP), (STOP,) * 4
 
@@ -136,12 +136,12 @@ def test_a_budget_counts_each_labelled_scene_once(tmp_path):
         "ActionSFT train, pseudo-labelled": ["h"],
     }
     # a, b, c and g to train on, f and a to validate on; a counts once.
-    assert label_budget(ledger) == Budget(labels=5, train=4, val=2)
-    assert label_budget({}) == Budget(None, 0, 0)
-    assert label_budget({"RLOOPolicy train, unlabelled": ["d"]}) == Budget(0, 0, 0)
+    assert label_budget(ledger) == LabelCounts(labels=5, train=4, val=2)
+    assert label_budget({}) == LabelCounts(None, 0, 0)
+    assert label_budget({"RLOOPolicy train, unlabelled": ["d"]}) == LabelCounts(0, 0, 0)
     write_run(tmp_path, (NOTHING,) * 4)
     (tmp_path / "ledger.json").write_text(json.dumps(ledger))
-    assert compare([read_run(tmp_path, "a")]).budgets == {"a": Budget(5, 4, 2)}
+    assert compare([read_run(tmp_path, "a")]).budgets == {"a": LabelCounts(5, 4, 2)}
 
 
 @pytest.mark.parametrize(

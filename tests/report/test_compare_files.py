@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import Budget, Comparison
+from lvad.report.compare import Comparison, LabelCounts
 from lvad.report.compare_files import comparison_tables, comparison_text, write_comparison
 from lvad.report.label_tables import LabelScore
 from lvad.taxonomy import BDD_OIA
 
-EQUAL = (Budget(108, 100, 8), Budget(108, 100, 8))
+EQUAL = (LabelCounts(108, 100, 8), LabelCounts(108, 100, 8))
 
 
 def comparison(budgets=EQUAL, auroc=float("nan")):
@@ -60,10 +60,16 @@ def test_tables_have_runs_and_floors_as_rows():
     [
         (EQUAL, "Labels are equal over all stages: mine 108, other 108."),
         # As many in training, but one of them chose its checkpoint by eight more.
-        ((Budget(108, 100, 8), Budget(100, 100, 0)), "Labels DIFFER over all stages: mine 108, other 100."),
-        ((Budget(1508, 1500, 8), Budget(108, 100, 8)), "Labels DIFFER over all stages: mine 1,508, other 108."),
-        ((Budget(0, 0, 0), Budget(0, 0, 0)), "Labels are equal over all stages: mine 0, other 0."),
-        ((Budget(108, 100, 8), Budget(None, 0, 0)), "Labels are not known of other, which has no ledger.json"),
+        ((LabelCounts(108, 100, 8), LabelCounts(100, 100, 0)), "Labels DIFFER over all stages: mine 108, other 100."),
+        (
+            (LabelCounts(1508, 1500, 8), LabelCounts(108, 100, 8)),
+            "Labels DIFFER over all stages: mine 1,508, other 108.",
+        ),
+        ((LabelCounts(0, 0, 0), LabelCounts(0, 0, 0)), "Labels are equal over all stages: mine 0, other 0."),
+        (
+            (LabelCounts(108, 100, 8), LabelCounts(None, 0, 0)),
+            "Labels are not known of other, which has no ledger.json",
+        ),
     ],
 )
 def test_label_budgets_are_held_against_each_other(budgets, line):

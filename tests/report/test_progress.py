@@ -4,8 +4,8 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from lvad.report.broken import TRACEBACK, TracebackFile
 from lvad.report.progress import PlainLines
+from lvad.report.traceback_file import TRACEBACK, TracebackFile
 
 
 class Tiny(LightningModule):

@@ -8,7 +8,7 @@ from learning import said_and_learnt
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from lvad.policy.norms import RMSNorm, make_norms_lean
+from lvad.policy.layers import RMSNorm, make_norms_lean
 
 
 def test_by_hand():

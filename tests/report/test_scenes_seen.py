@@ -11,8 +11,8 @@ from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.ledger import LEDGER, dump, labelled_ids, read_ledger
 from lvad.data.records import DataError
-from lvad.report.budget import seen_by
 from lvad.report.recorder import RunRecorder
+from lvad.report.scenes_seen import seen_by
 
 
 class Holds(LightningModule):

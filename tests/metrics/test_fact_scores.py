@@ -1,7 +1,7 @@
 import pytest
 
 from lvad.facts import ATTRIBUTES
-from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
+from lvad.metrics.fact_scores import FactCounts, fact_counts, fact_scores
 
 # Salient driving facts: light, brakes, lead, left_lane, right_lane = 5.
 FACTS = dict.fromkeys(ATTRIBUTES, "none") | {

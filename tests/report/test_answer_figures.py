@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lvad.metrics.driving import Answers, driving_scores
-from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
+from lvad.report.answer_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
 from lvad.report.label_tables import label_scores
 from lvad.taxonomy import BDD_OIA
 

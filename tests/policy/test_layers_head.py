@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lvad.ops import gather_logps
-from lvad.policy import head
-from lvad.policy.head import DrawnLogps
+from lvad.policy import layers
+from lvad.policy.layers import TokenLogps
 from lvad.policy.sampling import Sampling, log_density
 
 NUM_ROWS, WIDTH, VOCABULARY = 7, 5, 11
@@ -15,7 +15,7 @@ def test_by_hand():
     """Logits (ln 3, 0) at temperature 1 are q = (3/4, 1/4); the gradient of log q(0) is (1/4, -1/4)."""
     states = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([[3.0], [1.0]], dtype=torch.float64).log().requires_grad_()
-    logps = DrawnLogps.apply(states, weight, torch.tensor([0]), 1.0, lambda logits, _: logits.log_softmax(-1))
+    logps = TokenLogps.apply(states, weight, torch.tensor([0]), 1.0, lambda logits, _: logits.log_softmax(-1))
     assert logps.exp().tolist() == pytest.approx([0.75])
     logps.sum().backward()
     assert weight.grad.flatten().tolist() == pytest.approx([0.25, -0.25])
@@ -36,7 +36,7 @@ def inputs():
 @pytest.mark.parametrize("law", [{}, {"temperature": 1.7}, {"temperature": 0.6, "top_k": 4, "top_p": 0.8}], ids=str)
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 def test_values_and_gradients_are_those_of_the_density(inputs, law, rows_at_once, monkeypatch):
-    monkeypatch.setattr(head, "LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
+    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
     states, weight, tokens, banned = inputs
     sampling, seen = Sampling(**law), []
 
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_the_density(inputs, law, rows_at_once
         seen.append(logits.shape)
         return log_density(logits, sampling, banned[rows], tokens[rows])
 
-    found = DrawnLogps.apply(states, weight, tokens, sampling.temperature, density)
+    found = TokenLogps.apply(states, weight, tokens, sampling.temperature, density)
     expected = gather_logps(log_density(states @ weight.t(), sampling, banned, tokens), tokens)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     grad = torch.linspace(-1, 2, NUM_ROWS, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_values_and_gradients_are_those_of_the_density(inputs, law, rows_at_once
 def test_a_gradient_that_nobody_wants_is_not_made(inputs, trained):
     states, weight, tokens, _ = inputs
     states.requires_grad_(trained == "states"), weight.requires_grad_(trained == "weight")
-    logps = DrawnLogps.apply(states, weight, tokens, 1.0, lambda logits, _: logits.log_softmax(-1))
+    logps = TokenLogps.apply(states, weight, tokens, 1.0, lambda logits, _: logits.log_softmax(-1))
     assert logps.requires_grad == (trained != "neither")
     if logps.requires_grad:
         logps.sum().backward()
@@ -68,12 +68,12 @@ def test_a_gradient_that_nobody_wants_is_not_made(inputs, trained):
 
 @pytest.mark.parametrize("half", ["weights", "autocast"])
 def test_half_precision_rounds_as_a_linear_layer_does(inputs, half, monkeypatch):
-    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 3 * VOCABULARY)
+    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", 3 * VOCABULARY)
     kind = torch.float32 if half == "autocast" else torch.bfloat16
     states, weight = (x.detach().to(kind).requires_grad_() for x in inputs[:2])
     tokens, grad = inputs[2], torch.linspace(-1, 2, NUM_ROWS)
     with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
-        found = DrawnLogps.apply(states, weight, tokens, 1.0, lambda logits, _: logits.float().log_softmax(-1))
+        found = TokenLogps.apply(states, weight, tokens, 1.0, lambda logits, _: logits.float().log_softmax(-1))
         logits = torch.nn.functional.linear(states, weight)
         expected = gather_logps(logits.float().log_softmax(-1), tokens)
     assert found.dtype == torch.float32
@@ -87,7 +87,7 @@ def test_half_precision_rounds_as_a_linear_layer_does(inputs, half, monkeypatch)
 
 def test_no_tokens_have_no_log_probabilities(inputs):
     states, weight, tokens, _ = inputs
-    logps = DrawnLogps.apply(states[:0], weight, tokens[:0], 1.0, lambda logits, _: logits.log_softmax(-1))
+    logps = TokenLogps.apply(states[:0], weight, tokens[:0], 1.0, lambda logits, _: logits.log_softmax(-1))
     assert logps.shape == (0,)
     logps.sum().backward()
     assert not weight.grad.any()

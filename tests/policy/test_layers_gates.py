@@ -8,7 +8,7 @@ from learning import said_and_learnt
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from lvad.policy.gates import SwiGLU, make_gates_lean
+from lvad.policy.layers import SwiGLU, make_gates_lean
 
 
 def test_by_hand():

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lvad.policy import feature_store
-from lvad.policy.feature_store import FeatureStore, VisionCache, store_key
+from lvad.policy import vision
+from lvad.policy.vision import FeatureStore, VisionCache, store_key
 
 BYTES_PER_MB = 2**20
 QUARTER = torch.zeros(BYTES_PER_MB // 4 // 4, 1)
@@ -55,8 +55,8 @@ def test_shuffled_epochs_over_twice_as_many_scenes_find_half_of_them():
 
 
 def test_a_quarter_of_the_free_memory_is_shared_by_the_processes_of_the_machine(monkeypatch):
-    monkeypatch.setattr(feature_store, "free_bytes", lambda: 16 * BYTES_PER_MB)
-    monkeypatch.setattr(feature_store, "_processes_here", lambda: 2)
+    monkeypatch.setattr(vision, "free_bytes", lambda: 16 * BYTES_PER_MB)
+    monkeypatch.setattr(vision, "_processes_here", lambda: 2)
     store, names = FeatureStore(VisionCache()), keys([f"{i}" for i in range(12)])
     for key in names:
         store.put(key, QUARTER)
@@ -64,14 +64,14 @@ def test_a_quarter_of_the_free_memory_is_shared_by_the_processes_of_the_machine(
 
 
 def test_the_memory_of_a_control_group_bounds_that_of_the_machine(monkeypatch, tmp_path):
-    monkeypatch.setattr(feature_store, "_own_groups", lambda: [tmp_path, tmp_path / "unlimited"])
-    monkeypatch.setattr(feature_store.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
+    monkeypatch.setattr(vision, "_own_groups", lambda: [tmp_path, tmp_path / "unlimited"])
+    monkeypatch.setattr(vision.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
     (tmp_path / "memory.max").write_text("8000\n")
     (tmp_path / "memory.current").write_text("5000\n")
     (tmp_path / "memory.stat").write_text("anon 3500\nfile 1500\n")
-    assert feature_store.free_bytes() == 8000 - 5000 + 1500
+    assert vision.free_bytes() == 8000 - 5000 + 1500
     (tmp_path / "memory.max").write_text("max\n")
-    assert feature_store.free_bytes() == 10**12
+    assert vision.free_bytes() == 10**12
 
 
 def test_a_cache_of_less_than_nothing_is_refused():

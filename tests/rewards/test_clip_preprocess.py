@@ -5,7 +5,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from lvad.rewards.clip_pixels import preprocess
+from lvad.rewards.clip import preprocess
 
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

@@ -7,7 +7,7 @@ from lvad.audit.probes import PROBES
 from lvad.audit.ranking import Calibration, Rank, Ranking
 from lvad.audit.verdict import Audit, ProbeResult
 from lvad.metrics.intervals import Interval
-from lvad.report.audit import audit_picture, audit_table
+from lvad.report.audit_report import audit_picture, audit_table
 
 PASSED = ProbeResult("pass", Interval(0.25, 0.2, 0.3), Interval(0.9, 0.85, 0.95), 0.5, 0.25, 40, "")
 FAILED = ProbeResult("fail", Interval(-1234.5, -2000, -900), Interval(0.1, 0.0, 0.2), -99.5, 1135.0, 40, "")

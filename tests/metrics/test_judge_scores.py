@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvad.metrics.judged import JudgedScene, JudgeScore
+from lvad.metrics.judge_scores import JudgedScene, JudgeScore
 
 
 def score(*scenes):

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lvad.metrics.multilabel import confusion
+from lvad.report.answer_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
 from lvad.report.answers import ANSWERS, label_matrices, write_answers
-from lvad.report.driving_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
 from lvad.report.gallery import write_gallery
 from lvad.report.label_tables import label_scores, label_table, write_label_csv
 from lvad.taxonomy import BDD_OIA, Taxonomy

@@ -8,8 +8,8 @@ from answered import FORWARD, NO_REASON, REASON, STOP, scene
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
-from lvad.report.study import CellResult, find, score
 from lvad.report.study_files import label_lines, percent, study_figure, study_tables, study_text, write_study
+from lvad.report.study_findings import CellResult, find, score
 
 TRUE = (FORWARD, STOP, STOP, STOP)
 ALL = ("00000001-00000001", "00000001-00000002", "00000002-00000003", "00000002-00000004")
