@@ -15,7 +15,6 @@ from transformers.utils import logging as transformers_logging
 
 from lvad.api.abilities import Abilities, abilities_of_clip, abilities_of_policy, abilities_of_run
 from lvad.api.predictor import Predictor
-from lvad.api.scenes import SceneReader
 from lvad.assets import resolve_model
 from lvad.commands.export_load import BEST, load_run
 from lvad.commands.flags import with_flags
@@ -27,7 +26,7 @@ from lvad.report.runs import CONFIG
 from lvad.rewards import CLIPCosine
 from lvad.rewards.clip import CONFIG_FILE as CLIP_CONFIG
 from lvad.rewards.reader import CONFIG as READER_CONFIG
-from lvad.taxonomy import BDD_OIA, find_taxonomy
+from lvad.taxonomy import find_taxonomy
 from lvad.text import Prompts
 
 _ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -68,15 +67,17 @@ def load(
         raise DataError(f"{name} is an address; download it, and give the folder or file")
     path = Path(name).expanduser()
     with with_flags(safe, key_hosts), _isolated():
-        if path.is_file() or path.suffix == ".ckpt":
-            found = _from_run(_run_of(path), str(path))
-        elif (path / CONFIG).is_file():
-            found = _from_run(path, checkpoint)
-        else:
-            found = _from_model(name)
-    abilities, reader, batch_size = found
+        try:
+            if path.is_file() or path.suffix == ".ckpt":
+                abilities, data = _from_run(_run_of(path), str(path))
+            elif (path / CONFIG).is_file():
+                abilities, data = _from_run(path, checkpoint)
+            else:
+                abilities, data = _from_model(name)
+        except DataError as error:
+            raise error from None  # the message says it all; behind it stand screens of the parser's own
     abilities.module.to(_device(device))
-    return Predictor(name, abilities, reader, batch_size)
+    return Predictor(name, abilities, data)
 
 
 def _run_of(checkpoint: Path) -> Path:
@@ -93,16 +94,13 @@ def _run_of(checkpoint: Path) -> Path:
     return folder
 
 
-def _from_run(folder: Path, checkpoint: str) -> tuple[Abilities, SceneReader, int]:
+def _from_run(folder: Path, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
     run = load_run(folder, checkpoint)
-    data: BDDOIADataModule = run.data
-    reader = SceneReader(data.num_frames, data.image_size_px, data.fps, data.video_stream, data.taxonomy)
-    return abilities_of_run(run.module), reader, data.eval_batch_size
+    return abilities_of_run(run.module), run.data
 
 
-def _from_model(name: str) -> tuple[Abilities, SceneReader, int]:
+def _from_model(name: str) -> tuple[Abilities, BDDOIADataModule]:
     """A model by itself, with the limits of a data module that is not told any."""
-    data = BDDOIADataModule()
     resolved = name if name.startswith(_HUB_CLIP) else resolve_model(name)
     folder = Path(resolved)
     for file, problem, remedy in (
@@ -116,9 +114,9 @@ def _from_model(name: str) -> tuple[Abilities, SceneReader, int]:
         looked = f"holds neither {CONFIG} of a run, nor config.json or {CLIP_CONFIG} of a model"
         raise DataError.at(name, "", looked, "give a run folder, or the folder model/ in one")
     abilities = abilities_of_clip(CLIPCosine(name)) if is_clip else abilities_of_policy(_policy(name, folder))
-    taxonomy = find_taxonomy(folder) or BDD_OIA
-    reader = SceneReader(data.num_frames, data.image_size_px, data.fps, data.video_stream, taxonomy)
-    return abilities, reader, data.eval_batch_size
+    data = BDDOIADataModule()
+    data.taxonomy = find_taxonomy(folder) or data.taxonomy
+    return abilities, data
 
 
 def _policy(name: str, folder: Path) -> HFPolicy:

@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lvad.api.abilities import REMEDIES, Abilities
 from lvad.api.results import Decision, SampledText, TextScore, decision, sampled_texts, text_scores
 from lvad.api.scenes import Frames, SceneReader
+from lvad.commands.export_load import scenes_to_try
 from lvad.data.collate import collate
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError, is_text
 from lvad.ops import seeded
 from lvad.policy import HFPolicy
@@ -32,13 +35,13 @@ class Predictor:
     Args:
         name: what was loaded, for messages.
         abilities: what it can be asked.
-        reader: the limits of the data that it was trained on.
-        batch_size: scenes at once.
+        data: what it was trained on: its limits hold for all frames.
     """
 
-    def __init__(self, name: str, abilities: Abilities, reader: SceneReader, batch_size: int) -> None:
-        self.name, self.reader, self.batch_size = name, reader, batch_size
-        self._abilities = abilities
+    def __init__(self, name: str, abilities: Abilities, data: BDDOIADataModule) -> None:
+        self.name, self.batch_size = name, data.eval_batch_size
+        self.reader = SceneReader(data.num_frames, data.image_size_px, data.fps, data.video_stream, data.taxonomy)
+        self._abilities, self._data = abilities, data
         abilities.module.eval()
 
     def __repr__(self) -> str:
@@ -151,6 +154,18 @@ class Predictor:
             DataError: naming the first file that cannot be read.
         """
         return self.reader.scenes(path)
+
+    def examples(self, count: int = 4) -> list[np.ndarray]:
+        """Scenes to try: validation scenes of the run where its data lies, else drawn ones.
+
+        Args:
+            count: how many at most.
+
+        Returns:
+            uint8[M, H, W, 3] for each, as the methods above take them.
+        """
+        shown = scenes_to_try(self._data, count).frames
+        return [frames.permute(0, 2, 3, 1).numpy() for frames in shown]
 
     def frames(self, frames: Frames) -> Tensor:
         """uint8[M, 3, H, W], the frames of one scene as the model is shown them.

@@ -231,8 +231,18 @@ def test_a_decision_has_the_entries_of_a_row_of_predict():
     assert names == set(row)
 
 
-def test_a_batch_is_that_of_its_scenes(rloo, sequence):
+def test_a_batch_is_that_of_its_scenes(rloo, sequence, monkeypatch):
     files = [Path(p) for p in sorted(sequence.iterdir())]
-    small = lvad.Predictor(rloo.name, rloo._abilities, rloo.reader, batch_size=2)
-    assert small.describe_batch(files) == [rloo.describe(path) for path in files]
+    alone = [rloo.describe(path) for path in files]
+    monkeypatch.setattr(rloo, "batch_size", 2)
+    assert rloo.describe_batch(files) == alone
     assert rloo.describe_batch([]) == []
+
+
+def test_examples_are_the_runs_own_scenes(rloo, lora_run, drawn_root):
+    from lvad.data.lastframe import read_lastframe
+
+    own = [scene for scene in read_lastframe(drawn_root, 2, None).scenes if scene.split == "val"]
+    found = rloo.examples(2)
+    assert len(found) == 2
+    assert all(any(np.array_equal(np.stack([Image.open(p) for p in s.frames]), e) for s in own) for e in found)
