@@ -78,7 +78,7 @@ def abilities_of_run(module: LightningModule) -> Abilities:
     kind = type(module).__name__
     if isinstance(module, RLOOPolicy):
         policy = module.policy
-        return Abilities(kind, module, _predicted(module), None, lambda: nullcontext(policy), module.reward)
+        return Abilities(kind, module, _greedy(policy), None, lambda: nullcontext(policy), module.reward)
     if isinstance(module, CLIPReward):
         return Abilities(kind, module, reward=TunedCLIP(module))
     if isinstance(module, TextReader):
@@ -107,7 +107,7 @@ def _of_answers(module: ActionSFT) -> Abilities:
     kind, judge = type(module).__name__, module.judge if isinstance(module.judge, Reward) else None
     policy, describer = module.policy, module.describer
     if module.target == "caption":
-        return Abilities(kind, module, _predicted(module), None, lambda: nullcontext(policy), judge)
+        return Abilities(kind, module, _greedy(policy), None, lambda: nullcontext(policy), judge)
 
     def decide(batch: Batch) -> list[AnsweredScene]:
         answered: Any = module.predict_step(batch, 0)
@@ -120,14 +120,6 @@ def _of_answers(module: ActionSFT) -> Abilities:
         return describer.describe(policy, batch, is_training=False)
 
     return Abilities(kind, module, describe, decide, policy.as_reference, judge)
-
-
-def _predicted(module: RLOOPolicy | ActionSFT) -> Callable[[Batch], list[str]]:
-    def describe(batch: Batch) -> list[str]:
-        said: Any = module.predict_step(batch, 0)
-        return [prediction.description for prediction in said]
-
-    return describe
 
 
 def _greedy(policy: Policy) -> Callable[[Batch], list[str]]:

@@ -65,19 +65,22 @@ def load(
     name = os.fspath(source)
     if "://" in name:
         raise DataError(f"{name} is an address; download it, and give the folder or file")
-    path = Path(name).expanduser()
     with with_flags(safe, key_hosts), _isolated():
         try:
-            if path.is_file() or path.suffix == ".ckpt":
-                abilities, data = _from_run(_run_of(path), str(path))
-            elif (path / CONFIG).is_file():
-                abilities, data = _from_run(path, checkpoint)
-            else:
-                abilities, data = _from_model(name)
+            abilities, data = _found(name, checkpoint)
         except DataError as error:
             raise error from None  # the message says it all; behind it stand screens of the parser's own
     abilities.module.to(_device(device))
     return Predictor(name, abilities, data)
+
+
+def _found(name: str, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
+    path = Path(name).expanduser()
+    if path.is_file() or path.suffix == ".ckpt":
+        return _from_run(_run_of(path), str(path))
+    if (path / CONFIG).is_file():
+        return _from_run(path, checkpoint)
+    return _from_model(name)
 
 
 def _run_of(checkpoint: Path) -> Path:

@@ -70,11 +70,7 @@ def _windows(ids: list[str], frames: list[Path], num_frames: int, stride: int, s
 
 
 def video_frames(
-    path: Path,
-    fps: float,
-    cache: Path | None = None,
-    video_stream: int | None = None,
-    max_frames: int | None = None,
+    path: Path, fps: float, cache: Path | None = None, video_stream: int | None = None, max_frames: int | None = None
 ) -> list[Path]:
     """Decode a video, one frame in memory at a time, to JPEG files that later calls find again.
 
@@ -99,9 +95,8 @@ def video_frames(
     except (OSError, ValueError) as error:
         raise DataError.at(path, "", f"video cannot be read: {error}", "correct the path") from error
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}|{video_stream}|{_DECODING}"
-    key = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
     cache = cache or Path(tempfile.gettempdir()) / f"lvad-{os.getuid()}"
-    folder = cache / key
+    folder = cache / hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
     if not folder.is_dir():
         try:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
