@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from lvad.data.bddoia import Layout, collect
-from lvad.data.images import open_image
+from lvad.data.open_frames import open_frames
+from lvad.data.readable import Sizes
 from lvad.data.records import DataError, one_line
 from lvad.data.splits import recording, split_grouped, split_one_one
 from lvad.taxonomy import BDD_OIA, Taxonomy, load_taxonomy
@@ -107,18 +108,18 @@ def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
 
 
 def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
-    sizes: dict[Path, tuple[int, int] | None] = {}
+    sizes: Sizes = {}
     for scene in scenes:
-        for path in scene.frames:
-            if path not in sizes:
-                sizes[path] = None
+        for frame in scene.frames:
+            if frame not in sizes:
+                sizes[frame] = None
                 try:
-                    sizes[path] = open_image(path).size
+                    sizes[frame] = open_frames([frame])[0].size
                 except DataError as error:
                     report.errors.append(str(error))
-        found = {size for path in scene.frames if (size := sizes[path])}
+        found = {size for frame in scene.frames if (size := sizes[frame])}
         if len(found) > 1:
-            listed = ", ".join(f"{path} {sizes[path]}" for path in scene.frames)
+            listed = ", ".join(f"{frame} {sizes[frame]}" for frame in scene.frames)
             problem = f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size"
             report.errors.append(one_line(problem))
     return f"{sum(size is not None for size in sizes.values())} of {len(sizes)} decoded"
