@@ -20,6 +20,8 @@ from lvad.types import VideoFrame
 
 _TOLERANCE_S: Final = 5e-4
 """Containers round their time stamps."""
+_GUESSED: Final = ("mpeg", "mpegts", "mpegvideo")
+"""Formats that do not store their length: what FFmpeg says of it is a guess."""
 _MAX_GAP_S: Final = 1.0
 """A video whose last frame is over so long before a moment within its length is broken."""
 
@@ -47,9 +49,11 @@ def read_header(video: Path, video_stream: int | None = None) -> Header:
 @lru_cache(maxsize=2**16)  # a video has many spans
 def _header(video: Path, size: int, mtime_ns: int, video_stream: int | None) -> Header:
     with opened(video, video_stream) as (container, stream):
-        length_s = container.duration / av.time_base if container.duration else None
-        if stream.duration and stream.time_base:
-            length_s = float(stream.duration * stream.time_base)
+        length_s = None
+        if container.format.name not in _GUESSED:
+            length_s = container.duration / av.time_base if container.duration else None
+            if stream.duration and stream.time_base:
+                length_s = float(stream.duration * stream.time_base)
         return Header(length_s, (stream.width, stream.height))
 
 

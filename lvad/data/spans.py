@@ -51,13 +51,15 @@ def read_span(row: Mapping[str, Any], line: Line, video_stream: int | None) -> S
     video = line.folder / path
     length = _length_s(video, line, video_stream)
     start_s, end_s = _seconds(row, "start_s", 0.0, line), _seconds(row, "end_s", length, line)
-    if start_s > end_s:
-        raise line.error(f"span is reversed: start_s {start_s:g} is after end_s {end_s:g}", "exchange them")
-    if length is not None and end_s > length + _ROUNDING_S:
+    if length is not None and max(start_s, end_s) > length + _ROUNDING_S:
         problem = f"span {start_s:g} to {end_s:g} s is outside the video {path!r:.80}, which has {length:.2f} s"
         raise line.error(problem, "correct the times, which count from its beginning")
+    if start_s > end_s:
+        raise line.error(f"span is reversed: start_s {start_s:g} is after end_s {end_s:g}", "exchange them")
     is_whole = "start_s" not in row and "end_s" not in row
-    return Span(path, video, start_s, end_s if length is None else min(end_s, length), is_whole, video_stream)
+    if length is not None:
+        start_s, end_s = min(start_s, length), min(end_s, length)
+    return Span(path, video, start_s, end_s, is_whole, video_stream)
 
 
 def _length_s(video: Path, line: Line, video_stream: int | None) -> float | None:

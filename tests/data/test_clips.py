@@ -43,7 +43,7 @@ def test_the_last_frames_of_a_span_end_with_it():
 def test_the_picture_of_a_moment_is_the_latest_that_has_begun(tmp_path, name):
     fps = 25 if name == "a.mpg" else 10  # MPEG knows few rates, and its clock begins at 0.5 s
     video = write_video(tmp_path / name, 25, fps) if name != "a.webm" else write_gop(tmp_path / name, "libvpx")
-    assert read_header(video).length_s == pytest.approx(25 / fps, abs=0.05)
+    assert read_header(video).length_s == (None if name == "a.mpg" else pytest.approx(2.5, abs=0.05))
     step = 1 / fps
     assert numbers(video, 0.0, 7 * step, 7.9 * step, 8 * step, 24 * step, 25 * step) == [0, 7, 7, 8, 24, 24]
     assert numbers(video, 17.2 * step) == [17]
