@@ -92,7 +92,7 @@ def test_a_moment_without_a_picture_and_files_that_are_no_videos_are_named(tmp_p
 def test_a_broken_video_ends_in_one_message(tmp_path):
     whole = write_gop(tmp_path / "a.mkv").read_bytes()
     (tmp_path / "a.mkv").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="a.mkv: "):
+    with pytest.raises(DataError, match=r"a.mkv: "):
         numbers(tmp_path / "a.mkv", 2.4)
 
 
