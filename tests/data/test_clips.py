@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -52,7 +53,9 @@ def test_the_picture_of_a_moment_is_the_latest_that_has_begun(tmp_path, name):
 def write_gop(path: Path, codec: str = "libx264") -> Path:
     """As ``write_video``, with a key frame in ten, and for H.264 frames that need later ones."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10, options={"g": "10", "sc_threshold": "0", "bf": "2", "crf": "4"})
+        stream: Any = container.add_stream(
+            codec, rate=10, options={"g": "10", "sc_threshold": "0", "bf": "2", "crf": "4"}
+        )
         stream.width, stream.height, stream.time_base = 64, 48, Fraction(1, 10)
         for i in range(25):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i, np.uint8), format="rgb24")

@@ -15,6 +15,10 @@ from lvad.types import VideoFrame
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}
 
 
+def times_of(scene):
+    return [frame.time_s for frame in scene.frames]
+
+
 @pytest.fixture
 def mine(tmp_path):
     """A video of two seconds, whose frame i is a grey of 10 i, and a function that writes lines beside it."""
@@ -100,7 +104,7 @@ def test_a_video_that_breaks_off_is_found_by_check_and_named_in_a_prediction(min
     assert all("b.mkv: " in error for error in check(path, num_frames=1).errors)
     data = BDDOIADataModule("jsonl", str(path), num_frames=1)
     data.setup("predict")
-    assert [scene.id for scene in data.predicted.scenes] == ["a"]
+    assert [batch.ids for batch in data.predict_dataloader()] == [["a"]]
 
 
 def test_lines_with_spans_are_converted_as_they_are_read(mine, tmp_path):
@@ -110,4 +114,4 @@ def test_lines_with_spans_are_converted_as_they_are_read(mine, tmp_path):
     assert (row["video"], row["start_s"], row["end_s"]) == ("../a.mp4", 0.5, 1.5)
     (one,), (two,) = read(path).scenes, read(tmp_path / "deep/mine.jsonl").scenes
     assert two._replace(frames=()) == one._replace(frames=())
-    assert [frame.time_s for frame in two.frames] == [frame.time_s for frame in one.frames]
+    assert times_of(two) == times_of(one)
