@@ -132,8 +132,12 @@ def prepared(image: Image.Image, image_size_px: int | None = None) -> Image.Imag
         OSError: if its file cannot be decoded; Pillow has other errors too.
     """
     ImageOps.exif_transpose(image, in_place=True)
-    image = to_rgb(image)
-    size = reduced_size(image.size, image_size_px)
+    return reduced(to_rgb(image), image_size_px)
+
+
+def reduced(image: Image.Image, longest_px: int | None) -> Image.Image:
+    """A picture whose longest edge is at most so many pixels; None leaves it as it is."""
+    size = reduced_size(image.size, longest_px)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
