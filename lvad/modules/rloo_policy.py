@@ -82,11 +82,8 @@ class RLOOPolicy(Shardable):
         self.policy, self.reward = policy, frozen(reward, "reward")
         estimator.prepare(policy.state_size)
         self.estimator, self.num_completions = estimator, num_completions
-        self.kl, self.regularisation, self.rehearsal = (
-            AdaptiveKL(kl) if kl else None,
-            regularisation,
-            regularisation.rehearsal,
-        )
+        self.kl = AdaptiveKL(kl) if kl else None
+        self.regularisation, self.rehearsal = regularisation, regularisation.rehearsal
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.held_out = GreedyScores(frozen(judge, "judge") if judge is not None else None, answers)
