@@ -5,7 +5,8 @@ import torch
 from lightning import Trainer, seed_everything
 
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
-from lvad.modules import KL, RLOOPolicy
+from lvad.modules import RLOOPolicy
+from lvad.objectives import KL
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards import CLIPCosine
 from lvad.types import Scores
