@@ -11,7 +11,8 @@ import torch
 from float64 import lift_roundings
 from PIL import Image
 
-from lvad.modules import KL, RLOOPolicy
+from lvad.modules import RLOOPolicy
+from lvad.objectives import KL
 from lvad.policy import HFPolicy, Sampling
 from lvad.types import Scores
 
