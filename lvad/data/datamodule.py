@@ -40,7 +40,7 @@ class BDDOIADataModule(LightningDataModule):
         root: folder of the label files, or a ``.jsonl`` file; for frames a folder of pictures, a picture, or a video.
         images: folder of the pictures, where they do not lie beside the label files.
         num_frames: M, the most frames of a scene, the last ones.
-        fps: pictures per second taken from a video.
+        fps: frames per second taken from a video.
         batch_size: scenes per training step and device.
         eval_batch_size: scenes per batch elsewhere; ``batch_size`` if None.
         num_workers: processes that decode; 0 decodes in the training process.
