@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ BETA, NUM_COMPLETIONS = 0.05, 4
 
 @pytest.fixture(scope="module")
 def minimal():
-    spec = importlib.util.spec_from_file_location("minimal_rloo", SCRIPT)
+    spec: Any = importlib.util.spec_from_file_location("minimal_rloo", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -34,7 +35,8 @@ class Given(torch.nn.Module):
 
     def __init__(self, rewards):
         super().__init__()
-        self.rewards, self.rollouts = rewards, None
+        self.rewards = rewards
+        self.rollouts: Any = None  # until it was asked
 
     def score(self, batch, rollouts):
         self.rollouts = rollouts
