@@ -4,19 +4,16 @@ Ids and texts are anything a model or a folder of strangers may say: the templat
 (a ``Content-Security-Policy`` with the hashes of its one script and one style) lets nothing else run or load.
 """
 
-import base64
-import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from torch import Tensor
 
 from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
+from lvad.report.pages import STYLE, InlinedPicture, content_hash, inlined
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -26,21 +23,11 @@ _FILTERS: Final = {
     "wrong-reasons": "wrong reasons",
     "parse-failures": "parse failures",
 }
-_MAX_FRAME_PX: Final = 640
 _MAX_CHARS: Final = 1000
 
 _PAGES: Final = Environment(
     loader=PackageLoader("lvad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-
-
-class _Frame(NamedTuple):
-    """A frame as an ``img`` element shows it."""
-
-    width: int
-    height: int
-    jpeg: str
-    """In base64."""
 
 
 class _Arrow(NamedTuple):
@@ -59,7 +46,7 @@ class _Card(NamedTuple):
 
     id: str
     tags: list[str]
-    frames: list[_Frame]
+    frames: list[InlinedPicture]
     arrows: list[_Arrow]
     truth: str
     description: str
@@ -119,32 +106,24 @@ def tags(scene: AnsweredScene) -> list[str]:
 
 def _pieces(title: str, summary: Mapping[str, float], cards: Iterable[_Card]) -> Iterator[str]:
     """The page piece by piece, so that no more than a card is in memory."""
-    style, script = (_source(f"gallery.{kind}") for kind in ("css", "js"))
+    # As it is written, and no template.
+    script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
     return _PAGES.get_template("gallery.html").generate(
         title=title,
         numbers=" · ".join(f"{name} {value:.4g}" for name, value in summary.items()),
         filters=_FILTERS,
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
-        style=style,
+        policy=f"default-src 'none'; img-src data:; style-src {content_hash(STYLE)}; script-src {content_hash(script)}",
+        style=STYLE,
         script=script,
         cards=cards,
     )
-
-
-def _source(name: str) -> str:
-    """A style or script as it is written, not as a template."""
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> _Card:
     return _Card(
         id=_shown(scene.id),
         tags=tags(scene),
-        frames=[_frame(frame) for frame in _pictures(frames)],
+        frames=list(inlined(frames)),
         arrows=_arrows(scene, taxonomy),
         truth=true_words(scene, taxonomy),
         description=_shown(scene.description) if scene.description else "",
@@ -161,20 +140,6 @@ def _arrows(scene: AnsweredScene, taxonomy: Taxonomy) -> list[_Arrow]:
         _Arrow(action.name, " ".join(f"{x:.3g},{y:.3g}" for x, y in polygon), words, mark, bool(is_said))
         for action, polygon, words, mark, is_said in rows
     ]
-
-
-def _pictures(frames: Tensor) -> list[Image.Image]:
-    """M pictures of uint8[M, 3, H, W]."""
-    if frames.ndim != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8" or not len(frames):
-        raise ValueError(f"frames must be uint8[M, 3, H, W], got {frames.dtype}{list(frames.shape)}")
-    return [Image.fromarray(frame) for frame in frames.cpu().permute(0, 2, 3, 1).contiguous().numpy()]
-
-
-def _frame(picture: Image.Image) -> _Frame:
-    picture.thumbnail((_MAX_FRAME_PX, _MAX_FRAME_PX))
-    encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=85)
-    return _Frame(picture.width, picture.height, base64.b64encode(encoded.getvalue()).decode())
 
 
 def _shown(text: str) -> str:
