@@ -14,11 +14,13 @@ def test_the_run_is_built_and_learns_the_sentences_of_a_video(vlm_folder, tmp_pa
     row = {"video": "a.mp4", "text": "It is night."}
     rows = [row | {"id": f"{split}{i}", "split": split, "end_s": 6} for split in ("train", "val") for i in range(2)]
     (tmp_path / "scenes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = tmp_path / "small.yaml"  # whose frames have no tiles to leave out
+    small.write_text("model: {init_args: {policy: {init_args: {images: {splitting: null}}}}}")
     cli = make_cli([
         "--config", str(CONFIGS / "bddx/caption_sft.yaml"), "--trainer.accelerator", "cpu",
         "--trainer.precision", "32-true", "--trainer.logger", "false",
         "--model.init_args.policy.init_args.model", str(vlm_folder),
-        "--model.init_args.policy.init_args.images.splitting", "null", "--data.root", str(tmp_path / "scenes.jsonl"),
+        "--config", str(small), "--data.root", str(tmp_path / "scenes.jsonl"),
         "--data.num_workers", "0",
     ])  # fmt: skip
     module, data = cli.model, cli.datamodule
