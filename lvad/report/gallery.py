@@ -4,19 +4,16 @@ Ids and texts are anything a model or a folder of strangers may say: all are esc
 (a ``Content-Security-Policy`` with the hashes of its one script and one style) lets nothing else run or load.
 """
 
-import base64
-import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
 from torch import Tensor
 
 from lvad.report.answer_picture import action_words, arrows, explanations, outcomes, true_words
+from lvad.report.pages import STYLE, content_hash, inlined
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -26,42 +23,7 @@ _FILTERS: Final = {
     "wrong-reasons": "wrong reasons",
     "parse-failures": "parse failures",
 }
-_MAX_FRAME_PX: Final = 640
 _MAX_CHARS: Final = 1000
-
-_STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c1e22; --paper: #f4f5f7; --card: #fff; --rule: #d5d9de;
-  --good: #007a3d; --bad: #be1e2d; --missed: #696e76; --badge: #fff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14161a; --card: #1f2227; --rule: #3a3f47;
-  --good: #4cc38a; --bad: #ff8a80; --missed: #a2a8b1; --badge: #14161a; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 90rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1rem; margin: 0 0 .6rem; } p { margin: .5rem 0; }
-nav { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem; padding: .6rem 0;
-  background: var(--paper); }
-button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--rule); border-radius: 2rem;
-  padding: .3rem .9rem; min-height: 2.5rem; cursor: pointer; }
-button[aria-pressed=true] { background: var(--ink); color: var(--paper); }
-main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: .6rem; padding: 1rem; min-width: 0;
-  content-visibility: auto; contain-intrinsic-size: auto 34rem; }
-[hidden] { display: none; }
-.frames { display: grid; gap: .4rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9rem), 1fr)); }
-.four { grid-template-columns: 1fr 1fr; }
-.frames img { display: block; width: 100%; height: auto; border-radius: .3rem; }
-ul { list-style: none; margin: .6rem 0; padding: 0; }
-.arrows { display: grid; grid-template-columns: repeat(4, 1fr); text-align: center; }
-.arrows svg { display: block; width: 2.6rem; height: 2.6rem; margin: 0 auto .2rem; overflow: visible; }
-polygon { fill: none; stroke: var(--missed); stroke-width: .035; stroke-linejoin: round; }
-.said polygon { fill: var(--good); stroke: var(--good); }
-b { color: var(--badge); background: var(--ink); border-radius: .25rem; padding: 0 .35rem; font-size: .8rem; }
-.reasons b { display: inline-block; min-width: 2.1rem; text-align: center; margin-right: .4rem; }
-.TP { color: var(--good); } .TP b { background: var(--good); }
-.FP b { background: var(--bad); } .reasons .FP { color: var(--bad); }
-.FN b { background: var(--missed); } .reasons .FN { color: var(--missed); }
-.arrows li { color: var(--ink); } .legend, .true, details { font-size: .9rem; } .flaw { color: var(--bad); }
-"""
 
 _SCRIPT: Final = """
 const cards = [...document.querySelectorAll('.card')], buttons = [...document.querySelectorAll('nav button')];
@@ -136,7 +98,7 @@ def tags(scene: AnsweredScene) -> list[str]:
 def _head(title: str, summary: Mapping[str, float]) -> str:
     numbers = " · ".join(f"{name} {value:.4g}" for name, value in summary.items())
     buttons = "".join(f'<button type="button" data-show="{key}">{name}</button>\n' for key, name in _FILTERS.items())
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}"
+    policy = f"default-src 'none'; img-src data:; style-src {content_hash(STYLE)}; script-src {content_hash(_SCRIPT)}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -144,7 +106,7 @@ def _head(title: str, summary: Mapping[str, float]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <h1>{escape(title)}</h1>
@@ -155,10 +117,6 @@ FN: true, not said. P: said, truth unknown. Numbers: probabilities.</p>
 {buttons}</nav>
 <main>
 """
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> Iterator[str]:
@@ -190,16 +148,9 @@ def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> Iterator[
 
 def _images(frames: Tensor) -> Iterator[str]:
     """M ``img`` elements with their pixels inside."""
-    if frames.ndim != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8" or not len(frames):
-        raise ValueError(f"frames must be uint8[M, 3, H, W], got {frames.dtype}{list(frames.shape)}")
-    for i, frame in enumerate(frames.cpu().permute(0, 2, 3, 1).contiguous().numpy(), start=1):
-        picture = Image.fromarray(frame)
-        picture.thumbnail((_MAX_FRAME_PX, _MAX_FRAME_PX))
-        encoded = io.BytesIO()
-        picture.save(encoded, "JPEG", quality=85)
-        data = base64.b64encode(encoded.getvalue()).decode()
-        size = f'width="{picture.width}" height="{picture.height}"'
-        yield f'<img alt="frame {i} of {len(frames)}" {size} decoding="async" src="data:image/jpeg;base64,{data}">'
+    for i, picture in enumerate(inlined(frames), start=1):
+        size = f'width="{picture.width_px}" height="{picture.height_px}"'
+        yield f'<img alt="frame {i} of {len(frames)}" {size} decoding="async" src="{picture.address}">'
 
 
 def _text(text: str) -> str:
