@@ -15,10 +15,10 @@ from docstring_parser import parse_from_object
 import lvad.estimators
 import lvad.rewards
 from lvad.callbacks import AverageWeights, KLRate
-from lvad.callbacks.fit_plan import Plan
+from lvad.callbacks.fit_plan import FitPlan
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy, TextReader
-from lvad.objectives import CrossEntropy, ExpectedBLEU, MinimumRisk
+from lvad.objectives import CrossEntropy, ExpectedBLEU, MinimumRiskBLEU
 from lvad.policy import HFPolicy
 from lvad.report.alarms import Alarms
 from lvad.report.board import TensorBoard
@@ -59,8 +59,8 @@ def sections() -> list[Section]:
             "Rewards", "`reward` and `judge` of a stage", _exported(lvad.rewards, lambda one: hasattr(one, "score"))
         ),
         Section("Estimators", "`estimator` of `RLOOPolicy`", tuple(one for one in estimators if one not in OPEN_TYPES)),
-        Section("Supervised objectives", "`objective` of `ActionSFT`", (CrossEntropy, ExpectedBLEU, MinimumRisk)),
-        Section("Plan of a fit", "`plan`", (Plan,)),
+        Section("Supervised objectives", "`objective` of `ActionSFT`", (CrossEntropy, ExpectedBLEU, MinimumRiskBLEU)),
+        Section("FitPlan of a fit", "`plan`", (FitPlan,)),
         Section("Record of a run", "`recorder`", (RunRecorder,)),
         Section("Alarms", "`alarms`", (Alarms,)),
         Section("Predictions", "`predictions`", (PredictionWriter,)),
