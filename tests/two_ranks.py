@@ -10,7 +10,10 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.estimators import A2C, RLOO
 from lvad.modules import KL, ActionSFT, CLIPReward, Controls, RLOOPolicy
 from lvad.modules.clip_losses import PairLosses
@@ -114,12 +117,10 @@ def main(
         callbacks=[Plan()],
     )  # fmt: skip
     data = BDDOIADataModule(
-        "lastframe",
-        root,
-        unlabelled=isinstance(module, RLOOPolicy),
+        Source("lastframe", root),
+        Split(unlabelled=isinstance(module, RLOOPolicy), num_scenes=SceneCounts(train=num_train, val=7)),
         batch_size=batch_size,
         eval_batch_size=4,
-        num_scenes=SceneCounts(train=num_train, val=7),
     )
     trainer.fit(module, data)
     if trainer.is_global_zero:

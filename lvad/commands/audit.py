@@ -21,6 +21,7 @@ from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import SPLITS, DataError
+from lvad.data.source import Source
 from lvad.data.splits import take
 from lvad.report.audit import audit_picture, audit_table
 from lvad.report.runs import write_whole
@@ -151,10 +152,12 @@ def _scenes(config: Namespace) -> DataLoader[Any]:
     root = Path(config.root).expanduser()
     is_there = root.is_dir() and any(root.iterdir())
     data = BDDOIADataModule(
-        format="lastframe" if is_there and config.format == "synthetic" else config.format,  # whatever seed drew it
-        root=config.root,
-        images=config.images,
-        num_frames=config.num_frames,
+        Source(
+            "lastframe" if is_there and config.format == "synthetic" else config.format,
+            config.root,
+            images=config.images,
+            num_frames=config.num_frames,
+        ),
         taxonomy=config.taxonomy,
     )
     data.prepare_data()

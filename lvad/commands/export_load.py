@@ -88,7 +88,7 @@ def scenes_to_try(data: Any, count: int) -> Shown:
             data.setup("validate")
         scenes = data.scenes["val"][:count]
         if scenes:
-            frames = [decode(scene, data.num_frames, data.image_size_px) for scene in scenes]
+            frames = [decode(scene, data.source.num_frames, data.source.image_size_px) for scene in scenes]
             return Shown(frames, "validation scenes of the run")
         reason = "the run has no validation scenes"
     except (DataError, OSError) as error:
@@ -156,7 +156,7 @@ def _load(module: LightningModule, state: dict[str, Tensor], path: Path) -> None
 
 
 def _drawn(data: Any, count: int) -> list[Tensor]:
-    num_frames = data.num_frames
+    num_frames = data.source.num_frames
     states = [draw_scene(0, index).state for index in range(count)]
     pictures = [[np.asarray(render(state, i, num_frames)) for i in range(num_frames)] for state in states]
     return [torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous() for frames in pictures]

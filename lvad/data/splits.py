@@ -9,7 +9,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
 
@@ -26,35 +25,6 @@ REWARD_COUNTS: Final = (1400, 200, 400)
 Subset = Literal["all", "apart", "single", "grouped", "reward"]
 
 _RECORDING: Final = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(_[0-9]+)?")
-
-
-@dataclass(frozen=True)
-class SceneCounts:
-    """How many scenes of each split are used: a count, a share in (0, 1], or None for all.
-
-    Args:
-        train: of the training scenes; a smaller choice lies within every larger one, and each is stratified.
-        val: of the validation scenes.
-        test: of the test scenes.
-    """
-
-    train: int | float | None = None
-    val: int | float | None = None
-    test: int | float | None = None
-
-
-ALL_SCENES: Final = SceneCounts()
-
-
-def at_least(least: int, value: int, what: str) -> int:
-    """The value.
-
-    Raises:
-        ValueError: naming it, where it is smaller.
-    """
-    if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value}")
-    return value
 
 
 def permutation(scenes: Sequence[Scene], seed: int) -> list[int]:

@@ -10,7 +10,8 @@ from lvad.cli import main
 def fit(tmp_path_factory, vlm_folder, clip_folder, drawn_root):
     """Two steps of a shipped configuration on random weights; the run's folder."""
     small = [
-        "--data.root", drawn_root, "--data.format", "lastframe", "--data.num_scenes", "{train: 8, val: 4, test: 4}",
+        "--data.source.root", drawn_root, "--data.source.format", "lastframe",
+        "--data.split.num_scenes", "{train: 8, val: 4, test: 4}",
         "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu",
         "--trainer.enable_progress_bar", "false", "--trainer.num_sanity_val_steps", "0",
         "--trainer.val_check_interval", "1.0", "--trainer.check_val_every_n_epoch", "1",

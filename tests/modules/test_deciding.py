@@ -5,6 +5,7 @@ import torch
 
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
 from lvad.modules import ActionSFT
 from lvad.modules.deciding import View, Voting, questions, vote
 from lvad.modules.describing import Description
@@ -24,7 +25,7 @@ def policy(vlm_folder):
 
 @pytest.fixture(scope="module")
 def batch(drawn_root):
-    data = BDDOIADataModule("lastframe", str(drawn_root), eval_batch_size=4)
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), eval_batch_size=4)
     data.setup()
     return next(iter(data.val_dataloader()))
 

@@ -10,7 +10,10 @@ from lightning import LightningModule, Trainer, seed_everything
 from PIL import Image
 from transformers import Idefics3ImageProcessor
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.estimators import A2C
 from lvad.modules import KL, ActionSFT, CLIPReward, RLOOPolicy
 from lvad.modules.describing import Description
@@ -25,7 +28,9 @@ from lvad.types import Scene
 
 @pytest.fixture
 def data(drawn_root):
-    made = BDDOIADataModule("lastframe", drawn_root, batch_size=4, num_scenes=SceneCounts(train=8, val=4))
+    made = BDDOIADataModule(
+        Source("lastframe", drawn_root), Split(num_scenes=SceneCounts(train=8, val=4)), batch_size=4
+    )
     made.setup()
     return made
 
@@ -167,7 +172,7 @@ def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip
     ) as caught:
         trainer(tmp_path, Plan()).fit(module, data)
     assert "completions_at_once 2" in str(caught.value)
-    assert "; a smaller data.num_frames" in str(caught.value)
+    assert "; a smaller data.source.num_frames" in str(caught.value)
     # The processor scales every frame to its one tile.
     assert "image_size_px" not in str(caught.value)
     assert "policy images." not in str(caught.value)
