@@ -16,6 +16,7 @@ from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
 from lvad.commands.accelerators import accelerator
 from lvad.commands.one_line import in_one_line, innermost
+from lvad.commands.renamed import check_keys
 from lvad.commands.trust import ask_for_keys, parsed, with_consent
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
@@ -105,8 +106,10 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
 
 
 def _from_configuration(path: Path) -> Reward:
+    content = read_yaml(path)
+    check_keys(content, path)
     try:
-        found = read_yaml(path)["model"]["init_args"]["reward"]
+        found = content["model"]["init_args"]["reward"]
     except (KeyError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no reward at model.init_args.reward; {_REMEDY}") from error
     parser = ArgumentParser(exit_on_error=False)

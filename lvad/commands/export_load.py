@@ -15,6 +15,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from lvad.commands.checkpoint_file import read_checkpoint
+from lvad.commands.renamed import check_keys
 from lvad.commands.stages import make_cli
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
@@ -128,6 +129,7 @@ def _build(path: Path) -> tuple[dict[str, Any], Any]:
     if not isinstance(config, dict):
         problem = f"is no configuration ({type(config).__name__} at its top)"
         raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote")
+    check_keys(config, path)
     kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         file = Path(scratch) / CONFIG
