@@ -2,6 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ def check_arguments(args: Sequence[str]) -> None:
     options = [arg.removeprefix("--").partition("=")[0] for arg in args if arg.startswith("--")]
     if said := _new_names(options):
         raise ArgumentError(None, said)
-    for option, value in zip(args, args[1:], strict=False):
+    for option, value in pairwise(args):
         if option == "--config" and Path(value).is_file():
             check_keys(read_yaml(Path(value)), value)
 

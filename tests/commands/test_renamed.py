@@ -5,6 +5,7 @@ from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lvad.cli import main
@@ -23,7 +24,7 @@ SAID = "data.root is now data.source.root, data.budget is now data.split.budget"
 
 def write(path: Path, content) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
@@ -72,8 +73,6 @@ def test_a_command_says_it_in_one_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", ["test", "predict", "export"])
 def test_a_run_of_before_is_refused_with_the_new_names(tmp_path, monkeypatch, capsys, command):
-    import torch
-
     monkeypatch.chdir(tmp_path)
     config = write(tmp_path / "logs" / "rloo" / "version_0" / "config.yaml", OLD)
     checkpoint = config.parent / "checkpoints" / "best.ckpt"

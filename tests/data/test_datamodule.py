@@ -8,6 +8,7 @@ from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe, picture, write_v
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DistributedSampler
 
+from lvad.commands.number_types import count_before_share
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.drawn import DRAWN
@@ -244,6 +245,38 @@ def test_the_constructor_is_the_schema() -> None:
     data = parser.instantiate_classes(parsed).data
     assert (data.source.format, data.split.num_scenes) == ("auto", SceneCounts(0.125, 7, None))
     assert BDDOIADataModule().summary() == "data/synthetic: not read yet"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("given", "source", "split"),
+    [
+        (["--data.source.root=other"], {"root": "other"}, {}),
+        (["--data.source={root: other}"], {"root": "other"}, {}),
+        (["--data.split.budget=null"], {}, {"budget": None}),
+        (["--data.split.num_scenes.val=1.0"], {}, {"num_scenes": SceneCounts(None, 1.0, 7)}),
+        (["--data.split.num_scenes", '{"val": 1}'], {}, {"num_scenes": SceneCounts(None, 1, 7)}),
+        (["--data.source.num_drawn", '{"train": 9}'], {"num_drawn": SceneCounts(9, 2, None)}, {}),
+    ],
+)
+def test_what_is_overridden_leaves_what_stands_beside_it(
+    tmp_path: Path, given: list[str], source: dict, split: dict
+) -> None:
+    """In a group of a file, by one key, by a part of the group, and where a null is one of the values."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "data:\n  source: {root: drawn, num_frames: 3, num_drawn: {train: 5, val: 2}}\n"
+        "  split: {budget: 4, rest: unlabelled, num_scenes: {test: 7}}\n  batch_size: 6\n"
+    )
+    count_before_share()
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(BDDOIADataModule, "data")
+    data = parser.instantiate_classes(parser.parse_args(["--config", str(file), *given])).data
+    before = {"root": "drawn", "num_frames": 3, "num_drawn": SceneCounts(5, 2, None)}
+    chosen = {"budget": 4, "rest": "unlabelled", "num_scenes": SceneCounts(test=7)}
+    assert (repr(data.source), repr(data.split)) == (repr(Source(**before | source)), repr(Split(**chosen | split)))
+    assert data.batch_size == 6
 
 
 def test_a_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
