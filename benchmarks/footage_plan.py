@@ -26,7 +26,7 @@ FLOPS = 989e12 * 0.25  # dense bf16, a quarter of it reached: the products are n
 BANDWIDTH = 3.35e12 * 0.6  # bytes/s
 STEP_EAGER_S, STEP_GRAPH_S = 25e-3, 1e-3  # one token of all completions: launched by Python, and as a CUDA graph
 
-# Measured on one core of the machine of benchmarks/README.md, 13 pictures of BDD100K at 1280x720.
+# Measured on one core of the machine of docs/performance.md, 13 pictures of BDD100K at 1280x720.
 BYTES = {"as they are": 62e3, "at 512 px": 35e3}
 ASSUMED_BYTES = 100e3  # a frame at 1280x720; 80 to 120 kB are usual
 READ_DECODE_S = 9.3e-3  # CPU seconds to read and decode a scene of two frames

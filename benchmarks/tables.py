@@ -26,7 +26,7 @@ from markdown_tables import markdown, mean, spread
 from rloo_bench import step_tables
 
 HERE = Path(__file__).resolve().parent
-FILES = ("README.md", "benchmarks/README.md", "docs/label_efficiency.md")
+FILES = ("README.md", "docs/results.md", "docs/performance.md", "docs/label_efficiency.md")
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end of table -->\n)", re.S)
 
 
@@ -122,7 +122,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "limits": lambda: limits.table(record("limits")),
     "gpu": lambda: gpu_tables.table(record("gpu")["sections"]) + "\n",
-    "speed": lambda: step_tables.speed(record("rloo_step")),
+    "speed": lambda: step_tables.speed(record("rloo_step"), record("gpu")),
     "steps": lambda: step_tables.steps(record("rloo_step")),
     "alone": lambda: step_tables.alone(record("rloo_step")),
 }

@@ -5,9 +5,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from rloo_bench.geometries import GEOMETRIES, SPECIAL, make_smolvlm
 
+from lvad.answers.describer import Description
 from lvad.assets import CONFIGS
 from lvad.commands.stages import make_cli
-from lvad.modules.describing import Description
 from lvad.policy.families.idefics3 import TiledFrames
 from lvad.policy.tokens import PromptIds, chat_inputs
 from lvad.rewards.clip import CLIP

@@ -1,18 +1,13 @@
-"""The plan of docs/footage.md is what its script computes, and its commands are understood."""
+"""The plan of docs/footage.md is what its script computes."""
 
 import itertools
-import re
-import shlex
 from pathlib import Path
 
 import footage_plan as plan
 import pytest
 
-from lvad.cli import main
-
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/footage.md").read_text()
-COMMANDS = re.findall(r"^lvad .*", "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.S)), re.M)
 
 
 @pytest.mark.parametrize("table", plan.TABLES, ids=lambda table: table.__name__)
@@ -37,27 +32,3 @@ def test_more_completions_at_once_are_faster_until_the_memory_is_the_limit():
     times = [plan.decode_s(setting, batch, plan.STEP_GRAPH_S) for batch in (1, 8, 64, 512, 4096)]
     assert all(a >= b for a, b in itertools.pairwise(times))
     assert times[0] == pytest.approx(40 * 1e-3)
-
-
-def test_the_commands_and_overrides_are_understood(tmp_path, monkeypatch, capsys):
-    fits = [shlex.split(command, comments=True)[1:] for command in COMMANDS if command.startswith("lvad fit")]
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
-    (tmp_path / "mine.yaml").write_text(block)
-    fits.append([*fits[0], "--config", str(tmp_path / "mine.yaml")])
-    for args in fits:
-        with pytest.raises(SystemExit) as done:
-            main([*args, "--print_config"])
-        printed = capsys.readouterr()
-        assert done.value.code == 0, printed.err
-    assert "footage: https://frames.example/shards" in printed.out
-    shards = [shlex.split(command, comments=True)[1:] for command in COMMANDS if "data shard" in command]
-    assert len(shards) == 3
-    monkeypatch.chdir(tmp_path)
-    for args in shards:  # understood, and there is no such folder here
-        assert main(args) == 1
-        assert "recordings: does not exist" in capsys.readouterr().err
-
-
-def test_what_is_named_exists():
-    for name in re.findall(r"`?((?:tests|configs|benchmarks|lvad)/[\w./]+\.\w+)`?", PAGE):
-        assert (ROOT / name).is_file(), name

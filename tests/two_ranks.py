@@ -10,15 +10,16 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
+from lvad.callbacks.fit_plan import Plan
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import Split
 from lvad.estimators import A2C, RLOO
-from lvad.modules import KL, ActionSFT, CLIPReward, Controls, RLOOPolicy
-from lvad.modules.clip_losses import PairLosses
-from lvad.modules.objectives import CrossEntropy
-from lvad.modules.plan import Plan
+from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy
+from lvad.objectives import KL, Controls
+from lvad.objectives.clip_losses import PairLosses
+from lvad.objectives.text_objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards.clip import CLIP
 from lvad.types import Scores

@@ -25,13 +25,19 @@ def _checkpointing(row: dict[str, Any]) -> str:
     return {"trl": "TRL", "lvad": "lvad"}[sides[0]] if len(sides) == 1 else "both" if sides else "neither"
 
 
-def speed(rows: list[dict[str, Any]]) -> str:
-    """The rows of the published shapes with k = 8, from short prompts to long ones."""
+def speed(rows: list[dict[str, Any]], gpu: dict[str, Any]) -> str:
+    """The rows of the published shapes with k = 8, from short prompts to long ones, and the one of a GPU.
+
+    Args:
+        rows: of ``rloo_step.json``.
+        gpu: ``gpu.json``; its section ``trl_rloo`` has one row.
+    """
     rows = [row for row in rows if "trl" in row and row["setting"]["geometry"] != "embedded"]
     rows = [row for row in rows if row["setting"]["k"] == 8 and row["setting"]["frames"] == 1]
     rows.sort(key=lambda row: (row["setting"]["tiles"], not row["setting"]["lora"], -row["speedup"]))
     cells = [
         [
+            f"{row['setting']['threads']} cores, {row['setting']['dtype']}",
             _prompt(row["setting"]),
             _trained(row["setting"]),
             AGAINST[row["against"]],
@@ -44,8 +50,27 @@ def speed(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    header = ("prompt", "trained", "against", "checkpointing", "TRL", "lvad", "times faster", "memory of a step")
-    return markdown((*header, "engine"), cells)
+    header = ("machine", "prompt", "trained", "against", "checkpointing", "TRL", "lvad", "times faster")
+    return markdown((*header, "memory of a step", "engine"), [*cells, _on_gpu(gpu)])
+
+
+def _on_gpu(gpu: dict[str, Any]) -> list[str]:
+    """The row of the section ``trl_rloo``: RLOOTrainer as it ships, so with checkpointing, at k = 8 and 17 tiles."""
+    section = gpu["sections"]["trl_rloo"]
+    (row,) = section["rows"]
+    figures = row["figures"]
+    return [
+        f"{gpu['machine']['card']}, bfloat16",
+        _prompt({"tiles": 17, "frames": 1}),
+        "all",
+        AGAINST["rloo"],
+        "TRL",
+        f"{figures['trl_s']:.1f} s",
+        f"{figures['lvad_s']:.2f} s",
+        f"{figures['times_faster']:.1f}",
+        f"1/{figures['times_less_memory']:.1f}",
+        f"`{section['commit'][:7]}`",
+    ]
 
 
 def steps(rows: list[dict[str, Any]]) -> str:

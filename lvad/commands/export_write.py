@@ -25,9 +25,9 @@ from lvad.commands.export_check import (
 )
 from lvad.commands.export_load import Shown
 from lvad.data.records import DataError
+from lvad.evaluation.clip_similarity import blended
 from lvad.modules import ActionSFT, CLIPReward
 from lvad.modules.action_sft import ANSWER
-from lvad.modules.clip_similarity import blended
 from lvad.policy import HFPolicy
 from lvad.policy.adapters import float_copy, merged, save_adapter, start_of
 from lvad.policy.four_bits import is_in_four_bits, multiply_in_float32

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lvad.callbacks.fit_plan import Plan
+from lvad.callbacks.step_seeds import StepSeeds
 from lvad.commands.arguments import complete
 from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
@@ -25,8 +27,6 @@ from lvad.commands.terminal import progress_bar, quieten
 from lvad.commands.trust import ask_for_keys, parsed
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
-from lvad.modules.plan import Plan
-from lvad.modules.step_seeds import StepSeeds
 from lvad.report.alarms import Alarms
 from lvad.report.board import TensorBoard
 from lvad.report.broken import TracebackFile

@@ -13,32 +13,27 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lvad.answers.answer_records import gather_answers, log_floors, training_labels, training_scenes
+from lvad.answers.decision import Decided, Voting, decide, put_on_record, questions, views_of, vote
+from lvad.answers.describer import Describer, Description
+from lvad.answers.pseudo_labelling import PseudoLabels
+from lvad.answers.target_texts import Target, label_texts, mean_tokens, right_texts
 from lvad.data.augment import Augment
 from lvad.data.label_sets import taxonomy_of
+from lvad.evaluation.answer_judge import judge_answers
+from lvad.fit_state import fit_progress
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 from lvad.metrics.judged import JudgeScore
 from lvad.metrics.likelihood import TextLoss
-from lvad.modules.answer_judge import judge_answers
-from lvad.modules.answering import gather_answers, log_floors, training_labels, training_scenes
-from lvad.modules.common import (
-    Shardable,
-    check_checkpoint_of,
-    fit_progress,
-    frozen,
-    keep_trained_weights,
-    make_optimizer,
-)
-from lvad.modules.deciding import Decided, Voting, decide, put_on_record, questions, views_of, vote
-from lvad.modules.describing import Describer, Description
-from lvad.modules.fixmatch import FixMatch
-from lvad.modules.label_texts import Target, label_texts, mean_tokens, right_texts
-from lvad.modules.objectives import CrossEntropy, Lesson, Objective, say_supervised_share
-from lvad.modules.pseudo_labelling import PseudoLabels
+from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
+from lvad.objectives.fixmatch import FixMatch
+from lvad.objectives.text_objectives import CrossEntropy, Lesson, Objective, say_supervised_share
 from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.ranks import SceneRows, log_gathered, mean_over_ranks
+from lvad.rewards.checks import frozen
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
 

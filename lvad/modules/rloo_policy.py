@@ -15,17 +15,17 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lvad.estimators import RLOO, Estimator, Judged
+from lvad.evaluation.greedy_scores import HeldOut
+from lvad.evaluation.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
 from lvad.modules.apart import touched, without_gradients
-from lvad.modules.common import Shardable, check_checkpoint_of, frozen, keep_trained_weights, make_optimizer
-from lvad.modules.controls import Controls
+from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.modules.experience import Experience, values_of_all_ranks
-from lvad.modules.held_out import HeldOut
-from lvad.modules.kl_control import KL, KLControl
-from lvad.modules.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
+from lvad.objectives.kl_penalty import KL, KLControl
+from lvad.objectives.regularisation import Controls
 from lvad.ops import on_host, sequence_sum
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
-from lvad.rewards.finite import check_finite
+from lvad.rewards.checks import check_finite, frozen
 from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
 from lvad.sharding import total_norm, whole_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores

@@ -13,6 +13,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lvad.answers.answer_records import answered_scenes, gather_answers, log_floors, read_answers
 from lvad.data.augment import mirrored
 from lvad.data.label_sets import taxonomy_of
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
@@ -20,10 +21,9 @@ from lvad.data.records import DataError
 from lvad.data.splits import recording
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
-from lvad.modules.answering import answered_scenes, gather_answers, log_floors, read_answers
-from lvad.modules.common import frozen
 from lvad.modules.reader_fit import Fit, Said, cross_fit, decide, folds_of
 from lvad.ranks import gather, log_gathered
+from lvad.rewards.checks import frozen
 from lvad.rewards.clip import CLIP
 from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_reader
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary

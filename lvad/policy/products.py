@@ -2,7 +2,7 @@
 
 On a CPU a few rows cost what reading the weights costs. MKL lays the weights out anew in every call; oneDNN lays them
 out once, in the order in which it reads them for that many rows: about twice as fast for 1 to 16 rows on the processor
-of ``benchmarks/README.md``. The copy costs as much as four to eight tokens, by whether its memory is at hand. Since it
+of ``docs/performance.md``. The copy costs as much as four to eight tokens, by whether its memory is at hand. Since it
 is made anyway, layers that multiply the same rows are joined in it, and adapters merged.
 """
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
+from lvad.callbacks.step_seeds import StepSeeds
 from lvad.cli import main
-from lvad.modules.step_seeds import StepSeeds
 
 whole = StepSeeds.on_train_batch_start
 

@@ -8,11 +8,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lvad.callbacks.step_seeds import StepSeeds
 from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.commands.signals import StopSignals
 from lvad.data.resume import EpochSampler, ResumableLoader
-from lvad.modules.step_seeds import StepSeeds
 
 
 class Remembers(LightningModule):

@@ -5,9 +5,9 @@ from going import Remembers, fit, last
 from lightning.pytorch.callbacks import EarlyStopping
 from torch.optim import SGD, Adam, lr_scheduler
 
+from lvad.callbacks.kl_rate import KLRate
 from lvad.commands.configured import changes
 from lvad.data.records import DataError
-from lvad.modules.kl_rate import KLRate
 
 
 def adam(**options):

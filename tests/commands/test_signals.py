@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from lvad.callbacks.step_seeds import StepSeeds
 from lvad.cli import main
 from lvad.commands.signals import StopSignals
 from lvad.data.ledger import read_ledger
 from lvad.data.records import DataError
 from lvad.modules import CLIPReward
-from lvad.modules.step_seeds import StepSeeds
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
+from lvad.answers.describer import Description
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import Split
 from lvad.modules import ActionSFT
-from lvad.modules.describing import Description
-from lvad.modules.objectives import CrossEntropy
+from lvad.objectives.text_objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.report.answers import read_answers
 from lvad.report.recorder import RunRecorder

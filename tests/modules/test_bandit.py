@@ -4,7 +4,8 @@ import pytest
 import torch
 from lightning import seed_everything
 
-from lvad.modules import KL, RLOOPolicy
+from lvad.modules import RLOOPolicy
+from lvad.objectives import KL
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.types import UNLABELLED, Batch, Rollouts, Scores
 

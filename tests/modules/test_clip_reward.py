@@ -17,11 +17,11 @@ from lvad.data.pairs import candidates
 from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.evaluation.clip_similarity import blended
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.modules import CLIPReward
-from lvad.modules.clip_losses import PairLosses, corrupted_loss, own_texts
-from lvad.modules.clip_similarity import blended
+from lvad.objectives.clip_losses import PairLosses, corrupted_loss, own_texts
 from lvad.rewards.clip import CLIP
 from lvad.taxonomy import BDD_OIA
 from lvad.text import mirror

@@ -8,7 +8,8 @@ from lvad.data.counts import ALL_SCENES, SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import Split
-from lvad.modules import KL, RLOOPolicy
+from lvad.modules import RLOOPolicy
+from lvad.objectives import KL
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.rewards import CLIPCosine
 from lvad.types import Scores

@@ -9,7 +9,7 @@ import torch
 from listing import as_rollouts, only
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from lvad.modules.chances import reason_probabilities
+from lvad.answers.answer_probabilities import reason_probabilities
 from lvad.policy import HFPolicy, Sampling
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.tokens import chat_inputs

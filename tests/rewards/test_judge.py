@@ -10,7 +10,7 @@ from test_rules import EVERYTHING, rollouts
 
 from lvad.rewards import JudgeError, LLMJudge, Mix
 from lvad.rewards.chat import Endpoint
-from lvad.rewards.finite import BrokenReward, check_finite
+from lvad.rewards.checks import BrokenReward, check_finite
 from lvad.rewards.judge import MAX_REASON_CHARS, read_score
 from lvad.types import Batch, Reward
 

@@ -10,7 +10,7 @@ from test_rules import rollouts
 from torch import nn
 
 from lvad.rewards import CLIPCosine, CLIPMargin, Ensemble, Mix, Repetition
-from lvad.rewards.finite import BrokenReward, check_finite
+from lvad.rewards.checks import BrokenReward, check_finite
 from lvad.types import Reward, Scores
 
 

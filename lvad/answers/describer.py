@@ -1,0 +1,165 @@
+"""Stage 1's description before stage 2's question."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lvad.data.records import DataError
+from lvad.fingerprints import fingerprints
+from lvad.policy.hf import HFPolicy
+from lvad.rewards.checks import frozen
+from lvad.types import Batch, Reward
+
+GREY = 128
+"""What hidden frames are filled with: SmolVLM drops an all-black one as padding."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What stands before the question: what the policy's start, which is stage 1, says of the scene.
+
+    Args:
+        sampled: draw a new description at every training step (greedy in evaluation); False takes the greedy one,
+            made once per scene.
+        hide_frames: share of the training scenes whose frames turn grey once they are described. With few labels the
+            answer is learnt from the pixels and the description is not read; where the frames are hidden it must be.
+            0 in the paper.
+        all_hidden_until: share of the fit's steps in which all frames are hidden, before ``hide_frames`` holds:
+            reading is learnt first, looking is added.
+        text_only: hide all frames from the question, in evaluation too: the answer is read from the text alone.
+        source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (drawn
+            scenes alone have one). Captions are labels: an upper bound of what descriptions can give, no method.
+        best_of: take the best of so many sampled descriptions instead of the greedy one, once per scene; 1 for none.
+        reward: says which one is best, in evaluation too: it must need no labels.
+
+    Raises:
+        ValueError: for a share outside [0, 1], captions that should be sampled, or one of ``best_of`` and ``reward``
+            without the other.
+    """
+
+    sampled: bool = False
+    hide_frames: float = 0.0
+    all_hidden_until: float = 0.0
+    text_only: bool = False
+    source: Literal["policy", "caption"] = "policy"
+    best_of: int = 1
+    reward: Reward | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("hide_frames", "all_hidden_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.sampled and self.source == "caption":
+            raise ValueError("a true description is not sampled: set describe.sampled false, or source policy")
+        if self.best_of < 1 or (self.best_of > 1) != (self.reward is not None):
+            raise ValueError(f"best_of must be > 1 with a reward, and 1 without, got {self.best_of}")
+        if self.best_of > 1 and (self.sampled or self.source == "caption"):
+            raise ValueError(
+                "best_of chooses among the policy's samples: set describe.sampled false, and source policy"
+            )
+
+    def hidden_share(self, is_training: bool, progress: float) -> float:
+        """The share of the scenes whose frames are hidden.
+
+        Args:
+            is_training: and no evaluation.
+            progress: the share of the fit's steps that are done.
+        """
+        if self.text_only:
+            return 1.0
+        if not is_training:
+            return 0.0
+        return 1.0 if progress < self.all_hidden_until else self.hide_frames
+
+
+class Describer(nn.Module):
+    """Makes descriptions by weights that are never trained, and keeps the greedy ones.
+
+    Args:
+        style: how; None describes nothing.
+    """
+
+    def __init__(self, style: Description | None) -> None:
+        super().__init__()
+        self.style = style
+        self.reward = None if style is None or style.reward is None else frozen(style.reward, "describe.reward")
+        self.known: dict[str, str] = {}
+        """By the frames' content and by what was asked."""
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether the policy's start describes, and so belongs to what answers."""
+        return self.style is not None and self.style.source == "policy"
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether what is hidden depends on how far the fit is."""
+        return self.style is not None and self.style.all_hidden_until > 0
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether descriptions are made of labels."""
+        return self.style is not None and self.style.source == "caption"
+
+    @torch.no_grad()
+    def describe(self, policy: HFPolicy, batch: Batch, is_training: bool) -> list[str]:
+        """B descriptions; empty where none is wanted.
+
+        Raises:
+            DataError: where a scene's caption is asked for and it has none.
+        """
+        if self.style is None:
+            return [""] * len(batch.ids)
+        if self.style.source == "caption":
+            return [_true_description(*scene) for scene in zip(batch.ids, batch.captions, strict=True)]
+        if self.style.sampled and is_training:
+            return self.sample(policy, batch, 1)[0]
+        # Not by the id: other pictures may have it too, such as those that a run's checkpoint is asked to predict.
+        asked = f"{policy.prompts.describe}\0{policy.sampling.max_new_tokens}\0{self.style.best_of}\0".encode()
+        keys = [hashlib.blake2b(asked + seen, digest_size=16).hexdigest() for seen in fingerprints(batch.frames)]
+        if not all(key in self.known for key in keys):
+            self.known |= dict(zip(keys, self._choose(policy, batch, self.style.best_of), strict=True))
+        return [self.known[key] for key in keys]
+
+    def _choose(self, policy: HFPolicy, batch: Batch, best_of: int) -> list[str]:
+        with policy.as_reference() as start:
+            said = start.generate(start.encode(batch), best_of, greedy=best_of == 1)
+        if self.reward is None:
+            return [row[0] for row in said.texts]
+        best = self.reward.score(batch, said).total.cpu().argmax(1).tolist()
+        return [row[i] for row, i in zip(said.texts, best, strict=True)]
+
+    @staticmethod
+    @torch.no_grad()
+    def sample(policy: HFPolicy, batch: Batch, count: int) -> list[list[str]]:
+        """So many times B descriptions, drawn anew."""
+        with policy.as_reference() as start:
+            rows = start.generate(start.encode(batch), count, greedy=False).texts
+        return [list(said) for said in zip(*rows, strict=True)]
+
+    def hide(self, batch: Batch, is_training: bool, progress: float = 1.0) -> Batch:
+        """The scenes with some of their frames hidden, drawn anew at every call.
+
+        Args:
+            batch: the scenes.
+            is_training: in evaluation all are shown, unless the style is ``text_only``.
+            progress: the share of the fit's steps that are done.
+        """
+        share = 0.0 if self.style is None else self.style.hidden_share(is_training, progress)
+        if share == 0:
+            return batch
+        is_hidden = (torch.rand(len(batch.ids)) < share).tolist()
+        frames = [
+            torch.full_like(shown, GREY) if hidden else shown
+            for shown, hidden in zip(batch.frames, is_hidden, strict=True)
+        ]
+        return batch._replace(frames=frames)
+
+
+def _true_description(name: str, captions: tuple[str, ...]) -> str:
+    if not captions:
+        raise DataError(f"scene {name} has no caption to stand as its true description; set describe.source policy")
+    return captions[-1]

@@ -1,0 +1,138 @@
+"""What a trained stage 2 is sure of on scenes without labels, as labels for a later fit (self-training)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lvad.answers.answer_probabilities import sets_of
+from lvad.answers.decision import Decided, put_on_record
+from lvad.data.collate import SceneDataset
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.held_out import held_out_loader
+from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
+from lvad.fit_state import data_of
+from lvad.metrics.calibration import fit_platt
+from lvad.types import AnsweredScene, Batch, Scene
+
+
+class Said(NamedTuple):
+    """An answer, and how probable its set of actions is."""
+
+    scene: AnsweredScene
+    probability: float
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Label the training scenes that the budget, or ``num_scenes.train``, leaves out, and keep what is sure.
+
+    The probability is that of the set of actions; the reasons are kept as answered behind it. Where labelled validation
+    scenes were answered rightly and wrongly, the probability is calibrated on them (Platt 1999); those that
+    choose nothing but this cost labels too. Without them it is taken as it is.
+
+    Args:
+        threshold: least probability of a set of actions that is kept.
+
+    Raises:
+        ValueError: for a threshold outside [0, 1].
+
+    Source:
+        Lee 2013, "Pseudo-Label"; the threshold as in Sohn et al. 2020 (arXiv:2001.07685).
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+
+    @torch.no_grad()
+    def write(
+        self,
+        folder: Path,
+        module: LightningModule,
+        decide: Callable[[Batch], tuple[Decided, list[str]]],
+        with_reasons: bool,
+    ) -> Path:
+        """Label the pool and write the file beside the exported model; returns its path.
+
+        Args:
+            folder: of the export.
+            module: whose device computes; its data holds the pool and the validation scenes.
+            decide: answers a batch, with probabilities, behind descriptions.
+            with_reasons: whether answers name reasons.
+        """
+        data, was_training = data_of(module.trainer), module.training
+        module.eval()
+        held_out, said = (
+            [one for batch in _batches(module, data, scenes) for one in say(batch, *decide(batch), with_reasons)]
+            for scenes in (data.scenes["val"], data.pool)
+        )
+        module.train(was_training)
+        platt = calibration_on(held_out)
+        kept = sure_labels(said, platt, self.threshold)
+        how = "as they are: no validation scenes to calibrate them on" if platt is None else "calibrated on validation"
+        rank_zero_info(f"pseudo-labels: {len(kept)} of {len(said)} scenes; probabilities {how}")
+        return write_pseudo_labels(folder, kept)
+
+
+def say(batch: Batch, decided: Decided, descriptions: Sequence[str], with_reasons: bool) -> list[Said]:
+    """B decisions with the probability of each answered set of actions."""
+    assert decided.chances is not None
+    answered = put_on_record(batch, decided, descriptions, with_reasons)
+    actions = torch.tensor([scene.actions for scene in answered])
+    found = set_probability(decided.chances.action_sets, actions)
+    return [Said(*row) for row in zip(answered, found.tolist(), strict=True)]
+
+
+def set_probability(action_sets: Tensor, actions: Tensor) -> Tensor:
+    """float[B], the probability of each answered set: float[B, 2^A] log-probabilities and int[B, A] flags."""
+    is_answered = (sets_of(action_sets) == actions.to(action_sets.device).unsqueeze(1)).all(-1)
+    return action_sets.exp()[is_answered]
+
+
+def calibration_on(said: Sequence[Said]) -> Tensor | None:
+    """Slope and offset, float64[2], of P(actions are right) = sigmoid(a logit(probability) + b).
+
+    None without both right and wrong answers, which say nothing of how sure the model should be.
+    """
+    known = [(one.probability, one.scene.true_actions == one.scene.actions) for one in said if one.scene.true_actions]
+    if len({is_right for _, is_right in known}) < 2:
+        return None
+    probabilities, is_right = zip(*known, strict=True)
+    return fit_platt(_logit(probabilities), torch.tensor(is_right))
+
+
+def sure_labels(said: Sequence[Said], platt: Tensor | None, threshold: float) -> dict[str, PseudoLabel]:
+    """The valid answers whose calibrated probability is at least the threshold.
+
+    Args:
+        said: answers.
+        platt: slope and offset, as of ``calibration_on``; None takes the probabilities as they are.
+        threshold: in [0, 1].
+    """
+    raw = torch.tensor([one.probability for one in said], dtype=torch.float64)
+    found = raw if platt is None else (platt[0] * _logit(raw.tolist()) + platt[1]).sigmoid()
+    return {
+        one.scene.id: PseudoLabel(one.scene.actions, one.scene.reasons, round(probability, 6))
+        for one, probability in zip(said, found.tolist(), strict=True)
+        if one.scene.is_valid and probability >= threshold
+    }
+
+
+def _logit(probabilities: Sequence[float]) -> Tensor:
+    return torch.tensor(probabilities, dtype=torch.float64).clamp(1e-6, 1 - 1e-6).logit()
+
+
+def _batches(module: LightningModule, data: BDDOIADataModule, scenes: Sequence[Scene]) -> Iterator[Batch]:
+    if not scenes:
+        return
+    items = SceneDataset(scenes, data.source.num_frames, data.source.image_size_px)
+    for batch in held_out_loader(items, data.eval_batch_size, 0, {"num_replicas": 1, "rank": 0}, data.taxonomy):
+        yield module.transfer_batch_to_device(batch, module.device, 0)

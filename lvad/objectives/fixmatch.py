@@ -1,0 +1,179 @@
+"""FixMatch beside the supervised loss: what the model is sure of in one view is taught in another one.
+
+Departures from Sohn et al. 2020 (arXiv:2001.07685):
+1. The label is an answer. Its confidence is the probability of the set of actions among all sets; the reasons are those
+   that the model writes behind that set.
+2. The weak view is the scene itself or, one time in two, its mirror with the sides exchanged back; the strong view is
+   cropped, its colours changed, mirrored or not.
+3. The unlabelled loss begins once the supervised one had its share of the steps, and confidences have a temperature:
+   two mends of Liu et al. 2025 ("SWIFT", arXiv:2512.10244), whose head starts from a linear probe. Their temperature of
+   the loss is left out: it answers flat probabilities of a contrastive model, which a language model that was
+   taught the answers has not.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from lvad.answers.answer_probabilities import Chances, action_set_logps, sets_of
+from lvad.answers.decision import View, name_reasons, questions
+from lvad.data.augment import Augment, mirrored
+from lvad.data.collate import SceneDataset, collate
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.in_turn import in_turn
+from lvad.data.records import DataError
+from lvad.fit_state import data_of, fit_progress
+from lvad.losses.confidence import confident
+from lvad.losses.supervised import token_cross_entropy
+from lvad.policy.grammar import AnswerGrammar
+from lvad.policy.hf import HFPolicy
+from lvad.text import render
+from lvad.types import Batch
+
+
+@dataclass(frozen=True)
+class FixMatch:
+    """The loss on scenes without labels: the training scenes that the budget, or ``num_scenes.train``, leaves out.
+
+    Args:
+        threshold: least probability of the set of actions that is taught.
+        weight: of the loss beside the supervised one.
+        per_labelled: unlabelled scenes in a step for each labelled one.
+        begin: share of the fit's steps of supervised training alone.
+        temperature: of the confidence; below 1 it sharpens.
+        min_area: least share of the picture that the strong view keeps.
+        jitter: strength of the strong view's change of colours.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    threshold: float = 0.9
+    weight: float = 1.0
+    per_labelled: int = 3
+    begin: float = 0.3
+    temperature: float = 1.0
+    min_area: float = 0.6
+    jitter: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0 or self.per_labelled < 1 or not 0 <= self.begin < 1:
+            raise ValueError(
+                f"weight must be > 0, per_labelled at least 1 and begin in [0, 1), got {self.weight}, "
+                f"{self.per_labelled} and {self.begin}"
+            )
+        confident(torch.zeros(1, 1), self.threshold, self.temperature)
+        Augment(self.min_area, self.jitter)
+
+    def beside(
+        self,
+        module: LightningModule,
+        policy: HFPolicy,
+        grammar: AnswerGrammar | None,
+        with_reasons: bool,
+        mean_tokens: float | None,
+    ) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """What a training step adds to its supervised loss, and what is logged of it; nothing before ``begin``."""
+        trainer = module.trainer
+        if fit_progress(trainer) < self.begin:
+            return 0.0, {}
+        data, step = data_of(trainer), trainer.fit_loop.epoch_loop.total_batch_idx
+        batch = self.batch_at(data, step, data.batch_size, module.global_rank, trainer.world_size)
+        batch = module.transfer_batch_to_device(batch, module.device, 0)
+        return self.loss(policy, batch, grammar, with_reasons, mean_tokens)
+
+    def batch_at(self, data: BDDOIADataModule, step: int, num_labelled: int, rank: int, world_size: int) -> Batch:
+        """The unlabelled scenes of a training batch: each of the pool once before any comes again.
+
+        Args:
+            data: whose ``pool`` they come from.
+            step: training batches before this one.
+            num_labelled: labelled scenes of a full batch.
+            rank: of this process.
+            world_size: number of processes.
+
+        Raises:
+            DataError: without such scenes.
+        """
+        if not data.pool:
+            problem = "no training scenes without labels"
+            raise DataError.at(
+                data.source.path, "", problem, "set data.split.budget or num_scenes.train below their number"
+            )
+        count = self.per_labelled * num_labelled
+        items = SceneDataset(data.pool, data.source.num_frames, data.source.image_size_px)
+        places = in_turn(len(data.pool), data.seed, (step * world_size + rank) * count, count)
+        return collate([items[place] for place in places], data.taxonomy)
+
+    def loss(
+        self,
+        policy: HFPolicy,
+        batch: Batch,
+        grammar: AnswerGrammar | None,
+        with_reasons: bool,
+        mean_tokens: float | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted cross-entropy per token over all unlabelled scenes, float[], and what is logged of it.
+
+        Args:
+            policy: the model.
+            batch: the unlabelled scenes.
+            grammar: of the answers.
+            with_reasons: whether answers name reasons.
+            mean_tokens: of an answer, over the labelled scenes; None counts those of the batch.
+        """
+        taught, values = self._teach(policy, batch, grammar, with_reasons)
+        if not taught.ids:
+            return torch.zeros((), device=batch.actions.device), {**values, "fixmatch/loss": torch.zeros(())}
+        seen = Augment(self.min_area, self.jitter)(taught)
+        rows = zip(seen.actions.tolist(), seen.reasons.tolist(), strict=True)
+        names = seen.taxonomy
+        right = [[render(actions, reasons if with_reasons else None, names)] for actions, reasons in rows]
+        targets = policy.targets(right)
+        prefix = policy.encode(seen, questions(policy, [""] * len(seen.ids), names))
+        logps = policy.logprobs(prefix, targets).flatten(0, 1)
+        loss = token_cross_entropy(logps, targets.completion_mask.flatten(0, 1), None, mean_tokens)
+        loss = loss * (len(taught.ids) / len(batch.ids))
+        return self.weight * loss, {**values, "fixmatch/loss": loss.detach()}
+
+    @torch.no_grad()
+    def _teach(
+        self, policy: HFPolicy, batch: Batch, grammar: AnswerGrammar | None, with_reasons: bool
+    ) -> tuple[Batch, dict[str, Tensor]]:
+        """The scenes that the weak view is sure of, labelled by it."""
+        is_mirrored = bool(torch.rand(()) < 0.5)
+        view = _view(policy, batch, is_mirrored)
+        names = batch.taxonomy
+        found = Chances(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
+        sets = (found.mirrored(names) if is_mirrored else found).action_sets
+        sure = confident(sets, self.threshold, self.temperature)
+        values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}
+        kept = _pick(batch, sure.is_kept.tolist())
+        if not kept.ids:
+            return kept, values
+        actions = sets_of(sets)[sure.choice[sure.is_kept]]
+        reasons = kept.reasons
+        if with_reasons:
+            behind = name_reasons(policy, _view(policy, kept, is_mirrored), actions, grammar)
+            reasons = behind.to(reasons.device, reasons.dtype)
+        return kept._replace(actions=actions.to(kept.actions.dtype), reasons=reasons), values
+
+
+def _view(policy: HFPolicy, batch: Batch, is_mirrored: bool) -> View:
+    queries = questions(policy, [""] * len(batch.ids), batch.taxonomy)
+    return View(mirrored(batch) if is_mirrored else batch, queries, is_mirrored)
+
+
+def _pick(batch: Batch, is_kept: list[bool]) -> Batch:
+    places = [i for i, kept in enumerate(is_kept) if kept]
+    return Batch(
+        ids=[batch.ids[i] for i in places],
+        frames=[batch.frames[i] for i in places],
+        actions=batch.actions[places],
+        reasons=batch.reasons[places],
+        captions=[batch.captions[i] for i in places],
+        facts=[batch.facts[i] for i in places],
+        taxonomy=batch.taxonomy,
+    )
