@@ -21,12 +21,26 @@ from lvad.taxonomy import BDD_OIA, Taxonomy
 UNLABELLED = -1
 
 
+class VideoFrame(NamedTuple):
+    """A picture of a video."""
+
+    video: Path
+    time_s: float
+    """From the beginning; the picture is the one that a player shows then."""
+    video_stream: int | None = None
+    """Which of several streams, as for ``lvad.data.videos.sample_video``."""
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.video} at {self.time_s:g} s"
+
+
 class Scene(NamedTuple):
     """The frames of one moment, with or without labels, as they lie on disk."""
 
     id: str
-    frames: tuple[Path, ...]
-    """M image files, oldest first."""
+    frames: tuple[Path | VideoFrame, ...]
+    """M image files, or moments of a video, oldest first."""
     split: str
     """``train``, ``val``, ``test``, or ``""`` where the source names none."""
     actions: tuple[int, ...] | None = None
@@ -34,7 +48,7 @@ class Scene(NamedTuple):
     reasons: tuple[int, ...] | None = None
     """R zeros and ones in the order of the label set; None without labels."""
     captions: tuple[str, ...] = ()
-    """Plain descriptions that fit the scene (drawn scenes only)."""
+    """Plain descriptions that fit the scene, each by itself."""
     facts: Mapping[str, str] | None = None
     """What is true of the scene, attribute to value (drawn scenes only): never shown to a reward."""
     is_pseudo: bool = False

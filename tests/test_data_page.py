@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from layouts import picture, write_video
 
 from lvad.cli import main
 from lvad.data.jsonl import KEYS
@@ -17,16 +17,16 @@ CHECKED = [name for name, part in SECTIONS.items() if "lvad data check" in part]
 
 
 def write(part: str) -> None:
-    """The files of a section in the current folder, and a picture for each that it names."""
-    pictures = re.findall(r"`([\w/-]+\.jpg)`", part)
+    """The files of a section in the current folder, and the pictures and videos that it names."""
+    shown = re.findall(r"`([\w/-]+\.(?:jpg|mp4|mov))`", part)
     for name, text in re.findall(r"`([\w/]+\.(?:jsonl?|yaml))`:\n\n```\w+\n(.*?)```", part, re.S):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
         if name.endswith("l"):
-            pictures += [str(Path(name).parent / frame) for frame in re.findall(r'"([\w/]+\.jpg)"', text)]
-    for name in pictures:
+            shown += [str(Path(name).parent / file) for file in re.findall(r'"([\w/]+\.(?:jpg|mp4))"', text)]
+    for name in shown:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(name)
+        picture(Path(name)) if name.endswith("jpg") else write_video(Path(name), 20, fps=5)
 
 
 @pytest.mark.parametrize("name", CHECKED)

@@ -55,6 +55,7 @@ def draw_captions(name: str, captions: Sequence[str], count: int) -> list[str]:
         DataError: without any.
     """
     if not captions:
-        raise DataError(f"scene {name} has no caption to learn; choose target: action or answer")
+        remedy = "give it a text, leave it out, or choose target: action or answer"
+        raise DataError(f"scene {name} has no text to learn or to compare with; {remedy}")
     order = torch.randperm(max(len(captions), count))[:count]
     return [captions[int(i) % len(captions)] for i in order]

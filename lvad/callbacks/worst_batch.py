@@ -9,12 +9,14 @@ from typing import Any, Final, NamedTuple
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.images import reduced_size
+from lvad.data.open_frames import size_of
+from lvad.data.records import DataError
 from lvad.objectives.kl_penalty import KLControl
 from lvad.ops import kept_random_state
 from lvad.policy.tokens import PromptIds
@@ -143,9 +145,8 @@ def longest_completion(policy: Any) -> int | None:
 def _size(scene: Scene, image_size_px: int | None) -> tuple[int, int]:
     """Width and height of its last frame."""
     try:
-        with Image.open(scene.frames[-1]) as picture:
-            return reduced_size(picture.size, image_size_px)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, IndexError):
+        return reduced_size(size_of(scene.frames[-1]), image_size_px)
+    except (OSError, DataError, Image.DecompressionBombError, IndexError):
         return 0, 0  # decoding it says what is wrong
 
 

@@ -21,7 +21,7 @@ MARKS: Final[dict[Layout, tuple[str, ...]]] = {
     "jsonl": (SCENES, SPLIT_SCENES),
 }
 """The label files by which a layout is known."""
-_READERS: Final = {"lastframe": read_lastframe, "gt_4a_21r": read_gt, "jsonl": read_jsonl}
+_READERS: Final = {"lastframe": read_lastframe, "gt_4a_21r": read_gt}
 _LINES: Final = ".jsonl"
 
 
@@ -71,7 +71,7 @@ def collect(
         layout: what ``root`` holds; found out if "auto".
         num_frames: M, the most frames of a scene.
         images: folder of the pictures, where they do not lie beside the labels.
-        fps: pictures per second taken from a video.
+        fps: frames per second taken from a video.
         video_stream: which of a video's several streams, as for ``sample_video``.
         from_first: of frames, let every one end a scene, so that the first of a sequence have fewer than M.
         taxonomy: what the labels are called, and how many there are.
@@ -85,7 +85,7 @@ def collect(
     check_labels_of(root, taxonomy)
     if images is not None:
         check_exists(images)
-        if not walk(images, IMAGE_SUFFIXES):
+        if not walk(images, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
             raise DataError.at(images, "", "holds no pictures", "correct images=")
     layout = detect(root) if layout == "auto" else layout
     if layout == "frames":
@@ -94,7 +94,10 @@ def collect(
     if not _has_labels(root, layout):
         looked = ", ".join(mark.format(split="{train,val,test}") for mark in MARKS[layout])
         raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
-    reading = _READERS[layout](root, num_frames, images, taxonomy)
+    if layout == "jsonl":
+        reading = read_jsonl(root, num_frames, images, taxonomy, fps, video_stream)
+    else:
+        reading = _READERS[layout](root, num_frames, images, taxonomy)
     _warn_of_gaps(reading)
     return reading
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from lvad.data.bddoia import Layout, collect
-from lvad.data.images import open_image
+from lvad.data.open_frames import open_frames
+from lvad.data.readable import Sizes
 from lvad.data.records import DataError, one_line
 from lvad.data.splits import recording, split_grouped, split_one_one
 from lvad.taxonomy import BDD_OIA, Taxonomy, load_taxonomy
@@ -32,6 +33,8 @@ class Report:
     """Split -> action -> scenes with it."""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     """Split -> reason's key -> scenes with it."""
+    texts: dict[str, int] = field(default_factory=dict)
+    """Split -> scenes with a text, where a scene has one."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Why -> rows left out."""
     errors: list[str] = field(default_factory=list)
@@ -98,6 +101,8 @@ def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
         members = [scene for scene in scenes if scene.split == split]
         name = split or "unsplit"
         report.splits[name] = len(members)
+        if any(scene.captions for scene in scenes):
+            report.texts[name] = sum(bool(scene.captions) for scene in members)
         labelled = [scene for scene in members if scene.actions and scene.reasons]
         if labelled:
             actions = [sum(column) for column in zip(*(s.actions for s in labelled if s.actions), strict=True)]
@@ -107,18 +112,18 @@ def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
 
 
 def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
-    sizes: dict[Path, tuple[int, int] | None] = {}
+    sizes: Sizes = {}
     for scene in scenes:
-        for path in scene.frames:
-            if path not in sizes:
-                sizes[path] = None
+        for frame in scene.frames:
+            if frame not in sizes:
+                sizes[frame] = None
                 try:
-                    sizes[path] = open_image(path).size
+                    sizes[frame] = open_frames([frame])[0].size
                 except DataError as error:
                     report.errors.append(str(error))
-        found = {size for path in scene.frames if (size := sizes[path])}
+        found = {size for frame in scene.frames if (size := sizes[frame])}
         if len(found) > 1:
-            listed = ", ".join(f"{path} {sizes[path]}" for path in scene.frames)
+            listed = ", ".join(f"{frame} {sizes[frame]}" for frame in scene.frames)
             problem = f"scene {scene.id!r}: frames differ in size: {listed}; bring them to one size"
             report.errors.append(one_line(problem))
     return f"{sum(size is not None for size in sizes.values())} of {len(sizes)} decoded"
@@ -161,7 +166,7 @@ def _contradictions(scenes: Sequence[Scene], taxonomy: Taxonomy) -> list[str]:
         if name := scene.recording or recording(scene.id):
             splits_of.setdefault(name, set()).add(scene.split)
     if shared := sum(len(splits) > 1 for splits in splits_of.values()):
-        found.append(f"{shared} of {len(splits_of)} recordings (first 8 of the id) are in more than one split")
+        found.append(f"{shared} of {len(splits_of)} recordings are in more than one split")
     return found
 
 
@@ -181,7 +186,7 @@ def print_report(report: Report) -> None:
 
 def _print_table(report: Report) -> None:
     splits = list(report.splits)
-    rows = [("scenes", report.splits)]
+    rows = [("scenes", report.splits), *([("text", report.texts)] if report.texts else [])]
     for table in (report.actions, report.reasons):
         names = dict.fromkeys(name for counts in table.values() for name in counts)
         rows += [(name, {s: table.get(s, {}).get(name, 0) for s in splits}) for name in names]

@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lvad.data.images import open_image
+from lvad.data.open_frames import open_frames
 from lvad.data.records import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
-from lvad.types import UNLABELLED, Batch, Scene
+from lvad.types import UNLABELLED, Batch, Scene, VideoFrame
 
 
 def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> Tensor:
@@ -29,18 +29,18 @@ def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> T
     Raises:
         DataError: if a frame is missing or unreadable, the frames differ in size, or there is none.
     """
-    paths = scene.frames[-num_frames:]
-    if not paths:
+    frames = scene.frames[-num_frames:]
+    if not frames:
         raise DataError(f"scene {scene.id!r} has no frames; give the folder of the pictures as images=")
-    return stack(scene.id, paths, [open_image(path, image_size_px) for path in paths])
+    return stack(scene.id, frames, open_frames(frames, image_size_px))
 
 
-def stack(scene_id: str, names: Sequence[Path | str], images: Sequence[Image.Image]) -> Tensor:
+def stack(scene_id: str, names: Sequence[Path | VideoFrame | str], images: Sequence[Image.Image]) -> Tensor:
     """Put the decoded frames of a scene into one tensor.
 
     Args:
         scene_id: for the message.
-        names: M files, for the message.
+        names: of M frames, for the message.
         images: M frames in RGB.
 
     Returns:
@@ -54,7 +54,7 @@ def stack(scene_id: str, names: Sequence[Path | str], images: Sequence[Image.Ima
         if frame.shape != frames[0].shape:
             sizes = [f"{f.shape[1]}x{f.shape[0]}" for f in (frames[0], frame)]
             problem = f"is {sizes[1]}, but {names[0]} of the same scene {sizes[0]}"
-            raise DataError.at(name, f"scene {scene_id!r}", problem, "bring both to one size, or num_frames=1")
+            raise DataError.at(str(name), f"scene {scene_id!r}", problem, "bring both to one size, or num_frames=1")
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 

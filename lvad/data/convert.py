@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lvad.data.bddoia import Layout, collect
 from lvad.data.records import DataError, Reading
 from lvad.taxonomy import BDD_OIA, Taxonomy
-from lvad.types import Scene
+from lvad.types import Scene, VideoFrame
 
 
 def convert(
@@ -51,14 +51,19 @@ def convert(
     partial = out.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
         for scene in reading.scenes:
-            row = _row(scene, taxonomy) | {"frames": [relative(frame) for frame in scene.frames]}
+            row = _row(scene, relative, taxonomy)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     partial.rename(out)
     return reading
 
 
-def _row(scene: Scene, taxonomy: Taxonomy) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": scene.id, "frames": []}
+def _row(scene: Scene, relative: Callable[[Path], str], taxonomy: Taxonomy) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": scene.id}
+    moments = [frame for frame in scene.frames if isinstance(frame, VideoFrame)]
+    if moments:
+        row |= {"video": relative(moments[0].video), "start_s": moments[0].time_s, "end_s": moments[-1].time_s}
+    else:
+        row["frames"] = [relative(frame) for frame in scene.frames if isinstance(frame, Path)]
     if scene.split:
         row["split"] = scene.split
     if scene.recording:

@@ -120,7 +120,12 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
     except Exception as error:
         problem = f"image cannot be decoded ({type(error).__name__}: {error})"
         raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error
-    size = reduced_size(image.size, image_size_px)
+    return reduced(image, image_size_px)
+
+
+def reduced(image: Image.Image, longest_px: int | None) -> Image.Image:
+    """A picture whose longest edge is at most so many pixels; None leaves it as it is."""
+    size = reduced_size(image.size, longest_px)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 

@@ -1,60 +1,65 @@
 """People's own scenes: a JSON object per line of ``scenes.jsonl``, or of one file per split.
 
     {"id": "a", "frames": ["a_0.jpg", "a_1.jpg"], "split": "train", "actions": ["stop"], "reasons": ["traffic sign"]}
+    {"id": "b", "video": "b.mp4", "start_s": 1.0, "end_s": 5.0, "text": "The car stops because the light is red."}
 
 Lines in the chat form of ms-swift and LLaMA-Factory (``lvad.data.chat``) may stand in the same file.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 from lvad.data.chat import CHAT_KEYS, from_chat, is_chat
 from lvad.data.images import IMAGE_SUFFIXES
-from lvad.data.records import SPLITS, DataError, Reading, is_text, load_json, plain_file, read_name, read_text
+from lvad.data.lines import Line, name_of
+from lvad.data.records import SPLITS, Reading, is_text, load_json, plain_file, read_name, read_text
+from lvad.data.spans import SPAN_KEYS, Span, read_span
+from lvad.data.splits import recording
 from lvad.taxonomy import BDD_OIA, Taxonomy
-from lvad.types import Scene
+from lvad.types import Scene, VideoFrame
 
 SCENES: Final = "scenes.jsonl"
 SPLIT_SCENES: Final = "{split}.jsonl"
-KEYS: Final = ("id", "frames", "split", "recording", "actions", "reasons", "text", "facts")
+KEYS: Final = ("id", "frames", *SPAN_KEYS, "split", "recording", "actions", "reasons", "text", "facts")
 
 
-class Line(NamedTuple):
-    """Where a scene stands, and what a file of its kind may say."""
+@dataclass(frozen=True)
+class _Choice:
+    """What is taken of a line."""
 
-    path: Path
-    number: int
-    split: str
-    """Of every line of the file; empty where each names its own."""
-    folder: Path
-    """What the frames' paths are relative to."""
-
-    def error(self, problem: str, remedy: str = "correct the line") -> DataError:
-        """The fault of this line."""
-        return DataError.at(self.path, self.where, problem, remedy)
-
-    @property
-    def where(self) -> str:
-        """For messages."""
-        return f"line {self.number}"
+    num_frames: int
+    fps: float
+    video_stream: int | None
+    taxonomy: Taxonomy
 
 
-def read_jsonl(root: Path, num_frames: int, images: Path | None = None, taxonomy: Taxonomy = BDD_OIA) -> Reading:
+def read_jsonl(
+    root: Path,
+    num_frames: int,
+    images: Path | None = None,
+    taxonomy: Taxonomy = BDD_OIA,
+    fps: float = 1.0,
+    video_stream: int | None = None,
+) -> Reading:
     """Read scenes from lines of JSON.
 
     Args:
         root: a ``.jsonl`` file, or a folder with ``scenes.jsonl`` or one file per split.
         num_frames: M; of more frames the last M are used.
-        images: what the paths of frames are relative to; the folder of the file if None.
+        images: what the paths of frames and videos are relative to; the folder of the file if None.
         taxonomy: the names that labels may have.
+        fps: frames per second taken from a video, the last of them at the end of the span.
+        video_stream: as for ``sample_video``.
 
     Returns:
         The scenes in the order of the lines, with every error. Lines without ``split`` train where others name one;
         where none does the scenes have split ``""``.
     """
     reading = Reading("jsonl")
+    choice = _Choice(num_frames, fps, video_stream, taxonomy)
     found: list[tuple[Line, Scene]] = []
     seen: set[tuple[str, str]] = set()
     for path, split in _files(root):
@@ -63,7 +68,7 @@ def read_jsonl(root: Path, num_frames: int, images: Path | None = None, taxonomy
                 line = Line(path, number, split, images or path.parent)
                 with reading.gather():
                     if text.strip():
-                        scene = _scene(load_json(text, path, line.where), line, num_frames, taxonomy)
+                        scene = _scene(load_json(text, path, line.where), line, choice)
                         if (scene.split, scene.id) in seen:
                             remedy = "remove one of the lines, or give each an id of its own"
                             raise line.error(f"duplicate id {scene.id!r:.80}", remedy)
@@ -96,44 +101,60 @@ def _fill_splits(reading: Reading) -> None:
         reading.warnings.append(f"{len(open_ones)} lines without a split train, as others name one")
 
 
-def _scene(row: Any, line: Line, num_frames: int, taxonomy: Taxonomy) -> Scene:
+def _scene(row: Any, line: Line, choice: _Choice) -> Scene:
+    row = _checked(row, line, choice.taxonomy)
+    span = read_span(row, line, choice.video_stream) if "video" in row else None
+    frames = _frames(row, line)[-choice.num_frames :]
+    name = span.name if span else name_of(row["frames"][-1]) if frames else None
+    scene_id = read_name(row.get("id", name), "id", line.path, line.where)
+    drive = read_name(row["recording"], "recording", line.path, line.where) if "recording" in row else ""
+    return Scene(
+        scene_id,
+        frames if span is None else span.frames(choice.num_frames, choice.fps),
+        _split(row, line),
+        *_labels(row, line, choice.taxonomy),
+        _texts(row, line),
+        _facts(row, line),
+        recording=drive or (_drive_of(span) if span else ""),
+    )
+
+
+def _checked(row: Any, line: Line, taxonomy: Taxonomy) -> dict[str, Any]:
+    """A line in lvad's own form, whose keys are known."""
     if not isinstance(row, dict):
         raise line.error(f"expected an object, got {row!r:.80}")
     allowed = ("id", "split", "recording", *CHAT_KEYS) if is_chat(row) else KEYS
     for key in row:
         if key not in allowed:
-            raise unknown(line, "key", key, allowed)
+            raise line.unknown("key", key, allowed)
     if is_chat(row):
-        row = from_chat(row, line.path, line.where, taxonomy)
-    frames = row.get("frames")
+        return from_chat(row, line.path, line.where, taxonomy)
+    if "video" in row and "frames" in row:
+        raise line.error("has frames and a video", "give one of them")
+    if spare := [key for key in SPAN_KEYS if key in row and "video" not in row]:
+        raise line.error(f"has {spare[0]} but no video", "give the video, or leave it out")
+    return row
+
+
+def _frames(row: Mapping[str, Any], line: Line) -> tuple[Path, ...]:
+    """The pictures of a line; none where it has a video."""
+    frames = row.get("frames", [] if "video" in row else None)
     if not isinstance(frames, list) or not all(is_text(frame) and frame for frame in frames):
         raise line.error(f"frames must be a list of paths, got {frames!r:.80}")
-    named = row.get("id", _name_of(frames[-1]) if frames else None)
-    scene_id = read_name(named, "id", line.path, line.where)
-    recording = read_name(row["recording"], "recording", line.path, line.where) if "recording" in row else ""
-    actions, reasons = _labels(row, line, taxonomy)
-    return Scene(
-        scene_id,
-        tuple(line.folder / frame for frame in frames[-num_frames:]),
-        _split(row, line),
-        actions,
-        reasons,
-        _texts(row, line),
-        _facts(row, line),
-        recording=recording,
-    )
+    return tuple(line.folder / frame for frame in frames)
 
 
-def _name_of(frame: str) -> str:
-    """The id of a scene that has none: its last frame's path without suffix, and without what leads out of a folder."""
-    path = PurePosixPath(frame)
-    return "/".join([*(part for part in path.parent.parts if part not in ("..", path.anchor)), path.stem])
+def _drive_of(span: Span) -> str:
+    """Spans of one video are of one recording, and BDD100K's videos may be cut from the same."""
+    return recording(span.video.stem) or name_of(span.path)
 
 
 def _check_frames(scene: Scene, line: Line) -> None:
     if not scene.frames:
         raise line.error("names no frames", "list the pictures of the scene, the oldest first")
     for frame in scene.frames:
+        if isinstance(frame, VideoFrame):
+            continue  # looked over with its span
         if frame.suffix.lower() not in IMAGE_SUFFIXES:
             wanted = ", ".join(sorted(IMAGE_SUFFIXES))
             raise line.error(f"frame {str(frame)!r} is of a format that is not read", f"convert it to one of {wanted}")
@@ -147,7 +168,7 @@ def _check_frames(scene: Scene, line: Line) -> None:
 def _split(row: Mapping[str, Any], line: Line) -> str:
     split = row.get("split", line.split)
     if "split" in row and split not in SPLITS:
-        raise unknown(line, "split", split, SPLITS)
+        raise line.unknown("split", split, SPLITS)
     if line.split and split != line.split:
         problem = f"split {split!r} in the file of split {line.split!r}"
         raise line.error(problem, "move the line to the file of its split, or leave split out")
@@ -209,11 +230,3 @@ def _facts(row: Mapping[str, Any], line: Line) -> dict[str, str] | None:
     if not isinstance(facts, dict) or not all(is_text(text) for text in (*facts, *facts.values())):
         raise line.error(f"facts must be an object of texts, got {facts!r:.80}")
     return facts
-
-
-def unknown(line: Line, what: str, got: object, allowed: Iterable[str]) -> DataError:
-    """The error for a word that is none of those allowed, with the nearest of them."""
-    known = list(allowed)
-    close = difflib.get_close_matches(str(got), known, 1)
-    remedy = f"write {close[0]!r}" if close else f"use one of {', '.join(known)}"
-    return line.error(f"unknown {what} {got!r:.80}", remedy)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from lvad.data.images import open_image
+from lvad.data.open_frames import open_frames
 from lvad.data.records import DataError, Reading
-from lvad.types import Scene
+from lvad.types import Scene, VideoFrame
+
+Sizes = dict[Path | VideoFrame, tuple[int, int] | None]
+"""Width and height of frames; None for one that cannot be decoded."""
 
 
 def keep_readable(reading: Reading, image_size_px: int | None = None) -> Reading:
@@ -22,12 +25,12 @@ def keep_readable(reading: Reading, image_size_px: int | None = None) -> Reading
     Raises:
         DataError: the first error, where no scene is left.
     """
-    sizes: dict[Path, tuple[int, int] | None] = {}
-    for path in (path for scene in reading.scenes for path in scene.frames):
-        if path not in sizes:
-            sizes[path] = None
+    sizes: Sizes = {}
+    for frame in (frame for scene in reading.scenes for frame in scene.frames):
+        if frame not in sizes:
+            sizes[frame] = None
             with reading.gather():
-                sizes[path] = open_image(path, image_size_px).size
+                sizes[frame] = open_frames([frame], image_size_px)[0].size
     shortened = [scene._replace(frames=_usable(scene, sizes)) for scene in reading.scenes]
     reading.scenes = [scene for scene in shortened if scene.frames]
     if not reading.scenes:
@@ -36,7 +39,7 @@ def keep_readable(reading: Reading, image_size_px: int | None = None) -> Reading
     return reading
 
 
-def _usable(scene: Scene, sizes: dict[Path, tuple[int, int] | None]) -> tuple[Path, ...]:
+def _usable(scene: Scene, sizes: Sizes) -> tuple[Path | VideoFrame, ...]:
     start = len(scene.frames)
     while start and (size := sizes[scene.frames[start - 1]]) and size == sizes[scene.frames[-1]]:
         start -= 1

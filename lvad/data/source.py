@@ -24,7 +24,7 @@ class Source:
         images: folder of the pictures, where they do not lie beside the label files.
         num_frames: M, the most frames of a scene, the last ones.
         image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
-        fps: pictures per second taken from a video.
+        fps: frames per second taken from a video.
         video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
             the one that is marked as default, or the largest.
         footage: train on scenes streamed from these shards instead, without labels: one or several folders, or URLs

@@ -3,13 +3,13 @@
 import math
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
 import av
 from av.stream import Disposition
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
@@ -49,19 +49,47 @@ def sample_video(
         OSError: if it cannot be read.
     """
     due_s = None
+    with opened(path, video_stream, say) as (container, stream):
+        for i, frame in enumerate(container.decode(stream)):
+            time_s = time_of(frame, i, stream)
+            # Half a millisecond of tolerance: containers round their time stamps.
+            if due_s is None or time_s >= due_s - 5e-4:
+                # The later of both: after a gap in the video there is nothing to catch up.
+                due_s = max(time_s, (time_s if due_s is None else due_s) + 1 / fps)
+                yield picture_of(frame, stream, path)
+
+
+@contextmanager
+def opened(
+    path: Path, video_stream: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[Any, VideoStream]]:
+    """A video's container and the stream of it that is read; arguments and errors as of ``sample_video``."""
     # A title that is no UTF-8 is no reason to refuse a video.
     with av.open(str(path), options=_LIMITS, metadata_errors="replace") as container:
         stream = _choose(container, path, video_stream, say)
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": _LIMITS["max_pixels"]}
-        for i, frame in enumerate(container.decode(stream)):
-            # Some containers carry no time stamps.
-            time_s = frame.time if frame.time is not None else i / float(stream.average_rate or 25)
-            # Half a millisecond of tolerance: containers round their time stamps.
-            if due_s is None or time_s >= due_s - 5e-4:
-                # The later of both: after a gap in the video there is nothing to catch up.
-                due_s = max(time_s, (time_s if due_s is None else due_s) + 1 / fps)
-                yield _upright(_square(_picture(frame), stream.sample_aspect_ratio, path), _matrix(frame))
+        yield container, stream
+
+
+def time_of(frame: av.VideoFrame, index: int, stream: VideoStream) -> float:
+    """When a frame begins, in seconds of the file's own clock.
+
+    Args:
+        frame: as decoded.
+        index: how many were decoded before it; some containers carry no time stamps.
+        stream: of the frame.
+    """
+    return frame.time if frame.time is not None else index / float(stream.average_rate or 25)
+
+
+def picture_of(frame: av.VideoFrame, stream: VideoStream, path: Path) -> Image.Image:
+    """A frame as a player shows it.
+
+    Raises:
+        DataError: if its pixels are too far from square.
+    """
+    return _upright(_square(_picture(frame), stream.sample_aspect_ratio, path), _matrix(frame))
 
 
 def _choose(container: Any, path: Path, number: int | None, say: Callable[[str], None]) -> VideoStream:
@@ -99,7 +127,7 @@ def _in_words(streams: list[VideoStream], stream: VideoStream) -> str:
     return f"stream {streams.index(stream)} ({size}{default})"
 
 
-def _picture(frame: VideoFrame) -> Image.Image:
+def _picture(frame: av.VideoFrame) -> Image.Image:
     if any(component.is_alpha for component in frame.format.components):
         return to_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
     return frame.to_image()
@@ -117,7 +145,7 @@ def _square(image: Image.Image, aspect: Fraction | None, path: Path) -> Image.Im
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c and d of the display matrix: (x, y) is shown at (a x + c y, b x + d y), y downwards."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:

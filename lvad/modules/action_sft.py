@@ -1,4 +1,4 @@
-"""Stage 2: supervised fine-tuning on answers (Algorithm 3 of the paper); on captions it is pre-training.
+"""Stage 2: supervised fine-tuning on answers (Algorithm 3 of the paper), or on the scenes' own texts.
 
 Departures from the paper:
 1. What is trained never writes the descriptions: they come from the weights that stage 2 started from. In a prototype
@@ -22,8 +22,8 @@ from lvad.data.augment import Augment
 from lvad.data.label_sets import taxonomy_of
 from lvad.evaluation.answer_judge import judge_answers
 from lvad.fit_state import fit_progress
+from lvad.metrics.captions import CaptionScore
 from lvad.metrics.driving import answers_of, driving_scores
-from lvad.metrics.facts import FactCounts, fact_counts, fact_scores
 from lvad.metrics.judged import JudgeScore
 from lvad.metrics.likelihood import TextLoss
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
@@ -32,7 +32,7 @@ from lvad.objectives.text_objectives import CrossEntropy, Lesson, Objective, say
 from lvad.ops import action_weights, on_host
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
-from lvad.ranks import SceneRows, log_gathered, mean_over_ranks
+from lvad.ranks import log_gathered, mean_over_ranks
 from lvad.rewards.checks import frozen
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
@@ -50,7 +50,8 @@ class ActionSFT(Shardable):
         policy: the vision-language model to train; its sampling must leave the model's own law (temperature 1, no
             truncation), since that is the likelihood.
         target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
-            5.3), or ``caption`` (a plain description; pre-training).
+            5.3), or ``caption`` (the scene's own text, whether it has labels or not, as the answer to
+            ``policy.prompts.describe``; no actions are answered then, and no F1s scored).
         describe: put what the policy's start (stage 1) says of the scene before the question; None asks about the
             frames alone (the baseline).
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
@@ -115,7 +116,7 @@ class ActionSFT(Shardable):
         self.constrain = constrain and target != "caption"
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.take_labels(BDD_OIA)
-        self.text_loss, self.facts, self.judged = TextLoss(), SceneRows[FactCounts](), JudgeScore()
+        self.text_loss, self.captions, self.judged = TextLoss(), CaptionScore(), JudgeScore()
         self.scene_weights: dict[str, float] = {}
         self.mean_tokens: float | None = None  # of a training text
         self.answered: list[AnsweredScene] = []
@@ -246,8 +247,7 @@ class ActionSFT(Shardable):
         self.text_loss.update(batch.ids, self.policy.logprobs(prefix, targets), targets.completion_mask)
         if self.target == "caption":
             said = self.policy.generate(prefix, 1, greedy=True).texts
-            known = [(n, row[0], f) for n, row, f in zip(batch.ids, said, batch.facts, strict=True) if f is not None]
-            self.facts.add([n for n, _, _ in known], [fact_counts(text, facts) for _, text, facts in known])
+            self.captions.update(batch.ids, [row[0] for row in said], batch.captions, batch.facts)
             return []
         answered = self._answer(batch, prefix, with_chances)
         if with_chances and isinstance(self.judge, Reward):
@@ -279,12 +279,12 @@ class ActionSFT(Shardable):
         """Of the scenes of all ranks, which are put together first."""
         values = {"loss": self.text_loss.compute()}
         if self.target == "caption":
-            values |= {f"fact_{name}": value for name, value in fact_scores(self.facts.gathered()).items()}
+            values |= self.captions.compute()
         else:
             self.answered = gather_answers(self.answered)
             values |= driving_scores(answers_of(self.answered, self._with_reasons, self.taxonomy))
             if stage == "test" and isinstance(self.judge, Reward):
                 values |= {f"clip_{name}": value for name, value in self.judged.compute().items()}
-        for metric in (self.text_loss, self.facts, self.judged):
+        for metric in (self.text_loss, self.captions, self.judged):
             metric.reset()
         log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})

@@ -79,7 +79,10 @@ def test_pictures_may_lie_elsewhere(tmp_path):
         ('{"id": "a", "id": "b"}', "not usable JSON: duplicate id 'id'"),
         ("[]", r"expected an object, got \[\]"),
         ({"frames": ["a.jpg"], "action": []}, "unknown key 'action'; write 'actions'"),
-        ({"frames": ["a.jpg"], "speed": 3}, "unknown key 'speed'; use one of id, frames, split, recording, actions"),
+        (
+            {"frames": ["a.jpg"], "speed": 3},
+            "unknown key 'speed'; use one of id, frames, video, start_s, end_s",
+        ),
         ({"frames": ["a.jpg"], "split": "training"}, "unknown split 'training'; write 'train'"),
         ({"frames": ["a.jpg"], "id": "../a"}, "id '../a' leads out of its folder"),
         ({"id": "a"}, "frames must be a list of paths, got None"),
