@@ -12,10 +12,11 @@ from lvad import __version__
 from lvad.commands.flags import given_flags, take_flags
 
 STAGE_COMMANDS = ("fit", "validate", "test", "predict")
-OTHER_COMMANDS = ("audit", "data", "embedded", "export", "pipeline", "report", "study")
-SLOW_TO_LOAD = (*STAGE_COMMANDS, "audit", "embedded", "export")
+OTHER_COMMANDS = ("audit", "data", "demo", "embedded", "export", "pipeline", "report", "study")
+SLOW_TO_LOAD = (*STAGE_COMMANDS, "audit", "demo", "embedded", "export")
 WHAT_TO_TYPE = {
     "fit": "name a configuration: lvad fit --config configs/rloo.yaml",
+    "demo": "name a run or a model: lvad demo logs/rloo/version_0",
     "predict": "name a picture, a folder of frames or a video: lvad predict street.jpg",
 }
 USAGE = f"""lvad {__version__}: label-efficient fine-tuning of vision-language models for interpretable driving
@@ -30,6 +31,7 @@ usage: lvad COMMAND [options]
   lvad pipeline                           the whole method and its baseline, compared at the end; goes on where it was
   lvad study --config FILE                budgets of labels x seeds x ways of learning, with tables and a figure
   lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
+  lvad demo RUN [RUN]                     a page on this machine: drop pictures or a video, see what runs say of them
   lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same
   lvad audit --reward PATH                prove a reward before a policy is trained on it
   lvad data check ROOT                    count a data set and find what is wrong with it
@@ -99,6 +101,8 @@ def _run(command: str, args: list[str]) -> int:
         from lvad.commands.data import run
     elif command == "audit":
         from lvad.commands.audit import run
+    elif command == "demo":
+        from lvad.demo.command import run
     elif command == "embedded":
         from lvad.commands.models import run
     elif command == "export":

@@ -39,6 +39,14 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw with this seed for the time of a block, and leave the random states as they were."""
+    with kept_random_state(device):
+        torch.manual_seed(seed)
+        yield
+
+
 def gather_logps(logps: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """The entry of each token in its row of log-probabilities."""
     return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvad.losses.advantages import leave_one_out
-from lvad.ops import kept_random_state
+from lvad.ops import seeded
 from lvad.types import Batch, Policy, Prefix, Rollouts, SceneSamples, Scores
 
 
@@ -22,8 +22,7 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
     """
     if seed is None:
         return policy.generate(prefix, num_completions)
-    with kept_random_state(prefix.embeds.device):
-        torch.manual_seed(seed)
+    with seeded(seed, prefix.embeds.device):
         return policy.generate(prefix, num_completions)
 
 

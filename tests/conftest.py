@@ -56,6 +56,29 @@ def drawn_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def fit(tmp_path_factory, vlm_folder, clip_folder, drawn_root):
+    """Two steps of a shipped configuration on random weights; the run's folder."""
+    from small_fits import small_fit
+
+    def run(stage, *options):
+        return small_fit(stage, tmp_path_factory.mktemp("logs"), vlm_folder, clip_folder, drawn_root, *options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def lora_run(fit):
+    from small_fits import LEARN, LORA
+
+    return fit("rloo", *LORA, LEARN, "0.05")
+
+
+@pytest.fixture(scope="session")
+def clip_run(fit):
+    return fit("clip_reward", "--model.init_args.wise_ft", "[0.5]")
+
+
 @pytest.fixture
 def make_batch():
     """Random frames of given numbers per scene."""

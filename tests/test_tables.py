@@ -1,8 +1,9 @@
-"""Tables of measured figures are those of the records."""
+"""Tables of measured figures are those of the records; the keys of a configuration are those of the constructors."""
 
 import re
 from pathlib import Path
 
+import configuration
 import pytest
 from tables import BLOCK, FILES, TABLES, rebuilt, record
 
@@ -44,3 +45,18 @@ def test_time_memory_and_ratio_of_a_row_are_of_one_run():
         if "trl" in row:
             assert row["speedup"] == pytest.approx(row["trl"]["wall_s"] / row["lvad"]["wall_s"], rel=1e-6)
             assert row["memory_ratio"] == pytest.approx(row["trl"]["peak_mib"] / row["lvad"]["peak_mib"], rel=1e-6)
+
+
+def test_the_configuration_page_has_the_keys_of_the_constructors():
+    assert configuration.PAGE.read_text() == configuration.page(), "run python tools/configuration.py"
+
+
+def test_every_argument_of_a_listed_class_is_on_the_page():
+    """Each with a type and a meaning: a docstring that leaves one out ends the script."""
+    classes = [one for section in configuration.sections() for one in section.classes]
+    assert len(classes) == len(set(classes)) > 40
+    text = configuration.page()
+    for one in classes:
+        part = text.split(f"### `{configuration.class_path(one)}`\n")[1].split("\n#")[0]
+        rows = re.findall(r"(?m)^\| `(\w+)` \| (?:`[^`]+`|a class of .*?) \| .+? \| .+ \|$", part)
+        assert rows == [parameter.name for parameter in configuration.parameters(one)]

@@ -1,4 +1,4 @@
-"""A finished run as ``lvad export`` takes it: its module with the weights of a checkpoint, and scenes to try it on."""
+"""A finished run: its module with the weights and the state of a checkpoint, and scenes to try it on."""
 
 import logging
 import tempfile
@@ -21,9 +21,10 @@ from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
 from lvad.data.records import DataError
 from lvad.data.synthetic import draw_scene, render
-from lvad.modules import ActionSFT
+from lvad.modules import ActionSFT, TextReader
 from lvad.modules.common import check_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint
+from lvad.taxonomy import Taxonomy
 
 BEST, LAST = "best", "last"
 _OF_THE_FIT: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote
@@ -72,13 +73,12 @@ def load_run(folder: Path, checkpoint: str = BEST) -> Run:
         remedy = "give the folder of a run, such as logs/rloo/version_0"
         raise DataError.at(folder, "", f"no run here: it holds no {CONFIG}", remedy)
     path = _find_checkpoint(folder, checkpoint)
-    content = read_checkpoint(path, "give another one with --checkpoint: best, last, or a file")
+    content = read_checkpoint(path, "give another checkpoint: best, last, or a file")
     config, cli = _build(folder / CONFIG)
     module = cli.model
-    if isinstance(module, ActionSFT):
-        module.take_labels(cli.datamodule.taxonomy)
+    _take_labels(module, cli.datamodule.taxonomy)
     module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
-    _load(module, content["state_dict"], path)
+    _load(module, content, path)
     return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
 
 
@@ -138,7 +138,7 @@ def _build(path: Path) -> tuple[dict[str, Any], Any]:
             return config, make_cli(["--config", str(file), *_BUILD_ONLY])
         except ArgumentError as error:
             problem = f"does not fit this lvad ({error})"
-            raise DataError.at(path, "", problem, "export with the lvad that wrote it, or correct the file") from error
+            raise DataError.at(path, "", problem, "take the lvad that wrote it, or correct the file") from error
 
 
 def _base_name(config: dict[str, Any]) -> str:
@@ -148,10 +148,20 @@ def _base_name(config: dict[str, Any]) -> str:
     return str(part.get("model", "unknown"))
 
 
-def _load(module: LightningModule, state: dict[str, Tensor], path: Path) -> None:
-    check_trained_weights(state, module, path)
+def _take_labels(module: LightningModule, taxonomy: Taxonomy) -> None:
+    """What the stages learn from their trainer, which is not there."""
+    if isinstance(module, ActionSFT):
+        module.take_labels(taxonomy)
+    elif isinstance(module, TextReader):
+        module.taxonomy = taxonomy
+
+
+def _load(module: LightningModule, content: dict[str, Any], path: Path) -> None:
+    """In Lightning's order: what a stage keeps beside its weights (descriptions, a fitted reader), then the weights."""
+    check_trained_weights(content["state_dict"], module, path)
     try:
-        module.load_state_dict(state, strict=False)
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"], strict=False)
     except RuntimeError as error:  # a tensor of another kind
         remedy = "take the checkpoint and the configuration of one and the same run"
         raise DataError.at(path, "", " ".join(str(error).split())[:200], remedy) from error

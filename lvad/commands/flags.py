@@ -1,5 +1,7 @@
 """The flags that every command takes, before or behind its own options: they say how lvad runs, not what."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +39,22 @@ def take_flags(args: list[str]) -> list[str]:
         elif arg not in ("--debug", "--safe"):
             rest.append(arg)
     return rest
+
+
+@contextmanager
+def with_flags(safe: bool, key_hosts: Sequence[str]) -> Iterator[None]:
+    """Add to the flags for the time of a block.
+
+    Args:
+        safe: as of ``Flags``; where it is set already, it stays.
+        key_hosts: further hosts, as of ``Flags``.
+    """
+    before = FLAGS.safe, FLAGS.key_hosts
+    FLAGS.safe, FLAGS.key_hosts = FLAGS.safe or safe, [*FLAGS.key_hosts, *key_hosts]
+    try:
+        yield
+    finally:
+        FLAGS.safe, FLAGS.key_hosts = before
 
 
 def given_flags() -> list[str]:

@@ -91,7 +91,9 @@ def ask_for_keys(config: Any) -> None:
         if FLAGS.safe:
             raise DataError(f"{asked}, which --safe refuses")
         if not sys.stdin.isatty() or input(f"lvad: {asked}. Send it? [y/N] ").strip().lower() not in ("y", "yes"):
-            raise DataError(f"{asked}: not agreed to; if it is right, add {KEY_HOST} {host} to the command line")
+            raise DataError(
+                f"{asked}: not agreed to; if it is right, add {KEY_HOST} {host} to the command line, or to key_hosts"
+            )
         FLAGS.key_hosts.append(host)
 
 

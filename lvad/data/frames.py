@@ -69,7 +69,9 @@ def _windows(ids: list[str], frames: list[Path], num_frames: int, stride: int, s
         yield Scene(ids[end - 1], tuple(frames[max(0, end - num_frames) : end]), split="")
 
 
-def video_frames(path: Path, fps: float, cache: Path | None = None, video_stream: int | None = None) -> list[Path]:
+def video_frames(
+    path: Path, fps: float, cache: Path | None = None, video_stream: int | None = None, max_frames: int | None = None
+) -> list[Path]:
     """Decode a video, one frame in memory at a time, to JPEG files that later calls find again.
 
     Args:
@@ -77,12 +79,13 @@ def video_frames(path: Path, fps: float, cache: Path | None = None, video_stream
         fps: pictures per second of video; a video with fewer gives every frame it has.
         cache: folder for the pictures; a private one in the system's temporary folder if None.
         video_stream: as for ``sample_video``.
+        max_frames: refuse a video with more pictures; None takes any number.
 
     Returns:
         The pictures in time order.
 
     Raises:
-        DataError: if the file is missing, no video, or broken before its end.
+        DataError: if the file is missing, no video, broken before its end, or longer than ``max_frames``.
         ValueError: if ``fps`` is not positive.
     """
     if not fps > 0:
@@ -92,25 +95,33 @@ def video_frames(path: Path, fps: float, cache: Path | None = None, video_stream
     except (OSError, ValueError) as error:
         raise DataError.at(path, "", f"video cannot be read: {error}", "correct the path") from error
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{fps}|{video_stream}|{_DECODING}"
-    key = hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
     cache = cache or Path(tempfile.gettempdir()) / f"lvad-{os.getuid()}"
-    folder = cache / key
+    folder = cache / hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
     if not folder.is_dir():
         try:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_frames(path, fps, video_stream, folder)
+            _write_frames(path, fps, video_stream, folder, max_frames)
         except (OSError, FFmpegError) as error:
             problem = f"video cannot be decoded ({type(error).__name__}: {error})"
             raise DataError.at(path, "", problem, "fetch the file again, or free disk space") from error
-    return sorted(folder.glob("*.jpg"))
+    found = sorted(folder.glob("*.jpg"))
+    _check_length(path, fps, len(found), max_frames)  # what was decoded before may be longer
+    return found
 
 
-def _write_frames(path: Path, fps: float, video_stream: int | None, folder: Path) -> None:
+def _check_length(path: Path, fps: float, num_frames: int, max_frames: int | None) -> None:
+    if max_frames is not None and num_frames > max_frames:
+        problem = f"video has more than {max_frames} pictures at {fps:g} a second"
+        raise DataError.at(path, "", problem, "cut it shorter")
+
+
+def _write_frames(path: Path, fps: float, video_stream: int | None, folder: Path, max_frames: int | None) -> None:
     """Fill ``folder`` in one step: a run that is killed, or a second process, leaves no half of it behind."""
     working = Path(tempfile.mkdtemp(dir=folder.parent))
     notes: list[str] = []
     try:
         for i, image in enumerate(sample_video(path, fps, video_stream, notes.append)):
+            _check_length(path, fps, i + 1, max_frames)
             image.save(working / f"{i:06d}.jpg", quality=95)
         if not any(working.iterdir()):
             raise DataError.at(path, "", "video has no frame", "fetch the file again")

@@ -112,15 +112,27 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
             with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
                 # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
                 opened.draft("RGB", reduced_size(opened.size, image_size_px))
-                ImageOps.exif_transpose(opened, in_place=True)
-                image = to_rgb(opened)
+                return prepared(opened, image_size_px)
     except FileNotFoundError as error:
         raise DataError.at(path, "", "image is missing", "restore it, or correct the path") from error
     # Broken files make PIL raise almost anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
     except Exception as error:
         problem = f"image cannot be decoded ({type(error).__name__}: {error})"
         raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error
-    return reduced(image, image_size_px)
+
+
+def prepared(image: Image.Image, image_size_px: int | None = None) -> Image.Image:
+    """A picture upright, in RGB and reduced, as ``open_image`` returns it.
+
+    Args:
+        image: any picture; its EXIF orientation is applied in place.
+        image_size_px: longest edge of the result; None keeps the size.
+
+    Raises:
+        OSError: if its file cannot be decoded; Pillow has other errors too.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    return reduced(to_rgb(image), image_size_px)
 
 
 def reduced(image: Image.Image, longest_px: int | None) -> Image.Image:

@@ -29,7 +29,7 @@ from lvad.metrics.likelihood import TextLoss
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.objectives.fixmatch import FixMatch
 from lvad.objectives.text_objectives import CrossEntropy, Lesson, Objective, say_supervised_share
-from lvad.ops import action_weights, on_host
+from lvad.ops import action_weights, on_host, seeded
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.ranks import log_gathered, mean_over_ranks
@@ -165,12 +165,13 @@ class ActionSFT(Shardable):
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction] | list[AnsweredScene]:
-        """Greedy descriptions, or answers with all that led to them."""
-        prefix = self._encode(batch)
-        if self.target == "caption":
-            texts = self.policy.generate(prefix, 1, greedy=True).texts
-            return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
-        return self._answer(batch, prefix, with_chances=True)
+        """Greedy descriptions, or answers with all that led to them; draws are the same at every call."""
+        with seeded(0, self.device):
+            prefix = self._encode(batch)
+            if self.target == "caption":
+                texts = self.policy.generate(prefix, 1, greedy=True).texts
+                return [Prediction(name, row[0], None) for name, row in zip(batch.ids, texts, strict=True)]
+            return self._answer(batch, prefix, with_chances=True)
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what is trained, with its schedule per step."""

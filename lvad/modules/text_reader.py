@@ -17,11 +17,12 @@ from lvad.answers.answer_records import answered_scenes, gather_answers, log_flo
 from lvad.data.augment import mirrored
 from lvad.data.label_sets import taxonomy_of
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
+from lvad.data.recordings import recording
 from lvad.data.records import DataError
-from lvad.data.splits import recording
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
 from lvad.modules.reader_fit import Fit, Said, cross_fit, decide, folds_of
+from lvad.ops import seeded
 from lvad.ranks import gather, log_gathered
 from lvad.rewards.checks import frozen
 from lvad.rewards.clip import CLIP
@@ -117,8 +118,9 @@ class TextReader(LightningModule):
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[AnsweredScene]:
-        """What is decided, with the first of the descriptions that it was read from."""
-        return self._decide(batch)
+        """What is decided, with the first of the descriptions that it was read from, the same at every call."""
+        with seeded(0, self.device):
+            return self._decide(batch)
 
     def configure_optimizers(self) -> Any:
         """One that has nothing to change: Lightning counts steps, and writes checkpoints, by an optimizer's."""

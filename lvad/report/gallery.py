@@ -1,22 +1,19 @@
 """Answered scenes on one HTML page that needs no other file and no network. Drawing only, no training state.
 
-Ids and texts are anything a model or a folder of strangers may say: all are escaped, and the page's own policy
+Ids and texts are anything a model or a folder of strangers may say: the template escapes all, and the page's own policy
 (a ``Content-Security-Policy`` with the hashes of its one script and one style) lets nothing else run or load.
 """
 
-import base64
-import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from PIL import Image
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-from lvad.report.answer_picture import action_words, arrows, explanations, outcomes, true_words
+from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
+from lvad.report.pages import STYLE, InlinedPicture, content_hash, inlined
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -26,59 +23,36 @@ _FILTERS: Final = {
     "wrong-reasons": "wrong reasons",
     "parse-failures": "parse failures",
 }
-_MAX_FRAME_PX: Final = 640
 _MAX_CHARS: Final = 1000
 
-_STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c1e22; --paper: #f4f5f7; --card: #fff; --rule: #d5d9de;
-  --good: #007a3d; --bad: #be1e2d; --missed: #696e76; --badge: #fff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14161a; --card: #1f2227; --rule: #3a3f47;
-  --good: #4cc38a; --bad: #ff8a80; --missed: #a2a8b1; --badge: #14161a; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 90rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; margin: 0 0 .3rem; } h2 { font-size: 1rem; margin: 0 0 .6rem; } p { margin: .5rem 0; }
-nav { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .5rem; padding: .6rem 0;
-  background: var(--paper); }
-button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--rule); border-radius: 2rem;
-  padding: .3rem .9rem; min-height: 2.5rem; cursor: pointer; }
-button[aria-pressed=true] { background: var(--ink); color: var(--paper); }
-main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: .6rem; padding: 1rem; min-width: 0;
-  content-visibility: auto; contain-intrinsic-size: auto 34rem; }
-[hidden] { display: none; }
-.frames { display: grid; gap: .4rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9rem), 1fr)); }
-.four { grid-template-columns: 1fr 1fr; }
-.frames img { display: block; width: 100%; height: auto; border-radius: .3rem; }
-ul { list-style: none; margin: .6rem 0; padding: 0; }
-.arrows { display: grid; grid-template-columns: repeat(4, 1fr); text-align: center; }
-.arrows svg { display: block; width: 2.6rem; height: 2.6rem; margin: 0 auto .2rem; overflow: visible; }
-polygon { fill: none; stroke: var(--missed); stroke-width: .035; stroke-linejoin: round; }
-.said polygon { fill: var(--good); stroke: var(--good); }
-b { color: var(--badge); background: var(--ink); border-radius: .25rem; padding: 0 .35rem; font-size: .8rem; }
-.reasons b { display: inline-block; min-width: 2.1rem; text-align: center; margin-right: .4rem; }
-.TP { color: var(--good); } .TP b { background: var(--good); }
-.FP b { background: var(--bad); } .reasons .FP { color: var(--bad); }
-.FN b { background: var(--missed); } .reasons .FN { color: var(--missed); }
-.arrows li { color: var(--ink); } .legend, .true, details { font-size: .9rem; } .flaw { color: var(--bad); }
-"""
+_PAGES: Final = Environment(
+    loader=PackageLoader("lvad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
 
-_SCRIPT: Final = """
-const cards = [...document.querySelectorAll('.card')], buttons = [...document.querySelectorAll('nav button')];
-const has = (card, name) => name === 'all' || card.dataset.tags.split(' ').includes(name);
-function show() {
-  const wanted = location.hash.slice(1), name = buttons.some(b => b.dataset.show === wanted) ? wanted : 'all';
-  cards.forEach(card => { card.hidden = !has(card, name); });
-  buttons.forEach(b => b.setAttribute('aria-pressed', b.dataset.show === name));
-  document.getElementById('none').hidden = cards.some(card => !card.hidden);
-}
-buttons.forEach(b => {
-  b.append(` (${cards.filter(card => has(card, b.dataset.show)).length})`);
-  b.onclick = () => { location.hash = b.dataset.show; show(); };
-});
-addEventListener('hashchange', show);
-show();
-"""
+
+class _Arrow(NamedTuple):
+    """An action: what was said of it, and whether that is true."""
+
+    name: str
+    points: str
+    """Of the polygon, in a square of side 1."""
+    words: str
+    mark: str
+    is_said: bool
+
+
+class _Card(NamedTuple):
+    """What the page shows of a scene."""
+
+    id: str
+    tags: list[str]
+    frames: list[InlinedPicture]
+    arrows: list[_Arrow]
+    truth: str
+    description: str
+    reasons: list[Explanation]
+    answer: str
+    is_valid: bool
 
 
 def write_gallery(
@@ -110,11 +84,8 @@ def write_gallery(
     try:
         # A lone surrogate, which a model can say and UTF-8 cannot hold, becomes a character reference.
         with part.open("w", encoding="utf-8", errors="xmlcharrefreplace", newline="\n") as page:
-            page.write(_head(title, summary))
-            for scene, pictures in zip(answered, frames, strict=True):
-                page.writelines(_card(scene, pictures, taxonomy))
-            page.write(f'</main>\n<p id="none" hidden>No scene of this kind.</p>\n<script>{_SCRIPT}</script>\n')
-            page.write("</body>\n</html>\n")
+            cards = (_card(scene, shown, taxonomy) for scene, shown in zip(answered, frames, strict=True))
+            page.writelines(_pieces(title, summary, cards))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -133,75 +104,44 @@ def tags(scene: AnsweredScene) -> list[str]:
     return found
 
 
-def _head(title: str, summary: Mapping[str, float]) -> str:
-    numbers = " · ".join(f"{name} {value:.4g}" for name, value in summary.items())
-    buttons = "".join(f'<button type="button" data-show="{key}">{name}</button>\n' for key, name in _FILTERS.items())
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-<p>{escape(numbers)}</p>
-<p class="legend">Filled arrow: the model calls the action possible. TP: said and true. FP: said, not true.
-FN: true, not said. P: said, truth unknown. Numbers: probabilities.</p>
-<nav>
-{buttons}</nav>
-<main>
-"""
+def _pieces(title: str, summary: Mapping[str, float], cards: Iterable[_Card]) -> Iterator[str]:
+    """The page piece by piece, so that no more than a card is in memory."""
+    # As it is written, and no template.
+    script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
+    return _PAGES.get_template("gallery.html").generate(
+        title=title,
+        numbers=" · ".join(f"{name} {value:.4g}" for name, value in summary.items()),
+        filters=_FILTERS,
+        policy=f"default-src 'none'; img-src data:; style-src {content_hash(STYLE)}; script-src {content_hash(script)}",
+        style=STYLE,
+        script=script,
+        cards=cards,
+    )
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> _Card:
+    return _Card(
+        id=_shown(scene.id),
+        tags=tags(scene),
+        frames=list(inlined(frames)),
+        arrows=_arrows(scene, taxonomy),
+        truth=true_words(scene, taxonomy),
+        description=_shown(scene.description) if scene.description else "",
+        reasons=explanations(scene, taxonomy),
+        answer=_shown(scene.text),
+        is_valid=scene.is_valid,
+    )
 
 
-def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> Iterator[str]:
-    yield f'<article class="card" data-tags="{" ".join(tags(scene))}">\n<h2>{_text(scene.id)}</h2>\n'
-    # Four frames, a common number, would stand as three and one.
-    yield f'<div class="frames{" four" if len(frames) == 4 else ""}">'
-    yield from _images(frames)
-    yield '</div>\n<ul class="arrows">\n'
+def _arrows(scene: AnsweredScene, taxonomy: Taxonomy) -> list[_Arrow]:
     marks = outcomes(scene.actions, scene.true_actions)
-    rows = zip(taxonomy.actions, arrows(taxonomy), action_words(scene, taxonomy), marks, strict=True)
-    for i, (action, polygon, words, mark) in enumerate(rows):
-        points = " ".join(f"{x:.3g},{y:.3g}" for x, y in polygon)
-        shape = f'<svg viewBox="0 0 1 1" aria-hidden="true"><polygon points="{points}"/></svg>'
-        said = "said" if scene.actions[i] else "not said"
-        badge = f" <b>{mark}</b>" if mark in ("FP", "FN") else ""
-        kind = f"{'said ' if scene.actions[i] else ''}{mark}"
-        yield f'<li class="{kind}" title="{escape(action.name)}: {said}">{shape}{escape(words)}{badge}</li>\n'
-    yield f'</ul>\n<p class="true">{escape(true_words(scene, taxonomy))}</p>\n'
-    if scene.description:
-        yield f"<p>{_text(scene.description)}</p>\n"
-    yield '<ul class="reasons">\n'
-    for row in explanations(scene, taxonomy):
-        yield f'<li class="{row.mark}"><b>{row.mark}</b>{escape(row.text)}</li>\n'
-    yield "</ul>\n"
-    flaw = "" if scene.is_valid else ' open class="flaw"'
-    note = "answer" if scene.is_valid else "answer with a flaw"
-    yield f"<details{flaw}><summary>{note}</summary><p>{_text(scene.text)}</p></details>\n</article>\n"
+    rows = zip(taxonomy.actions, arrows(taxonomy), action_words(scene, taxonomy), marks, scene.actions, strict=True)
+    return [
+        _Arrow(action.name, " ".join(f"{x:.3g},{y:.3g}" for x, y in polygon), words, mark, bool(is_said))
+        for action, polygon, words, mark, is_said in rows
+    ]
 
 
-def _images(frames: Tensor) -> Iterator[str]:
-    """M ``img`` elements with their pixels inside."""
-    if frames.ndim != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8" or not len(frames):
-        raise ValueError(f"frames must be uint8[M, 3, H, W], got {frames.dtype}{list(frames.shape)}")
-    for i, frame in enumerate(frames.cpu().permute(0, 2, 3, 1).contiguous().numpy(), start=1):
-        picture = Image.fromarray(frame)
-        picture.thumbnail((_MAX_FRAME_PX, _MAX_FRAME_PX))
-        encoded = io.BytesIO()
-        picture.save(encoded, "JPEG", quality=85)
-        data = base64.b64encode(encoded.getvalue()).decode()
-        size = f'width="{picture.width}" height="{picture.height}"'
-        yield f'<img alt="frame {i} of {len(frames)}" {size} decoding="async" src="data:image/jpeg;base64,{data}">'
-
-
-def _text(text: str) -> str:
-    """Escaped, and no longer than a page can bear."""
-    return escape(text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]} ...") or "(empty)"
+def _shown(text: str) -> str:
+    """No longer than a page can bear."""
+    return (text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]} ...") or "(empty)"

@@ -1,4 +1,4 @@
-"""What the tests of ``lvad export`` share: options, and texts of the policy and of plain transformers."""
+"""What the tests of ``lvad export`` share: texts of the policy and of plain transformers."""
 
 import functools
 import re
@@ -8,11 +8,6 @@ from PIL import Image
 from lvad.cli import main
 from lvad.commands import export_check
 from lvad.commands.export_load import load_run, scenes_to_try
-
-POLICY = "--model.init_args.policy.init_args"
-LEARN = "--model.init_args.optimizer.init_args.lr"
-LORA = [f"{POLICY}.lora", "{rank: 4, alpha: 8}", f"{POLICY}.freeze_vision", "true"]
-WHOLE = [f"{POLICY}.freeze_vision", "false"]  # as the configurations of the second stage have it
 
 
 @functools.cache

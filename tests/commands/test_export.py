@@ -7,10 +7,11 @@ import open_clip
 import pytest
 import torch
 import yaml
-from exporting import LEARN, LORA, POLICY, WHOLE, fails, frames_of, loaded, plain_texts, policy_texts, run_snippet
+from exporting import fails, frames_of, loaded, plain_texts, policy_texts, run_snippet
 from peft import PeftModel
 from PIL import Image
 from rloo_bench.geometries import GEOMETRIES, make_smolvlm
+from small_fits import LEARN, LORA, POLICY, WHOLE
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from lvad.cli import main

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from exporting import LEARN, LORA, POLICY, WHOLE
 from safetensors.torch import load_file
+from small_fits import LEARN, LORA, POLICY, WHOLE
 from tiny_families import FAMILIES
 
 from lvad.cli import main

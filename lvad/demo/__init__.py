@@ -1,0 +1,1 @@
+"""``lvad demo``: a local page on which a loaded run is asked about pictures and videos."""

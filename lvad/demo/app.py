@@ -1,0 +1,149 @@
+"""The page's server: a form, and what each run says of what it was given."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import jinja2
+import numpy as np
+import torch
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from lvad.api import Predictor
+from lvad.api.scenes import Frames
+from lvad.commands.one_line import is_mendable
+from lvad.data.records import DataError, one_line
+from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
+from lvad.demo.views import Asked, look
+from lvad.report.pages import STYLE, content_hash, inlined
+
+MAX_COMPLETIONS: Final = 16
+MAX_TEMPERATURE: Final = 5.0
+_MAX_TEXT_CHARS: Final = 1000
+_THUMBNAIL_PX: Final = 160
+_NUM_EXAMPLES: Final = 4
+_HERE: Final = Path(__file__).parent
+
+
+class Shown(NamedTuple):
+    """What a page is filled with."""
+
+    asked: Asked = Asked()
+    frames: tuple[Any, ...] = ()
+    views: tuple[Any, ...] = ()
+    error: str = ""
+
+
+class Demo:
+    """The runs behind the page.
+
+    Args:
+        predictors: one or two, asked about the same frames.
+        limits: of an upload.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor], limits: Limits) -> None:
+        self.predictors, self.limits = predictors, limits
+        self.examples = predictors[0].examples(_NUM_EXAMPLES)
+        self._thumbnails = [next(inlined(_tensor(example)[-1:], _THUMBNAIL_PX)) for example in self.examples]
+        self._lock = threading.Lock()  # a policy answers one question at a time
+        files = jinja2.FileSystemLoader(_HERE)
+        environment = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined)
+        self._template = environment.get_template("page.html.jinja")
+        self._style = STYLE + (_HERE / "demo.css").read_text(encoding="utf-8")
+        self._script = (_HERE / "demo.js").read_text(encoding="utf-8")
+
+    async def page(self, request: Request) -> HTMLResponse:
+        """The empty form."""
+        return self._response(Shown(), 200)
+
+    async def ask(self, request: Request) -> HTMLResponse:
+        """The form with the runs' views, or with the line that says what is wrong with what was sent."""
+        asked = Asked()
+        try:
+            async with uploaded(request, self.limits) as (form, folder):
+                try:
+                    asked = _asked(form)
+                    return self._response(await run_in_threadpool(self._look, form, folder, asked), 200)
+                except Exception as error:
+                    if not is_mendable(error):
+                        raise  # a fault of lvad's: the server prints where, and answers 500
+                    return self._response(Shown(asked, error=without_folder(one_line(str(error)), folder)), 422)
+        except DataError as error:
+            return self._response(Shown(asked, error=str(error)), 413)
+
+    def _look(self, form: FormData, folder: Path, asked: Asked) -> Shown:
+        with self._lock:
+            frames = self._frames(form, folder)
+            seen = self.predictors[0].frames(frames)
+            views = tuple(look(predictor, frames, asked) for predictor in self.predictors)
+        return Shown(asked, tuple(inlined(seen)), views)
+
+    def _frames(self, form: FormData, folder: Path) -> Frames:
+        example = form.get("example")
+        if example is None:
+            return frame_files(folder, self.predictors[0].reader.fps, self.limits)
+        number = _number(example, "example", 0, len(self.examples) - 1)
+        return self.examples[int(number)]
+
+    def _response(self, shown: Shown, status: int) -> HTMLResponse:
+        policy = (
+            f"default-src 'none'; img-src data:; style-src {content_hash(self._style)}; form-action 'self'; "
+            f"script-src {content_hash(self._script)}; frame-ancestors 'none'; base-uri 'none'"
+        )
+        text = self._template.render(
+            shown=shown,
+            runs=[(p.name, p.kind, ", ".join(p.abilities)) for p in self.predictors],
+            thumbnails=self._thumbnails,
+            limits=self.limits,
+            max_completions=MAX_COMPLETIONS,
+            max_temperature=MAX_TEMPERATURE,
+            max_chars=_MAX_TEXT_CHARS,
+            style=self._style,
+            script=self._script,
+        )
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(text.encode("utf-8", "xmlcharrefreplace"), status, headers)
+
+
+def make_app(demo: Demo, hosts: Sequence[str]) -> Starlette:
+    """The application.
+
+    Args:
+        demo: the runs.
+        hosts: names under which the page may be opened; a page of another name that leads here is refused.
+    """
+    routes = [Route("/", demo.page, methods=["GET"]), Route("/", demo.ask, methods=["POST"])]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])])
+
+
+def _asked(form: FormData) -> Asked:
+    """What a form asks, within bounds."""
+    text, given = form.get("text", ""), form.get("temperature", "")
+    if not isinstance(text, str) or len(text) > _MAX_TEXT_CHARS:
+        raise DataError(f"a text to score has at most {_MAX_TEXT_CHARS} characters; shorten it")
+    temperature = None if given == "" else _number(given, "temperature", 0.01, MAX_TEMPERATURE)
+    count = _number(form.get("num_completions", "0"), "the number of samples", 0, MAX_COMPLETIONS)
+    return Asked(int(count), temperature, " ".join(text.split()))
+
+
+def _number(given: object, name: str, least: float, most: float) -> float:
+    try:
+        value = float(given) if isinstance(given, str) else float("nan")
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:  # not a number is refused too
+        raise DataError(f"{name} must be a number from {least:g} to {most:g}, got {given!r:.40}; correct it")
+    return value
+
+
+def _tensor(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
