@@ -19,7 +19,7 @@ CHECKED = [name for name, part in SECTIONS.items() if "lvad data check" in part]
 def write(part: str) -> None:
     """The files of a section in the current folder, and the pictures and videos that it names."""
     shown = re.findall(r"`([\w/-]+\.(?:jpg|mp4|mov))`", part)
-    for name, text in re.findall(r"`([\w/]+\.(?:jsonl?|yaml))`:\n\n```\w+\n(.*?)```", part, re.S):
+    for name, text in re.findall(r"`([\w/-]+\.(?:jsonl?|yaml|csv|txt))`:\n\n```\w+\n(.*?)```", part, re.S):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
         if name.endswith("l"):
@@ -53,6 +53,16 @@ def test_every_layout_and_key_is_on_the_page():
 def test_the_conversion_is_as_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(SECTIONS["BDD-OIA: `lastframe`"])
-    (command,) = re.findall(r"```bash\n(lvad data convert .*)\n```", PAGE)
+    (command,) = re.findall(r"```bash\n(lvad data convert .*)\n```", SECTIONS["From one to the other"])
     assert main(shlex.split(command)[1:]) == 0
     assert capsys.readouterr().out == "1 scenes: mine/scenes.jsonl\n"
+
+
+def test_bdd_x_is_converted_as_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    part = SECTIONS["BDD-X"]
+    write(part)
+    (command,) = re.findall(r"```bash\n(lvad data convert .*)\n```", part)
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out in re.findall(r"```text\n(.*?)```", part, re.S)
+    assert Path("bddx/scenes.jsonl").read_text() in re.findall(r"```json\n(.*?)```", part, re.S)

@@ -15,7 +15,7 @@ from lvad.assets import CONFIGS
 from lvad.cli import main
 from lvad.commands.study_plan import make_plan, read_study
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.splits import recording
+from lvad.data.recordings import recording
 
 STUDY = CONFIGS / "study/bddoia.yaml"
 WITH_LABELS = ("action_sft", "two_stage", "clip_reward")

@@ -74,18 +74,18 @@ def draw(
 def convert(
     source: str,
     out: str,
-    format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl"] = "auto",
+    format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl", "bddx"] = "auto",
     images: str | None = None,
     num_frames: int = 2,
     taxonomy: str = "bdd_oia",
 ) -> int:
-    """Write labelled scenes of any layout as one .jsonl file, which reads as the same scenes.
+    """Write labelled scenes of any layout, or of BDD-X, as one .jsonl file, which reads as the same scenes.
 
     Args:
-        source: folder of the label files, or a .jsonl file.
+        source: folder of the label files, a .jsonl file, or BDD-X's .csv with the lists of its splits beside it.
         out: the .jsonl file to write; paths of pictures are relative to its folder.
         format: layout of the source.
-        images: folder of the pictures, where they lie elsewhere.
+        images: folder of the pictures or videos, where they lie elsewhere.
         num_frames: the most frames of a scene.
         taxonomy: label set, a .yaml file or the name of one that ships with lvad.
     """

@@ -4,12 +4,12 @@ They are the beginning of the seeded, stratified permutation of ``lvad.data.spli
 every larger one. Validation scenes are labels too: they come out of the n, or there are none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lvad.data.records import DataError
-from lvad.data.splits import SceneCounts, permutation
+from lvad.data.splits import SceneCounts, is_labelled, permutation
 from lvad.types import Scene
 
 Rest = Literal["drop", "unlabelled"]
@@ -48,7 +48,7 @@ class Budget:
         Raises:
             DataError: for more labels than the training scenes have.
         """
-        known = [scene for scene in scenes["train"] if scene.actions is not None or scene.reasons is not None]
+        known = _labelled(scenes["train"])
         if self.num_labels > len(known):
             problem = f"budget must be at most the {len(known)} training scenes with labels, got {self.num_labels}"
             raise DataError(f"{problem}; lower it, or choose a source with more")
@@ -89,7 +89,7 @@ def check_choice(balance: bool, num_scenes: SceneCounts, budget: int | None, is_
 
 def unused(whole: Iterable[Scene], scenes: Mapping[str, list[Scene]]) -> list[Scene]:
     """The scenes of the whole training split whose labels neither training nor validation uses, without labels."""
-    used = {scene.id for scene in scenes["train"] if scene.actions is not None or scene.reasons is not None}
+    used = {scene.id for scene in _labelled(scenes["train"])}
     used |= {scene.id for scene in scenes["val"]}
     return [hidden(scene) for scene in whole if scene.id not in used]
 
@@ -97,3 +97,7 @@ def unused(whole: Iterable[Scene], scenes: Mapping[str, list[Scene]]) -> list[Sc
 def hidden(scene: Scene) -> Scene:
     """The scene without anything to learn from but its frames."""
     return scene._replace(actions=None, reasons=None, captions=(), facts=None)
+
+
+def _labelled(scenes: Sequence[Scene]) -> list[Scene]:
+    return [scene for scene, known in zip(scenes, is_labelled(scenes), strict=True) if known]

@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from lvad.data.bddoia import Layout, collect
+from lvad.data.bddx import TABLE_SUFFIX, convert_bddx
+from lvad.data.jsonl import read_jsonl
 from lvad.data.records import DataError, Reading
+from lvad.data.splits import is_labelled
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
 
@@ -16,7 +19,7 @@ from lvad.types import Scene, VideoFrame
 def convert(
     source: Path,
     out: Path,
-    layout: Layout | Literal["auto"] = "auto",
+    layout: Layout | Literal["auto", "bddx"] = "auto",
     images: Path | None = None,
     num_frames: int = 2,
     taxonomy: Taxonomy = BDD_OIA,
@@ -24,12 +27,13 @@ def convert(
     """Write a source's scenes to one file, which reads as the same scenes.
 
     Args:
-        source: the folder with the label files, or a ``.jsonl`` file.
+        source: the folder with the label files, a ``.jsonl`` file, or BDD-X's ``.csv``.
         out: the file to write; paths of frames are relative to its folder. Labels without pictures give scenes
             without frames.
         layout: what ``source`` holds; found out if "auto".
-        images: folder of the pictures, where they do not lie beside the labels.
-        num_frames: M, the most frames of a scene.
+        images: folder of the pictures, where they do not lie beside the labels; of BDD-X's videos, where that is not
+            ``videos`` beside its table.
+        num_frames: M, the most frames of a scene; spans of BDD-X's videos are kept whole.
         taxonomy: what the labels are called.
 
     Returns:
@@ -43,18 +47,28 @@ def convert(
         raise DataError.at(out, "", "is no .jsonl file", "give a name that ends in .jsonl")
     if out.exists():
         raise DataError.at(out, "", "exists already", "name another file, or remove it")
-    reading = collect(source, layout, num_frames, images, taxonomy=taxonomy).require()
-    if all(scene.actions is None for scene in reading.scenes):
-        raise DataError.at(source, "", "has no labels to convert", "give a folder with label files")
-    out.parent.mkdir(parents=True, exist_ok=True)
     relative = _relative_to(out.parent)
+    if layout == "bddx" or (layout == "auto" and source.suffix == TABLE_SUFFIX):
+        lines, drops = convert_bddx(source, images or source.parent / "videos", relative)
+        _write(out, lines)
+        reading = read_jsonl(out, num_frames, taxonomy=taxonomy).require()
+        reading.drops = drops
+        return reading
+    reading = collect(source, layout, num_frames, images, taxonomy=taxonomy).require()
+    if not any(is_labelled(reading.scenes)):
+        raise DataError.at(source, "", "has no labels to convert", "give a folder with label files")
+    _write(out, (_row(scene, relative, taxonomy) for scene in reading.scenes))
+    return reading
+
+
+def _write(out: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """All lines or no file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for scene in reading.scenes:
-            row = _row(scene, relative, taxonomy)
+        for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     partial.rename(out)
-    return reading
 
 
 def _row(scene: Scene, relative: Callable[[Path], str], taxonomy: Taxonomy) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any, Final
 from lvad.data.chat import CHAT_KEYS, from_chat, is_chat
 from lvad.data.images import IMAGE_SUFFIXES
 from lvad.data.lines import Line, name_of
+from lvad.data.recordings import recording
 from lvad.data.records import SPLITS, Reading, is_text, load_json, plain_file, read_name, read_text
 from lvad.data.spans import SPAN_KEYS, Span, read_span
-from lvad.data.splits import recording
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
 

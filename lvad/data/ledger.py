@@ -41,7 +41,8 @@ def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
     found: Ledger = {}
     for split in ("train", "val"):
         for scene in scenes.get(split, ()):
-            kind = ", unlabelled" if scene.actions is None and scene.reasons is None else LABELLED
+            is_bare = scene.actions is None and scene.reasons is None and not scene.captions  # a text is a label too
+            kind = ", unlabelled" if is_bare else LABELLED
             kind = PSEUDO_LABELLED if scene.is_pseudo else kind
             found.setdefault(f"{stage} {split}{kind}", []).append(scene.id)
     return {use: sorted(ids) for use, ids in found.items()}

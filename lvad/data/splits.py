@@ -6,13 +6,13 @@ subsets are nested, an eighth lies within a quarter, and each holds its share of
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
 
+from lvad.data.recordings import drive_of
 from lvad.data.records import SPLITS, DataError, Reading
 from lvad.types import Scene
 
@@ -24,8 +24,6 @@ REWARD_COUNTS: Final = (1400, 200, 400)
 """Training, validation and test scenes of the reward model (Appendix B.3)."""
 
 Subset = Literal["all", "apart", "single", "grouped", "reward"]
-
-_RECORDING: Final = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(_[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,12 @@ def at_least(least: int, value: int, what: str) -> int:
     if value < least:
         raise ValueError(f"{what} must be at least {least}, got {value}")
     return value
+
+
+def is_labelled(scenes: Sequence[Scene]) -> list[bool]:
+    """Whether each scene has labels; where none has any, a text of its own is its label."""
+    found = [scene.actions is not None or scene.reasons is not None for scene in scenes]
+    return found if any(found) else [bool(scene.captions) for scene in scenes]
 
 
 def permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
@@ -144,17 +148,6 @@ def split_reward(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     return [scene._replace(split=split[i]) for i, scene in enumerate(merged)]
 
 
-def recording(scene_id: str) -> str | None:
-    """The drive that a BDD100K id ("0001542f-ec815219") was cut from, its first 8 digits; None for other ids."""
-    match = _RECORDING.fullmatch(scene_id)
-    return match[1] if match else None
-
-
-def _drive(scene: Scene) -> str:
-    """The recording of a scene; one that names none is a recording of its own."""
-    return scene.recording or recording(scene.id) or scene.id
-
-
 def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """Return the paper's subset split as in ``split_one_one`` and ``carve_val``, but no recording into two parts.
 
@@ -169,7 +162,7 @@ def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     merged = _one_one(scenes)
     groups: dict[str, list[int]] = {}
     for i in permutation(merged, seed):
-        groups.setdefault(_drive(merged[i]), []).append(i)
+        groups.setdefault(drive_of(merged[i]), []).append(i)
     quota = {kind: _quota(count) for kind, count in Counter(scene.actions for scene in merged).items()}
     left = {kind: dict(parts) for kind, parts in quota.items()}
     placed: dict[int, str] = {}
@@ -191,9 +184,9 @@ def keep_apart(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     Nor does one of a validation scene train. Test scenes are all kept, so scores are those of the release's test split.
     Of the real ``gt_4a_21r`` files 7,946 / 1,117 / 2,236 scenes become 7,358 / 1,050 / 2,236. The seed chooses nothing.
     """
-    drives = {split: {_drive(s) for s in scenes if s.split == split} for split in SPLITS}
+    drives = {split: {drive_of(s) for s in scenes if s.split == split} for split in SPLITS}
     taken = {"train": drives["val"] | drives["test"], "val": drives["test"]}
-    return [s for s in scenes if _drive(s) not in taken.get(s.split, ())]
+    return [s for s in scenes if drive_of(s) not in taken.get(s.split, ())]
 
 
 def split_anew(scenes: Sequence[Scene], seed: int) -> list[Scene]:
@@ -201,10 +194,10 @@ def split_anew(scenes: Sequence[Scene], seed: int) -> list[Scene]:
 
     Recordings stay whole: one that is too large for what is left of both shares trains, as scenes without labels do.
     """
-    labelled = [i for i, scene in enumerate(scenes) if scene.actions is not None]
+    labelled = [i for i, known in enumerate(is_labelled(scenes)) if known]
     groups: dict[str, list[int]] = {}
     for i in permutation([scenes[i] for i in labelled], seed):
-        groups.setdefault(_drive(scenes[labelled[i]]), []).append(labelled[i])
+        groups.setdefault(drive_of(scenes[labelled[i]]), []).append(labelled[i])
     left = _quota(len(labelled))
     placed = dict.fromkeys(range(len(scenes)), "train")
     for group in groups.values():
@@ -226,7 +219,7 @@ def carve_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scen
 
     Scenes without labels stay, unless there are no others.
     """
-    labelled = [scene for scene in train if scene.actions is not None]
+    labelled = [scene for scene, known in zip(train, is_labelled(train), strict=True) if known]
     _, val = _divide(labelled or train, VAL_SHARE, seed, num_kept=1)
     chosen = {scene.id for scene in val}
     return [scene for scene in train if scene.id not in chosen], [scene._replace(split="val") for scene in val]
@@ -283,7 +276,7 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
     scenes = reading.scenes
     is_split = any(scene.split for scene in scenes)
     if scenes and not is_split:
-        if all(scene.actions is None for scene in scenes):
+        if not any(is_labelled(scenes)):
             if subset != "all":
                 raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
             train, val = hold_out(scenes, seed)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from lvad.data.splits import recording
+from lvad.data.recordings import recording
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval

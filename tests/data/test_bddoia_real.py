@@ -9,8 +9,9 @@ from lvad.data.bddoia import collect
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
+from lvad.data.recordings import recording
 from lvad.data.records import Reading
-from lvad.data.splits import Subset, arrange, recording, split_one_one, take
+from lvad.data.splits import Subset, arrange, split_one_one, take
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Scene
 

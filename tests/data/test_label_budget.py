@@ -8,6 +8,7 @@ from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe
 from lvad.data.budget import Budget
 from lvad.data.datamodule import BDDOIADataModule, SceneCounts
 from lvad.data.records import DataError
+from lvad.types import Scene
 
 STAGES = ({}, {"rest": "unlabelled"}, {"num_drawn": SceneCounts(val=3)}, {"batch_size": 3, "num_frames": 1})
 
@@ -98,3 +99,13 @@ def test_what_cannot_be_chosen_is_refused(root):
     for counts, message in (((-1,), "at least 0"), ((4, -1), "at least 0"), ((4, 4), "less than"), ((0, 1), "less")):
         with pytest.raises(ValueError, match=message):
             Budget(*counts)
+
+
+def test_texts_are_the_labels_where_no_scene_has_actions():
+    texts = [Scene(f"t{i}", (), "train", captions=("It is night.",)) for i in range(4)]
+    bare = [Scene("bare", (), "train")]
+    spent = Budget(2).spend({"train": [*texts, *bare], "val": [], "test": []}, seed=0)
+    assert [len(scene.captions) for scene in spent["train"]] == [1, 1]
+    labelled = [Scene("answered", (), "train", (0, 1, 0, 0), (0,) * 21)]
+    spent = Budget(1).spend({"train": [*texts, *labelled], "val": [], "test": []}, seed=0)
+    assert spent["train"] == labelled

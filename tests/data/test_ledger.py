@@ -38,3 +38,11 @@ def test_a_planted_leak_is_found():
     check(ledger, ["p", "q"])
     with pytest.raises(DataError, match=r"1 test scenes were seen before, as B val, labelled: \['z'\]"):
         check(ledger, ["p", "z"])
+
+
+def test_a_text_is_a_label_too():
+    scenes = [Scene("a", (), "train", captions=("It is night.",)), Scene("b", (), "train")]
+    assert uses("ActionSFT", {"train": scenes}) == {
+        "ActionSFT train, labelled": ["a"],
+        "ActionSFT train, unlabelled": ["b"],
+    }

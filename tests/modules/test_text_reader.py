@@ -8,7 +8,7 @@ import torch
 from lvad.cli import main
 from lvad.commands.export_load import load_run
 from lvad.data.pseudo_labels import read_pseudo_labels
-from lvad.data.splits import recording
+from lvad.data.recordings import recording
 from lvad.modules import TextReader
 from lvad.policy import HFPolicy
 from lvad.rewards import Reader
