@@ -1,19 +1,19 @@
 """Answered scenes on one HTML page that needs no other file and no network. Drawing only, no training state.
 
-Ids and texts are anything a model or a folder of strangers may say: all are escaped, and the page's own policy
+Ids and texts are anything a model or a folder of strangers may say: the template escapes all, and the page's own policy
 (a ``Content-Security-Policy`` with the hashes of its one script and one style) lets nothing else run or load.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-from lvad.report.answer_picture import action_words, arrows, explanations, outcomes, true_words
-from lvad.report.pages import STYLE, content_hash, inlined
+from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
+from lvad.report.pages import STYLE, InlinedPicture, content_hash, inlined
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -25,22 +25,34 @@ _FILTERS: Final = {
 }
 _MAX_CHARS: Final = 1000
 
-_SCRIPT: Final = """
-const cards = [...document.querySelectorAll('.card')], buttons = [...document.querySelectorAll('nav button')];
-const has = (card, name) => name === 'all' || card.dataset.tags.split(' ').includes(name);
-function show() {
-  const wanted = location.hash.slice(1), name = buttons.some(b => b.dataset.show === wanted) ? wanted : 'all';
-  cards.forEach(card => { card.hidden = !has(card, name); });
-  buttons.forEach(b => b.setAttribute('aria-pressed', b.dataset.show === name));
-  document.getElementById('none').hidden = cards.some(card => !card.hidden);
-}
-buttons.forEach(b => {
-  b.append(` (${cards.filter(card => has(card, b.dataset.show)).length})`);
-  b.onclick = () => { location.hash = b.dataset.show; show(); };
-});
-addEventListener('hashchange', show);
-show();
-"""
+_PAGES: Final = Environment(
+    loader=PackageLoader("lvad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+class _Arrow(NamedTuple):
+    """An action: what was said of it, and whether that is true."""
+
+    name: str
+    points: str
+    """Of the polygon, in a square of side 1."""
+    words: str
+    mark: str
+    is_said: bool
+
+
+class _Card(NamedTuple):
+    """What the page shows of a scene."""
+
+    id: str
+    tags: list[str]
+    frames: list[InlinedPicture]
+    arrows: list[_Arrow]
+    truth: str
+    description: str
+    reasons: list[Explanation]
+    answer: str
+    is_valid: bool
 
 
 def write_gallery(
@@ -72,11 +84,8 @@ def write_gallery(
     try:
         # A lone surrogate, which a model can say and UTF-8 cannot hold, becomes a character reference.
         with part.open("w", encoding="utf-8", errors="xmlcharrefreplace", newline="\n") as page:
-            page.write(_head(title, summary))
-            for scene, pictures in zip(answered, frames, strict=True):
-                page.writelines(_card(scene, pictures, taxonomy))
-            page.write(f'</main>\n<p id="none" hidden>No scene of this kind.</p>\n<script>{_SCRIPT}</script>\n')
-            page.write("</body>\n</html>\n")
+            cards = (_card(scene, shown, taxonomy) for scene, shown in zip(answered, frames, strict=True))
+            page.writelines(_pieces(title, summary, cards))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -95,64 +104,44 @@ def tags(scene: AnsweredScene) -> list[str]:
     return found
 
 
-def _head(title: str, summary: Mapping[str, float]) -> str:
-    numbers = " · ".join(f"{name} {value:.4g}" for name, value in summary.items())
-    buttons = "".join(f'<button type="button" data-show="{key}">{name}</button>\n' for key, name in _FILTERS.items())
-    policy = f"default-src 'none'; img-src data:; style-src {content_hash(STYLE)}; script-src {content_hash(_SCRIPT)}"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(title)}</h1>
-<p>{escape(numbers)}</p>
-<p class="legend">Filled arrow: the model calls the action possible. TP: said and true. FP: said, not true.
-FN: true, not said. P: said, truth unknown. Numbers: probabilities.</p>
-<nav>
-{buttons}</nav>
-<main>
-"""
+def _pieces(title: str, summary: Mapping[str, float], cards: Iterable[_Card]) -> Iterator[str]:
+    """The page piece by piece, so that no more than a card is in memory."""
+    # As it is written, and no template.
+    script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
+    return _PAGES.get_template("gallery.html").generate(
+        title=title,
+        numbers=" · ".join(f"{name} {value:.4g}" for name, value in summary.items()),
+        filters=_FILTERS,
+        policy=f"default-src 'none'; img-src data:; style-src {content_hash(STYLE)}; script-src {content_hash(script)}",
+        style=STYLE,
+        script=script,
+        cards=cards,
+    )
 
 
-def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> Iterator[str]:
-    yield f'<article class="card" data-tags="{" ".join(tags(scene))}">\n<h2>{_text(scene.id)}</h2>\n'
-    # Four frames, a common number, would stand as three and one.
-    yield f'<div class="frames{" four" if len(frames) == 4 else ""}">'
-    yield from _images(frames)
-    yield '</div>\n<ul class="arrows">\n'
+def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> _Card:
+    return _Card(
+        id=_shown(scene.id),
+        tags=tags(scene),
+        frames=list(inlined(frames)),
+        arrows=_arrows(scene, taxonomy),
+        truth=true_words(scene, taxonomy),
+        description=_shown(scene.description) if scene.description else "",
+        reasons=explanations(scene, taxonomy),
+        answer=_shown(scene.text),
+        is_valid=scene.is_valid,
+    )
+
+
+def _arrows(scene: AnsweredScene, taxonomy: Taxonomy) -> list[_Arrow]:
     marks = outcomes(scene.actions, scene.true_actions)
-    rows = zip(taxonomy.actions, arrows(taxonomy), action_words(scene, taxonomy), marks, strict=True)
-    for i, (action, polygon, words, mark) in enumerate(rows):
-        points = " ".join(f"{x:.3g},{y:.3g}" for x, y in polygon)
-        shape = f'<svg viewBox="0 0 1 1" aria-hidden="true"><polygon points="{points}"/></svg>'
-        said = "said" if scene.actions[i] else "not said"
-        badge = f" <b>{mark}</b>" if mark in ("FP", "FN") else ""
-        kind = f"{'said ' if scene.actions[i] else ''}{mark}"
-        yield f'<li class="{kind}" title="{escape(action.name)}: {said}">{shape}{escape(words)}{badge}</li>\n'
-    yield f'</ul>\n<p class="true">{escape(true_words(scene, taxonomy))}</p>\n'
-    if scene.description:
-        yield f"<p>{_text(scene.description)}</p>\n"
-    yield '<ul class="reasons">\n'
-    for row in explanations(scene, taxonomy):
-        yield f'<li class="{row.mark}"><b>{row.mark}</b>{escape(row.text)}</li>\n'
-    yield "</ul>\n"
-    flaw = "" if scene.is_valid else ' open class="flaw"'
-    note = "answer" if scene.is_valid else "answer with a flaw"
-    yield f"<details{flaw}><summary>{note}</summary><p>{_text(scene.text)}</p></details>\n</article>\n"
+    rows = zip(taxonomy.actions, arrows(taxonomy), action_words(scene, taxonomy), marks, scene.actions, strict=True)
+    return [
+        _Arrow(action.name, " ".join(f"{x:.3g},{y:.3g}" for x, y in polygon), words, mark, bool(is_said))
+        for action, polygon, words, mark, is_said in rows
+    ]
 
 
-def _images(frames: Tensor) -> Iterator[str]:
-    """M ``img`` elements with their pixels inside."""
-    for i, picture in enumerate(inlined(frames), start=1):
-        size = f'width="{picture.width_px}" height="{picture.height_px}"'
-        yield f'<img alt="frame {i} of {len(frames)}" {size} decoding="async" src="{picture.address}">'
-
-
-def _text(text: str) -> str:
-    """Escaped, and no longer than a page can bear."""
-    return escape(text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]} ...") or "(empty)"
+def _shown(text: str) -> str:
+    """No longer than a page can bear."""
+    return (text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]} ...") or "(empty)"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from lvad.data.ledger import STREAMED, Ledger
 from lvad.report.runs import markdown
@@ -140,7 +140,7 @@ def model_card(exported: Exported, ledger: Ledger, metrics: Mapping[str, float |
         f"{exported.data}."
     )
     sections = [
-        _front_matter(exported),
+        _front_matter(exported, metrics),
         f"# {exported.title}\n\n{intro}\n",
         f"## Use\n\nlvad is not needed.\n\n```python\n{snippet(exported)}```\n{_prompt_note(exported.kind)}",
         _budget(ledger),
@@ -163,17 +163,38 @@ def snippet(exported: Exported) -> str:
     return f"{head}{_LOAD[kind].format(dtype=exported.dtype)}\n{_SAY}{ask}"
 
 
-def _front_matter(exported: Exported) -> str:
-    fields: dict[str, Any] = {
-        "library_name": _LIBRARIES.get(exported.kind, "transformers"),
-        "pipeline_tag": _TASKS.get(exported.kind, "image-text-to-text"),
-        "language": ["en"],
-        "tags": ["lvad", "driving", exported.stage],
-    }
+def _front_matter(exported: Exported, metrics: Mapping[str, float | None]) -> str:
+    results, base = _eval_results(exported, metrics), dict[str, Any]()
     if exported.hub_id is not None:
-        fields["base_model"] = exported.hub_id
-        fields["base_model_relation"] = "adapter" if exported.kind == "adapter" else "finetune"
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n"
+        base["base_model"] = exported.hub_id
+        base["base_model_relation"] = "adapter" if exported.kind == "adapter" else "finetune"
+    data = ModelCardData(
+        library_name=_LIBRARIES.get(exported.kind, "transformers"),
+        pipeline_tag=_TASKS.get(exported.kind, "image-text-to-text"),
+        language=["en"],
+        tags=["lvad", "driving", exported.stage],
+        model_name=exported.title if results else None,
+        eval_results=results,
+        **base,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _eval_results(exported: Exported, metrics: Mapping[str, float | None]) -> list[EvalResult] | None:
+    """The test's scores over all classes, as the hub shows them beside a model; None without a test of this export."""
+    names = [name.partition("/")[2] for name in metrics if name.startswith("test/")] if exported.is_best else []
+    return [
+        EvalResult(
+            task_type=_TASKS.get(exported.kind, "image-text-to-text"),
+            dataset_type="driving-scenes",  # an id is asked for, and these data lie in no hub
+            dataset_name=exported.data,
+            dataset_split="test",
+            metric_type=name,
+            metric_value=value,
+        )
+        for name in names
+        if "/" not in name and not name.endswith(_START) and (value := metrics[f"test/{name}"]) is not None
+    ] or None
 
 
 def _prompt_note(kind: Kind) -> str:

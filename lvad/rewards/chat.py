@@ -1,4 +1,9 @@
-"""A client of OpenAI-compatible chat servers: several requests at a time, retries, replies kept on disk."""
+"""Questions to OpenAI-compatible chat servers: several at a time, retries, replies kept on disk.
+
+httpx2, which huggingface_hub brings, is the HTTP client. The ``openai`` package would stand between and have to be
+undone: it adds headers from the environment (organisation, project, ``OPENAI_CUSTOM_HEADERS``) and a description of the
+machine, draws the pauses of its retries from the global random stream, and reads error responses without a bound.
+"""
 
 import math
 import os

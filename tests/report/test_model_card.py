@@ -1,10 +1,11 @@
 """The model card says what the run's numbers and ledger say."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-import yaml
+from huggingface_hub import EvalResult, ModelCard
 
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.report.model_card import _FLOORS, Exported, _is_floor, model_card, snippet
@@ -26,7 +27,7 @@ POLICY = Exported(
 
 
 def front_matter(card):
-    return yaml.safe_load(card.split("---\n")[1])
+    return ModelCard(card).data.to_dict()
 
 
 def rows(card):
@@ -49,6 +50,29 @@ def test_front_matter_is_what_the_hub_reads():
     assert (adapter["library_name"], adapter["base_model_relation"]) == ("peft", "adapter")
     reward = front_matter(model_card(replace(POLICY, kind="reward"), {}, {}))
     assert (reward["library_name"], reward["pipeline_tag"]) == ("open_clip", "zero-shot-image-classification")
+
+
+def test_the_hub_reads_the_scores_of_the_test():
+    metrics = {
+        "val/reward": 0.5,
+        "test/reward": 0.4375,
+        "test/action_macro_f1": None,
+        "test/always_stop/reward": 0.2,
+        "test/action_f1/stop": 0.8,
+    }
+    result = EvalResult(
+        task_type="image-text-to-text",
+        dataset_type="driving-scenes",
+        dataset_name=POLICY.data,
+        dataset_split="test",
+        metric_type="reward",
+        metric_value=0.4375,
+    )
+    data: Any = ModelCard(model_card(POLICY, {}, metrics)).data
+    assert data.model_name == "driver"
+    assert data.eval_results == [result]
+    # They are of another checkpoint.
+    assert "model-index" not in front_matter(model_card(replace(POLICY, is_best=False), {}, metrics))
 
 
 def test_the_budget_counts_each_scene_once():
