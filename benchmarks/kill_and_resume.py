@@ -40,13 +40,14 @@ RLOO = [
 ]  # fmt: skip
 STAGES = {
     "small": [
-        *RLOO, "--trainer.max_epochs", "2", "--data.num_scenes", "{train: 12, val: 4, test: 4}",
+        *RLOO, "--trainer.max_epochs", "2", "--data.split.num_scenes", "{train: 12, val: 4, test: 4}",
         "--data.batch_size", "2", "--model.init_args.num_completions", "2", "--model.init_args.judge", "null",
         "--checkpoint.monitor", "val/reward", "--trainer.num_sanity_val_steps", "0", "--plan.preflight", "false",
     ],
-    "rloo": [*RLOO, "--trainer.max_epochs", "3", "--data.num_scenes", "{train: 80, val: 16, test: 16}"],
+    "rloo": [*RLOO, "--trainer.max_epochs", "3", "--data.split.num_scenes", "{train: 80, val: 16, test: 16}"],
     "footage": [
-        *RLOO, "--data.footage", "../shards", "--data.format", "lastframe", "--data.root", "../drawn",
+        *RLOO, "--data.source.footage", "../shards", "--data.source.format", "lastframe",
+        "--data.source.root", "../drawn",
         "--data.num_workers", "2", "--data.batch_size", "16",
     ],
     "clip_reward": ["--config", "configs/clip_reward.yaml", "--trainer.max_epochs", "3"],

@@ -25,6 +25,7 @@ from torchmetrics.functional.classification import multilabel_f1_score
 
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
 from lvad.data.splits import permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic
@@ -118,7 +119,7 @@ def score(train: list[Heard], test: list[Heard], mend: Callable[[Heard], list[st
 
 
 def measure(study: Path, seeds: list[int]) -> dict[str, Any]:
-    data = BDDOIADataModule(format="synthetic", root="data/synthetic", num_frames=2, batch_size=50, eval_batch_size=50)
+    data = BDDOIADataModule(Source("synthetic", "data/synthetic", num_frames=2), batch_size=50, eval_batch_size=50)
     data.prepare_data()
     data.setup("fit")
     scenes, rows = data.scenes["train"], []

@@ -12,7 +12,8 @@ JUDGED = {
              "--model.init_args.num_completions", "2", "--checkpoint.monitor", "val/reward"],
     "action_sft": ["--model.init_args.judge", "null", f"{POLICY}.sampling.max_new_tokens", "40"],
     "two_stage": ["--model.init_args.judge", "null", "--model.init_args.constrain", "false"],
-    "study/reader": ["--model.init_args.num_completions", "2", "--data.budget", "null", "--data.rest", "drop"],
+    "study/reader": ["--model.init_args.num_completions", "2",
+                     "--data.split.budget", "null", "--data.split.rest", "drop"],
 }  # fmt: skip
 
 
@@ -28,8 +29,8 @@ def small_fit(stage, root, vlm, clip, data, *options):
         options: further ones of ``lvad fit``.
     """
     args = [
-        "fit", "--config", f"configs/{stage}.yaml", "--data.root", data, "--data.format", "lastframe",
-        "--data.num_scenes", "{train: 8, val: 4, test: 4}", "--data.batch_size", "4", "--trainer.max_epochs", "1",
+        "fit", "--config", f"configs/{stage}.yaml", "--data.source.root", data, "--data.source.format", "lastframe",
+        "--data.split.num_scenes", "{train: 8, val: 4, test: 4}", "--data.batch_size", "4", "--trainer.max_epochs", "1",
         "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.num_sanity_val_steps", "0",
         "--trainer.val_check_interval", "1.0", "--trainer.check_val_every_n_epoch", "1",
         "--trainer.logger.init_args.save_dir", root, "--trainer.logger.init_args.name", stage,

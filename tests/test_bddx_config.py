@@ -20,7 +20,7 @@ def test_the_run_is_built_and_learns_the_sentences_of_a_video(vlm_folder, tmp_pa
         "--config", str(CONFIGS / "bddx/caption_sft.yaml"), "--trainer.accelerator", "cpu",
         "--trainer.precision", "32-true", "--trainer.logger", "false",
         "--model.init_args.policy.init_args.model", str(vlm_folder),
-        "--config", str(small), "--data.root", str(tmp_path / "scenes.jsonl"),
+        "--config", str(small), "--data.source.root", str(tmp_path / "scenes.jsonl"),
         "--data.num_workers", "0",
     ])  # fmt: skip
     module, data = cli.model, cli.datamodule

@@ -26,8 +26,8 @@ STAGE_CONFIGS = {
     ROOT / "configs/study/bddoia.yaml",
 }
 SMALL = [
-    "--data.root", "drawn", "--data.num_scenes", "{train: 16, val: 8, test: 8}", "--trainer.max_epochs", "1",
-    "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
+    "--data.source.root", "drawn", "--data.split.num_scenes", "{train: 16, val: 8, test: 8}",
+    "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
 ]  # fmt: skip
 
 
@@ -226,8 +226,8 @@ def test_a_run_can_be_continued(finished_run):
 
 def test_the_main_job_runs_on_real_frames(shared_data, tmp_path):
     run(
-        "fit", "--config", "configs/rloo.yaml", *SMALL[4:], "--data.format", "frames",
-        "--data.root", shared_data / "sequences", "--trainer.limit_val_batches", "1", cwd=tmp_path,
+        "fit", "--config", "configs/rloo.yaml", *SMALL[4:], "--data.source.format", "frames",
+        "--data.source.root", shared_data / "sequences", "--trainer.limit_val_batches", "1", cwd=tmp_path,
     )  # fmt: skip
     metrics = json.loads((tmp_path / "logs/rloo/version_0/metrics.json").read_text())
     assert {"val/reward", "val/reward_start"} <= set(metrics)

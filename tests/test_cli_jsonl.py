@@ -9,7 +9,8 @@ from lvad.taxonomy import find_taxonomy, load_taxonomy
 
 LANES = load_taxonomy("lanes")
 SMALL = [
-    "--data.format", "jsonl", "--data.root", "mine", "--data.taxonomy", "mine.yaml", "--data.num_scenes", "{}",
+    "--data.source.format", "jsonl", "--data.source.root", "mine",
+    "--data.taxonomy", "mine.yaml", "--data.split.num_scenes", "{}",
     "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false",
     "--trainer.accelerator", "cpu",
 ]  # fmt: skip

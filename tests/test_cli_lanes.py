@@ -11,8 +11,8 @@ from lvad.taxonomy import BDD_OIA, find_taxonomy, load_taxonomy
 
 LANES = load_taxonomy("lanes")
 SMALL = [
-    "--data.taxonomy", "lanes", "--data.root", "drawn", "--data.drawing_seed", "0",
-    "--data.num_scenes", "{train: 32, val: 16, test: 16}", "--trainer.max_epochs", "1",
+    "--data.taxonomy", "lanes", "--data.source.root", "drawn", "--data.source.drawing_seed", "0",
+    "--data.split.num_scenes", "{train: 32, val: 16, test: 16}", "--trainer.max_epochs", "1",
     "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
 ]  # fmt: skip
 REWARD, POLICY = "logs/clip_reward/version_0/model", "logs/rloo/version_0/model"
@@ -73,7 +73,7 @@ def test_predictions_and_exports_name_them(cwd):
 
 
 def test_another_set_is_refused_in_one_line(cwd):
-    other = [*SMALL, "--data.taxonomy", "bdd_oia", "--data.root", "other"]
+    other = [*SMALL, "--data.taxonomy", "bdd_oia", "--data.source.root", "other"]
     policy = ["--model.init_args.policy.init_args.model", "logs/two_stage/version_0/model"]
     done = run("fit", "--config", "configs/two_stage.yaml", *other, *policy, cwd=cwd, check=False)
     assert done.returncode == 1

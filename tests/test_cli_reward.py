@@ -10,8 +10,9 @@ from test_cli import run
 from lvad.cli import main
 
 SMALL = [
-    "--data.root", "drawn", "--data.num_scenes", "{train: 32, val: 16, test: 16}", "--data.drawing_seed", "0",
-    "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
+    "--data.source.root", "drawn", "--data.split.num_scenes", "{train: 32, val: 16, test: 16}",
+    "--data.source.drawing_seed", "0", "--trainer.max_epochs", "1",
+    "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu",
 ]  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def test_the_folder_it_writes_is_a_reward(tuned):
     found = json.loads(done.stdout)
     assert done.returncode == (found["verdict"] == "fail")
     assert found["probes"]["digits"]["verdict"] in ("pass", "fail")
-    small = ["--data.num_scenes", "{train: 16, val: 16, test: 16}", "--model.init_args.num_completions", "2"]
+    small = ["--data.split.num_scenes", "{train: 16, val: 16, test: 16}", "--model.init_args.num_completions", "2"]
     options = [*SMALL[:2], *small, *SMALL[6:], "--model.init_args.audit", "warn"]
     reward = ["--model.init_args.reward.init_args.model", model]
     done = run("fit", "--config", "configs/rloo.yaml", *options, *reward, cwd=cwd)
@@ -66,7 +67,7 @@ def test_the_folder_it_writes_is_a_reward(tuned):
 def test_a_reward_that_is_not_tuned_is_refused_in_one_line(tuned, clip_folder):
     """Random weights cannot tell right from wrong."""
     cwd, _ = tuned
-    small = ["--data.num_scenes", "{train: 16, val: 16, test: 16}"]
+    small = ["--data.split.num_scenes", "{train: 16, val: 16, test: 16}"]
     reward = ["--model.init_args.reward.init_args.model", clip_folder]
     done = run("fit", "--config", "configs/rloo.yaml", *SMALL[:2], *small, *SMALL[6:], *reward, cwd=cwd, check=False)
     assert done.returncode == 1
@@ -88,8 +89,11 @@ def test_a_set_drawn_with_another_seed_is_refused(tuned, monkeypatch, capsys):
         (["--model.init_args.clip.init_args.model", "."], "is no open_clip folder: it holds no open_clip_config.json"),
         (["--model.init_args.clip.init_args.model", "./nothing"], "no model folder at './nothing'"),
         (["--model.init_args.losses.bce", "-1"], "losses must be >= 0"),
-        (["--model.init_args.kind", "output", "--data.unlabelled", "true"], "text kind 'output' needs"),
-        (["--data.num_scenes.train", "0"], "no train scenes; choose a source with that split, or raise num_scenes"),
+        (["--model.init_args.kind", "output", "--data.split.unlabelled", "true"], "text kind 'output' needs"),
+        (
+            ["--data.split.num_scenes.train", "0"],
+            "no train scenes; choose a source with that split, or raise num_scenes",
+        ),
     ],
 )
 def test_what_cannot_be_learnt_from_ends_in_one_line(options, message, tuned, monkeypatch, capsys):

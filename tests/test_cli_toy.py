@@ -9,14 +9,17 @@ from lvad.report.answers import read_answers
 
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"),
-    *("--data.num_drawn", "{train: 220, val: 0, test: 0}"),  # of 8,000; nothing else is needed on a fresh checkout
+    *(
+        "--data.source.num_drawn",
+        "{train: 220, val: 0, test: 0}",
+    ),  # of 8,000; nothing else is needed on a fresh checkout
 )
 
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("toy")
-    run("fit", "--config", "configs/toy_sft.yaml", *SHORT, "--data.num_scenes", "{train: 0.5}", cwd=cwd)
+    run("fit", "--config", "configs/toy_sft.yaml", *SHORT, "--data.split.num_scenes", "{train: 0.5}", cwd=cwd)
     run("test", cwd=cwd)
     run(
         "fit",

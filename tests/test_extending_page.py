@@ -25,8 +25,17 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_run_with_ones_own_policy_reward_and_estimator(folder, drawn_root, capsys):
     own = [word for name in ("policy", "reward", "estimator") for word in ("--config", f"{name}.yaml")]
-    small = "--data.batch_size 4 --data.num_scenes.train 8 --trainer.max_steps 1 --model.init_args.num_completions 2"
-    data = ["--data.format", "lastframe", "--data.root", str(drawn_root), "--trainer.num_sanity_val_steps", "0"]
+    small = (
+        "--data.batch_size 4 --data.split.num_scenes.train 8 --trainer.max_steps 1 --model.init_args.num_completions 2"
+    )
+    data = [
+        "--data.source.format",
+        "lastframe",
+        "--data.source.root",
+        str(drawn_root),
+        "--trainer.num_sanity_val_steps",
+        "0",
+    ]
     configuration = str(resolve_config("configs/rloo.yaml"))
     assert main(["fit", "--config", configuration, *own, *data, *small.split(), "--trainer.accelerator", "cpu"]) == 0
     said = capsys.readouterr()

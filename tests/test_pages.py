@@ -18,7 +18,7 @@ from lvad.taxonomy import load_taxonomy
 COMMANDS = {shlex.join(command): command for page in PAGES for command in lvad_commands(page)}
 """Of all pages, each once."""
 YAML = [block for page in PAGES for block in blocks(page, "yaml")]
-LANGUAGES = {"bash", "json", "python", "text", "yaml"}
+LANGUAGES = {"bash", "csv", "json", "python", "text", "yaml"}
 FILE = r"`((?:\.ci|benchmarks|configs|docs|examples|lvad|tests|tools)/[\w./-]+)`"
 
 

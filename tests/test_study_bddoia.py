@@ -16,6 +16,8 @@ from lvad.cli import main
 from lvad.commands.study_plan import make_plan, read_study
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.recordings import recording
+from lvad.data.source import Source
+from lvad.data.split import Split
 
 STUDY = CONFIGS / "study/bddoia.yaml"
 WITH_LABELS = ("action_sft", "two_stage", "clip_reward")
@@ -34,9 +36,11 @@ def bddoia(shared_data, tmp_path_factory):
     return root
 
 
-def data_of(stage, root, **changed):
+def data_of(stage, root, seed=0, **split):
     given = yaml.safe_load((CONFIGS / f"study/bddoia/{stage}.yaml").read_text())["data"]
-    data = BDDOIADataModule(**{**given, "root": str(root), "num_workers": 0, **changed})
+    source = Source(**given.pop("source") | {"root": str(root)})
+    split = Split(**given.pop("split") | split)
+    data = BDDOIADataModule(source, split, **given | {"num_workers": 0, "seed": seed})
     data.setup()
     return data
 
@@ -100,7 +104,7 @@ def test_every_command_is_understood(tmp_path, capsys):
         printed = capsys.readouterr()
         assert done.value.code == 0, (shlex.join(job.command), printed.err)
         given = yaml.safe_load(printed.out)
-        assert given["data"]["budget"] == (0 if "rloo" in job.name else 100)
+        assert given["data"]["split"]["budget"] == (0 if "rloo" in job.name else 100)
         if "policy" in given["model"]["init_args"]:
             model = given["model"]["init_args"]["policy"]["init_args"]["model"]
             assert model.endswith("/model") or ("2.2B" in model) == job.name.endswith("_2b")

@@ -11,7 +11,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from lvad.callbacks.fit_plan import FitPlan
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.estimators import A2C, RLOO
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy
 from lvad.objectives import KL, Regularisation
@@ -120,12 +123,10 @@ def main(
         callbacks=[FitPlan()],
     )  # fmt: skip
     data = BDDOIADataModule(
-        "lastframe",
-        root,
-        unlabelled=isinstance(module, RLOOPolicy),
+        Source("lastframe", root),
+        Split(unlabelled=isinstance(module, RLOOPolicy), num_scenes=SceneCounts(train=num_train, val=7)),
         batch_size=batch_size,
         eval_batch_size=4,
-        num_scenes=SceneCounts(train=num_train, val=7),
     )
     trainer.fit(module, data)
     if trainer.is_global_zero:

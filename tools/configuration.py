@@ -17,6 +17,8 @@ import lvad.rewards
 from lvad.callbacks import AverageWeights, KLRate
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy, TextReader
 from lvad.objectives import CrossEntropy, ExpectedBLEU, MinimumRiskBLEU
 from lvad.policy import HFPolicy
@@ -53,7 +55,7 @@ def sections() -> list[Section]:
     estimators = _exported(lvad.estimators, lambda one: issubclass(one, lvad.estimators.Estimator))
     found = [
         Section("Stages", "`model`", (CLIPReward, RLOOPolicy, ActionSFT, TextReader)),
-        Section("Data", "`data`", (BDDOIADataModule,)),
+        Section("Data", "`data`, `data.source` and `data.split`", (BDDOIADataModule, Source, Split)),
         Section("Policies", "`policy` of a stage", (HFPolicy,)),
         Section(
             "Rewards", "`reward` and `judge` of a stage", _exported(lvad.rewards, lambda one: hasattr(one, "score"))

@@ -18,8 +18,8 @@ MAIN_JOB_S = 25.0
 SMALL = ["--model.init_args.audit", "off", f"{POLICY}.sampling.max_new_tokens", "16", *FEW, *QUIET]
 RESUMED = [
     "--trainer.max_epochs", "3", "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1",
-    "--trainer.num_sanity_val_steps", "0", "--data.format", "lastframe", "--ckpt_path", "last",
-    "--data.num_scenes", "{train: 16, val: 8, test: 8}",
+    "--trainer.num_sanity_val_steps", "0", "--data.source.format", "lastframe", "--ckpt_path", "last",
+    "--data.split.num_scenes", "{train: 16, val: 8, test: 8}",
 ]  # fmt: skip
 """Six steps, a checkpoint after each second."""
 LAST = "logs/rloo/version_0/checkpoints/last.ckpt"
@@ -27,7 +27,7 @@ LAST = "logs/rloo/version_0/checkpoints/last.ckpt"
 
 def main_job(bench: Bench) -> Rows:
     """The README's first command, imports apart: the fit, and with drawing the scenes and making the models."""
-    few = ["--data.num_scenes", "{train: 16, val: 8, test: 8}"] if bench.is_tiny else []
+    few = ["--data.split.num_scenes", "{train: 16, val: 8, test: 8}"] if bench.is_tiny else []
     done = job("fit", ["fit", "--config", "configs/rloo.yaml", *few, *QUIET])
     if not done.passed:
         yield done
@@ -62,14 +62,14 @@ def torchrun(bench: Bench) -> Rows:
 def _fit(bench: Bench, strategy: str) -> list[str]:
     """A step of the main job with a strategy's file on top, on one device."""
     files = ["--config", "configs/rloo.yaml", "--config", f"configs/strategy/{strategy}.yaml"]
-    where = ["--data.root", str(bench.drawn_scenes()), "--trainer.devices", "1", *accelerator()]
+    where = ["--data.source.root", str(bench.drawn_scenes()), "--trainer.devices", "1", *accelerator()]
     precision = ["--trainer.precision", "32-true"] if bench.is_tiny else []
     return ["fit", *files, *SHORT, *SMALL, *where, *precision]
 
 
 def resume(bench: Bench) -> Rows:
     """A fit killed after its first checkpoint goes on to the end, and is held against an unbroken one."""
-    root = ["--data.root", str(bench.drawn_scenes())]
+    root = ["--data.source.root", str(bench.drawn_scenes())]
     fit = [sys.executable, "-m", "lvad.cli", "fit", "--config", "configs/rloo.yaml", *SMALL, *RESUMED, *root]
     fit += accelerator()
     for name in ("war", "peace"):

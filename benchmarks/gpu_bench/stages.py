@@ -10,10 +10,15 @@ from gpu_bench.rows import Row, Rows
 SHORT = [
     "--trainer.max_epochs", "1", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "1",
     "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0",
-    "--trainer.num_sanity_val_steps", "0", "--data.format", "lastframe",
+    "--trainer.num_sanity_val_steps", "0", "--data.source.format", "lastframe",
 ]  # fmt: skip
-FEW = ["--data.num_scenes", "{train: 8, val: 8, test: 8}", "--data.batch_size", "8"]  # one step is an epoch
-SINGLE = ["--data.num_scenes", "{train: 3, val: 1, test: 1}", "--data.batch_size", "3"]  # of the scenes with one label
+FEW = ["--data.split.num_scenes", "{train: 8, val: 8, test: 8}", "--data.batch_size", "8"]  # one step is an epoch
+SINGLE = [
+    "--data.split.num_scenes",
+    "{train: 3, val: 1, test: 1}",
+    "--data.batch_size",
+    "3",
+]  # of the scenes with one label
 POLICY, CLIP = "--model.init_args.policy.init_args", "--model.init_args.clip.init_args"
 STAGES = {
     "rloo": [*FEW, "--model.init_args.audit", "warn", f"{POLICY}.sampling.max_new_tokens", "16"],
@@ -35,7 +40,7 @@ def stages(bench: Bench, precision: str) -> Rows:
     """A row per command; what stands behind a fit that failed is left out."""
     drawn = bench.drawn_scenes()
     for stage in TINY if bench.is_tiny else STAGES:
-        where = ["--data.root", str(drawn), "--trainer.precision", precision, *QUIET, *accelerator()]
+        where = ["--data.source.root", str(drawn), "--trainer.precision", precision, *QUIET, *accelerator()]
         fit = job(f"{stage} fit", ["fit", "--config", f"configs/{stage}.yaml", *SHORT, *STAGES[stage], *where])
         yield fit
         if fit.passed and stage in EVALUATED:

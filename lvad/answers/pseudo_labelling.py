@@ -137,6 +137,6 @@ def _logit(probabilities: Sequence[float]) -> Tensor:
 def _batches(module: LightningModule, data: BDDOIADataModule, scenes: Sequence[Scene]) -> Iterator[Batch]:
     if not scenes:
         return
-    items = SceneDataset(scenes, data.num_frames, data.image_size_px)
+    items = SceneDataset(scenes, data.source.num_frames, data.source.image_size_px)
     for batch in held_out_loader(items, data.eval_batch_size, 0, {"num_replicas": 1, "rank": 0}, data.taxonomy):
         yield module.transfer_batch_to_device(batch, module.device, 0)

@@ -43,7 +43,7 @@ def right_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[list
     texts = []
     for name, actions, reasons in zip(batch.ids, batch.actions.tolist(), batch.reasons.tolist(), strict=True):
         if UNLABELLED in actions:
-            raise DataError(f"scene {name} has no labels; set data.unlabelled false, and no data.footage")
+            raise DataError(f"scene {name} has no labels; set data.split.unlabelled false, and no data.source.footage")
         texts.append([render(actions, reasons if target == "answer" else None, batch.taxonomy)])
     return texts
 

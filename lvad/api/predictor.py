@@ -40,7 +40,9 @@ class Predictor:
 
     def __init__(self, name: str, abilities: Abilities, data: BDDOIADataModule) -> None:
         self.name, self.batch_size = name, data.eval_batch_size
-        self.reader = SceneReader(data.num_frames, data.image_size_px, data.fps, data.video_stream, data.taxonomy)
+        self.reader = SceneReader(
+            data.source.num_frames, data.source.image_size_px, data.source.fps, data.source.video_stream, data.taxonomy
+        )
         self._abilities, self._data = abilities, data
         abilities.module.eval()
 

@@ -97,8 +97,10 @@ def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
     if not scenes:
         return None
     frame_tokens = getattr(getattr(policy, "prompt_ids", None), "frame_tokens", None)
-    chosen = worst_scenes(scenes, data.num_frames, data.batch_size, data.image_size_px, frame_tokens)
-    return collate([(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in chosen], data.taxonomy)
+    chosen = worst_scenes(scenes, data.source.num_frames, data.batch_size, data.source.image_size_px, frame_tokens)
+    return collate(
+        [(scene, decode(scene, data.source.num_frames, data.source.image_size_px)) for scene in chosen], data.taxonomy
+    )
 
 
 def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes: int = 0) -> TrialStep:
@@ -166,9 +168,9 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
     tokens = prompt_ids and prompt_ids.frame_tokens
     # Most processors scale every frame to one size, whatever it was reduced to.
     if tokens is None or tokens(tall, wide) > tokens(-(-tall // 2), -(-wide // 2)):
-        helps.append("a smaller data.image_size_px")
+        helps.append("a smaller data.source.image_size_px")
     if max(map(len, batch.frames)) > 1:
-        helps.append("a smaller data.num_frames")
+        helps.append("a smaller data.source.num_frames")
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"the worst batch does not fit into memory ({size} scenes of up to {max(map(len, batch.frames))} frames of "

@@ -106,7 +106,7 @@ def _with_path(options: list[_Option], paths: list[str]) -> list[_Option]:
     if len(paths) > 1:
         raise DataError(f"predict takes one picture, video or folder of them, got {len(paths)}: {paths}")
     configs = [option for option in options if option.name in _CONFIG_OPTIONS]
-    data = [_option("--data.format", "frames"), _option("--data.root", paths[0])] if paths else []
+    data = [_option("--data.source.format", "frames"), _option("--data.source.root", paths[0])] if paths else []
     rest = [option for option in options if option.name not in _CONFIG_OPTIONS]
     out = [_option("--predictions.folder", option.value or "") for option in rest if option.name == "--out"]
     return [*configs, *data, *(option for option in rest if option.name != "--out"), *out]

@@ -16,11 +16,13 @@ from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
 from lvad.commands.accelerators import accelerator
 from lvad.commands.one_line import in_one_line, innermost
+from lvad.commands.renamed import check_keys
 from lvad.commands.trust import ask_for_keys, parsed, with_consent
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import SPLITS, DataError
+from lvad.data.source import Source
 from lvad.data.splits import take
 from lvad.report.audit_report import audit_picture, audit_table
 from lvad.report.runs import write_whole
@@ -104,8 +106,10 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
 
 
 def _from_configuration(path: Path) -> Reward:
+    content = read_yaml(path)
+    check_keys(content, path)
     try:
-        found = read_yaml(path)["model"]["init_args"]["reward"]
+        found = content["model"]["init_args"]["reward"]
     except (KeyError, TypeError, IndexError) as error:
         raise DataError(f"{path}: no reward at model.init_args.reward; {_REMEDY}") from error
     parser = ArgumentParser(exit_on_error=False)
@@ -151,10 +155,12 @@ def _scenes(config: Namespace) -> DataLoader[Any]:
     root = Path(config.root).expanduser()
     is_there = root.is_dir() and any(root.iterdir())
     data = BDDOIADataModule(
-        format="lastframe" if is_there and config.format == "synthetic" else config.format,  # whatever seed drew it
-        root=config.root,
-        images=config.images,
-        num_frames=config.num_frames,
+        Source(
+            "lastframe" if is_there and config.format == "synthetic" else config.format,
+            config.root,
+            images=config.images,
+            num_frames=config.num_frames,
+        ),
         taxonomy=config.taxonomy,
     )
     data.prepare_data()

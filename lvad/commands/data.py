@@ -114,7 +114,7 @@ def shard(
     video_stream: int | None = None,
     progress: bool = True,
 ) -> int:
-    """Make shards of unlabelled footage for ``--data.footage``; run again, it goes on where it was broken off.
+    """Make shards of unlabelled footage for ``--data.source.footage``; run again, it goes on where it was broken off.
 
     Args:
         source: folders of frames, videos, or both; a JPEG file keeps its bytes.

@@ -129,8 +129,8 @@ def _asks(run: Run) -> str:
 
 def _data_in_words(run: Run) -> str:
     data = run.data
-    size = "" if data.image_size_px is None else f", reduced to {data.image_size_px} px"
-    return f"`{data.root.name}` ({data.format}), at most {data.num_frames} frames per scene{size}"
+    size = "" if data.source.image_size_px is None else f", reduced to {data.source.image_size_px} px"
+    return f"`{data.source.path.name}` ({data.source.format}), at most {data.source.num_frames} frames per scene{size}"
 
 
 def _limits(run: Run) -> list[str]:

@@ -15,6 +15,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from lvad.commands.checkpoint_file import read_checkpoint
+from lvad.commands.renamed import check_keys
 from lvad.commands.stages import make_cli
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
@@ -88,7 +89,7 @@ def scenes_to_try(data: Any, count: int) -> Shown:
             data.setup("validate")
         scenes = data.scenes["val"][:count]
         if scenes:
-            frames = [decode(scene, data.num_frames, data.image_size_px) for scene in scenes]
+            frames = [decode(scene, data.source.num_frames, data.source.image_size_px) for scene in scenes]
             return Shown(frames, "validation scenes of the run")
         reason = "the run has no validation scenes"
     except (DataError, OSError) as error:
@@ -128,6 +129,7 @@ def _build(path: Path) -> tuple[dict[str, Any], Any]:
     if not isinstance(config, dict):
         problem = f"is no configuration ({type(config).__name__} at its top)"
         raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote")
+    check_keys(config, path)
     kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         file = Path(scratch) / CONFIG
@@ -166,7 +168,7 @@ def _load(module: LightningModule, content: dict[str, Any], path: Path) -> None:
 
 
 def _drawn(data: Any, count: int) -> list[Tensor]:
-    num_frames = data.num_frames
+    num_frames = data.source.num_frames
     states = [draw_scene(0, index).state for index in range(count)]
     pictures = [[np.asarray(render(state, i, num_frames)) for i in range(num_frames)] for state in states]
     return [torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous() for frames in pictures]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.assets import resolve_config
+from lvad.commands.renamed import check_keys
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.records import DataError
 from lvad.report.runs import MODEL
@@ -243,6 +244,7 @@ def _check_stages(stages: Sequence[Stage], path: Path, given: Collection[str]) -
         resolve_config(stage.config)
         if taken := [key for key in stage.overrides if str(key).startswith(_SET_HERE)]:
             raise DataError.at(path, where, f"overrides {taken[0]!r}, which the pipeline sets", "leave it out")
+        check_keys(stage.overrides, f"{path}, {where}")
         for name in references(stage):
             if name in given:
                 continue

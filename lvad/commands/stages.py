@@ -19,6 +19,7 @@ from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.commands.number_types import count_before_share
 from lvad.commands.one_line import in_one_line, innermost
+from lvad.commands.renamed import check_arguments
 from lvad.commands.resume import LAST, go_on, runs_of
 from lvad.commands.run_folder import trainer_root
 from lvad.commands.signals import Stopped, StopSignals
@@ -65,7 +66,13 @@ class StageCLI(LightningCLI):
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; what the configuration names outside lvad and its libraries is said before it is imported."""
+        """Parse; what the configuration names outside lvad and its libraries is said before it is imported.
+
+        Raises:
+            ArgumentError: for an option that cannot be understood.
+            DataError: for a configuration with a key of an earlier lvad.
+        """
+        check_arguments(args)
         self.config = parsed(parser, args)
 
     def instantiate_classes(self) -> None:

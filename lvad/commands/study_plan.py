@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.assets import resolve_config
+from lvad.commands.renamed import check_keys
 from lvad.commands.stage_plan import (
     Pipeline,
     Record,
@@ -193,6 +194,7 @@ def _check_values(study: Study, path: Path) -> None:
             raise DataError.at(path, name, f"must be at least 1, got {getattr(study, name)}", "correct the file")
     if unknown := [name for name in study.references if name not in study.arms]:
         raise DataError.at(path, "references", f"{unknown[0]!r} is no arm", f"there are {list(study.arms)}")
+    check_keys(study.extra_test, f"{path}, extra_test")
     for config, seconds in study.estimates.items():
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise DataError.at(path, "estimates", f"{config!r} must be seconds, got {seconds!r:.40}", _REMEDY)

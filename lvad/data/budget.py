@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lvad.data.records import DataError
-from lvad.data.splits import SceneCounts, is_labelled, permutation
+from lvad.data.splits import is_labelled, permutation
 from lvad.types import Scene
 
 Rest = Literal["drop", "unlabelled"]
@@ -64,27 +64,6 @@ class Budget:
     def __str__(self) -> str:
         val = f", {self.num_val} of them for validation" if self.num_val else ", no validation scenes"
         return f"budget: {self.num_labels} labels{val}; the other training scenes: {self.rest}"
-
-
-def check_choice(balance: bool, num_scenes: SceneCounts, budget: int | None, is_stream: bool) -> None:
-    """Refuse two choices of the same training scenes.
-
-    Args:
-        balance: draw them in balance.
-        num_scenes: how many of each split are used.
-        budget: how many have labels; None is no budget.
-        is_stream: they are streamed footage.
-
-    Raises:
-        ValueError: naming the choice to leave out.
-    """
-    if is_stream and (balance or num_scenes.train is not None):
-        what = "balance" if balance else "num_scenes.train"
-        raise ValueError(f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps")
-    is_part = num_scenes.train not in (None, 1.0) or isinstance(num_scenes.train, int)
-    if budget is not None and (is_stream or is_part):
-        what = "footage" if is_stream else "num_scenes.train"
-        raise ValueError(f"budget chooses among all training scenes and cannot be set with {what}: set that to null")
 
 
 def unused(whole: Iterable[Scene], scenes: Mapping[str, list[Scene]]) -> list[Scene]:

@@ -1,55 +1,79 @@
 """The drawn set of a run: made where there is none yet, and refused where it is another one."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from lvad.data.counts import SceneCounts
 from lvad.data.label_sets import check_same, taxonomy_of_run
 from lvad.data.records import DataError, Reading, read_json
 from lvad.taxonomy import Taxonomy
 
 RECIPE: Final = "synthetic.json"
 DRAWN: Final = {"train": 800, "val": 128, "test": 300}
-"""What is drawn where ``num_scenes`` does not say."""
+"""What is drawn where the configuration does not say."""
 
 
-def draw_once(
-    root: Path, counts: dict[str, int | float | None], num_frames: int, seed: int, taxonomy: Taxonomy
-) -> None:
-    """Draw the set where the folder is empty or absent; whether one drawn earlier is large enough, setup decides.
+@dataclass(frozen=True)
+class DrawnSet:
+    """A set of drawn scenes as a configuration asks for it.
 
-    Raises:
-        DataError: for one drawn earlier with other labels.
+    Args:
+        root: its folder.
+        counts: scenes of each split; a share is taken of the usual set, which is drawn whole.
+        num_frames: M, frames of a scene.
+        seed: which endless series of scenes it is the beginning of.
     """
-    if root.exists() and any(root.iterdir()):
-        if (root / RECIPE).is_file():
-            check_same(taxonomy_of_run(root), taxonomy, root)
-        return
-    # A share is taken of the usual set, which is drawn whole.
-    whole = [count if isinstance(count, int) else DRAWN[split] for split, count in counts.items()]
-    from lvad.data.synthetic.write import write_synthetic
 
-    try:
-        write_synthetic(root, *whole, seed=seed, num_frames=num_frames, taxonomy=taxonomy)
-    except OSError:
-        # Another run may have finished the same folder first.
-        if not (root.is_dir() and any(root.iterdir())):
-            raise
+    root: Path
+    counts: SceneCounts
+    num_frames: int
+    seed: int
 
+    def draw_if_absent(self, taxonomy: Taxonomy) -> None:
+        """Draw the set where the folder is empty or absent; whether one drawn earlier is large enough, ``check`` says.
 
-def check_drawn(
-    root: Path, reading: Reading, counts: dict[str, int | float | None], num_frames: int, seed: int
-) -> None:
-    """Refuse a set drawn earlier that is another one, or smaller than what is asked for now."""
-    remedy = "delete the folder to draw it anew, or give another root"
-    recipe = root / RECIPE
-    if recipe.is_file() and (drawn_with := read_json(recipe, dict).get("seed")) != seed:
-        raise DataError.at(root, "", f"drawn with seed {drawn_with}, drawing_seed is {seed}", remedy)
-    for split, count in counts.items():
-        drawn = sum(scene.split == split for scene in reading.scenes)
-        if isinstance(count, int) and count > drawn:
-            raise DataError.at(
-                root, "", f"holds {drawn} {split} scenes, num_scenes or num_drawn asks for {count}", remedy
-            )
-    shortest = min((len(scene.frames) for scene in reading.scenes), default=num_frames)
-    if shortest < num_frames:
-        raise DataError.at(root, "", f"scenes have {shortest} frames, num_frames asks for {num_frames}", remedy)
+        Raises:
+            DataError: for one drawn earlier with other labels.
+        """
+        if self._is_there():
+            if (self.root / RECIPE).is_file():
+                check_same(taxonomy_of_run(self.root), taxonomy, self.root)
+            return
+        counts = asdict(self.counts).items()
+        whole = [count if isinstance(count, int) else DRAWN[split] for split, count in counts]
+        from lvad.data.synthetic.write import write_synthetic
+
+        try:
+            write_synthetic(self.root, *whole, seed=self.seed, num_frames=self.num_frames, taxonomy=taxonomy)
+        except OSError:
+            # Another run may have finished the same folder first.
+            if not self._is_there():
+                raise
+
+    def check(self, reading: Reading) -> None:
+        """Refuse a set drawn earlier that is another one, or smaller than what is asked for now.
+
+        Args:
+            reading: what was read of it.
+
+        Raises:
+            DataError: naming the difference.
+        """
+        remedy = "delete the folder to draw it anew, or give another root"
+        recipe = self.root / RECIPE
+        if recipe.is_file() and (drawn_with := read_json(recipe, dict).get("seed")) != self.seed:
+            problem = f"drawn with seed {drawn_with}, drawing_seed is {self.seed}"
+            raise DataError.at(self.root, "", problem, remedy)
+        for split, count in asdict(self.counts).items():
+            drawn = sum(scene.split == split for scene in reading.scenes)
+            if isinstance(count, int) and count > drawn:
+                problem = f"holds {drawn} {split} scenes, num_scenes or num_drawn asks for {count}"
+                raise DataError.at(self.root, "", problem, remedy)
+        shortest = min((len(scene.frames) for scene in reading.scenes), default=self.num_frames)
+        if shortest < self.num_frames:
+            problem = f"scenes have {shortest} frames, num_frames asks for {self.num_frames}"
+            raise DataError.at(self.root, "", problem, remedy)
+
+    def _is_there(self) -> bool:
+        return self.root.is_dir() and any(self.root.iterdir())

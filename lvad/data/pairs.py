@@ -63,7 +63,7 @@ def candidates(kind: TextKind, batch: Batch) -> Candidates:
     for what, labels in needed.get(kind, {"actions": actions, "reasons": reasons}).items():
         if (lacking := (labels == UNLABELLED).any(1)).any():
             names = [name for name, is_lacking in zip(batch.ids, lacking.tolist(), strict=True) if is_lacking]
-            remedy = "take labelled scenes (data.unlabelled false), or a text kind that the labels have"
+            remedy = "take labelled scenes (data.split.unlabelled false), or a text kind that the labels have"
             raise DataError(f"scenes without {what}, which text kind {kind!r} needs: {names[:5]}; {remedy}")
     texts = candidate_texts(kind, batch.taxonomy)
     if kind == "output":

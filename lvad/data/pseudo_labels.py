@@ -29,21 +29,6 @@ class PseudoLabel(NamedTuple):
     """That the actions are right, in [0, 1]."""
 
 
-def label_file(path: str | None, is_unlabelled: bool) -> Path | None:
-    """The file of a data module's pseudo-labels; None without one.
-
-    Args:
-        path: as given.
-        is_unlabelled: whether the training scenes are to have no labels.
-
-    Raises:
-        ValueError: for both.
-    """
-    if path and is_unlabelled:
-        raise ValueError("pseudo_labels gives labels to training scenes: set unlabelled to false, and no footage")
-    return Path(path).expanduser() if path else None
-
-
 def read_pseudo_labels(path: Path, taxonomy: Taxonomy = BDD_OIA) -> dict[str, PseudoLabel]:
     """The labels of a file, scene id to label; as many of each scene as the label set has.
 

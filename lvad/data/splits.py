@@ -8,7 +8,6 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
 
@@ -24,35 +23,6 @@ REWARD_COUNTS: Final = (1400, 200, 400)
 """Training, validation and test scenes of the reward model (Appendix B.3)."""
 
 Subset = Literal["all", "apart", "single", "grouped", "reward"]
-
-
-@dataclass(frozen=True)
-class SceneCounts:
-    """How many scenes of each split are used: a count, a share in (0, 1], or None for all.
-
-    Args:
-        train: of the training scenes; a smaller choice lies within every larger one, and each is stratified.
-        val: of the validation scenes.
-        test: of the test scenes.
-    """
-
-    train: int | float | None = None
-    val: int | float | None = None
-    test: int | float | None = None
-
-
-ALL_SCENES: Final = SceneCounts()
-
-
-def at_least(least: int, value: int, what: str) -> int:
-    """The value.
-
-    Raises:
-        ValueError: naming it, where it is smaller.
-    """
-    if value < least:
-        raise ValueError(f"{what} must be at least {least}, got {value}")
-    return value
 
 
 def is_labelled(scenes: Sequence[Scene]) -> list[bool]:

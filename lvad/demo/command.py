@@ -12,7 +12,7 @@ from lvad.commands.terminal import quieten
 from lvad.commands.trust import parsed
 from lvad.data.records import DataError
 
-EXTRA: Final = ("jinja2", "python_multipart", "starlette", "uvicorn")
+EXTRA: Final = ("python_multipart", "starlette", "uvicorn")
 _MAX_RUNS: Final = 2
 _ANYWHERE: Final = ("0.0.0.0", "::")
 _HERE: Final = ("localhost", "127.0.0.1")

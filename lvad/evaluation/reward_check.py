@@ -30,7 +30,7 @@ def validation_scenes(data: object) -> list[Batch]:
     if not isinstance(data, BDDOIADataModule):
         return []
     scenes, size = data.scenes["val"][:NUM_SCENES], data.eval_batch_size
-    items = [(scene, decode(scene, data.num_frames, data.image_size_px)) for scene in scenes]
+    items = [(scene, decode(scene, data.source.num_frames, data.source.image_size_px)) for scene in scenes]
     return [collate(items[i : i + size], data.taxonomy) for i in range(0, len(items), size)]
 
 

@@ -63,7 +63,7 @@ class ActionSFT(Shardable):
         augment: random views of the labelled training scenes; None shows them as they are.
         fixmatch: learn from the data's ``pool`` of unlabelled training scenes too, by what the model is sure of itself.
         pseudo_labels: answer that pool once the fit is done, and leave what is sure beside the exported model, for
-            ``data.pseudo_labels`` of a later fit.
+            ``data.split.pseudo_labels`` of a later fit.
         judge: a reward that scores the test answers; the paper's CLIP score and match percentage.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.

@@ -217,7 +217,9 @@ class TextReader(LightningModule):
         labelled = sorted(self.labels)
         if len({recording(name) or name for name in labelled}) < 2:
             problem = f"{len(labelled)} labelled training scenes are too few to fit a reader across folds"
-            raise DataError(f"{problem}; give labelled scenes of 2 recordings at least (data.num_scenes, data.budget)")
+            raise DataError(
+                f"{problem}; give labelled scenes of 2 recordings at least (data.split.num_scenes, data.split.budget)"
+            )
         return labelled, sorted(self.described.keys() - self.labels.keys())
 
     def _log_fit(self, fit: Fit, said: SceneFeatures, labels: Tensor, folds: Tensor) -> None:

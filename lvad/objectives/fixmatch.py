@@ -99,9 +99,11 @@ class FixMatch:
         """
         if not data.pool:
             problem = "no training scenes without labels"
-            raise DataError.at(data.root, "", problem, "set data.budget or num_scenes.train below their number")
+            raise DataError.at(
+                data.source.path, "", problem, "set data.split.budget or num_scenes.train below their number"
+            )
         count = self.per_labelled * num_labelled
-        items = SceneDataset(data.pool, data.num_frames, data.image_size_px)
+        items = SceneDataset(data.pool, data.source.num_frames, data.source.image_size_px)
         places = in_turn(len(data.pool), data.seed, (step * world_size + rank) * count, count)
         return collate([items[place] for place in places], data.taxonomy)
 

@@ -51,8 +51,8 @@ class Rehearsal:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if decay_steps is not None and decay_steps < 1:
             raise ValueError(f"decay_steps must be >= 1, or null to keep the weight, got {decay_steps}")
-        if data.unlabelled:
-            raise ValueError("rehearsal needs labels: set data.unlabelled false in it")
+        if data.split.unlabelled:
+            raise ValueError("rehearsal needs labels: set data.split.unlabelled false in it")
         self.data, self.target, self.weight = data, target, weight
         self.decay_steps, self.batch_size = decay_steps, batch_size
 
@@ -69,11 +69,11 @@ class Rehearsal:
         """
         self.data.setup("fit")
         if not self.scenes:
-            raise DataError.at(self.data.root, "", "no training scenes to rehearse", "raise num_scenes.train")
+            raise DataError.at(self.data.source.path, "", "no training scenes to rehearse", "raise num_scenes.train")
         for scene in self.scenes:
             if not (scene.captions if self.target == "caption" else scene.actions and scene.reasons):
                 problem = f"scene {scene.id!r} has no {self.target} to rehearse"
-                raise DataError.at(self.data.root, "", problem, "choose the other target, or label it")
+                raise DataError.at(self.data.source.path, "", problem, "choose the other target, or label it")
 
     def weight_at(self, step: int) -> float:
         """The weight after that many training batches."""
@@ -81,7 +81,7 @@ class Rehearsal:
 
     def batch_at(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
         """The labelled scenes of a training batch: each once before any comes again."""
-        dataset = SceneDataset(self.scenes, self.data.num_frames, self.data.image_size_px)
+        dataset = SceneDataset(self.scenes, self.data.source.num_frames, self.data.source.image_size_px)
         first = (step * world_size + rank) * self.batch_size
         places = in_turn(len(self.scenes), self.data.seed, first, self.batch_size)
         return collate([dataset[place] for place in places], self.data.taxonomy)

@@ -201,7 +201,7 @@ def _paired(first: TestedRun, other: TestedRun) -> list[AnsweredScene]:
             for run, source, names in ((other, first, lacks), (first, other, more))
             if names
         ]
-        remedy = "test both on the same scenes (the same data.root, data.num_scenes and data.seed)"
+        remedy = "test both on the same scenes (the same data.source.root, data.split.num_scenes and data.seed)"
         raise DataError(f"runs are compared on the same scenes, but {', and '.join(missing)}; {remedy}")
     return [by_id[name] for name in ids]
 

@@ -157,7 +157,7 @@ def _check_scenes(first: ScoredRun, other: ScoredRun) -> None:
     for run, source in ((other, first), (first, other)):
         if lacks := [name for name in source.scenes if name not in run.scenes]:
             problem = f"{run.name!r} lacks {len(lacks)} scenes of {source.name!r}, such as {lacks[:_SHOWN_IDS]}"
-            remedy = "test both on the same scenes (the same data.root, data.num_scenes and data.seed)"
+            remedy = "test both on the same scenes (the same data.source.root, data.split.num_scenes and data.seed)"
             raise DataError(f"runs are compared on the same scenes, but {problem}; {remedy}")
 
 

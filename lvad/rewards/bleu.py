@@ -98,6 +98,6 @@ class BLEU(nn.Module):
         if min(actions + (reasons if self.target == "answer" else [])) < 0:
             raise ValueError(
                 f"scene {batch.ids[i]!r} has no labels for BLEU to compare with; use a reward without labels, labelled "
-                "scenes, or data.unlabelled=false"
+                "scenes, or data.split.unlabelled=false"
             )
         return (render(actions, reasons if self.target == "answer" else None, batch.taxonomy),)

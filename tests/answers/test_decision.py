@@ -7,6 +7,7 @@ from lvad.answers.decision import View, Voting, questions, vote
 from lvad.answers.describer import Description
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
 from lvad.modules import ActionSFT
 from lvad.policy import HFPolicy, Sampling
 from lvad.policy.grammar import AnswerGrammar
@@ -24,7 +25,7 @@ def policy(vlm_folder):
 
 @pytest.fixture(scope="module")
 def batch(drawn_root):
-    data = BDDOIADataModule("lastframe", str(drawn_root), eval_batch_size=4)
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), eval_batch_size=4)
     data.setup()
     return next(iter(data.val_dataloader()))
 

@@ -13,6 +13,8 @@ from lvad.answers.pseudo_labelling import AnswerWithProbability, calibration_on,
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import read_ledger
 from lvad.data.pseudo_labels import PSEUDO_LABELS, PseudoLabel, read_pseudo_labels
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.modules import ActionSFT
 from lvad.policy import HFPolicy, Sampling
 from lvad.report.recorder import RunRecorder
@@ -69,7 +71,7 @@ def test_without_right_and_wrong_answers_nothing_is_calibrated():
 def test_a_fit_leaves_labels_for_the_pool_beside_its_model(vlm_folder, drawn_root, tmp_path):
     policy = HFPolicy(str(vlm_folder), Sampling(max_new_tokens=150), lora=None)
     module = ActionSFT(policy, "answer", constrain=True, voting=Voting(mirrored=True), pseudo_labels=PseudoLabels(0.0))
-    data = BDDOIADataModule("lastframe", str(drawn_root), batch_size=4, eval_batch_size=6, budget=4)
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(budget=4), batch_size=4, eval_batch_size=6)
     trainer = Trainer(
         accelerator="cpu", max_steps=1, logger=False, callbacks=[RunRecorder(str(tmp_path))], enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
@@ -82,7 +84,7 @@ def test_a_fit_leaves_labels_for_the_pool_beside_its_model(vlm_folder, drawn_roo
     counts = {use: len(ids) for use, ids in read_ledger(tmp_path / "model").items()}
     assert counts == {"ActionSFT pool train, unlabelled": 12, "ActionSFT train, labelled": 4}
     student = BDDOIADataModule(
-        "lastframe", str(drawn_root), budget=4, pseudo_labels=str(tmp_path / "model" / PSEUDO_LABELS)
+        Source("lastframe", str(drawn_root)), Split(budget=4, pseudo_labels=str(tmp_path / "model" / PSEUDO_LABELS))
     )
     student.setup()
     assert len(student.scenes["train"]) == 16

@@ -13,7 +13,10 @@ from transformers import Idefics3ImageProcessor
 from lvad.answers.describer import Description
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.worst_batch import DoesNotFit, _remedy, try_step, worst_batch, worst_scenes
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.estimators import A2C
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy
 from lvad.objectives import KL
@@ -26,7 +29,9 @@ from lvad.types import Scene
 
 @pytest.fixture
 def data(drawn_root):
-    made = BDDOIADataModule("lastframe", drawn_root, batch_size=4, num_scenes=SceneCounts(train=8, val=4))
+    made = BDDOIADataModule(
+        Source("lastframe", drawn_root), Split(num_scenes=SceneCounts(train=8, val=4)), batch_size=4
+    )
     made.setup()
     return made
 
@@ -168,7 +173,7 @@ def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip
     ) as caught:
         trainer(tmp_path, FitPlan()).fit(module, data)
     assert "completions_at_once 2" in str(caught.value)
-    assert "; a smaller data.num_frames" in str(caught.value)
+    assert "; a smaller data.source.num_frames" in str(caught.value)
     # The processor scales every frame to its one tile.
     assert "image_size_px" not in str(caught.value)
     assert "policy images." not in str(caught.value)

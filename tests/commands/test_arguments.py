@@ -28,12 +28,21 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_the_path_wins_over_the_configurations_and_an_option_over_the_path(runs):
-    """jsonargparse reads from left to right: a file behind ``--data.root`` would bring its own data back."""
+    """jsonargparse reads from left to right: a file behind ``--data.source.root`` would bring its own data back."""
     Path("c.yaml").write_text("{}")
-    given = ["street.jpg", "--config", "a.yaml", "--ckpt_path", "b", "--config=c.yaml", "--data.format", "lastframe"]
+    given = [
+        "street.jpg",
+        "--config",
+        "a.yaml",
+        "--ckpt_path",
+        "b",
+        "--config=c.yaml",
+        "--data.source.format",
+        "lastframe",
+    ]
     wanted = [
-        "--config", "a.yaml", "--config", "c.yaml", "--data.format", "frames", "--data.root", "street.jpg",
-        "--ckpt_path", "b", "--data.format", "lastframe",
+        "--config", "a.yaml", "--config", "c.yaml", "--data.source.format", "frames",
+        "--data.source.root", "street.jpg", "--ckpt_path", "b", "--data.source.format", "lastframe",
     ]  # fmt: skip
     assert complete("predict", given) == wanted
     for place in (3, 5, 6, 8):  # the path may stand anywhere

@@ -19,7 +19,7 @@ def test_a_step_and_an_export(fit, family_folder, tmp_path, capsys, name, weight
         options = ["--config", tmp_path / "full.yaml", *WHOLE]
     run = fit(
         "rloo", *options, LEARN, "0.02", f"{POLICY}.model", family_folder(name), "--recorder.export", "false",
-        "--data.num_scenes", "{train: 2, val: 2, test: 2}", "--data.batch_size", "2", "--trainer.max_steps", "1",
+        "--data.split.num_scenes", "{train: 2, val: 2, test: 2}", "--data.batch_size", "2", "--trainer.max_steps", "1",
     )  # fmt: skip
     assert main(["export", str(run), str(tmp_path / "model"), "--num_scenes", "2"]) == 0
     assert "the greedy texts of plain transformers on the written files are identical" in capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_without_its_data_a_run_is_tried_on_drawn_frames(lora_run, tmp_path, cap
     copy = tmp_path / "run"
     shutil.copytree(lora_run, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["data"]["root"] = str(tmp_path / "gone")
+    config["data"]["source"]["root"] = str(tmp_path / "gone")
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["export", str(copy), str(tmp_path / "out"), "--checkpoint", "last"]) == 0
     assert "the run's data cannot be read" in capsys.readouterr().out

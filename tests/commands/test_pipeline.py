@@ -217,8 +217,8 @@ def test_a_broken_record_is_named(pipeline, tmp_path):
 
 
 SMALL = {
-    "data.root": "drawn",
-    "data.num_scenes": {"train": 16, "val": 8, "test": 8},
+    "data.source.root": "drawn",
+    "data.split.num_scenes": {"train": 16, "val": 8, "test": 8},
     "trainer.max_epochs": 1,
     "trainer.num_sanity_val_steps": 0,
     "trainer.check_val_every_n_epoch": 1,
@@ -226,7 +226,12 @@ SMALL = {
     "trainer.enable_progress_bar": False,
 }
 REAL = [
-    {"name": "reward", "config": "clip_reward.yaml", "test": False, "overrides": {**SMALL, "data.drawing_seed": 0}},
+    {
+        "name": "reward",
+        "config": "clip_reward.yaml",
+        "test": False,
+        "overrides": {**SMALL, "data.source.drawing_seed": 0},
+    },
     {
         "name": "rloo",
         "config": "rloo.yaml",

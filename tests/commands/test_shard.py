@@ -238,8 +238,8 @@ def test_the_main_job_learns_from_footage(drawn_root, tmp_path, monkeypatch):
     assert main(["data", "shard", str(drawn_root / "data"), "shards", "--scenes_per_shard", "20"]) == 0
     num_scenes = Shards("shards").num_scenes
     command = [
-        "fit", "--config", "configs/rloo.yaml", "--data.footage", "shards",
-        "--data.format", "lastframe", "--data.root", str(drawn_root),
+        "fit", "--config", "configs/rloo.yaml", "--data.source.footage", "shards",
+        "--data.source.format", "lastframe", "--data.source.root", str(drawn_root),
     ]  # fmt: skip
     short = [
         "--trainer.max_steps", "1", "--trainer.val_check_interval", "1", "--trainer.limit_val_batches", "1",
@@ -260,12 +260,12 @@ def test_the_main_job_learns_from_footage(drawn_root, tmp_path, monkeypatch):
 
 
 def test_several_sources_are_one_stream(source, tmp_path):
-    """As ``--data.footage '[one, two]'`` reads them."""
+    """As ``--data.source.footage '[one, two]'`` reads them."""
     for name in ("a", "b"):
         write_shards(Recipe(str(source / name)), tmp_path / name, progress=False)
     parser = ArgumentParser()
     parser.add_class_arguments(BDDOIADataModule, "data")
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     for value, read in ((f"[{folders[0]}, {folders[1]}]", folders), (folders[0], folders[:1])):
-        data = parser.instantiate_classes(parser.parse_args(["--data.footage", value])).data
-        assert data.footage == read
+        data = parser.instantiate_classes(parser.parse_args(["--data.source.footage", value])).data
+        assert data.source.footage == read

@@ -32,8 +32,9 @@ def arguments(clip_folder, drawn_root, tmp_path, monkeypatch):
     """Two steps of a reward on random weights, validated behind the second."""
     monkeypatch.chdir(tmp_path)
     return [
-        "fit", "--config", "configs/clip_reward.yaml", "--data.root", str(drawn_root), "--data.format", "lastframe",
-        "--data.num_scenes", "{train: 8, val: 4, test: 4}", "--data.batch_size", "4", "--trainer.max_epochs", "1",
+        "fit", "--config", "configs/clip_reward.yaml", "--data.source.root", str(drawn_root),
+        "--data.source.format", "lastframe",
+        "--data.split.num_scenes", "{train: 8, val: 4, test: 4}", "--data.batch_size", "4", "--trainer.max_epochs", "1",
         "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
         "--trainer.num_sanity_val_steps", "0", "--model.init_args.clip.init_args.model", str(clip_folder),
     ]  # fmt: skip

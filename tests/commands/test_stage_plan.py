@@ -11,7 +11,11 @@ from lvad.data.records import DataError
 REWARD_KEY = "model.init_args.reward.init_args.model"
 STAGES = [
     {"name": "reward", "config": "mine.yaml", "test": False},
-    {"name": "rloo", "config": "mine.yaml", "overrides": {REWARD_KEY: "{reward}", "data.num_scenes": {"train": 16}}},
+    {
+        "name": "rloo",
+        "config": "mine.yaml",
+        "overrides": {REWARD_KEY: "{reward}", "data.split.num_scenes": {"train": 16}},
+    },
 ]
 
 
@@ -33,7 +37,8 @@ def plan(tmp_path, monkeypatch):
 def test_a_stage_is_one_command_line_into_its_own_folder(plan):
     pipeline = plan()
     assert fit_args(pipeline, pipeline.stages[1]) == [
-        "fit", "--config", "mine.yaml", f"--{REWARD_KEY}", "r/n/reward/model", "--data.num_scenes", '{"train": 16}',
+        "fit", "--config", "mine.yaml", f"--{REWARD_KEY}", "r/n/reward/model",
+        "--data.split.num_scenes", '{"train": 16}',
         "--trainer.logger", "lvad.report.board.TensorBoard", "--trainer.logger.init_args.save_dir", "r",
         "--trainer.logger.init_args.name", "n", "--trainer.logger.init_args.version", "rloo",
     ]  # fmt: skip
@@ -125,7 +130,9 @@ def test_the_shipped_pipeline_has_every_arm_at_the_same_labels():
     assert inputs_of(pipeline) == wanted
     assert set(pipeline.compare.values()) == wanted.keys() - {"rloo"}
     budgets = {
-        stage.name: (stage.overrides | read_yaml(CONFIGS / stage.config.removeprefix("configs/"))["data"])["budget"]
+        stage.name: (stage.overrides | read_yaml(CONFIGS / stage.config.removeprefix("configs/"))["data"]["split"])[
+            "budget"
+        ]
         for stage in pipeline.stages
     }
     assert budgets == {"rloo": 0, "reader": 100, "two_stage": 100, "captioner": 100, "action_sft": 100}

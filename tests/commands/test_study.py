@@ -11,9 +11,13 @@ from answered import FORWARD, STOP, write_run
 from lvad.cli import main
 from lvad.data.ledger import dump
 
-SFT = {"name": "sft", "config": "mine.yaml", "overrides": {"data.budget": "{budget}"}}
+SFT = {"name": "sft", "config": "mine.yaml", "overrides": {"data.split.budget": "{budget}"}}
 RLOO = {"name": "rloo", "config": "other.yaml", "test": False}
-ANSWERS = {"name": "answers", "config": "mine.yaml", "overrides": {"data.budget": "{budget}", "model.of": "{rloo}"}}
+ANSWERS = {
+    "name": "answers",
+    "config": "mine.yaml",
+    "overrides": {"data.split.budget": "{budget}", "model.of": "{rloo}"},
+}
 STUDY = {
     "name": "n", "root": "r", "budgets": [2, 4], "seeds": [0, 1], "references": ["sft"], "parallel": 1,
     "arms": {"sft": "sft.yaml", "rloo": {"file": "rloo.yaml", "budgets": [4]}},
@@ -46,7 +50,7 @@ class Stages:
             (folder / "checkpoints/last.ckpt").touch()
             (folder / "model").mkdir(exist_ok=True)
             (folder / "metrics.json").write_text("{}")
-            budget = int(options.get("--data.budget", 0)) + self.labels
+            budget = int(options.get("--data.split.budget", 0)) + self.labels
             (folder / "ledger.json").write_text(dump({"X train, labelled": [f"s{i}" for i in range(budget)]}))
         else:
             right = "answers" in folder.name
@@ -158,7 +162,7 @@ def test_a_changed_configuration_runs_what_uses_it_and_what_is_built_on_that(stu
 
 
 def test_finished_cells_are_tested_on_further_scenes_once(study, tmp_path):
-    extra = {"data.root": "far", "data.num_drawn": {"train": 0}, "data.budget": None}
+    extra = {"data.source.root": "far", "data.source.num_drawn": {"train": 0}, "data.split.budget": None}
     study("--seeds", "0")
     code, calls, said = study("--seeds", "0", extra_test=extra)
     assert (code, calls) == (0, ["extra n2/seed-0/sft", "extra n4/seed-0/sft", "extra n4/seed-0/answers"])
@@ -167,7 +171,7 @@ def test_finished_cells_are_tested_on_further_scenes_once(study, tmp_path):
     found = json.loads((tmp_path / "r/n/study.json").read_text())
     assert set(found["runs"][0]["scores"]) == {"test", "extra_test"}
     assert study("--seeds", "0", extra_test=extra)[1] == []
-    assert len(study("--seeds", "0", extra_test=extra | {"data.root": "farther"})[1]) == 3
+    assert len(study("--seeds", "0", extra_test=extra | {"data.source.root": "farther"})[1]) == 3
 
 
 def test_a_plan_says_what_is_to_be_done_and_what_it_costs_and_runs_nothing(study, tmp_path):

@@ -35,7 +35,14 @@ def test_every_stage_of_an_arm_parses(arm, tmp_path, capsys):
 def test_a_student_learns_what_its_teacher_was_sure_of(tmp_path, monkeypatch):
     """Through the command line: the teacher's file is where the student looks, and costs no label."""
     monkeypatch.chdir(tmp_path)
-    small = ["--data.root", "drawn", "--data.num_drawn", "{train: 24, val: 1, test: 8}", "--trainer.max_steps", "2"]
+    small = [
+        "--data.source.root",
+        "drawn",
+        "--data.source.num_drawn",
+        "{train: 24, val: 1, test: 8}",
+        "--trainer.max_steps",
+        "2",
+    ]
     plan = plan_of("self_training", tmp_path)
     teacher, student = plan.jobs.values()
     sure = {"threshold": 0.0}  # of a teacher of 2 steps

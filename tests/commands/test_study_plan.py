@@ -7,10 +7,14 @@ from lvad.assets import CONFIGS
 from lvad.commands.study_plan import make_plan, read_study, repeat_args
 from lvad.data.records import DataError
 
-SFT = {"name": "sft", "config": "mine.yaml", "overrides": {"data.budget": "{budget}"}}
+SFT = {"name": "sft", "config": "mine.yaml", "overrides": {"data.split.budget": "{budget}"}}
 RLOO = {"name": "rloo", "config": "mine.yaml", "test": False, "overrides": {"model.steps": 5}}
-ANSWERS = {"name": "answers", "config": "mine.yaml", "overrides": {"data.budget": "{budget}", "model.of": "{rloo}"}}
-REWARD = {"name": "reward", "config": "mine.yaml", "test": False, "overrides": {"data.budget": "{budget}"}}
+ANSWERS = {
+    "name": "answers",
+    "config": "mine.yaml",
+    "overrides": {"data.split.budget": "{budget}", "model.of": "{rloo}"},
+}
+REWARD = {"name": "reward", "config": "mine.yaml", "test": False, "overrides": {"data.split.budget": "{budget}"}}
 TUNED = {**RLOO, "overrides": {"model.reward": "{reward}"}}
 ARMS = {"sft": [SFT], "rloo": [RLOO, ANSWERS], "tuned": [REWARD, TUNED, ANSWERS]}
 
@@ -54,7 +58,7 @@ def test_what_does_not_depend_on_the_budget_is_done_once_per_seed(study):
 
 
 def test_arms_that_ask_for_the_same_share_it(study):
-    again = {"name": "first", "config": "mine.yaml", "overrides": {"data.budget": "{budget}"}}
+    again = {"name": "first", "config": "mine.yaml", "overrides": {"data.split.budget": "{budget}"}}
     plan = make_plan(study({"more": [RLOO, {**again, "name": "sft", "test": True}], "other": [again]}), seeds=[0])
     by_arm = {(cell.arm, cell.budget): cell for cell in plan.cells}
     assert by_arm["more", 10].folder == by_arm["sft", 10].folder
@@ -63,10 +67,10 @@ def test_arms_that_ask_for_the_same_share_it(study):
 
 
 def test_a_stage_is_told_its_budget_seed_and_inputs(study):
-    seeded = {**SFT, "overrides": {"data.budget": "{budget}", "data.name": "s{seed}-n{budget}"}}
+    seeded = {**SFT, "overrides": {"data.split.budget": "{budget}", "data.name": "s{seed}-n{budget}"}}
     plan = make_plan(study({"sft": [seeded]}), ["sft", "tuned"], [10], [7])
     told = [" ".join(job.command) for job in plan.jobs.values()]
-    assert "--seed_everything 7 --data.seed 7 --data.budget 10 --data.name s7-n10 --trainer.logger" in told[0]
+    assert "--seed_everything 7 --data.seed 7 --data.split.budget 10 --data.name s7-n10 --trainer.logger" in told[0]
     reward, rloo = list(plan.jobs)[1:3]
     assert f"--model.reward {reward}/model" in told[2]
     assert f"--model.of {rloo}/model" in told[3]
@@ -148,6 +152,6 @@ def test_the_shipped_arms_spend_the_budget_in_every_stage_that_has_labels():
     assert len(shipped.seeds) >= 5
     plan = make_plan(shipped, seeds=[0], budgets=[100])
     for job in plan.jobs.values():
-        spends = "--data.budget 100" in " ".join(job.command)
+        spends = "--data.split.budget 100" in " ".join(job.command)
         # RLOO has no labels but those of its reward.
         assert spends != job.config.removeprefix("configs/study/").startswith("rloo")

@@ -11,6 +11,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.recordings import recording
 from lvad.data.records import Reading
+from lvad.data.source import Source
 from lvad.data.splits import Subset, arrange, split_one_one, take
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Scene
@@ -82,7 +83,7 @@ def test_the_report_of_the_subset(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("num_frames", [2, 3, 4])
 def test_real_sequences_become_batches(shared_data: Path, num_frames: int) -> None:
-    data = BDDOIADataModule("frames", str(shared_data / "sequences"), num_frames=num_frames)
+    data = BDDOIADataModule(Source("frames", str(shared_data / "sequences"), num_frames=num_frames))
     data.setup()
     # 3 sequences of 12 pictures.
     assert len(data.scenes["train"]) + len(data.scenes["val"]) == 3 * (12 - num_frames + 1)
@@ -100,7 +101,7 @@ def test_real_stills_become_batches(shared_data: Path) -> None:
     # 60 + 13 unrelated stills, a scene each, and 7 pictures whose names count up, which are 6 windows of two.
     assert len(reading.scenes) == 60 + 13 + 6
     assert sum(len(scene.frames) == 1 for scene in reading.scenes) == 60 + 13
-    data = BDDOIADataModule("frames", str(shared_data / "images"), num_frames=1, image_size_px=320)
+    data = BDDOIADataModule(Source("frames", str(shared_data / "images"), num_frames=1, image_size_px=320))
     data.setup()
     shapes = {tuple(frames.shape) for batch in data.predict_dataloader() for frames in batch.frames}
     assert shapes == {(1, 3, 320, 320), (1, 3, 180, 320)}

@@ -8,14 +8,18 @@ from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe, picture, write_v
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DistributedSampler
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.commands.number_types import count_before_share
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.drawn import DRAWN
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.types import UNLABELLED, Batch
 
 
-def ready(**options) -> BDDOIADataModule:
-    data = BDDOIADataModule(**options)
+def ready(*parts, **options) -> BDDOIADataModule:
+    data = BDDOIADataModule(*parts, **options)
     data.prepare_data()
     data.setup()
     return data
@@ -34,19 +38,19 @@ def labelled(tmp_path: Path) -> str:
 
 
 def test_splits_subset_and_limits(labelled: str) -> None:
-    assert sizes(ready(format="auto", root=labelled)) == {"train": 20, "val": 4, "test": 6}
+    assert sizes(ready(Source("auto", labelled))) == {"train": 20, "val": 4, "test": 6}
     counts = SceneCounts(train=0.5, val=2)
-    assert sizes(ready(format="auto", root=labelled, num_scenes=counts)) == {"train": 10, "val": 2, "test": 6}
+    assert sizes(ready(Source("auto", labelled), Split(num_scenes=counts))) == {"train": 10, "val": 2, "test": 6}
     # Of 20, 4 and 6 rows in turns of three: 7 + 2 + 2 go (11) and 7 + 1 + 2 stop (10) with one reason.
     # Test takes ceil(2.2) + ceil(2.0) = 5 of 21; of the 8 + 8 others val takes 1 + 1.
-    single = ready(format="gt_4a_21r", root=labelled, subset="single")
+    single = ready(Source("gt_4a_21r", labelled), Split(subset="single"))
     assert sizes(single) == {"train": 14, "val": 2, "test": 5}
     with pytest.raises(ValueError, match=r"num_scenes\.train must be between 0 and the 20"):
-        ready(format="auto", root=labelled, num_scenes=SceneCounts(train=21))
+        ready(Source("auto", labelled), Split(num_scenes=SceneCounts(train=21)))
 
 
 def test_batches(labelled: str) -> None:
-    data = ready(format="auto", root=labelled, batch_size=8, eval_batch_size=5, image_size_px=8)
+    data = ready(Source("auto", labelled, image_size_px=8), batch_size=8, eval_batch_size=5)
     batches = list(data.train_dataloader())
     assert [len(batch.ids) for batch in batches] == [8, 8, 4]
     assert isinstance(batches[0], Batch)
@@ -67,20 +71,20 @@ def orders(data: BDDOIADataModule, num_epochs: int = 2) -> list[list[str]]:
 
 
 def test_the_order_depends_on_seed_and_epoch(labelled: str) -> None:
-    first, second = orders(ready(format="auto", root=labelled))
+    first, second = orders(ready(Source("auto", labelled)))
     assert sorted(first) == sorted(second)
     assert first != second
-    assert orders(ready(format="auto", root=labelled)) == [first, second]
-    assert orders(ready(format="auto", root=labelled, seed=1), 1)[0] not in (first, second)
+    assert orders(ready(Source("auto", labelled))) == [first, second]
+    assert orders(ready(Source("auto", labelled), seed=1), 1)[0] not in (first, second)
 
 
 def test_balanced_epochs_have_as_many_draws_of_rare_and_common_actions(labelled: str) -> None:
-    plain, balanced = (ready(format="auto", root=labelled, balance=balance) for balance in (False, True))
+    plain, balanced = (ready(Source("auto", labelled), balance=balance) for balance in (False, True))
     first, second = orders(balanced)
     assert [len(first), len(second)] == [20, 20]
     assert first != second
-    assert orders(ready(format="auto", root=labelled, balance=True)) == [first, second]
-    assert orders(ready(format="auto", root=labelled, balance=True, seed=1), 1)[0] not in (first, second)
+    assert orders(ready(Source("auto", labelled), balance=True)) == [first, second]
+    assert orders(ready(Source("auto", labelled), balance=True, seed=1), 1)[0] not in (first, second)
     # 7 of 20 scenes go; drawn in balance a half do: of 2,000 draws 1,000, with a standard deviation of 22.
     actions = {scene.id: scene.actions for scene in balanced.scenes["train"]}
     drawn = [actions[name] for order in orders(balanced, 100) for name in order]
@@ -93,22 +97,22 @@ def test_balanced_epochs_have_as_many_draws_of_rare_and_common_actions(labelled:
 def test_balanced_devices_share_one_order(labelled: str) -> None:
     shares = []
     for rank in range(2):
-        data = ready(format="auto", root=labelled, balance=True)
+        data = ready(Source("auto", labelled), balance=True)
         data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})  # type: ignore[assignment]
         shares.append(orders(data, 1)[0])
-    (alone,) = orders(ready(format="auto", root=labelled, balance=True), 1)
+    (alone,) = orders(ready(Source("auto", labelled), balance=True), 1)
     assert shares == [alone[0::2], alone[1::2]]
 
 
 def test_scenes_without_labels_cannot_be_balanced(labelled: str) -> None:
-    data = ready(format="auto", root=labelled, balance=True, unlabelled=True)
+    data = ready(Source("auto", labelled), Split(unlabelled=True), balance=True)
     with pytest.raises(DataError, match=r"20 of 20 training scenes have no actions to balance, first 'train0'"):
         data.train_dataloader()
     assert len(data.test_dataloader()) == 1
 
 
 def test_workers_change_nothing(labelled: str) -> None:
-    alone, helped = (ready(format="auto", root=labelled, num_workers=n) for n in (0, 2))
+    alone, helped = (ready(Source("auto", labelled), num_workers=n) for n in (0, 2))
     assert orders(alone) == orders(helped)
     assert helped.train_dataloader().persistent_workers
     assert not alone.train_dataloader().persistent_workers
@@ -118,10 +122,10 @@ def test_workers_change_nothing(labelled: str) -> None:
 def test_devices_share_the_scenes_and_one_order(labelled: str) -> None:
     shares = []
     for rank in range(2):
-        data = ready(format="auto", root=labelled)
+        data = ready(Source("auto", labelled))
         data.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})  # type: ignore[assignment]
         shares.append(orders(data, 1)[0])
-    (alone,) = orders(ready(format="auto", root=labelled), 1)
+    (alone,) = orders(ready(Source("auto", labelled)), 1)
     assert shares == [alone[0::2], alone[1::2]]
 
 
@@ -131,7 +135,7 @@ def test_unlabelled_hides_everything_in_train_alone(tmp_path: Path) -> None:
     for split, name in (("train", "a3"), ("test", "b")):
         line = f'{{"id": "{name}", "captions": ["A red light."], "facts": {{"light": "red"}}}}'
         (root / f"{split}_scenes.jsonl").write_text(line)
-    data = ready(format="auto", root=str(root), unlabelled=True)
+    data = ready(Source("auto", str(root)), Split(unlabelled=True))
     for batch in data.train_dataloader():
         assert batch.actions.unique().tolist() == batch.reasons.unique().tolist() == [UNLABELLED]
         assert set(batch.captions) == {()}
@@ -149,7 +153,7 @@ def test_frames_without_labels(tmp_path: Path) -> None:
     for drive in "ab":
         for i in range(6):
             picture(tmp_path / drive / f"{i}.png")
-    data = ready(format="frames", root=str(tmp_path), num_frames=3)
+    data = ready(Source("frames", str(tmp_path), num_frames=3))
     assert sizes(data) == {"train": 7, "val": 1, "test": 0}
     batch = next(iter(data.predict_dataloader()))
     assert batch.ids == [*(f"a/{i}" for i in range(6)), "b/0", "b/1"]
@@ -159,7 +163,7 @@ def test_frames_without_labels(tmp_path: Path) -> None:
 
 
 def test_one_picture_can_be_predicted_on_one_device(tmp_path: Path) -> None:
-    data = ready(format="auto", root=str(picture(tmp_path / "a.png")))
+    data = ready(Source("auto", str(picture(tmp_path / "a.png"))))
     assert [batch.ids for batch in data.predict_dataloader()] == [["a"]]
     assert data.val_dataloader() == []
     data.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
@@ -170,7 +174,7 @@ def test_one_picture_can_be_predicted_on_one_device(tmp_path: Path) -> None:
 def test_the_drawn_set(tmp_path: Path) -> None:
     root = str(tmp_path / "drawn")
     counts = SceneCounts(train=6, val=2, test=3)
-    data = ready(root=root, num_scenes=counts)
+    data = ready(Source(root=root), Split(num_scenes=counts))
     assert sizes(data) == {"train": 6, "val": 2, "test": 3}
     scene = data.scenes["train"][0]
     assert (len(scene.frames), scene.captions != (), scene.facts is not None) == (2, True, True)
@@ -178,72 +182,107 @@ def test_the_drawn_set(tmp_path: Path) -> None:
     batch = next(iter(data.train_dataloader()))
     assert {tuple(frames.shape) for frames in batch.frames} == {(2, 3, 128, 128)}
     # A second run finds the set; fewer scenes are a subset, whatever the seed; more are refused.
-    again = ready(root=root, num_scenes=SceneCounts(train=4, val=2, test=3), seed=5)
+    again = ready(Source(root=root), Split(num_scenes=SceneCounts(train=4, val=2, test=3)), seed=5)
     assert {scene.id for scene in again.scenes["train"]} < {scene.id for scene in data.scenes["train"]}
     assert again.scenes["test"] == data.scenes["test"]
     with pytest.raises(
         DataError, match=r"holds 6 train scenes, num_scenes or num_drawn asks for 800; delete the folder"
     ):
-        ready(root=root)
+        ready(Source(root=root))
     with pytest.raises(DataError, match="scenes have 2 frames, num_frames asks for 3"):
-        ready(root=root, num_scenes=counts, num_frames=3)
+        ready(Source(root=root, num_frames=3), Split(num_scenes=counts))
 
 
 def test_a_share_is_taken_of_the_usual_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, count in {"train": 16, "val": 4, "test": 4}.items():
         monkeypatch.setitem(DRAWN, split, count)
-    data = ready(root=str(tmp_path / "drawn"), num_scenes=SceneCounts(train=0.25, val=1.0))
+    data = ready(Source(root=str(tmp_path / "drawn")), Split(num_scenes=SceneCounts(train=0.25, val=1.0)))
     assert sizes(data) == {"train": 4, "val": 4, "test": 4}
-    assert sizes(ready(root=str(tmp_path / "drawn"))) == {"train": 16, "val": 4, "test": 4}
+    assert sizes(ready(Source(root=str(tmp_path / "drawn")))) == {"train": 16, "val": 4, "test": 4}
 
 
 def test_sets_of_two_drawing_seeds_share_no_scene(tmp_path: Path) -> None:
     counts = SceneCounts(train=6, val=1, test=1)
-    sets = [ready(root=str(tmp_path / str(s)), num_scenes=counts, drawing_seed=s) for s in (0, 42)]
+    sets = [ready(Source(root=str(tmp_path / str(s)), drawing_seed=s), Split(num_scenes=counts)) for s in (0, 42)]
     facts = [{tuple((scene.facts or {}).items()) for scene in data.scenes["train"]} for data in sets]
     assert not facts[0] & facts[1]
     with pytest.raises(DataError, match="drawn with seed 42, drawing_seed is 0; delete the folder"):
-        ready(root=str(tmp_path / "42"), num_scenes=counts)
+        ready(Source(root=str(tmp_path / "42")), Split(num_scenes=counts))
 
 
 def test_a_folder_of_other_files_is_not_drawn_into(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     with pytest.raises(DataError, match="holds none of"):
-        ready(root=str(tmp_path))
+        ready(Source(root=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("kind", "option", "value"),
     [
-        ("num_frames", 0),
-        ("batch_size", 0),
-        ("eval_batch_size", 0),
-        ("num_workers", -1),
-        ("seed", -1),
-        ("drawing_seed", -1),
-        ("image_size_px", 0),
+        (BDDOIADataModule, "batch_size", 0),
+        (BDDOIADataModule, "eval_batch_size", 0),
+        (BDDOIADataModule, "num_workers", -1),
+        (BDDOIADataModule, "seed", -1),
+        (Source, "num_frames", 0),
+        (Source, "drawing_seed", -1),
+        (Source, "image_size_px", 0),
+        (Source, "video_stream", -1),
     ],
 )
-def test_values_out_of_range(option: str, value: int) -> None:
+def test_values_out_of_range(kind: type, option: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{option} must be at least"):
-        BDDOIADataModule(**{option: value})
+        kind(**{option: value})
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_constructor_is_the_schema() -> None:
     parser = ArgumentParser()
     parser.add_class_arguments(BDDOIADataModule, "data")
-    parsed = parser.parse_args(["--data.format=auto", "--data.num_scenes.train=0.125", "--data.num_scenes.val=7"])
+    parsed = parser.parse_args(
+        ["--data.source.format=auto", "--data.split.num_scenes.train=0.125", "--data.split.num_scenes.val=7"]
+    )
     data = parser.instantiate_classes(parsed).data
-    assert (data.format, data.num_scenes) == ("auto", SceneCounts(0.125, 7, None))
+    assert (data.source.format, data.split.num_scenes) == ("auto", SceneCounts(0.125, 7, None))
     assert BDDOIADataModule().summary() == "data/synthetic: not read yet"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("given", "source", "split"),
+    [
+        (["--data.source.root=other"], {"root": "other"}, {}),
+        (["--data.source={root: other}"], {"root": "other"}, {}),
+        (["--data.split.budget=null"], {}, {"budget": None}),
+        (["--data.split.num_scenes.val=1.0"], {}, {"num_scenes": SceneCounts(None, 1.0, 7)}),
+        (["--data.split.num_scenes", '{"val": 1}'], {}, {"num_scenes": SceneCounts(None, 1, 7)}),
+        (["--data.source.num_drawn", '{"train": 9}'], {"num_drawn": SceneCounts(9, 2, None)}, {}),
+    ],
+)
+def test_what_is_overridden_leaves_what_stands_beside_it(
+    tmp_path: Path, given: list[str], source: dict, split: dict
+) -> None:
+    """In a group of a file, by one key, by a part of the group, and where a null is one of the values."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "data:\n  source: {root: drawn, num_frames: 3, num_drawn: {train: 5, val: 2}}\n"
+        "  split: {budget: 4, rest: unlabelled, num_scenes: {test: 7}}\n  batch_size: 6\n"
+    )
+    count_before_share()
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(BDDOIADataModule, "data")
+    data = parser.instantiate_classes(parser.parse_args(["--config", str(file), *given])).data
+    before = {"root": "drawn", "num_frames": 3, "num_drawn": SceneCounts(5, 2, None)}
+    chosen = {"budget": 4, "rest": "unlabelled", "num_scenes": SceneCounts(test=7)}
+    assert (repr(data.source), repr(data.split)) == (repr(Source(**before | source)), repr(Split(**chosen | split)))
+    assert data.batch_size == 6
 
 
 def test_a_video_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    data = BDDOIADataModule("auto", str(write_video(tmp_path / "drive.mp4", 10, fps=10)), num_frames=2, fps=5)
+    data = BDDOIADataModule(Source("auto", str(write_video(tmp_path / "drive.mp4", 10, fps=10)), num_frames=2, fps=5))
     data.prepare_data()
     monkeypatch.setattr("av.open", lambda *_: pytest.fail("decoded twice"))
     data.setup()
@@ -286,26 +325,26 @@ def test_lightning_runs_every_stage_and_resumes_the_order(labelled: str, tmp_pat
     }
     whole, start, rest = Recorder(), Recorder(), Recorder()
     Trainer(max_epochs=3, enable_checkpointing=False, **quiet).fit(
-        whole, BDDOIADataModule("auto", labelled, balance=balance)
+        whole, BDDOIADataModule(Source("auto", labelled), balance=balance)
     )
     trainer = Trainer(max_epochs=1, **quiet)
-    trainer.fit(start, BDDOIADataModule("auto", labelled, balance=balance))
+    trainer.fit(start, BDDOIADataModule(Source("auto", labelled), balance=balance))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     rest.seen = [*start.seen]
     second = Trainer(max_epochs=3, enable_checkpointing=False, **quiet)
-    second.fit(rest, BDDOIADataModule("auto", labelled, balance=balance), ckpt_path=tmp_path / "one.ckpt")
+    second.fit(rest, BDDOIADataModule(Source("auto", labelled), balance=balance), ckpt_path=tmp_path / "one.ckpt")
     assert rest.seen == whole.seen
     assert whole.seen[0] != whole.seen[1]
-    predicted = Trainer(**quiet).predict(whole, BDDOIADataModule("auto", labelled, balance=balance))
+    predicted = Trainer(**quiet).predict(whole, BDDOIADataModule(Source("auto", labelled), balance=balance))
     assert sum(map(len, predicted or [])) == 30
 
 
 def test_a_set_is_drawn_larger_than_what_is_used(tmp_path: Path) -> None:
     """The paper's first experiment draws many scenes, of which few have one action and one reason."""
     drawn = SceneCounts(train=12, val=0, test=0)
-    data = ready(root=str(tmp_path / "drawn"), num_drawn=drawn, num_scenes=SceneCounts(train=0.5))
+    data = ready(Source(root=str(tmp_path / "drawn"), num_drawn=drawn), Split(num_scenes=SceneCounts(train=0.5)))
     assert data.reading is not None
     assert len(data.reading.scenes) == 12
     assert sizes(data) == {"train": 4, "val": 4, "test": 0}  # 4 held back, half of the others
     with pytest.raises(DataError, match=r"holds 12 train scenes, num_scenes or num_drawn asks for 13"):
-        ready(root=str(tmp_path / "drawn"), num_drawn=SceneCounts(train=13, val=0, test=0))
+        ready(Source(root=str(tmp_path / "drawn"), num_drawn=SceneCounts(train=13, val=0, test=0)))

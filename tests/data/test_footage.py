@@ -12,9 +12,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lvad.commands.last_checkpoint import LastCheckpoint
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.footage import FootageSampler
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 
 COUNTS = [5, 1, 3, 5, 5, 2]  # 21 scenes in unequal shards
 
@@ -133,7 +136,7 @@ def test_a_resumed_run_gives_the_batches_of_an_unbroken_one(footage, num_workers
 
 
 def make_data(drawn_root, footage, **options):
-    return BDDOIADataModule("lastframe", str(drawn_root), footage=str(footage), **{"batch_size": 4, **options})
+    return BDDOIADataModule(Source("lastframe", str(drawn_root), footage=str(footage)), **{"batch_size": 4, **options})
 
 
 def test_the_data_module_streams_its_training_scenes(drawn_root, footage):
@@ -165,7 +168,7 @@ def test_no_footage_is_needed_for_a_test(drawn_root, tmp_path):
         data.setup("fit")
 
 
-@pytest.mark.parametrize("options", [{"balance": True}, {"num_scenes": SceneCounts(train=3)}])
+@pytest.mark.parametrize("options", [{"balance": True}, {"split": Split(num_scenes=SceneCounts(train=3))}])
 def test_what_footage_has_no_answer_to_is_refused(drawn_root, footage, options):
     with pytest.raises(ValueError, match="cannot be set with footage"):
         make_data(drawn_root, footage, **options)

@@ -7,6 +7,7 @@ import pytest
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.held_out import EvenBatches
 from lvad.data.records import DataError
+from lvad.data.source import Source
 
 
 @pytest.mark.parametrize("num_scenes", range(1, 40))
@@ -37,7 +38,7 @@ def test_fewer_scenes_than_devices_are_refused():
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loaders_give_every_scene_in_order(drawn_root, num_workers):
-    data = BDDOIADataModule("lastframe", drawn_root, eval_batch_size=3, num_workers=num_workers)
+    data = BDDOIADataModule(Source("lastframe", drawn_root), eval_batch_size=3, num_workers=num_workers)
     data.setup()
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         batches = [batch.ids for batch in loader]

@@ -10,6 +10,8 @@ from lvad.data.bddoia import collect, detect, read
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.types import Scene
 
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}
@@ -153,7 +155,7 @@ def drives(tmp_path):
 
 def test_scenes_without_splits_are_split_by_recording(drives):
     assert "no scene names its split" in collect(drives).warnings[0]
-    data = BDDOIADataModule(root=str(drives), format="auto")
+    data = BDDOIADataModule(Source("auto", str(drives)))
     data.setup()
     # Of 40 labelled scenes 8 test; of the other 32 up to ceil(3.2) = 4 validate; the unlabelled ones train.
     assert {split: len(scenes) for split, scenes in data.scenes.items()} == {"train": 32, "val": 4, "test": 8}
@@ -163,18 +165,18 @@ def test_scenes_without_splits_are_split_by_recording(drives):
             places.setdefault(scene.recording or scene.id, set()).add(split)
     assert all(len(splits) == 1 for splits in places.values())
     assert {scene.id for scene in data.scenes["train"] if scene.actions is None} == {"u0", "u1", "u2", "u3"}
-    other = BDDOIADataModule(root=str(drives), format="jsonl", seed=1)
+    other = BDDOIADataModule(Source("jsonl", str(drives)), seed=1)
     other.setup()
     assert other.scenes["test"] != data.scenes["test"]
 
 
 def test_budget_subset_and_prediction_are_as_of_other_sources(drives):
-    data = BDDOIADataModule(root=str(drives), format="jsonl", budget=6, budget_val=2, rest="unlabelled")
+    data = BDDOIADataModule(Source("jsonl", str(drives)), Split(budget=6, budget_val=2, rest="unlabelled"))
     data.setup()
     assert sum(scene.actions is not None for scene in data.scenes["train"]) == 4
     assert (len(data.scenes["val"]), len(data.scenes["train"])) == (2, 30)
     assert sum(map(len, data.uses("ActionSFT").values())) == 32
-    grouped = BDDOIADataModule(root=str(drives), format="jsonl", subset="grouped")
+    grouped = BDDOIADataModule(Source("jsonl", str(drives)), Split(subset="grouped"))
     grouped.setup()
     drive = {split: {scene.recording for scene in scenes} for split, scenes in grouped.scenes.items()}
     assert sum(map(len, drive.values())) == 10
@@ -183,7 +185,7 @@ def test_budget_subset_and_prediction_are_as_of_other_sources(drives):
 
 def test_a_missing_validation_split_is_carved_from_labelled_scenes(tmp_path):
     rows = [{"frames": [f"{i}.jpg"], "split": "train", **(STOP if i % 2 else {})} for i in range(20)]
-    data = BDDOIADataModule(root=str(write(tmp_path / "scenes.jsonl", *rows)), format="auto")
+    data = BDDOIADataModule(Source("auto", str(write(tmp_path / "scenes.jsonl", *rows))))
     data.setup()
     (val,) = data.scenes["val"]
     assert val.actions == (0, 1, 0, 0)
@@ -193,6 +195,6 @@ def test_a_missing_validation_split_is_carved_from_labelled_scenes(tmp_path):
 
 def test_scenes_without_labels_are_trained_on_as_frames_are(tmp_path):
     path = write(tmp_path / "scenes.jsonl", *({"frames": [f"{i}.jpg"]} for i in range(20)))
-    data = BDDOIADataModule(root=str(path), format="auto")
+    data = BDDOIADataModule(Source("auto", str(path)))
     data.setup()
     assert {split: len(scenes) for split, scenes in data.scenes.items()} == {"train": 18, "val": 2, "test": 0}

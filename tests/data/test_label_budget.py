@@ -6,11 +6,14 @@ import pytest
 from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe
 
 from lvad.data.budget import Budget
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.types import Scene
 
-STAGES = ({}, {"rest": "unlabelled"}, {"num_drawn": SceneCounts(val=3)}, {"batch_size": 3, "num_frames": 1})
+STAGES = ({}, {"rest": "unlabelled"}, {"source": {"num_drawn": SceneCounts(val=3)}}, {"batch_size": 3})
 
 
 @pytest.fixture
@@ -21,8 +24,9 @@ def root(tmp_path) -> str:
     return str(tmp_path)
 
 
-def ready(root, **options) -> BDDOIADataModule:
-    data = BDDOIADataModule(format="gt_4a_21r", root=root, **options)
+def ready(root, seed=0, batch_size=8, source=None, **split) -> BDDOIADataModule:
+    source = Source("gt_4a_21r", root, **(source or {}))
+    data = BDDOIADataModule(source, Split(**split), batch_size, seed=seed)
     data.setup()
     return data
 
@@ -59,7 +63,7 @@ def test_captions_and_facts_are_labels_too(tmp_path):
     lastframe(tmp_path, "test", [("b_1.jpg", STOP, RED)])
     lines = [f'{{"id": "a{i}", "captions": ["A red light."], "facts": {{"light": "red"}}}}' for i in range(10)]
     (root / "train_scenes.jsonl").write_text("\n".join(lines))
-    data = BDDOIADataModule("auto", str(root), budget=4, rest="unlabelled")
+    data = BDDOIADataModule(Source("auto", str(root)), Split(budget=4, rest="unlabelled"))
     data.setup()
     assert [len(scene.captions) for scene in data.scenes["train"]].count(1) == 4
     assert {scene.id for scene in data.scenes["train"] if scene.captions} == labelled(data)
@@ -94,7 +98,7 @@ def test_what_cannot_be_chosen_is_refused(root):
         with pytest.raises(ValueError, match=r"cannot be set with num_scenes\.train: set that to null"):
             ready(root, budget=6, num_scenes=SceneCounts(train=amount))
     with pytest.raises(ValueError, match="cannot be set with footage"):
-        BDDOIADataModule(budget=6, footage="shards")
+        BDDOIADataModule(Source(footage="shards"), Split(budget=6))
     assert len(ready(root, budget=6, num_scenes=SceneCounts(train=1.0, val=2)).scenes["train"]) == 6
     for counts, message in (((-1,), "at least 0"), ((4, -1), "at least 0"), ((4, 4), "less than"), ((0, 1), "less")):
         with pytest.raises(ValueError, match=message):

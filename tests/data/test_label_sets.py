@@ -11,6 +11,8 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.label_sets import check_labels_of, taxonomy_of_run
 from lvad.data.pairs import candidates
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.data.synthetic import write_synthetic
 from lvad.report.recorder import RunRecorder
 from lvad.taxonomy import BDD_OIA, FILE, Action, Reason, Taxonomy, dump_taxonomy, find_taxonomy, load_taxonomy
@@ -28,7 +30,7 @@ def lanes_root(tmp_path_factory):
 
 @pytest.fixture
 def data(lanes_root):
-    data = BDDOIADataModule("lastframe", str(lanes_root), taxonomy="lanes", batch_size=12)
+    data = BDDOIADataModule(Source("lastframe", str(lanes_root)), taxonomy="lanes", batch_size=12)
     data.setup()
     return data
 
@@ -48,7 +50,7 @@ def test_a_batch_has_the_labels_of_its_set(data):
 
 
 def test_scenes_without_labels_have_as_many_unknown_ones(lanes_root):
-    data = BDDOIADataModule("lastframe", str(lanes_root), taxonomy="lanes", unlabelled=True)
+    data = BDDOIADataModule(Source("lastframe", str(lanes_root)), Split(unlabelled=True), taxonomy="lanes")
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert batch.taxonomy == LANES
@@ -67,9 +69,9 @@ def test_a_check_counts_its_labels(lanes_root):
 
 def test_a_drawn_set_with_other_labels_is_refused(lanes_root, drawn_root):
     with pytest.raises(DataError, match="made with the label set 'lanes', the data have 'bdd_oia'"):
-        BDDOIADataModule("synthetic", str(lanes_root)).prepare_data()
+        BDDOIADataModule(Source("synthetic", str(lanes_root))).prepare_data()
     with pytest.raises(DataError, match="made with the label set 'bdd_oia', the data have 'lanes'"):
-        BDDOIADataModule("synthetic", str(drawn_root), taxonomy="lanes").prepare_data()
+        BDDOIADataModule(Source("synthetic", str(drawn_root)), taxonomy="lanes").prepare_data()
 
 
 def test_a_label_that_a_mirrored_scene_cannot_have_is_named(data):
@@ -112,7 +114,7 @@ def test_a_run_and_its_model_hold_the_set_and_refuse_another(tmp_path, data, dra
     assert find_taxonomy(run) == find_taxonomy(model) == LANES
     checkpoint = tmp_path / "last.ckpt"
     first.save_checkpoint(checkpoint)
-    other = BDDOIADataModule("lastframe", str(drawn_root))
+    other = BDDOIADataModule(Source("lastframe", str(drawn_root)))
     said = "made with the label set 'lanes', the data have 'bdd_oia': actions of 'lanes' alone: 'wait', .*data.taxonomy"
     with pytest.raises(DataError, match=f"{model}: was {said}"):
         trainer(tmp_path / "next").fit(Holds(model), other)

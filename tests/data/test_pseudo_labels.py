@@ -4,10 +4,13 @@ import json
 
 import pytest
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump
 from lvad.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 
 STOP = PseudoLabel((0, 1, 0, 0), (0,) * 21, 0.95)
 
@@ -17,8 +20,8 @@ def given(folder, labels):
     return str(write_pseudo_labels(folder, labels))
 
 
-def ready(root, **options):
-    data = BDDOIADataModule("lastframe", str(root), **options)
+def ready(root, **split):
+    data = BDDOIADataModule(Source("lastframe", str(root)), Split(**split))
     data.setup()
     return data
 
@@ -84,9 +87,10 @@ def test_labels_for_nothing_here_are_refused(drawn_root, tmp_path):
     path = given(tmp_path, {"elsewhere": STOP})
     with pytest.raises(DataError, match="none of its 1 scenes is a training scene without a label here"):
         ready(drawn_root, budget=4, pseudo_labels=path)
-    for options in ({"unlabelled": True}, {"footage": "shards"}):
-        with pytest.raises(ValueError, match="pseudo_labels gives labels to training scenes"):
-            BDDOIADataModule("lastframe", str(drawn_root), pseudo_labels=path, **options)
+    with pytest.raises(ValueError, match="pseudo_labels gives labels to training scenes: set unlabelled to false"):
+        Split(pseudo_labels=path, unlabelled=True)
+    with pytest.raises(ValueError, match="pseudo_labels gives labels to training scenes: set footage to null"):
+        BDDOIADataModule(Source("lastframe", str(drawn_root), footage="shards"), Split(pseudo_labels=path))
 
 
 def test_labels_of_which_nobody_knows_are_refused(drawn_root, tmp_path):

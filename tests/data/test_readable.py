@@ -9,6 +9,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.readable import keep_readable
 from lvad.data.records import DataError
+from lvad.data.source import Source
 
 
 def frames(reading) -> list[list[str]]:
@@ -35,7 +36,7 @@ def test_where_nothing_is_left_the_first_error_is_raised(tmp_path: Path) -> None
 def test_a_broken_video_does_not_end_predictions(tmp_path: Path) -> None:
     picture(tmp_path / "street.png")
     (tmp_path / "drive.mp4").write_bytes(b"no video")
-    data = BDDOIADataModule(format="frames", root=str(tmp_path))
+    data = BDDOIADataModule(Source("frames", str(tmp_path)))
     data.prepare_data()
     data.setup("predict")
     assert [batch.ids for batch in data.predict_dataloader()] == [["street"]]

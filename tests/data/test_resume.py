@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
+from lvad.data.source import Source
+from lvad.data.split import Split
 
 
 class Squares(torch.utils.data.Dataset):
@@ -120,7 +123,7 @@ def test_a_place_that_is_none_is_refused():
 
 def test_the_order_of_a_data_module_names_what_it_depends_on(drawn_root):
     def order(**options):
-        data = BDDOIADataModule("lastframe", str(drawn_root), **options)
+        data = BDDOIADataModule(Source("lastframe", str(drawn_root)), **options)
         data.setup("fit")
         return data.train_dataloader().state_dict()["order"]
 
@@ -129,6 +132,8 @@ def test_the_order_of_a_data_module_names_what_it_depends_on(drawn_root):
     assert whole["the number of training scenes"] == 16
     changed = {name for name, value in order(seed=1).items() if value != whole[name]}
     assert changed == {"data.seed"}
-    changed = {name for name, value in order(num_scenes=SceneCounts(train=8)).items() if value != whole[name]}
+    changed = {
+        name for name, value in order(split=Split(num_scenes=SceneCounts(train=8))).items() if value != whole[name]
+    }
     assert changed == {"the number of training scenes", "the digest of their names"}
     assert {name for name, value in order(balance=True).items() if value != whole[name]} == {"data.balance"}

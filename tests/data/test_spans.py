@@ -10,6 +10,7 @@ from lvad.data.check import check
 from lvad.data.convert import convert
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.data.source import Source
 from lvad.types import VideoFrame
 
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}
@@ -39,7 +40,7 @@ def test_a_span_gives_the_last_frames_in_order_of_time(mine, tmp_path):
     assert part.frames == tuple(VideoFrame(video, time) for time in (0.5, 1.0, 1.5))
     assert (whole.id, whole.recording) == ("a", "a")
     assert whole.frames == tuple(VideoFrame(video, time) for time in (1.0, 1.5, 2.0))
-    data = BDDOIADataModule("jsonl", str(path), num_frames=3, fps=2.0)
+    data = BDDOIADataModule(Source("jsonl", str(path), num_frames=3, fps=2.0))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.ids == ["a-0.5-1.5", "a"]
@@ -102,7 +103,7 @@ def test_a_video_that_breaks_off_is_found_by_check_and_named_in_a_prediction(min
     (tmp_path / "b.mkv").write_bytes(whole[: len(whole) // 3])
     assert [len(collect(path).errors), check(path, num_frames=1).images] == [0, "1 of 2 decoded"]
     assert all("b.mkv: " in error for error in check(path, num_frames=1).errors)
-    data = BDDOIADataModule("jsonl", str(path), num_frames=1)
+    data = BDDOIADataModule(Source("jsonl", str(path), num_frames=1))
     data.setup("predict")
     assert [batch.ids for batch in data.predict_dataloader()] == [["a"]]
 

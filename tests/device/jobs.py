@@ -20,7 +20,14 @@ MODEL: Final = "--model.init_args"
 POLICY: Final = "--model.init_args.policy.init_args"
 _ON: Final = ["--trainer.accelerator", "testdevice", "--trainer.strategy", "testdevice"]
 _DATA: Final = [
-    *("--data.format", "lastframe", "--data.root", "drawn", "--data.num_scenes", "{train: 2, val: 2, test: 2}"),
+    *(
+        "--data.source.format",
+        "lastframe",
+        "--data.source.root",
+        "drawn",
+        "--data.split.num_scenes",
+        "{train: 2, val: 2, test: 2}",
+    ),
     *("--data.batch_size", "2"),
 ]
 _STEP: Final = [
@@ -28,7 +35,7 @@ _STEP: Final = [
     *("--trainer.val_check_interval", "1.0", "--trainer.enable_progress_bar", "false"),
 ]
 # The toy stages take the scenes with a single action and a single reason alone.
-_TOY: Final = ["--data.num_scenes", "{train: 2, val: 1, test: 1}"]
+_TOY: Final = ["--data.split.num_scenes", "{train: 2, val: 1, test: 1}"]
 _FEW: Final = ["--trainer.limit_predict_batches", "1", "--data.eval_batch_size", "2"]
 _FEW_TOKENS: Final = [f"{POLICY}.sampling.max_new_tokens", "4"]
 _LEAN: Final = [
@@ -88,7 +95,9 @@ RLOO: Final = {
     "rloo": Job(_rloo()),
     "rloo test": Job(_again("test", "rloo")),
     "rloo validate": Job(_again("validate", "rloo")),
-    "rloo predict": Job(_again("predict", "rloo", "--data.format", "frames", "--data.root", "drawn/data", *_FEW)),
+    "rloo predict": Job(
+        _again("predict", "rloo", "--data.source.format", "frames", "--data.source.root", "drawn/data", *_FEW)
+    ),
     "rloo export": Job(["export", "logs/rloo/version_0", "exported-rloo", "--num_scenes", "1"]),
     "rloo, older processor, kl target and refresh": Job(
         _rloo(*_LEAN, f"{MODEL}.kl", "{beta: 0.05, target: 0.5, refresh_every: 1}"), with_older_processor=True

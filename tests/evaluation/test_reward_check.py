@@ -5,7 +5,10 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import ALL_SCENES, SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.evaluation.reward_check import RewardRefused, audit_reward, validation_scenes
 from lvad.facts import claims, is_true
 from lvad.modules import RLOOPolicy
@@ -45,7 +48,7 @@ def root(tmp_path_factory):
     return str(root)
 
 
-def fit(policy_folder, root, tmp_path, reward, audit, **data):
+def fit(policy_folder, root, tmp_path, reward, audit, num_scenes=ALL_SCENES):
     seed_everything(0, verbose=False)
     policy = HFPolicy(str(policy_folder), Sampling(max_new_tokens=4), lora=Lora(rank=2))
     module = RLOOPolicy(policy, reward, num_completions=2, kl=None, audit=audit)
@@ -54,7 +57,8 @@ def fit(policy_folder, root, tmp_path, reward, audit, **data):
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
         log_every_n_steps=1,
     )  # fmt: skip
-    trainer.fit(module, BDDOIADataModule("lastframe", root, batch_size=4, unlabelled=True, **data))
+    split = Split(unlabelled=True, num_scenes=num_scenes)
+    trainer.fit(module, BDDOIADataModule(Source("lastframe", root), split, batch_size=4))
     return trainer
 
 
@@ -86,7 +90,7 @@ def test_too_few_scenes_prove_nothing_and_stop_nothing(vlm_folder, root, tmp_pat
 
 
 def test_what_is_known_of_the_scenes_decides_what_is_asked(vlm_folder, root):
-    data = BDDOIADataModule("lastframe", root, eval_batch_size=5, num_scenes=SceneCounts(val=12))
+    data = BDDOIADataModule(Source("lastframe", root), Split(num_scenes=SceneCounts(val=12)), eval_batch_size=5)
     data.setup()
     scenes = validation_scenes(data)
     assert [len(batch.ids) for batch in scenes] == [5, 5, 2]

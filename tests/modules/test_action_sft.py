@@ -9,7 +9,10 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from lvad.answers.describer import Description
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.modules import ActionSFT
 from lvad.objectives.text_objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
@@ -28,7 +31,7 @@ def fit(module, root, tmp_path, max_epochs, **options):
         accelerator="cpu", max_epochs=max_epochs, default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(module, BDDOIADataModule("lastframe", str(root), batch_size=8, **options))
+    trainer.fit(module, BDDOIADataModule(Source("lastframe", str(root)), batch_size=8, **options))
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
@@ -64,9 +67,9 @@ def test_a_likelihood_needs_the_models_own_law(vlm_folder):
 
 def test_scenes_without_labels_are_refused_by_name(make_sft, drawn_root, tmp_path):
     with pytest.raises(ValueError, match="has no labels; set data"):
-        fit(make_sft("action"), drawn_root, tmp_path, 1, unlabelled=True)
+        fit(make_sft("action"), drawn_root, tmp_path, 1, split=Split(unlabelled=True))
     with pytest.raises(ValueError, match=r"scene .* has no text to learn or to compare with; give it a text"):
-        fit(make_sft("caption"), drawn_root, tmp_path, 1, unlabelled=True)
+        fit(make_sft("caption"), drawn_root, tmp_path, 1, split=Split(unlabelled=True))
 
 
 def test_constrained_answers_are_always_valid(make_sft, drawn_root, tmp_path):
@@ -78,7 +81,7 @@ def test_constrained_answers_are_always_valid(make_sft, drawn_root, tmp_path):
 
 
 def validation(data_root):
-    data = BDDOIADataModule("lastframe", str(data_root), eval_batch_size=8)
+    data = BDDOIADataModule(Source("lastframe", str(data_root)), eval_batch_size=8)
     data.setup()
     return next(iter(data.val_dataloader()))
 
@@ -138,7 +141,7 @@ def test_the_share_of_supervised_tokens_is_that_of_the_answers(make_sft, drawn_r
         accelerator="cpu", max_steps=2, logger=logger, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, log_every_n_steps=1,
     )  # fmt: skip
-    trainer.fit(module, BDDOIADataModule("lastframe", str(drawn_root), batch_size=8))
+    trainer.fit(module, BDDOIADataModule(Source("lastframe", str(drawn_root)), batch_size=8))
     (share,) = [values["train/supervised_share"] for values in logged if "train/supervised_share" in values]
     assert 0.02 < share < 0.3  # an answer of some ten tokens behind a prompt of about a hundred
 
@@ -162,7 +165,7 @@ def test_class_weights_come_from_the_training_labels(make_sft, drawn_root, tmp_p
     assert len(weights) == 16
     assert weights.mean().item() == pytest.approx(1.0)
     assert weights.max() > weights.min() > 0
-    data = BDDOIADataModule("lastframe", str(drawn_root))
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)))
     data.setup()
     shares = torch.tensor([scene.actions for scene in data.scenes["train"]]).float().mean(0)
     torch.testing.assert_close(module.action_shares, shares)
@@ -175,7 +178,9 @@ def test_a_test_has_probabilities_a_judge_and_a_report(make_sft, clip_folder, dr
         accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    (scores,) = trainer.test(module, BDDOIADataModule("lastframe", str(drawn_root), eval_batch_size=8), verbose=False)
+    (scores,) = trainer.test(
+        module, BDDOIADataModule(Source("lastframe", str(drawn_root)), eval_batch_size=8), verbose=False
+    )
     assert {"test/action_auroc", "test/reason_auroc", "test/clip_score", "test/clip_match"} <= set(scores)
     assert {len(scene.reason_probabilities) for scene in module.answered} == {21}
     assert not any(name.startswith("judge") for name, p in module.named_parameters() if p.requires_grad)
@@ -188,7 +193,7 @@ def on_a_rank(rank, store, vlm_folder, clip_folder, root, run_dir):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "test"}
     policy = HFPolicy(str(vlm_folder), Sampling(max_new_tokens=20), lora=None)
     module = ActionSFT(policy, judge=CLIPCosine(str(clip_folder)))
-    data = BDDOIADataModule("lastframe", str(root), eval_batch_size=2, num_scenes=SceneCounts(test=5))
+    data = BDDOIADataModule(Source("lastframe", str(root)), Split(num_scenes=SceneCounts(test=5)), eval_batch_size=2)
     trainer = Trainer(
         accelerator="cpu", devices=2, strategy="ddp", logger=False, callbacks=[RunRecorder(str(run_dir))],
         enable_progress_bar=False, enable_model_summary=False,

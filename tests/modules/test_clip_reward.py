@@ -11,9 +11,12 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from PIL import Image
 
 from lvad.data.augment import Augment
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.pairs import candidates
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.evaluation.clip_similarity import blended
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
@@ -44,7 +47,7 @@ def fit(module, root, tmp_path, max_epochs, callbacks=(), **options):
         enable_checkpointing=bool(callbacks), enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=-1,
     )  # fmt: skip
-    trainer.fit(module, BDDOIADataModule("lastframe", str(root), batch_size=8, **options))
+    trainer.fit(module, BDDOIADataModule(Source("lastframe", str(root)), batch_size=8, **options))
     return trainer, {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
@@ -91,9 +94,9 @@ def test_options_out_of_range(make_reward, options, message):
 
 def test_scenes_without_labels_and_an_empty_budget_are_refused(make_reward, drawn_root, tmp_path):
     with pytest.raises(DataError, match="scenes without reasons, which text kind 'reason' needs"):
-        fit(make_reward(), drawn_root, tmp_path, 1, unlabelled=True)
+        fit(make_reward(), drawn_root, tmp_path, 1, split=Split(unlabelled=True))
     with pytest.raises(DataError, match="no train scenes"):
-        fit(make_reward(), drawn_root, tmp_path, 1, num_scenes=SceneCounts(train=0))
+        fit(make_reward(), drawn_root, tmp_path, 1, split=Split(num_scenes=SceneCounts(train=0)))
 
 
 def test_one_training_loss_by_hand(make_reward, drawn_root):
@@ -130,7 +133,7 @@ def test_one_training_loss_by_hand(make_reward, drawn_root):
 
 
 def first_batch(root):
-    data = BDDOIADataModule("lastframe", str(root), batch_size=8)
+    data = BDDOIADataModule(Source("lastframe", str(root)), batch_size=8)
     data.setup()
     return next(iter(data.val_dataloader()))
 

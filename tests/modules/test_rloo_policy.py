@@ -4,7 +4,10 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import ALL_SCENES, SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.modules import RLOOPolicy
 from lvad.objectives import KL
 from lvad.policy import HFPolicy, Lora, Sampling
@@ -49,8 +52,9 @@ def make_trainer(tmp_path, **options):
     return Trainer(accelerator="cpu", default_root_dir=tmp_path, **(quiet | options))
 
 
-def data(root, **options):
-    return BDDOIADataModule("lastframe", str(root), unlabelled=True, **({"batch_size": 4} | options))
+def data(root, num_scenes=ALL_SCENES, batch_size=4, **options):
+    split = Split(unlabelled=True, num_scenes=num_scenes)
+    return BDDOIADataModule(Source("lastframe", str(root)), split, batch_size, **options)
 
 
 def test_reward_rises_on_a_judge_with_a_known_preference(make_module, drawn_root, tmp_path):

@@ -20,8 +20,8 @@ NAMED = "--model.init_args.reward.init_args.model"
 @pytest.fixture(scope="module")
 def small(vlm_folder, drawn_root):
     return [
-        "--data.root", drawn_root, "--data.format", "lastframe", "--data.batch_size", "8", "--trainer.accelerator",
-        "cpu", "--trainer.enable_progress_bar", "false", f"{POLICY}.model", vlm_folder,
+        "--data.source.root", drawn_root, "--data.source.format", "lastframe", "--data.batch_size", "8",
+        "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", f"{POLICY}.model", vlm_folder,
         f"{POLICY}.sampling.max_new_tokens", "10",
     ]  # fmt: skip
 
@@ -35,7 +35,7 @@ def run(small, tmp_path_factory):
     """A reader of 10 labels, which is sure of everything, on what a policy with random weights says; tested."""
     root = tmp_path_factory.mktemp("logs")
     place = ["--trainer.logger.init_args.save_dir", root, "--model.init_args.num_completions", "2"]
-    sure = ["--model.init_args.threshold", "1e-9", "--data.budget", "10"]
+    sure = ["--model.init_args.threshold", "1e-9", "--data.split.budget", "10"]
     lvad("fit", "--config", "configs/study/reader.yaml", *small, *place, *sure)
     folder = root / "study_reader/version_0"
     lvad("test", "--ckpt_path", folder / "checkpoints/last.ckpt")
@@ -108,7 +108,7 @@ def test_an_export_is_refused(run, tmp_path, capsys):
 
 def test_too_few_labels_are_refused(small, tmp_path, capsys):
     args = [
-        "--data.budget",
+        "--data.split.budget",
         "1",
         "--model.init_args.num_completions",
         "1",

@@ -10,6 +10,8 @@ from lvad.answers.describer import Description
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.modules import ActionSFT
 from lvad.objectives import FixMatch
 from lvad.policy import HFPolicy, Sampling
@@ -25,7 +27,7 @@ def policy(vlm_folder):
 
 @pytest.fixture
 def data(drawn_root):
-    data = BDDOIADataModule("lastframe", str(drawn_root), batch_size=4, budget=4)
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(budget=4), batch_size=4)
     data.setup()
     return data
 
@@ -86,7 +88,7 @@ def test_it_begins_after_its_share_of_the_steps_and_its_loss_is_learnt(vlm_folde
         accelerator="cpu", max_steps=4, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(module, BDDOIADataModule("lastframe", str(drawn_root), batch_size=4, budget=4))
+    trainer.fit(module, BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(budget=4), batch_size=4))
     assert [len(values) for values in logged] == [0, 0, 3, 3]
 
 

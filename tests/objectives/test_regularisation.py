@@ -6,8 +6,11 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import RLOOPolicy
 from lvad.objectives import KL, Regularisation, Rehearsal
@@ -58,7 +61,7 @@ def fit(vlm_folder, drawn_root, tmp_path):
         quiet |= {"logger": False, "limit_val_batches": 0, "default_root_dir": tmp_path, "accelerator": "cpu"}
         more = {"callbacks": [watch, *(trainer or {}).pop("callbacks", [])]}
         loop = Trainer(max_steps=steps, **(quiet | (trainer or {}) | more))
-        data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True, batch_size=4)
+        data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(unlabelled=True), batch_size=4)
         if not dry:
             loop.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
         return module, watch, loop
@@ -160,8 +163,9 @@ def test_the_entropy_bonus_keeps_the_law_wide(fit):
     assert entropies[1.0] > entropies[0.0] + 0.05
 
 
-def labelled(root, **options):
-    return BDDOIADataModule("lastframe", str(root), num_scenes=SceneCounts(train=5), **options)
+def labelled(root, unlabelled=False):
+    split = Split(num_scenes=SceneCounts(train=5), unlabelled=unlabelled)
+    return BDDOIADataModule(Source("lastframe", str(root)), split)
 
 
 def test_rehearsal_takes_every_scene_once_before_any_again(drawn_root):

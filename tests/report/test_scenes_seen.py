@@ -8,9 +8,12 @@ from lightning import Callback, LightningModule, Trainer
 
 from lvad.assets import CHECKPOINTS
 from lvad.commands.last_checkpoint import LastCheckpoint
-from lvad.data.datamodule import BDDOIADataModule, SceneCounts
+from lvad.data.counts import SceneCounts
+from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump, labelled_ids, read_ledger
 from lvad.data.records import DataError
+from lvad.data.source import Source
+from lvad.data.split import Split
 from lvad.report.recorder import RunRecorder
 from lvad.report.scenes_seen import seen_by
 
@@ -42,7 +45,7 @@ class Holds(LightningModule):
 
 def test_a_test_on_scenes_that_an_earlier_stage_saw_is_refused(tmp_path, drawn_root):
     """The leak is planted in the model that the stage starts from; the ledger travels with what is exported."""
-    data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True)
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(unlabelled=True))
     data.setup()
     leaked, folder = data.scenes["test"][3].id, tmp_path / "reward"
     folder.mkdir()
@@ -69,8 +72,8 @@ def fit_on(root, data, name="run", ckpt=None, **options):
     return folder
 
 
-def scenes_of(drawn_root, **options):
-    data = BDDOIADataModule("lastframe", str(drawn_root), **options)
+def scenes_of(drawn_root, **split):
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(**split))
     data.setup()
     return data
 
@@ -147,7 +150,7 @@ def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tm
         def built_on(self):
             return self.layer
 
-    data = BDDOIADataModule("lastframe", str(drawn_root), unlabelled=True)
+    data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(unlabelled=True))
     data.setup()
     folder = tmp_path / "judge"
     folder.mkdir()

@@ -1,0 +1,115 @@
+"""What scenes are read from: ``data.source`` of a configuration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lvad.data.bddoia import Layout, collect, detect, read
+from lvad.data.counts import ALL_SCENES, SceneCounts, at_least
+from lvad.data.drawn import DRAWN, DrawnSet
+from lvad.data.frames import read_frames
+from lvad.data.readable import keep_readable
+from lvad.data.records import Reading
+from lvad.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True)
+class Source:
+    """BDD-OIA in either layout, scenes of your own, plain frames or video, or a drawn set.
+
+    Args:
+        format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds
+            out by itself.
+        root: folder of the label files, or a ``.jsonl`` file; for frames a folder of pictures, a picture, or a video.
+        images: folder of the pictures, where they do not lie beside the label files.
+        num_frames: M, the most frames of a scene, the last ones.
+        image_size_px: longest edge of a frame after reduction; None keeps the size on disk.
+        fps: frames per second taken from a video.
+        video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
+            the one that is marked as default, or the largest.
+        footage: train on scenes streamed from these shards instead, without labels: one or several folders, or URLs
+            that fsspec knows, as ``lvad data shard`` makes them; ``root`` then gives the other splits alone.
+        num_drawn: how many scenes of each split "synthetic" draws where there is no set yet; None draws as many as
+            ``split.num_scenes`` uses, and where that gives no count either, 800, 128 and 300.
+        drawing_seed: which endless series of scenes a drawn set is the beginning of; not ``data.seed``, so that runs
+            with different seeds are tested on the same scenes.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl", "frames", "synthetic"] = "synthetic"
+    root: str = "data/synthetic"
+    images: str | None = None
+    num_frames: int = 2
+    image_size_px: int | None = None
+    fps: float = 1.0
+    video_stream: int | None = None
+    footage: list[str] | str | None = None
+    num_drawn: SceneCounts = ALL_SCENES
+    drawing_seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, self.num_frames, "num_frames")
+        at_least(0, self.drawing_seed, "drawing_seed")
+        if self.image_size_px is not None:
+            at_least(1, self.image_size_px, "image_size_px")
+        if self.video_stream is not None:
+            at_least(0, self.video_stream, "video_stream")
+
+    @property
+    def path(self) -> Path:
+        """``root`` with the home folder spelled out."""
+        return Path(self.root).expanduser()
+
+    @property
+    def shard_urls(self) -> list[str]:
+        """Where the footage lies; empty without any."""
+        return [self.footage] if isinstance(self.footage, str) else self.footage or []
+
+    def drawn(self, num_scenes: SceneCounts) -> DrawnSet | None:
+        """The set that is drawn at ``root``; None for another format.
+
+        Args:
+            num_scenes: scenes that are used of each split.
+        """
+        if self.format != "synthetic":
+            return None
+        counts = self.num_drawn.or_else(num_scenes).or_else(SceneCounts(**DRAWN))
+        return DrawnSet(self.path, counts, self.num_frames, self.drawing_seed)
+
+    def prepare(self, num_scenes: SceneCounts, taxonomy: Taxonomy) -> None:
+        """Draw the set, or decode the videos, where that has not been done yet.
+
+        Args:
+            num_scenes: scenes that are used of each split.
+            taxonomy: the label set.
+
+        Raises:
+            DataError: for a set drawn earlier with other labels, or a video that cannot be read.
+        """
+        if drawn := self.drawn(num_scenes):
+            drawn.draw_if_absent(taxonomy)
+        elif (detect(self.path) if self.format == "auto" else self.format) == "frames":
+            read_frames(self.path, self.num_frames, fps=self.fps, video_stream=self.video_stream)
+
+    def read(self, taxonomy: Taxonomy) -> Reading:
+        """Every scene of ``root``.
+
+        Raises:
+            DataError: if anything on disk cannot be used.
+        """
+        return read(*self._where(), taxonomy=taxonomy)
+
+    def read_for_prediction(self, taxonomy: Taxonomy) -> Reading:
+        """Every scene of ``root`` that can be decoded, each frame of a sequence ending one.
+
+        Raises:
+            DataError: if none can.
+        """
+        return keep_readable(collect(*self._where(), from_first=True, taxonomy=taxonomy), self.image_size_px)
+
+    def _where(self) -> tuple[Path, Layout | Literal["auto"], int, Path | None, float, int | None]:
+        layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
+        images = Path(self.images).expanduser() if self.images else None
+        return self.path, layout, self.num_frames, images, self.fps, self.video_stream
