@@ -17,6 +17,7 @@ _SPLIT: Final = ("subset", "num_scenes", "budget", "budget_val", "rest", "unlabe
 RENAMED: Final = {
     **{f"data.{key}": f"data.source.{key}" for key in _SOURCE},
     **{f"data.{key}": f"data.split.{key}" for key in _SPLIT},
+    "model.controls": "model.regularisation",
 }
 """Old key to new key, both without ``init_args``. The key of a group stands for all keys below it."""
 

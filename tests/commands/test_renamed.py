@@ -48,6 +48,14 @@ def test_a_key_is_found_where_it_stands(key):
         assert str(caught.value) == f"mine.yaml: {old} is now {RENAMED[old]}; rename the keys"
 
 
+def test_a_key_of_a_stage_is_refused_with_its_new_name():
+    said = "model.controls is now model.regularisation"
+    with pytest.raises(DataError, match=said):
+        check_keys({"model": {"class_path": "x", "init_args": {"controls": {"updates": 2}}}}, "mine.yaml")
+    with pytest.raises(ArgumentError, match=said):
+        check_arguments(["fit", "--model.init_args.controls.updates", "2"])
+
+
 def test_what_has_kept_its_name_is_let_pass():
     check_keys({"data": {"source": {"root": "x"}, "seed": 1}, "data.split.budget": None, "model.root": 1}, "mine.yaml")
     check_keys(None, "empty.yaml")
