@@ -56,6 +56,7 @@ def loading(name: str) -> Iterator[None]:
     # It is Exception itself that tokenizers raises; the others have an error of every kind.
     except Exception as error:
         reason = " ".join(str(error).split())
+        reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
         reason = reason if len(reason) <= 400 else f"{reason[:400]} ..."
         kind = type(error).__name__
         raise ValueError(

@@ -79,7 +79,7 @@ def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):
     assert (schedule["monitor"], schedule["scheduler"].factor, schedule["scheduler"].patience) == ("val/auroc", 0.2, 3)
     stopper = next(c for c in cli.trainer.callbacks if isinstance(c, EarlyStopping))
     assert (stopper.patience, stopper.monitor) == (7, "val/auroc")
-    assert (cli.datamodule.batch_size, cli.datamodule.subset, cli.datamodule.seed) == (32, "reward", 42)
+    assert (cli.datamodule.batch_size, cli.datamodule.split.subset, cli.datamodule.seed) == (32, "reward", 42)
     batch = make_batch(1, 1)._replace(actions=torch.eye(4)[:2].long(), reasons=torch.eye(21)[[1, 16]].long())
     module.log = lambda *args, **kwargs: None
     loss = module.training_step(batch, 0)

@@ -32,9 +32,9 @@ def test_the_run_is_built_and_learns_the_sentences_of_a_video(vlm_folder, tmp_pa
     assert [round(frame.float().mean().item() / 10) for frame in batch.frames[0]] == [0, 8, 16, 24]
     module.log = module.log_dict = lambda *args, **kwargs: None
     module._trainer = None
-    lesson = module._lesson(batch)
-    assert lesson.texts == [["It is night."]] * 2
-    loss, _ = module.objective.loss(module.policy, lesson)
+    supervised = module._supervised_batch(batch)
+    assert supervised.texts == [["It is night."]] * 2
+    loss, _ = module.objective.loss(module.policy, supervised)
     loss.backward()
     adapters = [p for name, p in module.policy.named_parameters() if "lora_B" in name]
     assert loss.isfinite()

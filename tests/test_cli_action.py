@@ -11,6 +11,8 @@ from test_cli import SMALL, run
 
 from lvad.report.answers import read_answers
 
+pytestmark = pytest.mark.slow  # the fixture runs fits for more than a minute
+
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):

@@ -16,6 +16,9 @@ SMALL = [
 ]  # fmt: skip
 
 
+pytestmark = pytest.mark.slow  # the fixture runs fits for more than a minute
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     """A small run of the shipped configuration, tested."""

@@ -16,6 +16,9 @@ SHORT = (
 )
 
 
+pytestmark = pytest.mark.slow  # the fixture runs fits for more than a minute
+
+
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("toy")

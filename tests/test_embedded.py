@@ -1,10 +1,11 @@
 """What ships: small enough, whole, and opened by the ecosystem without lvad."""
 
 import open_clip
+import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lvad.assets import CHECKPOINTS, resolve_model
+from lvad.assets import CHECKPOINTS, loading, resolve_model
 from lvad.text import Prompts
 
 
@@ -33,3 +34,11 @@ def test_the_clips_open_in_plain_open_clip():
         assert transform is not None
         tokens = open_clip.get_tokenizer(f"local-dir:{resolve_model('embedded/' + name)}")(["a car"])
         assert model.encode_text(tokens).isfinite().all()
+
+
+def test_what_a_library_says_of_a_broken_model_is_one_printable_line():
+    with pytest.raises(ValueError) as raised, loading("mine"):
+        raise RuntimeError("no\n attribute \u202e")
+    assert str(raised.value) == (
+        r"model 'mine' cannot be loaded (RuntimeError: no attribute \u202e); restore its files, or name another"
+    )

@@ -38,7 +38,7 @@ def test_data_check_reports_on_names_beyond_ascii(tmp_path, environment):
 
 
 def test_a_configuration_beyond_ascii_is_read_and_printed(tmp_path):
-    (tmp_path / "größe.yaml").write_text("data:\n  root: straße\n", encoding="utf-8")
+    (tmp_path / "größe.yaml").write_text("data:\n  source:\n    root: straße\n", encoding="utf-8")
     configs = ["--config", ROOT / "configs/toy_sft.yaml", "--config", "größe.yaml"]
     done = run("fit", *configs, "--print_config", cwd=tmp_path, environment=LOCALES["C without Python's UTF-8 mode"])
     assert done.returncode == 0, done.stderr.decode()

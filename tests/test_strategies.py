@@ -36,6 +36,7 @@ def test_a_strategy_stands_on_top_of_a_stage(strategy, stage, monkeypatch):
     assert config.model.class_path.startswith("lvad.modules.")
 
 
+@pytest.mark.slow
 def test_a_run_with_shared_out_weights_ends_with_a_whole_model(tmp_path, vlm_folder, clip_folder, drawn_root):
     args = [
         "fit", "--config", "configs/rloo.yaml", "--config", ROOT / "configs/strategy/fsdp.yaml",

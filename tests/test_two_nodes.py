@@ -110,6 +110,7 @@ def steps_of(run):
     return [event.step for event in events.Scalars(tag("reward/mean"))]
 
 
+@pytest.mark.slow
 def test_two_nodes_are_killed_and_go_on(start, tmp_path):
     runs = tmp_path / "logs/rloo"
     nodes = start(tmp_path)

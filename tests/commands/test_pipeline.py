@@ -265,6 +265,7 @@ def frames_of(tmp_path):
     return "frames"
 
 
+@pytest.mark.slow
 def test_the_whole_method_on_drawn_scenes(tmp_path, monkeypatch, capfd):
     """One stage in a process of its own as always, the others in this one, which is quicker."""
     monkeypatch.chdir(tmp_path)

@@ -78,6 +78,7 @@ def test_a_signal_ends_a_fit_behind_its_step(arguments, number, tmp_path, monkey
     assert read_ledger(run) == read_ledger(tmp_path / "logs/whole/version_0") == read_ledger(run / "model")
 
 
+@pytest.mark.slow
 def test_all_devices_stop_at_one_step_and_one_goes_on(arguments, tmp_path, capfd):
     """The signal reaches the first process alone. 2 scenes on each device were seen, 4 of 8 are left."""
     arguments[arguments.index("--data.batch_size") + 1] = "2"

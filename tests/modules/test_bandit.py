@@ -87,6 +87,7 @@ def test_it_reads_the_picture_and_ends_at_the_tilted_reference(make_module):
     assert (law(module.policy, two) - tilted).abs().sum(1).max() < 0.2  # twice the total variation
 
 
+@pytest.mark.slow
 def test_with_shuffled_pictures_it_cannot(make_module):
     """The control: no law that does not see the scene earns more than half; the one that sees it earns nearly all."""
     two = make_batch(2)
@@ -99,6 +100,7 @@ def test_with_shuffled_pictures_it_cannot(make_module):
     assert earned < 0.65
 
 
+@pytest.mark.slow
 def test_adapters_can_do_it_too(make_module):
     module = make_module(None, lora=Lora(rank=4))
     train(module, steps=80, lr=1e-2)

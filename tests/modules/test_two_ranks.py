@@ -54,12 +54,15 @@ def check(found, expected):
 FEWER, FEWEST = 14, 11
 
 
-@pytest.mark.parametrize("stage", ["rloo", "a2c2", "sft", "clip"])
+@pytest.mark.parametrize(
+    "stage", ["rloo", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("a2c2", "sft", "clip"))]
+)
 def test_two_ranks_are_one(run, stage):
     whole = run(stage, devices=1, batch_size=8, accumulate=1, num_train=FEWER)
     check(run(stage, devices=2, batch_size=4, accumulate=1, num_train=FEWER), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["a2c", "sft", "clip"])
 def test_accumulated_batches_are_one(run, stage):
     """The last step has 3 scenes, in batches of 2 and 1 where 4 batches of 2 are accumulated."""
@@ -67,17 +70,20 @@ def test_accumulated_batches_are_one(run, stage):
     check(run(stage, devices=1, batch_size=2, accumulate=4, num_train=FEWEST), whole)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_of_two_ranks_are_one(run):
     whole = run("sft", devices=1, batch_size=8, accumulate=1, num_train=FEWER)
     check(run("sft", devices=2, batch_size=2, accumulate=2, num_train=FEWER), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["rloo", "sft"])
 def test_shared_out_weights_are_the_same(run, stage):
     whole = run(stage, devices=1, batch_size=8, accumulate=1, num_train=FEWER)
     check(run(stage, devices=2, batch_size=4, accumulate=1, strategy="fsdp", num_train=FEWER), whole)
 
 
+@pytest.mark.slow
 def test_a_judge_that_breaks_on_one_rank_ends_the_run_with_its_message(launch, tmp_path):
     """The other one does not wait for it; what that one says is tested where nobody ends it from outside."""
     done = launch(tmp_path, "breaks", "ddp", 2, 4, 1, FEWER)

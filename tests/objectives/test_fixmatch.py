@@ -38,7 +38,7 @@ def test_a_step_takes_scenes_of_the_pool_in_turn(data):
     assert {name for batch in batches for name in batch.ids} == {scene.id for scene in data.pool}
     assert all((batch.actions == UNLABELLED).all() for batch in batches)
     data.pool = []
-    with pytest.raises(DataError, match=r"no training scenes without labels; set data\.budget"):
+    with pytest.raises(DataError, match=r"no training scenes without labels; set data\.split\.budget"):
         FixMatch().batch_at(data, 0, 2, 0, 1)
 
 
