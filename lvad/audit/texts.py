@@ -34,6 +34,7 @@ def gather(batches: Iterable[Batch]) -> Batch:
         reasons=torch.cat([batch.reasons.cpu() for batch in found]),
         captions=[captions for batch in found for captions in batch.captions],
         facts=[facts for batch in found for facts in batch.facts],
+        recordings=[recording for batch in found for recording in batch.recordings],
         taxonomy=found[0].taxonomy,
     )
 
