@@ -13,7 +13,7 @@ _LARGEST_GRADIENT: Final = 1e-5
 
 
 class Logistic(NamedTuple):
-    """logit P(label c | x) = x . weights[:, c] + offsets[c]."""
+    """Logistic regressions of C labels: logit P(label c | x) = x . weights[:, c] + offsets[c]."""
 
     weights: Tensor
     """float64[D, C]."""
@@ -21,7 +21,7 @@ class Logistic(NamedTuple):
     """float64[C]."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """float64[..., C] of float64[..., D]."""
+        """The logits float64[..., C] of features float64[..., D]."""
         return features @ self.weights + self.offsets
 
 

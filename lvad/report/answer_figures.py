@@ -181,7 +181,7 @@ def _count_group(name: str, colour: str, matrix: Tensor) -> _Group:
 
 
 def _label_bars(groups: Sequence[_Group], names: Sequence[str], title: str, unit: str, taxonomy: Taxonomy) -> Figure:
-    """Actions above, reasons beneath: on an axis of their own, because they are far rarer."""
+    """Draw the bars of actions above those of reasons, which are far rarer and have an axis of their own."""
     num_actions = taxonomy.num_actions
     row_height = _BAR_HEIGHT * (len(groups) + 0.8)
     figure = new_figure(_WIDTH, row_height * len(names) + _HEAD_HEIGHT)
@@ -215,7 +215,7 @@ def _draw_bars(axes: Axes, groups: Sequence[_Group], names: Sequence[str], shown
 
 
 def _separate_kinds(axes: Axes, taxonomy: Taxonomy) -> None:
-    """A line where the reasons begin to speak of another action, or against one."""
+    """Draw a line where the reasons begin to speak of another action, or against one."""
     kinds = [(reason.action, reason.supports) for reason in taxonomy.reasons]
     for place in range(1, len(kinds)):
         if kinds[place] != kinds[place - 1]:

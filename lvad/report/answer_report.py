@@ -59,7 +59,7 @@ def _figures(
     claims: tuple[Tensor, Tensor] | None,
     taxonomy: Taxonomy,
 ) -> dict[str, Figure]:
-    """The figures of the labelled scenes by the names of their files."""
+    """Draw the figures of the labelled scenes, by the names of their files."""
     num_actions = taxonomy.num_actions
     counts = confusion(matrices.predicted[:, :num_actions].bool(), matrices.true[:, :num_actions].bool())
     left_out = f"; {counts.num_left_out} scenes with several actions, or none, left out"
@@ -90,7 +90,7 @@ def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
 
 
 def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Table]:
-    """Tables 2 and 3 of the paper; none where no scene has labels.
+    """Make Tables 2 and 3 of the paper; none where no scene has labels.
 
     Args:
         answered: all scenes.

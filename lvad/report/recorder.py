@@ -91,7 +91,7 @@ class RunRecorder(Callback):
         return {name: getattr(self, name) for name in ("start", "history", "curve", "losses", "ledger")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take back what ``state_dict`` gave."""
         for name in self.state_dict().keys() & state_dict.keys():  # a checkpoint may name anything
             setattr(self, name, state_dict[name])
 
@@ -105,7 +105,7 @@ class RunRecorder(Callback):
         check_labels(trainer, pl_module, self._run_folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the fit."""
         self._fit_start_s = time.perf_counter()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -124,11 +124,11 @@ class RunRecorder(Callback):
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """From now on there is something to keep."""
+        """Note that the fit has begun, so that its folder is kept after an error."""
         self._has_begun = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a fit that never began."""
+        """Remove the run folder if the fit failed before its first step."""
         if trainer.state.fn == "fit" and trainer.is_global_zero and not self._has_begun:
             # Not log_dir, a broadcast: the other ranks may not come by here.
             folder = self.run_dir or getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
