@@ -120,7 +120,7 @@ class Mix(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Score the completions, float[B, K] in the parts' units, none with ``normalise``; not finite where a part is."""
+        """Score the completions, float[B, K] in the parts' units, or none with ``normalise``; NaN or inf as a part."""
         terms, total = {}, torch.zeros(())
         for (name, part), scale in zip(self.parts.items(), self.scales, strict=True):
             scores = _ask(part, batch, rollouts)
