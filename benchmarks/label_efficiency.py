@@ -2,9 +2,10 @@
 
     lvad study --config configs/study/label_efficiency.yaml --parallel 2
     python benchmarks/label_efficiency.py logs/study/label_efficiency --json benchmarks/label_efficiency.json
+    python benchmarks/label_efficiency.py elsewhere/label_efficiency --json benchmarks/label_efficiency.json --add
 
-The record is the study's ``study.json`` with two scores a run. One row of ``runs`` is one run: its command, commit,
-seed, device and seconds.
+The last form adds runs of another folder to the record. The record is the study's ``study.json`` with two scores a
+run. One row of ``runs`` is one run: its command, commit, seed, device and seconds.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_tables import markdown
+from study_records import joined
 
 SCORES = {"action_macro_f1": "action", "reason_macro_f1": "reason"}
 ARMS = {
@@ -32,6 +34,7 @@ ARMS = {
     "oracle": "two stages behind true descriptions (no method)",
 }
 """As the documents call them, in their order."""
+WITH_RL = ("rloo_clip", "rloo_clip_vote", "clip_tuned", "reader", "reader_clip", "reversed")
 TEST, HELD_OUT = "test", "extra_test"
 
 Record = dict[str, Any]
@@ -74,22 +77,37 @@ def means(record: Record, source: str = TEST, score: str = "action_macro_f1") ->
 
 
 def differences(record: Record, source: str = TEST) -> str:
-    """Every arm with reinforcement learning against each without it, action macro-F1."""
+    """Every arm with reinforcement learning against the supervised one and the best one without it, action macro-F1."""
     rows = []
     found = findings(record, source)
-    for row in (row for row in found["differences"] if row["arm"] not in found["references"]):
+    shown = {budget: {"supervised", arm} for budget, arm in best_references(found).items()}
+    for row in (row for row in found["differences"] if row["arm"] in WITH_RL and row["minus"] in shown[row["budget"]]):
         names = f"{ARMS[row['arm']]} - {ARMS[row['minus']]}"
-        over = [interval(row[kind]["action_macro_f1"], "+") for kind in ("over_seeds", "over_scenes")]
+        over = [_over(row[kind]) for kind in ("over_seeds", "over_scenes")]
         rows.append([names, str(row["budget"]), str(len(row["seeds"])), *over])
+    rows.sort(key=lambda row: (int(row[1]), list(ARMS.values()).index(row[0].split(" - ")[0])))
     header = ("action macro-F1, points", "labels, both", "seeds", "over seeds", "over seeds and scenes")
     return markdown(header, rows)
+
+
+def best_references(found: Record) -> dict[int, str]:
+    """At each budget the arm without reinforcement learning that has the highest mean."""
+    best: dict[int, Record] = {}
+    for mean in (mean for mean in found["means"] if mean["arm"] in found["references"]):
+        before = best.setdefault(mean["budget"], mean)
+        best[mean["budget"]] = max(before, mean, key=lambda one: one["scores"]["action_macro_f1"]["mean"])
+    return {budget: mean["arm"] for budget, mean in best.items()}
+
+
+def _over(values: Record | None) -> str:
+    return "" if values is None else interval(values["action_macro_f1"], "+")
 
 
 def savings(record: Record, source: str = TEST) -> str:
     """How many labels the best arm without reinforcement learning needs for the same score."""
     rows = []
     for row in findings(record, source)["savings"]:
-        if row["score"] == "action_macro_f1":
+        if row["score"] == "action_macro_f1" and row["arm"] in WITH_RL:
             bound, count = row["needed"]["bound"], row["needed"]["count"]
             needed = f"{bound} {count:.0f}".strip()
             times = f"{bound} {count / row['budget']:.1f}".strip()
@@ -101,8 +119,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder of a study")
     parser.add_argument("--json", type=Path, required=True, help="the record")
+    parser.add_argument("--add", action="store_true", help="add the runs to the record instead of replacing it")
     args = parser.parse_args()
     record = kept(json.loads((args.study / "study.json").read_text()))
+    if args.add:
+        record = joined(json.loads(args.json.read_text()), record)
     args.json.write_text(json.dumps(record, indent=1) + "\n")
     print(means(record))
 

@@ -123,7 +123,7 @@ def find(cells: Sequence[CellResult], references: Sequence[str], source: Source 
         for difference in _difference(group, groups[other, budget], source)
     ]
     first = cells[0].answered[source]
-    savings = list(_savings(means, references))
+    savings = list(savings_of(means, references))
     return Findings(
         source, len(first), means, differences, savings, _floors(first, cells[0].taxonomy), list(references)
     )
@@ -165,8 +165,8 @@ def said(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
     return SeedAnswers(predicted, true, [recording(scene.id) or scene.id for scene in scenes])
 
 
-def _savings(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Saving]:
-    """Compute the labels saved against the best reference arm at each budget."""
+def savings_of(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Saving]:
+    """Compute how many labels the best reference arm of each budget needs for what every other arm reaches."""
     for name in SHOWN:
         curve: dict[int, float] = {}
         for mean in means:

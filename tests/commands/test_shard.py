@@ -268,4 +268,4 @@ def test_several_sources_are_one_stream(source, tmp_path):
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     for value, read in ((f"[{folders[0]}, {folders[1]}]", folders), (folders[0], folders[:1])):
         data = parser.instantiate_classes(parser.parse_args(["--data.source.footage", value])).data
-        assert data.source.footage == read
+        assert data.source.shard_urls == read

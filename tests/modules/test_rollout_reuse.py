@@ -84,7 +84,8 @@ def test_a_new_batch_has_probabilities_of_its_own():
 
 def test_stats_leave_out_the_scenes_that_the_estimator_dropped():
     scores = Scores(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), {})
-    rollouts = Rollouts(*(torch.cat([x, x]) for x in make_rollouts()[:5]), [["a", "b"], ["a", "c"]])
+    tokens, mask, logps, entropies, is_truncated = (torch.cat([x, x]) for x in make_rollouts()[:5])
+    rollouts = Rollouts(tokens, mask, logps, entropies, is_truncated, [["a", "b"], ["a", "c"]])
     judged = Judged(scores, torch.tensor([True, True]), scores.total, stats={"train/kl": torch.tensor(0.5)})
     estimate = Estimate(
         torch.zeros(2, 2), logged={"critic/loss": torch.tensor(2.0)}, is_kept=torch.tensor([True, False])

@@ -191,7 +191,7 @@ model:
           repetition: {class_path: lvad.rewards.Repetition}
         weights: {clip: 1.0, repetition: 0.5}
 checkpoint: {monitor: val/reward}
-data: {format: synthetic, root: drawn}
+data: {source: {format: synthetic, root: drawn}}
 """)
     reward = make_cli(["--config", str(config)]).model.reward
     assert isinstance(reward, Mix)
