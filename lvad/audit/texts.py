@@ -19,7 +19,7 @@ GIVEN: Final = "given"
 
 
 def gather(batches: Iterable[Batch]) -> Batch:
-    """All N scenes in one batch, on the CPU and without their frames.
+    """Collate all N scenes into one batch, on the CPU and without their frames.
 
     Raises:
         DataError: if there is no scene.

@@ -113,7 +113,7 @@ def _read_line(line: bytes, where: str, taxonomy: Taxonomy) -> AnsweredScene:
 
 
 def _flaw(row: dict[str, Any], taxonomy: Taxonomy) -> str:
-    """What is wrong with the entries of a scene; empty where nothing is."""
+    """Say what is wrong with the entries of a scene; empty where nothing is."""
     row = AnsweredScene._field_defaults | row  # a file of an earlier lvad names no recordings
     missing = [name for name in AnsweredScene._fields if name not in row]
     unknown = [name for name in row if name not in AnsweredScene._fields]
