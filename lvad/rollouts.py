@@ -35,6 +35,7 @@ def first_scenes(batch: Batch, count: int) -> Batch:
         reasons=batch.reasons[:count],
         captions=batch.captions[:count],
         facts=batch.facts[:count],
+        recordings=batch.recordings[:count],
         taxonomy=batch.taxonomy,
     )
 

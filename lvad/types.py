@@ -69,6 +69,8 @@ class Batch(NamedTuple):
     """int64[B, R], likewise."""
     captions: list[tuple[str, ...]]
     facts: list[dict[str, str] | None]
+    recordings: list[str]
+    """The drive of each, as of ``lvad.data.recordings.drive_of``."""
     taxonomy: Taxonomy = BDD_OIA
     """What the labels are called."""
 
@@ -250,3 +252,5 @@ class AnsweredScene(NamedTuple):
     """A zeros and ones; None without labels."""
     true_reasons: tuple[int, ...] | None
     """R zeros and ones; None without labels."""
+    recording: str = ""
+    """The drive that the scene was cut from; empty where only its id may tell."""

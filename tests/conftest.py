@@ -99,6 +99,7 @@ def make_batch():
             reasons=torch.full((size, 21), UNLABELLED),
             captions=[()] * size,
             facts=[None] * size,
+            recordings=[f"scene-{i}" for i in range(size)],
         )
 
     return make

@@ -44,7 +44,8 @@ def make_batch(setting: Setting, step: int) -> Batch:
     frames: list[Tensor] = draw_frames(setting, step)
     size = setting.scenes
     labels = [torch.full((size, n), UNLABELLED) for n in (4, 21)]
-    return Batch([f"scene-{i}" for i in range(size)], frames, *labels, [()] * size, [None] * size)
+    names = [f"scene-{i}" for i in range(size)]
+    return Batch(names, frames, *labels, [()] * size, [None] * size, names)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

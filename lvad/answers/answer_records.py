@@ -55,8 +55,8 @@ def answered_scenes(
     of_reasons = (
         [()] * len(texts) if probabilities is None or probabilities.reasons is None else probabilities.reasons.tolist()
     )
-    rows = zip(batch.ids, texts, answers, descriptions, of_actions, of_reasons, *labels, strict=True)
-    for name, text, answer, description, p_actions, p_reasons, actions, reasons in rows:
+    rows = zip(batch.ids, texts, answers, descriptions, of_actions, of_reasons, *labels, batch.recordings, strict=True)
+    for name, text, answer, description, p_actions, p_reasons, actions, reasons, recording in rows:
         found.append(
             AnsweredScene(
                 id=name,
@@ -69,6 +69,7 @@ def answered_scenes(
                 reason_probabilities=tuple(p_reasons),
                 true_actions=None if UNLABELLED in actions else tuple(actions),
                 true_reasons=None if UNLABELLED in reasons else tuple(reasons),
+                recording=recording,
             )
         )
     return found

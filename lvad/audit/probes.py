@@ -17,7 +17,7 @@ MIN_LONG_WORDS: Final = 81
 
 
 class Probe(NamedTuple):
-    """What a probe is."""
+    """A kind of text that a reward is tried with beside the right text."""
 
     says: str
     """The text, in words."""
@@ -47,7 +47,7 @@ GIBBERISH: Final = ("empty", "digits", "letters", "constant")
 
 
 def probe_texts(right: RightTexts, generator: torch.Generator) -> dict[str, list[str | None]]:
-    """Build the probes.
+    """Build the texts of all probes.
 
     Args:
         right: the right texts of N scenes.
@@ -118,7 +118,7 @@ def _shuffled(text: str, generator: torch.Generator) -> str | None:
 
 
 def _overlong(texts: list[str], generator: torch.Generator) -> list[str | None]:
-    """Each text, then at least one more and so many that it is too long, around a ring of all."""
+    """Append other scenes' texts to each text, at least one, until it is too long."""
     ring = [i for i in torch.randperm(len(texts), generator=generator).tolist() if texts[i].strip()]
     found: list[str | None] = [None] * len(texts)
     for place, i in enumerate(ring):

@@ -35,7 +35,7 @@ class Calibration(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """All candidate texts against all scenes."""
+    """Rank and calibration of all candidate texts against all scenes."""
 
     rank: Rank
     auroc: float
@@ -48,7 +48,7 @@ class Ranking(NamedTuple):
 
 
 def rank_candidates(right: Tensor, scores: Tensor, found: Candidates) -> Ranking:
-    """Rank and calibrate.
+    """Rank the right text of each scene among the candidates, and calibrate the reward as a probability.
 
     Args:
         right: rewards of the right texts float64[N], NaN where a scene has none.

@@ -1,4 +1,4 @@
-"""An audit from end to end."""
+"""The audit of a reward from end to end: texts, scores, verdicts."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from lvad.types import Batch, Reward
 def run_audit(
     reward: Reward, batches: Iterable[Batch], texts: TextSource | list[str] = "reason", seed: int = 0
 ) -> Audit:
-    """Set the right text of every scene against the probes.
+    """Audit a reward: score the right text of every scene and the probes, and judge them.
 
     Args:
         reward: the judge.

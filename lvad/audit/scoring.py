@@ -13,7 +13,7 @@ from lvad.types import Batch, Reward, Rollouts
 
 
 class Scored(NamedTuple):
-    """What a reward gave, on the CPU."""
+    """The rewards of right texts, probes and candidates, on the CPU."""
 
     right: Tensor
     """float64[N]; NaN where a scene has no right text."""
@@ -53,7 +53,7 @@ def as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
 def score_texts(
     reward: Reward, batches: Iterable[Batch], right: RightTexts, probes: dict[str, list[str | None]]
 ) -> Scored:
-    """Score everything, batch by batch.
+    """Score right texts, probes and candidates, batch by batch.
 
     Args:
         reward: the judge.
@@ -91,7 +91,7 @@ def score_texts(
 
 
 def _score_flipped(reward: Reward, batch: Batch, texts: list[str | None]) -> Tensor:
-    """float64[B], of the scenes that have a text, mirrored."""
+    """Score the mirrored frames of the scenes that have a text: float64[B]."""
     is_flipped = torch.tensor([text is not None for text in texts])
     if not is_flipped.any():
         return torch.full((len(texts),), torch.nan, dtype=torch.float64)
@@ -102,7 +102,7 @@ def _score_flipped(reward: Reward, batch: Batch, texts: list[str | None]) -> Ten
 
 
 def _score(reward: Reward, batch: Batch, texts: list[list[str]], names: list[str]) -> Tensor:
-    """float64[B, K], one name per column for messages."""
+    """Score K texts per scene: float64[B, K]; messages call the columns by their names."""
     total = reward.score(batch, as_rollouts(texts, batch.reasons.device)).total
     if total.shape != (len(texts), len(names)):
         raise ValueError(f"a reward must give [{len(texts)}, {len(names)}] scores, got {list(total.shape)}")
@@ -117,13 +117,13 @@ def _where(texts: list[str | None], scores: Tensor) -> Tensor:
 
 
 def _device(reward: Reward) -> torch.device:
-    """Where the reward's weights lie, else the CPU."""
+    """The device of the reward's weights, else the CPU."""
     parameters = reward.parameters() if isinstance(reward, nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    """All tensors on the device, as a trainer hands them to a reward."""
+    """Move all tensors to the device, as a trainer hands them to a reward."""
     frames = [frames.to(device) for frames in batch.frames]
     return batch._replace(frames=frames, actions=batch.actions.to(device), reasons=batch.reasons.to(device))

@@ -19,7 +19,7 @@ GIVEN: Final = "given"
 
 
 def gather(batches: Iterable[Batch]) -> Batch:
-    """All N scenes in one batch, on the CPU and without their frames.
+    """Collate all N scenes into one batch, on the CPU and without their frames.
 
     Raises:
         DataError: if there is no scene.
@@ -34,6 +34,7 @@ def gather(batches: Iterable[Batch]) -> Batch:
         reasons=torch.cat([batch.reasons.cpu() for batch in found]),
         captions=[captions for batch in found for captions in batch.captions],
         facts=[facts for batch in found for facts in batch.facts],
+        recordings=[recording for batch in found for recording in batch.recordings],
         taxonomy=found[0].taxonomy,
     )
 

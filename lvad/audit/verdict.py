@@ -35,7 +35,7 @@ class ProbeResult(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """All that was found of a reward."""
+    """The findings of an audit of a reward."""
 
     texts: str
     """Where the right texts come from: a text source, or ``given``."""
@@ -52,7 +52,7 @@ class Audit(NamedTuple):
 
     @property
     def verdict(self) -> Literal["pass", "fail"]:
-        """``pass`` where no probe failed."""
+        """The verdict on the reward: ``pass`` where no probe failed."""
         return "fail" if self.failed else "pass"
 
     @property
@@ -61,7 +61,7 @@ class Audit(NamedTuple):
         return all(self.probes[name].verdict == "pass" for name in ("other_scene", *GIBBERISH))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON has it; what was not measured is null."""
+        """The audit as plain values for JSON; what was not measured is None."""
         found = self.ranking
         calibration = found.calibration if found else None
         return {
@@ -79,7 +79,7 @@ class Audit(NamedTuple):
 
 
 def judge(scored: Scored) -> dict[str, ProbeResult]:
-    """Hold every probe against what must beat it."""
+    """Judge every probe: whether the text that must win does."""
     found = {}
     for name in PROBES:
         better, worse = scored.right, scored.probes[name]

@@ -150,4 +150,4 @@ def _plain_text(model: Any, processor: Any, frames: Tensor, query: str, generati
 
 def _batch(frames: Tensor) -> Batch:
     unlabelled = torch.full((1, 1), UNLABELLED)
-    return Batch(["scene"], [frames], unlabelled, unlabelled, [()], [None])
+    return Batch(["scene"], [frames], unlabelled, unlabelled, [()], [None], ["scene"])

@@ -17,6 +17,7 @@ from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
+from lvad.commands.nested_values import keep_null
 from lvad.commands.number_types import count_before_share
 from lvad.commands.one_line import in_one_line, innermost
 from lvad.commands.renamed import check_arguments
@@ -224,6 +225,7 @@ def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
     """
     quieten()
     count_before_share()
+    keep_null()
     try:
         make_cli(complete(command, args), command, stop)
     except SIGTERMException:  # by which Lightning's loops end

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lvad.data.open_frames import open_frames
+from lvad.data.recordings import drive_of
 from lvad.data.records import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, Batch, Scene, VideoFrame
@@ -91,5 +92,6 @@ def collate(items: Sequence[tuple[Scene, Tensor]], taxonomy: Taxonomy = BDD_OIA)
         reasons=torch.tensor([scene.reasons or no_reasons for scene in scenes]),
         captions=[scene.captions for scene in scenes],
         facts=[None if scene.facts is None else dict(scene.facts) for scene in scenes],
+        recordings=[drive_of(scene) for scene in scenes],
         taxonomy=taxonomy,
     )

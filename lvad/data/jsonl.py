@@ -18,6 +18,7 @@ from lvad.data.lines import Line, name_of
 from lvad.data.recordings import recording
 from lvad.data.records import SPLITS, Reading, is_text, load_json, plain_file, read_name, read_text
 from lvad.data.spans import SPAN_KEYS, Span, read_span
+from lvad.facts import ATTRIBUTES
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
 
@@ -114,7 +115,7 @@ def _scene(row: Any, line: Line, choice: _Choice) -> Scene:
         _split(row, line),
         *_labels(row, line, choice.taxonomy),
         _texts(row, line),
-        _facts(row, line),
+        _facts(row, line, scene_id),
         recording=drive or (_drive_of(span) if span else ""),
     )
 
@@ -223,10 +224,19 @@ def _texts(row: Mapping[str, Any], line: Line) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts)
 
 
-def _facts(row: Mapping[str, Any], line: Line) -> dict[str, str] | None:
+def _facts(row: Mapping[str, Any], line: Line, scene_id: str) -> dict[str, str] | None:
     facts = row.get("facts")
     if facts is None:
         return None
     if not isinstance(facts, dict) or not all(is_text(text) for text in (*facts, *facts.values())):
         raise line.error(f"facts must be an object of texts, got {facts!r:.80}")
+    for attribute, value in facts.items():
+        if attribute not in ATTRIBUTES:
+            raise line.unknown("attribute of facts", attribute, ATTRIBUTES)
+        if value not in ATTRIBUTES[attribute]:
+            raise line.unknown(f"value of {attribute!r} in facts", value, ATTRIBUTES[attribute])
+    if lacking := [attribute for attribute in ATTRIBUTES if attribute not in facts]:
+        # A description that is held against them may speak of any.
+        problem = f"facts of scene {scene_id!r:.80} lack {', '.join(map(repr, lacking))}"
+        raise line.error(problem, "name every attribute of lvad.facts.ATTRIBUTES, or leave facts out")
     return facts

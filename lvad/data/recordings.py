@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from lvad.types import Scene
+from lvad.types import AnsweredScene, Scene
 
 _RECORDING: Final = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(_[0-9]+)?")
 
@@ -14,6 +14,6 @@ def recording(scene_id: str) -> str | None:
     return match[1] if match else None
 
 
-def drive_of(scene: Scene) -> str:
+def drive_of(scene: Scene | AnsweredScene) -> str:
     """The recording of a scene; one that names none is a recording of its own."""
     return scene.recording or recording(scene.id) or scene.id

@@ -15,7 +15,7 @@ from lvad.ranks import SceneRows
 
 
 class Captioned(NamedTuple):
-    """What was said of a scene, and what is right."""
+    """The text said of a scene beside its right texts and facts."""
 
     text: str
     references: tuple[str, ...]
@@ -109,5 +109,5 @@ class CaptionScore:
         return values
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Forget the scenes added so far."""
         self._rows.reset()

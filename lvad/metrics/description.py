@@ -1,4 +1,4 @@
-"""How good are the descriptions of held-out scenes?"""
+"""Scores of the descriptions of held-out scenes: reward, length, variety and facts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from lvad.types import Rollouts, Scores
 
 
 class Described(NamedTuple):
-    """What was said of a scene, and what it is worth."""
+    """The description of a scene, with its reward."""
 
     text: str
     reward: float
@@ -72,7 +72,7 @@ class DescriptionScore:
         return values
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Forget the scenes added so far."""
         self._rows.reset()
 
 

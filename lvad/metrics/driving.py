@@ -1,4 +1,4 @@
-"""Are the actions and reasons right? Every score under its own name.
+"""Scores of actions and reasons against the labels, every score under its own name.
 
 The paper reports single-label accuracy as macro-F1 and the share of STOP as the score of a model that says nothing
 else. Here ``action_macro_f1``, ``action_exact_match`` and the rest stand side by side, ``lvad.metrics.floors`` says
@@ -45,7 +45,7 @@ class Answers(NamedTuple):
 
 
 def check_labels(labels: Tensor, name: str, shape: tuple[int, ...]) -> None:
-    """Refuse what is no complete label matrix.
+    """Refuse a tensor that is no complete matrix of labels.
 
     Raises:
         ValueError: for another shape, floating point, or entries other than 0 and 1.
@@ -91,7 +91,7 @@ def check_answers(answers: Answers) -> None:
 
 
 def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True, taxonomy: Taxonomy = BDD_OIA) -> Answers:
-    """Gather the record of a run.
+    """Gather the answers of a run and the true labels into tensors.
 
     Args:
         scenes: at least one, all with labels.
@@ -124,7 +124,7 @@ def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True, taxon
 
 
 def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
-    """Every score of D selections of the scenes.
+    """Compute every score of D selections of the scenes.
 
     Args:
         answers: N checked scenes.
@@ -154,7 +154,7 @@ def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
 
 
 def driving_scores(answers: Answers) -> dict[str, Tensor]:
-    """Every score of these scenes.
+    """Compute every score of the answers to N scenes.
 
     Returns:
         float[] each in 0 .. 1, with ``action_`` and, where reasons are predicted, ``reason_``:
@@ -180,7 +180,7 @@ def _all_once(answers: Answers) -> Tensor:
 def bootstrap_scores(
     answers: Answers, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Every score with its percentile bootstrap interval over scenes.
+    """Compute every score with its percentile bootstrap interval over scenes.
 
     Args:
         answers: N scenes.
@@ -206,7 +206,7 @@ def bootstrap_scores(
 def bootstrap_differences(
     first: Answers, second: Answers, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Every score that both have, first minus second, with the interval of the paired bootstrap.
+    """Compute every score that both have, first minus second, with the interval of the paired bootstrap.
 
     Both are scored on the same draws, so that what makes a scene hard for both does not widen the interval.
 

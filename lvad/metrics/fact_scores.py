@@ -10,7 +10,7 @@ from lvad.facts import DRIVING, claims, is_true, present
 
 
 class FactCounts(NamedTuple):
-    """What one text says of its scene."""
+    """Counts of the facts that one text states of its scene, and of those that are true."""
 
     num_claims: int
     """Distinct claims; see ``lvad.facts.claims``."""
@@ -43,7 +43,7 @@ def fact_counts(text: str, facts: Mapping[str, str]) -> FactCounts:
 
 
 def fact_scores(counts: Sequence[FactCounts]) -> dict[str, Tensor]:
-    """Facts told over a whole set of texts.
+    """Compute precision and recall of the facts over a whole set of texts.
 
     Returns:
         float[] each, in 0 .. 1 but the last; a ratio of nothing to nothing is 0:

@@ -1,4 +1,4 @@
-"""What answers that look at no image reach on the same scenes: no score means anything without them.
+"""Floors: the scores of constant answers, which look at no image, on the same scenes.
 
 ``always_stop``: the constant action of the label set, BDD-OIA's stop; of the reasons that support it, the most frequent
 one of training (the first of equals), none where training has none.
@@ -21,7 +21,7 @@ from lvad.taxonomy import BDD_OIA, Taxonomy
 
 
 class Labels(NamedTuple):
-    """What is true of N scenes, zeros and ones."""
+    """The true labels of N scenes, zeros and ones."""
 
     actions: Tensor
     """int[N, A]."""
@@ -32,7 +32,7 @@ class Labels(NamedTuple):
 
 
 def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
-    """Predictors that give every scene the same answer.
+    """Make the answers of predictors that give every scene the same one.
 
     Args:
         true: the scenes to score.
@@ -97,7 +97,7 @@ def _repeat(row: Labels, size: int) -> Labels:
 
 
 def _constant(training: Labels) -> Labels:
-    """bool[A] and bool[R], as all rows below."""
+    """Make one answer, bool[A] and bool[R]: the label set's constant action and its most frequent reason."""
     names = training.taxonomy
     actions = torch.arange(names.num_actions) == names.constant
     if training.reasons is None:

@@ -1,4 +1,4 @@
-"""How sure a mean over scenes is."""
+"""Confidence intervals of means over scenes, by the bootstrap."""
 
 from typing import NamedTuple
 

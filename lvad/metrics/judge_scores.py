@@ -11,7 +11,7 @@ from lvad.ranks import SceneRows
 
 
 class JudgedScene(NamedTuple):
-    """A judge's scores of what may be said of a scene."""
+    """A judge's scores of the text that was said of a scene, of its right text and of a wrong one."""
 
     said: float
     right: float | None
@@ -21,7 +21,7 @@ class JudgedScene(NamedTuple):
 
 
 class JudgeScore:
-    """Mean score and share of matches, over the scenes of all ranks.
+    """Mean score and share of matches by a frozen judge, over the scenes of all ranks.
 
     ``compute`` returns float[] each:
         ``score``, ``score_right``, ``score_wrong``: the judge's mean score of what was said, of the right texts and of
@@ -63,5 +63,5 @@ class JudgeScore:
         return found
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Forget the scenes added so far."""
         self._rows.reset()

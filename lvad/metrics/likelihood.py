@@ -1,4 +1,4 @@
-"""How probable right texts of held-out scenes are."""
+"""The likelihood of right texts of held-out scenes."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ class TextLoss:
         self._rows.add(ids, zip(losses.tolist(), completion_mask.sum((1, 2)).tolist(), strict=True))
 
     def compute(self) -> Tensor:
-        """float[], nats per token; NaN without scenes."""
+        """The loss since the last reset, float[] in nats per token; NaN without scenes."""
         losses, num_tokens = torch.tensor(self._rows.gathered(), dtype=torch.float64).reshape(-1, 2).sum(0)
         return (losses / num_tokens).float()
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Forget the scenes added so far."""
         self._rows.reset()

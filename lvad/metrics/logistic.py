@@ -13,7 +13,7 @@ _LARGEST_GRADIENT: Final = 1e-5
 
 
 class Logistic(NamedTuple):
-    """logit P(label c | x) = x . weights[:, c] + offsets[c]."""
+    """Logistic regressions of C labels: logit P(label c | x) = x . weights[:, c] + offsets[c]."""
 
     weights: Tensor
     """float64[D, C]."""
@@ -21,7 +21,7 @@ class Logistic(NamedTuple):
     """float64[C]."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """float64[..., C] of float64[..., D]."""
+        """The logits float64[..., C] of features float64[..., D]."""
         return features @ self.weights + self.offsets
 
 
@@ -56,6 +56,16 @@ def fit_logistic(
     mean = (n * x).sum(0) / n.sum()
     design = torch.cat([x - mean, torch.ones_like(x[:, :1])], 1)
     start = (((n * y).sum(0) + 0.5) / (n.sum() + 1)).logit()
+    theta = _minimise(design, y, n, start, penalty)
+    return Logistic(theta[:-1], theta[-1] + start - mean @ theta[:-1])
+
+
+def _minimise(design: Tensor, y: Tensor, n: Tensor, start: Tensor, penalty: float) -> Tensor:
+    """float64[D + 1, C], the weights of ``design`` float64[N, D + 1] at the optimum, beside the intercepts ``start``.
+
+    Raises:
+        ValueError: if the gradient that is left is too large.
+    """
     bound = (n * design).T @ design / 4 + penalty * torch.eye(design.shape[1], dtype=torch.float64)
     scale = torch.linalg.inv(torch.linalg.cholesky(bound)).T  # the parameters are scale @ free
     free = torch.zeros(design.shape[1], y.shape[1], dtype=torch.float64, requires_grad=True)
@@ -77,5 +87,4 @@ def fit_logistic(
     assert free.grad is not None
     if not free.grad.abs().max() < _LARGEST_GRADIENT:
         raise ValueError(f"the regression did not converge: a gradient of {free.grad.abs().max():.3g} is left")
-    theta = scale @ free.detach()
-    return Logistic(theta[:-1], theta[-1] + start - mean @ theta[:-1])
+    return scale @ free.detach()

@@ -18,7 +18,7 @@ from lvad.ranks import SceneRows
 
 
 class Matches(NamedTuple):
-    """N scenes against C candidate texts."""
+    """A score and a truth for each of N scenes and C candidate texts."""
 
     scores: Tensor
     """float[N, C]."""
@@ -53,12 +53,12 @@ class MatchTable:
         return Matches(*(torch.stack(part).to(self._device) for part in zip(*rows, strict=True))) if rows else None
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Forget the scenes added so far."""
         self._rows.reset()
 
 
 def ranking(matches: Matches) -> dict[str, Tensor]:
-    """Scores that need no threshold.
+    """Compute the scores that need no threshold.
 
     Returns:
         ``auroc`` over all pairs that are true or false. Reasons differ in how often they are true, so a score that

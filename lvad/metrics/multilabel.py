@@ -53,7 +53,7 @@ class LabelScores(NamedTuple):
 
 
 class ProbabilityScores(NamedTuple):
-    """What probabilities are worth before any threshold."""
+    """Scores of probabilities before any threshold: ranking and calibration."""
 
     auroc: Tensor
     """float[D], mean over the classes with true and false scenes in the selection; NaN where none has both."""
@@ -63,7 +63,7 @@ class ProbabilityScores(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Which class is taken for which."""
+    """Counts of which class is taken for which."""
 
     single: Tensor
     """int64[C, C], true class by predicted class, of the scenes with one of each."""
@@ -107,7 +107,7 @@ def label_scores(
 
 
 def _per_scene(predicted: Tensor, true: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """F1 and exact match, float[N] each."""
+    """Compute F1 and exact match of each scene, float[N] each."""
     f1 = binary_f1_score(predicted, true, **_EACH).reshape(-1)
     is_exact = multilabel_exact_match(predicted[..., None], true[..., None], predicted.shape[1], **_EACH).reshape(-1)
     return f1, is_exact * (is_valid | predicted.any(1)).float()
@@ -116,7 +116,7 @@ def _per_scene(predicted: Tensor, true: Tensor, is_valid: Tensor) -> tuple[Tenso
 def probability_scores(
     probabilities: Float[Tensor, "N C"], true: Bool[Tensor, "N C"], drawn: Int[Tensor, "D S"]
 ) -> ProbabilityScores:
-    """Ranking and calibration of one probability per scene and class.
+    """Score ranking and calibration of one probability per scene and class.
 
     Args:
         probabilities: in [0, 1].

@@ -67,10 +67,7 @@ def paired_difference(
         raise ValueError("truths differ; a paired comparison needs the same scenes in the same order")
     generator = torch.Generator().manual_seed(seed)
     places = {name: i for i, name in enumerate(dict.fromkeys(name for said in first for name in said.recordings))}
-    drawn = torch.randint(len(places), (num_draws, len(places)), generator=generator)
-    counts = torch.zeros(num_draws, len(places), dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    counts = torch.cat([torch.ones(1, len(places), dtype=torch.float64), counts])  # every recording once, first
+    counts = _recording_counts(len(places), num_draws, generator)
     columns = []
     for one, two in zip(first, second, strict=True):
         weights = counts[:, [places[name] for name in one.recordings]]
@@ -82,3 +79,11 @@ def paired_difference(
     draws = values[1:].gather(1, seeds).mean(1)
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Interval(float(values[0].mean()), low, high)
+
+
+def _recording_counts(num_recordings: int, num_draws: int, generator: torch.Generator) -> Tensor:
+    """float64[1 + D, recordings], how often each draw takes each recording; the first row takes every one once."""
+    drawn = torch.randint(num_recordings, (num_draws, num_recordings), generator=generator)
+    counts = torch.zeros(num_draws, num_recordings, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    return torch.cat([torch.ones(1, num_recordings, dtype=torch.float64), counts])

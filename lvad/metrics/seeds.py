@@ -40,7 +40,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def student_t(confidence: float, degrees: int) -> float:
-    """The t with P(|T| <= t) = confidence, by bisection.
+    """The quantile t of Student's distribution with P(|T| <= t) = confidence, by bisection.
 
     Args:
         confidence: in (0, 1).
@@ -59,7 +59,7 @@ def student_t(confidence: float, degrees: int) -> float:
 
 
 def _central_share(angle: float, degrees: int) -> float:
-    """P(|T| <= t) with t = sqrt(degrees) tan(angle).
+    """The probability P(|T| <= t) of Student's T, with t = sqrt(degrees) tan(angle).
 
     Source:
         Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.

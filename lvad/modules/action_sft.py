@@ -27,6 +27,7 @@ from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.judge_scores import JudgeScore
 from lvad.metrics.likelihood import TextLoss
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
+from lvad.modules.sft_checks import check_law, check_pool, check_target
 from lvad.objectives.fixmatch import FixMatch
 from lvad.objectives.text_objectives import CrossEntropy, Objective, SupervisedBatch, log_supervised_share
 from lvad.ops import action_weights, on_host, seeded
@@ -97,20 +98,12 @@ class ActionSFT(Shardable):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        law = policy.sampling
-        if (law.temperature, law.top_k, law.top_p) != (1.0, 0, 1.0):
-            raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {law}")
-        if num_targets < 1 or (num_targets > 1 and target != "caption"):
-            raise ValueError(f"num_targets must be 1 (or more for captions), got {num_targets} for {target!r}")
-        if target == "caption" and (describe or logit_adjustment or voting):
-            raise ValueError("target caption has no description before it and no decision: set describe null, and 0")
-        if voting and voting.votes > 1 and (not describe or describe.source != "policy" or describe.best_of > 1):
-            raise ValueError(f"voting.votes {voting.votes} needs the policy's own descriptions, with best_of 1")
+        check_law(policy.sampling)
+        check_target(target, num_targets, describe, logit_adjustment, voting)
+        check_pool(target, describe, fixmatch, pseudo_labels)
         self.policy, self.target, self.num_targets = policy, target, num_targets
         self.describer = Describer(describe)
         self.objective, self.logit_adjustment, self.voting = objective, logit_adjustment, voting
-        if (target == "caption" and (fixmatch or pseudo_labels)) or (describe and fixmatch):
-            raise ValueError("fixmatch and pseudo_labels are for answers, fixmatch for those from frames alone")
         self.augment, self.fixmatch, self.pseudo_labels = augment, fixmatch, pseudo_labels
         self.judge = None if judge is None else frozen(judge, "judge")
         self.constrain = constrain and target != "caption"

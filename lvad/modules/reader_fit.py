@@ -124,22 +124,15 @@ def cross_fit(
         rounds: fits, at least 1.
         taxonomy: of the labels.
     """
-    num_actions = taxonomy.num_actions
-    num_folds = int(folds.max()) + 1
+    num_actions, num_folds = taxonomy.num_actions, int(folds.max()) + 1
     seen = [folds != fold for fold in range(num_folds)] + [torch.ones_like(folds, dtype=torch.bool)]
     models = [_fit([(said.choose(rows), labels[rows])], penalty, taxonomy) for rows in seen]
     for _ in range(rounds - 1):
         calibration = calibrate(_decide(models, said, folds, taxonomy), labels, num_actions)
-        again = []
-        for fold, (rows, model) in enumerate(zip(seen, models, strict=True)):
-            guessed = decide(model.whole, other, taxonomy)
-            is_last = fold == num_folds
-            own = confidence(guessed, num_actions).exp()
-            sure = probability(guessed, calibration, num_actions) if is_last else own
-            kept = sure >= threshold
-            parts = [(said.choose(rows), labels[rows]), (other.choose(kept), (guessed[kept] > 0.5).double())]
-            again.append(_fit(parts, penalty, taxonomy))
-        models = again
+        scales = [*[None] * num_folds, calibration]  # the last model alone may see the labels behind it
+        sure = [_pseudo_labelled(*pair, other, threshold, taxonomy) for pair in zip(models, scales, strict=True)]
+        own = [(said.choose(rows), labels[rows]) for rows in seen]
+        models = [_fit(list(parts), penalty, taxonomy) for parts in zip(own, sure, strict=True)]
     decided = _decide(models, said, folds, taxonomy)
     calibration, pseudo = calibrate(decided, labels, num_actions), decide(models[-1].whole, other, taxonomy)
     return Fit(models, calibration, decided, pseudo, probability(pseudo, calibration, num_actions))
@@ -155,6 +148,26 @@ def _decide(models: list[Models], said: SceneFeatures, folds: Tensor, taxonomy: 
     """float64[n, C], each scene by the model of its fold."""
     each = torch.stack([decide(model.whole, said, taxonomy) for model in models[:-1]])
     return each[folds, torch.arange(len(folds))]
+
+
+def _pseudo_labelled(
+    model: Models, calibration: Tensor | None, other: SceneFeatures, threshold: float, taxonomy: Taxonomy
+) -> tuple[SceneFeatures, Tensor]:
+    """The scenes whose actions a model is sure of, with its labels float64[m', C].
+
+    Args:
+        model: fitted before.
+        calibration: of its confidence; None takes the confidence itself for the probability.
+        other: of m scenes without labels.
+        threshold: least probability.
+        taxonomy: of the labels.
+    """
+    guessed, num_actions = decide(model.whole, other, taxonomy), taxonomy.num_actions
+    if calibration is None:
+        kept = confidence(guessed, num_actions).exp() >= threshold
+    else:
+        kept = probability(guessed, calibration, num_actions) >= threshold
+    return other.choose(kept), (guessed[kept] > 0.5).double()
 
 
 def _fit(parts: list[tuple[SceneFeatures, Tensor]], penalty: float, taxonomy: Taxonomy) -> Models:

@@ -14,19 +14,18 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lvad.estimators import RLOO, Estimator, ScoredRollouts
+from lvad.estimators import RLOO, Estimate, Estimator, ScoredRollouts
 from lvad.evaluation.greedy_scores import GreedyScores
 from lvad.evaluation.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
-from lvad.losses.policy_gradient import clipped_surrogate, reinforce
 from lvad.modules.apart import touched, without_gradients
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
-from lvad.modules.experience import Experience, values_of_all_ranks
+from lvad.modules.experience import Experience, Judged, RolloutReuse, experience_stats, values_of_all_ranks
 from lvad.objectives.kl_penalty import KL, AdaptiveKL
 from lvad.objectives.regularisation import Regularisation
-from lvad.ops import on_host, sequence_sum
+from lvad.ops import on_host
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
 from lvad.rewards.checks import check_finite, frozen
-from lvad.rollouts import first_scenes, reward_stats, rollout_stats, sample, scene_samples
+from lvad.rollouts import first_scenes, sample, scene_samples
 from lvad.sharding import total_norm, whole_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
@@ -91,67 +90,63 @@ class RLOOPolicy(Shardable):
         self.answered, self.scored = self.held_out.answered, self.held_out.scored
         self.shown: list[Tensor] = []
         self.strict_loading = False
-        self._update = 0  # of the present rollouts
-        self._experience: Experience
-        self._drawn_logps: Tensor
+        self.reuse = RolloutReuse(regularisation.updates, regularisation.clip)
         if kl:
             policy.keep_reference()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One update; where ``regularisation.updates`` asks for more, they use the rollouts of the first."""
+        """Sample, reward, advantages, loss; a further update of the same rollouts begins at the loss."""
         prefix = self.policy.encode(batch)
-        if self._update == 0:
-            self._experience = self._collect(batch, prefix)
-        seen = self._experience
-        logps = self.policy.logprobs(prefix, seen.rollouts)
-        loss = self._policy_loss(logps, seen)
-        if self.kl is not None and seen.ref_logps is not None:
-            loss = loss + self.kl.loss(logps, seen.ref_logps, seen.rollouts.completion_mask)
-        if seen.estimate.loss is not None:
-            loss = loss + (seen.estimate.loss if self._update == 0 else touched(self.estimator))
-        if self.rehearsal:
-            step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-            rehearsed, logged = self.rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
-            loss = loss + rehearsed
-            seen.values.update(logged)
-        values = on_host({**seen.values, "train/loss": loss, "num_tokens": seen.rollouts.completion_mask.sum()})
+        if self.reuse.is_first:
+            rollouts = sample(self.policy, prefix, self.num_completions)
+            judged = self._reward(batch, prefix, rollouts)
+            estimate = self._estimate(batch, prefix, rollouts, judged)
+            self.reuse.keep(Experience(rollouts, judged, estimate, experience_stats(rollouts, judged, estimate)))
+        experience = self.reuse.experience
+        logps = self.policy.logprobs(prefix, experience.rollouts)
+        loss, loss_stats = self._loss(logps, experience)
+        num_tokens = experience.rollouts.completion_mask.sum()
+        values = on_host({**experience.stats, **loss_stats, "train/loss": loss, "num_tokens": num_tokens})
         num_tokens = values.pop("num_tokens")
         self._log_training(values, len(batch.ids))
         return {"loss": self.for_backward(loss, len(batch.ids)), "num_tokens": num_tokens}
 
-    def _collect(self, batch: Batch, prefix: Prefix) -> Experience:
-        """Draw completions, have them judged, and estimate what each is worth."""
-        rollouts = sample(self.policy, prefix, self.num_completions)
-        mask = rollouts.completion_mask
+    def _reward(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Judged:
+        """Have the completions judged, and take the penalties off."""
         scores, is_kept = self._judge(batch, rollouts)
-        rewards, ref_logps = scores.total.clamp(*self.regularisation.limits), None
-        values = rollout_stats(rollouts)
-        if self.regularisation.entropy_bonus:
-            rewards = rewards - self.regularisation.entropy_bonus * sequence_sum(rollouts.logps, mask)
-        if self.kl is not None:
-            ref_logps = self.policy.reference_logprobs(batch, prefix, rollouts)
-            kl = self.kl.measure(rollouts.logps, ref_logps, mask)
-            rewards = rewards - self.kl.penalty(kl)
-            values |= {"train/kl": kl.mean(), "train/kl_beta": torch.tensor(self.kl.beta, dtype=torch.float32)}
-            if self.kl.config.target is not None:
-                self.kl.adapt(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
-        states, greedy = lambda: self.policy.states(prefix), lambda: self._greedy_rewards(batch, prefix)
-        estimate = self.estimator.estimate(ScoredRollouts(rewards, is_kept, rollouts, states, greedy))
-        is_kept = is_kept if estimate.is_kept is None else estimate.is_kept
-        advantages = estimate.advantages.where(is_kept.unsqueeze(1), 0.0)
-        values |= {**reward_stats(scores, advantages, is_kept), **estimate.logged}
-        return Experience(rollouts, ref_logps, estimate._replace(advantages=advantages), values)
+        rewards = self.regularisation.adjusted(scores.total, rollouts)
+        if self.kl is None:
+            return Judged(scores, is_kept, rewards)
+        ref_logps = self.policy.reference_logprobs(batch, prefix, rollouts)
+        kl = self.kl.measure(rollouts.logps, ref_logps, rollouts.completion_mask)
+        stats = {"train/kl": kl.mean(), "train/kl_beta": torch.tensor(self.kl.beta, dtype=torch.float32)}
+        rewards = rewards - self.kl.penalty(kl)
+        if self.kl.config.target is not None:  # after the penalty: this batch has the weight that is logged
+            self.kl.adapt(float(torch.as_tensor(self.all_gather(kl.mean())).mean()))
+        return Judged(scores, is_kept, rewards, ref_logps, stats)
 
-    def _policy_loss(self, logps: Tensor, seen: Experience) -> Tensor:
-        advantages, mask = seen.estimate.advantages, seen.rollouts.completion_mask
-        if self.regularisation.updates == 1:
-            return reinforce(logps, advantages, mask)
-        if self._update == 0:
-            # Of this pass and not of the sampler, so that rounding leaves the first ratio at 1.
-            self._drawn_logps = logps.detach()
-        loss, share = clipped_surrogate(logps, self._drawn_logps, advantages, mask, self.regularisation.clip)
-        seen.values["train/clipped"] = share
-        return loss
+    def _estimate(self, batch: Batch, prefix: Prefix, rollouts: Rollouts, judged: Judged) -> Estimate:
+        """Estimate what each completion is worth; a scene that takes no part has advantages of 0."""
+        states, greedy = lambda: self.policy.states(prefix), lambda: self._greedy_rewards(batch, prefix)
+        scored = ScoredRollouts(judged.rewards, judged.is_kept, rollouts, states, greedy)
+        estimate = self.estimator.estimate(scored)
+        is_kept = judged.is_kept if estimate.is_kept is None else estimate.is_kept
+        advantages = estimate.advantages.where(is_kept.unsqueeze(1), 0.0)
+        return estimate._replace(advantages=advantages, is_kept=is_kept)
+
+    def _loss(self, logps: Tensor, experience: Experience) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy gradient and what is trained beside it, float[], and what is logged of them."""
+        mask, ref_logps = experience.rollouts.completion_mask, experience.judged.ref_logps
+        loss, stats = self.reuse.policy_loss(logps)
+        if self.kl is not None and ref_logps is not None:
+            loss = loss + self.kl.loss(logps, ref_logps, mask)
+        if experience.estimate.loss is not None:  # a critic learns once from each rollout
+            loss = loss + (experience.estimate.loss if self.reuse.is_first else touched(self.estimator))
+        if self.rehearsal:
+            step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+            rehearsed, logged = self.rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
+            loss, stats = loss + rehearsed, stats | logged
+        return loss, stats
 
     def _judge(self, batch: Batch, rollouts: Rollouts) -> tuple[Scores, Tensor]:
         drop = self.regularisation.non_finite == "drop"
@@ -163,10 +158,8 @@ class RLOOPolicy(Shardable):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """As many updates as ``regularisation.updates`` says; each runs ``training_step`` again."""
-        for update in range(self.regularisation.updates):
-            self._update = update
+        for _ in self.reuse.each_update():
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self._update = 0
 
     def configure_gradient_clipping(
         self,
@@ -259,7 +252,7 @@ class RLOOPolicy(Shardable):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of the policy before clipping."""
         super().on_before_optimizer_step(optimizer)
-        if self._update > 0:
+        if not self.reuse.is_first:
             self.estimator.zero_grad()  # a gradient of zeros would still move what has momentum or decay
         grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
         self.log("train/grad_norm", total_norm(grads))

@@ -91,6 +91,8 @@ class TextReader(LightningModule):
         """2K descriptions of each training scene, by its id."""
         self.labels: dict[str, list[int]] = {}
         """A + R labels of each labelled one."""
+        self.recordings: dict[str, str] = {}
+        """The drive of each training scene."""
         self.parts: ReaderParts | None = None
         self.pseudo_labels: dict[str, PseudoLabel] = {}
         self.whole: Logistic | None = None
@@ -107,6 +109,7 @@ class TextReader(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Describe."""
         self.described |= dict(zip(batch.ids, self._describe(batch), strict=True))
+        self.recordings |= dict(zip(batch.ids, batch.recordings, strict=True))
         labels = torch.cat([batch.actions, batch.reasons], 1).tolist()
         self.labels |= {name: row for name, row in zip(batch.ids, labels, strict=True) if UNLABELLED not in row}
         optimizer: Any = self.optimizers()
@@ -128,16 +131,17 @@ class TextReader(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Fit, on every rank alike, on what all have described."""
-        for described, labels in gather((self.described, self.labels)):
+        for described, labels, recordings in gather((self.described, self.labels, self.recordings)):
             self.described |= described
             self.labels |= labels
+            self.recordings |= recordings
         labelled, others = self._sorted_ids()
         texts = [self.described[name] for name in labelled]
         features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
         said = _said(texts, features, self.num_completions)
         heard = _said([self.described[name] for name in others], features, _SINGLE_OF_OTHERS)
         labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
-        groups = [recording(name) or name for name in labelled]
+        groups = [self.recordings[name] for name in labelled]
         folds = torch.tensor(folds_of(groups, min(self.num_folds, len(set(groups)))))
         fit = cross_fit(said, labels, folds, heard, self.penalty, self.threshold, self.rounds, self.taxonomy)
         self.whole = fit.models[-1].whole
@@ -168,6 +172,7 @@ class TextReader(LightningModule):
         """Keep what was said, and the reader; the models that describe and embed are named by the configuration."""
         checkpoint["state_dict"] = {}
         checkpoint["described"], checkpoint["labels"] = self.described, self.labels
+        checkpoint["recordings"] = self.recordings
         checkpoint["fitted"] = None
         if self.parts is not None and self.whole is not None:
             scenes = {name: tuple(scene) for name, scene in self.parts.scenes.items()}
@@ -179,6 +184,8 @@ class TextReader(LightningModule):
         if "fitted" not in checkpoint:
             raise DataError("the checkpoint is none of TextReader; take that of the run whose configuration this is")
         self.described, self.labels = checkpoint["described"], checkpoint["labels"]
+        of_ids = {name: recording(name) or name for name in self.described}
+        self.recordings = checkpoint.get("recordings", of_ids)  # an earlier lvad kept none
         if checkpoint["fitted"] is not None:
             parts, whole, pseudo = checkpoint["fitted"]
             scenes = {name: LabelledScene(*scene) for name, scene in parts["scenes"].items()}
@@ -215,7 +222,7 @@ class TextReader(LightningModule):
     def _sorted_ids(self) -> tuple[list[str], list[str]]:
         """Of the labelled and of the other scenes, in an order that the loader does not change."""
         labelled = sorted(self.labels)
-        if len({recording(name) or name for name in labelled}) < 2:
+        if len({self.recordings[name] for name in labelled}) < 2:
             problem = f"{len(labelled)} labelled training scenes are too few to fit a reader across folds"
             raise DataError(
                 f"{problem}; give labelled scenes of 2 recordings at least (data.split.num_scenes, data.split.budget)"

@@ -175,5 +175,6 @@ def _pick(batch: Batch, is_kept: list[bool]) -> Batch:
         reasons=batch.reasons[places],
         captions=[batch.captions[i] for i in places],
         facts=[batch.facts[i] for i in places],
+        recordings=[batch.recordings[i] for i in places],
         taxonomy=batch.taxonomy,
     )

@@ -4,8 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from lvad.data.records import DataError
 from lvad.objectives.rehearsal import Rehearsal
+from lvad.ops import sequence_sum
+from lvad.types import Rollouts
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class Regularisation:
         """The smallest and the largest reward that counts."""
         limit = math.inf if self.reward_clip is None else self.reward_clip
         return -limit, limit
+
+    def adjusted(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
+        """Bring rewards float[B, K] within the limits, and add the entropy bonus of their completions."""
+        rewards = rewards.clamp(*self.limits)
+        if self.entropy_bonus:
+            return rewards - self.entropy_bonus * sequence_sum(rollouts.logps, rollouts.completion_mask)
+        return rewards
 
     def check(self, accumulated: int) -> None:
         """Refuse a rollout for several steps where a step is made of several rollouts.

@@ -42,6 +42,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
         scale: of the scores.
         causal: query t sees the keys up to t; then S = T.
     """
+    # The kernels have heads before tokens; they read views, so nothing is copied.
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if q.is_cpu:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
@@ -136,7 +137,7 @@ class TreeAttention(torch.autograd.Function):
         layout, prompts = ctx.layouts
         groups = zip(
             _grids(layout, prompts, (q, k, v), (prompt_k, prompt_v)),
-            layout.split(grads[0], fill_zero=True),
+            layout.split(grads[0], fill_zero=True),  # padding repeats a real row, which must not count again
             layout.split(out),
             layout.split(lse),
             strict=True,
@@ -180,6 +181,7 @@ def _attend_grid(seen: _AttentionGrids, scale: float) -> Part:
     own = Part(own.out.flatten(0, 1), own.lse.flatten(0, 1))
     if seen.prompt_k is None or seen.prompt_v is None:
         return own
+    # The queries of all completions as one sequence: each of them sees the whole prompt, so its keys are read once.
     prompt = attend(_per(scenes, seen.q), seen.prompt_k, seen.prompt_v, scale, causal=False)
     return merge(Part(prompt.out.flatten(0, 1), prompt.lse.flatten(0, 1)), own)
 
@@ -188,6 +190,7 @@ def _grid_backward(seen: _AttentionGrids, grad: Tensor, part: Part, scale: float
     scenes, completions, _ = seen.shape
 
     def backward(batch: int, k: Tensor, v: Tensor, causal: bool) -> list[Tensor]:
+        # Output and log-sum-exp are those over both parts: with them each part's gradient is its share of the whole.
         grad_part, q, out, lse = (_per(batch, x) for x in (grad, seen.q, *part))
         grads = attend_backward(grad_part, q, k, v, Part(out, lse), scale, causal)
         return [x.flatten(0, 1) for x in grads]

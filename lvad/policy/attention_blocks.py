@@ -63,6 +63,7 @@ def _square_backward(inputs: Inputs, scale: float, num_halvings: int) -> Grads:
     gq, gk, gv = (x.unflatten(0, (-1, 2)) for x in squares)
     (_, grad), (_, q), (k, _), (v, _), (_, out), (_, lse) = (x.unbind(1) for x in halves)
     of_later, *of_earlier = full_backward((grad, q, k, v, out, lse), scale)
+    # In place, into views of what the kernel has just made for this call.
     for total, more in zip((gq[:, 1], gk[:, 0], gv[:, 0]), (of_later, *of_earlier), strict=True):
         total += more
     return gq.flatten(1, 2), gk.flatten(1, 2), gv.flatten(1, 2)

@@ -51,7 +51,8 @@ class Decoder:
         """Go on with some of the completions: int64[R'], ascending."""
         self._scene = self._scene[rows]
         for layer, kept in list(self._own.items()):
-            for new, old in zip(self._make_room(layer, kept[0][: len(rows), 0]), kept, strict=True):
+            like = kept[0][: len(rows), 0]  # one token's keys, for their number and shape
+            for new, old in zip(self._make_room(layer, like), kept, strict=True):
                 new[:, : self._num_fed] = old[rows, : self._num_fed]
         self._place()
 
@@ -59,6 +60,7 @@ class Decoder:
         own_k, own_v = self._own.get(layer) or self._make_room(layer, k)
         own_k[:, self._num_fed], own_v[:, self._num_fed] = k, v
         seen = self._num_fed + 1
+        # One query, the last token, which sees all that its completion has: nothing is left to hide.
         own = attend(q.unsqueeze(1), own_k[:, :seen], own_v[:, :seen], scale, causal=False)
         groups = zip(self._layout.split_scenes(q), self._prompts[layer], strict=True)
         parts = [attend(queries, *keys, scale, causal=False) for queries, keys in groups]

@@ -81,6 +81,7 @@ class FixedKeys:
         is_there = torch.zeros(shape.num_scenes, shape.prompt_tokens, dtype=torch.bool)
         is_there[: len(lengths)] = places < lengths.unsqueeze(1)
         firsts = torch.nn.functional.pad(lengths.cumsum(0) - lengths, (0, shape.num_scenes - len(lengths)))
+        # A place that is not there shows row 0; the bias hides it.
         rows = upload((firsts.unsqueeze(1) + places).where(is_there, 0).flatten(), device)
         for kept, flat in ((self._prompt_k, prompt_cache.keys), (self._prompt_v, prompt_cache.values)):
             found = torch.stack([x.detach() for x in flat]).index_select(1, rows)
@@ -103,11 +104,12 @@ class FixedKeys:
 
     def open_place(self) -> None:
         """Let every row see the token that is fed next."""
+        # The index is a tensor on the device: a number of the host would be the captured token's for ever.
         self._bias.index_fill_(-1, self._num_fed + self.shape.prompt_tokens, 0)
 
     def close_place(self) -> None:
         """Go on to the next place."""
-        self._num_fed += 1
+        self._num_fed += 1  # in place, as all here: a graph knows addresses
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """float[R, H, D] from q float[R, H, D], k and v float[R, G, D], which are kept."""

@@ -99,9 +99,10 @@ class _JoinedLayers:
                 self._bias[rows] = bias
             for down, up in _factors(layer):
                 if self._down is None or self._up is None:
-                    self._weight[rows] += up @ down
+                    self._weight[rows] += up @ down  # of the copy: where factors are merged there is one
                     continue
                 columns = slice(column, column + len(down))
+                # The rest of these rows stays zero: an adapter reaches the outputs of its own layer alone.
                 self._down[columns], self._up[rows, columns] = down, up
                 column += len(down)
             row += len(weight)

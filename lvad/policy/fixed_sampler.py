@@ -150,7 +150,7 @@ class FixedSampler:
             table.index_copy_(0, step, column.unsqueeze(0))
         self._alive &= (token.unsqueeze(1) != self._end_ids).all(1)
         self._last.copy_(token)
-        step += 1
+        step += 1  # in place: it is the counter itself, which the next replay reads
 
     def _drawn(self, num_rows: int) -> Samples:
         num_steps = int(self._mask.any(1).sum())

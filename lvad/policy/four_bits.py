@@ -26,6 +26,7 @@ def four_bits(dtype: torch.dtype, vision: Sequence[str]) -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
+        # Named after 8 bits, it holds for 4 bits too.
         llm_int8_skip_modules=[*(f"model.{name}" for name in vision), "lm_head"],
     )
 

@@ -10,6 +10,7 @@ from lvad.assets import resolve_model
 from lvad.policy.adapters import Lora, adapted, is_peft_model, merged, save_adapter, save_start
 from lvad.policy.decoder import Decoder, DensityDecoder
 from lvad.policy.families import family_of
+from lvad.policy.families.family import Family
 from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions, uses_fixed_shapes
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.layers import TokenLogps, shared_lookup
@@ -79,15 +80,9 @@ class HFPolicy(HasReference):
         self._family.limit(images, self.processor, vlm.config)
         frames = self._family.frames(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
-        self.prompt_ids, self._vision_encoder = (
-            PromptIds(self.processor, frames),
-            VisionEncoder(self._family, frames, vision_cache),
-        )
-        if freeze_vision:
-            self._family.freeze_vision(vlm)
-        if gradient_checkpointing:
-            vlm.get_decoder().gradient_checkpointing_enable()
-        self.model: Any = adapted(vlm, lora) if lora else vlm
+        self.prompt_ids = PromptIds(self.processor, frames)
+        self._vision_encoder = VisionEncoder(self._family, frames, vision_cache)
+        self.model = _trainable(vlm, self._family, lora, freeze_vision, gradient_checkpointing)
         banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
         self.cuda_graphs, self._samplers = cuda_graphs, FixedSamplers()
@@ -274,6 +269,15 @@ class HFPolicy(HasReference):
             save_adapter(self.model, folder / name)
         else:
             self.save_pretrained(folder / name)
+
+
+def _trainable(vlm: Any, family: Family, lora: Lora | None, freeze_vision: bool, gradient_checkpointing: bool) -> Any:
+    """A loaded model as it is trained, in place: parts frozen, activations computed again, adapters put on."""
+    if freeze_vision:
+        family.freeze_vision(vlm)
+    if gradient_checkpointing:
+        vlm.get_decoder().gradient_checkpointing_enable()
+    return adapted(vlm, lora) if lora else vlm
 
 
 def _prompt_cache(prefix: Prefix) -> PromptCache:

@@ -68,6 +68,7 @@ def make_norms_lean(model: nn.Module) -> None:
     """Let the normalisations of a text model compute by ``RMSNorm``, in place; their weights stay."""
     for part in model.modules():
         if is_of_transformers(part, _NORM_CLASSES):
+            # The class and not the module: names in checkpoints, hooks and whoever holds the module stay as they are.
             part.__class__ = _LeanNorm
 
 
@@ -113,6 +114,7 @@ class SwiGLU(torch.autograd.Function):
         """Of gate and up, in two new tensors: writing to memory for the first time is most of the work."""
         gate, up = ctx.saved_tensors
         of_gate = grads[0] * up
+        # Element by element, so that it may write over what it reads.
         torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
         return of_gate, nn.functional.silu(gate).mul_(grads[0])
 
@@ -129,6 +131,7 @@ def make_gates_lean(model: nn.Module) -> None:
     """Let the gated layers of a text model compute by ``SwiGLU``, in place; their weights stay."""
     for part in model.modules():
         if is_of_transformers(part, _GATED_CLASSES) and isinstance(part.act_fn, _SILU):
+            # The class alone, as above; adapters put on the three projections later are called all the same.
             part.__class__ = _LeanMLP
 
 
@@ -147,7 +150,7 @@ def shared_lookup(embedding: nn.Embedding) -> Lookup:
 class _WholeGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
+        return weight.view_as(weight)  # no copy, but a tensor of its own, where the lookups' gradients add up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -191,6 +194,7 @@ class TokenLogps(torch.autograd.Function):
         of_states: list[Tensor] = []
         of_weight: Tensor | None = None
         for rows in _parts(len(states), len(weight)):
+            # (u - q) / temperature, in the memory of the logits: exp turns the log density to q, -inf to 0.
             of_drawn = grad[rows].unsqueeze(1) / ctx.temperature
             of_logits = ctx.log_density(rounded[rows] @ rounded_weight.t(), rows).exp_().mul_(-of_drawn)
             of_logits = of_logits.scatter_add_(1, tokens[rows].unsqueeze(1), of_drawn).to(ctx.dtype)
@@ -204,9 +208,10 @@ class TokenLogps(torch.autograd.Function):
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if total is None:
         return (a @ b).to(dtype)
-    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)
+    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)  # addmm_ takes one dtype alone
 
 
 def _parts(num_rows: int, vocabulary: int) -> list[slice]:
     size = max(1, LOGITS_AT_ONCE // vocabulary)
+    # Without rows one empty part, which has a dtype and a device for the result.
     return [slice(start, start + size) for start in range(0, max(1, num_rows), size)]

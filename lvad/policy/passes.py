@@ -121,7 +121,7 @@ class _Prompts:
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        if self._kept is not None:
+        if self._kept is not None:  # None once taken: gradient checkpointing runs the layers a second time
             self._kept[layer] = (k, v)
         return _tree_attention(self.layout, None, scale, q, k, v, None, None)
 
@@ -159,7 +159,7 @@ def _attention(
     own: Pass | None = options.pop("tree", None)
     if own is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    # Under autocast the rotary embedding widens q and k.
+    # A batch of one, since rows are flat. Under autocast the rotary embedding widens q and k.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     return own.attend(module.layer_idx, q, k, v, options["scaling"]).unsqueeze(0), None
 
@@ -201,8 +201,10 @@ def predicting_states(
         some = slice(first, first + at_once)
         own = [row[some] for row in counts]
         given = (text_model, embed, prompt_cache, tokens[:, some], own)
+        # The reentrant kind differentiates arguments that are tensors themselves; the prompts' keys lie inside of one.
         parts.append(checkpoint(_states, *given, use_reentrant=False))
         owners.append(order[:, some].flatten()[token_cells(own, tokens.shape[2])])
+    # The slices stand one after the other: back to the order scene, completion, token.
     return torch.cat(parts).index_select(0, upload(torch.cat(owners).argsort(), tokens.device))
 
 

@@ -16,7 +16,7 @@ def wide_product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16) and torch.version.cuda is not None:
         return torch.bmm(a, b, out_dtype=torch.float32)
     wide = torch.promote_types(a.dtype, torch.float32)
-    with torch.autocast(a.device.type, enabled=False):
+    with torch.autocast(a.device.type, enabled=False):  # which would round what was widened
         return torch.bmm(a.to(wide), b.to(wide))
 
 

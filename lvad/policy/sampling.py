@@ -165,16 +165,13 @@ def sample_completions(
         begin: N rows of tokens that every completion starts with, as B scenes times K; they are given and not drawn.
     """
     drawn = _CompletionBuffer(len(hidden), hidden.device, stop)
-    given = [] if begin is None else list(zip(*_given_tokens(begin), strict=True))
+    given = [] if begin is None else _given_tokens(begin)
     rows = torch.arange(len(hidden), device=hidden.device)
     for step in range(stop.max_new_tokens):
         logps = model.density(hidden, grammar_states)
         uniform = None if greedy else torch.rand(drawn.size, device=hidden.device)[rows]
         token = draw(logps, uniform)
-        if step < len(given):
-            given_token, is_given = given[step]
-            token = given_token[rows].where(is_given[rows], token)
-        token = drawn.write(rows, token, logps)
+        token = drawn.write(rows, given[step].over(token, rows) if step < len(given) else token, logps)
         alive = drawn.alive[rows]
         if step + 1 == stop.max_new_tokens or not alive.any():
             break
@@ -213,6 +210,20 @@ class _CompletionBuffer:
         return Samples(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self.alive)
 
 
-def _given_tokens(begin: Rollouts) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Per step the given tokens int64[N] and whether there is one, bool[N]."""
-    return begin.tokens.flatten(0, 1).unbind(1), begin.completion_mask.flatten(0, 1).unbind(1)
+class _GivenTokens(NamedTuple):
+    """The tokens of one step that are given and not drawn."""
+
+    tokens: Tensor
+    """int64[N]."""
+    is_given: Tensor
+    """bool[N]."""
+
+    def over(self, drawn: Tensor, rows: Tensor) -> Tensor:
+        """The given tokens of some rows, and the drawn ones int64[R] where none is given."""
+        return self.tokens[rows].where(self.is_given[rows], drawn)
+
+
+def _given_tokens(begin: Rollouts) -> list[_GivenTokens]:
+    """The given tokens of each step."""
+    columns = (x.flatten(0, 1).unbind(1) for x in (begin.tokens, begin.completion_mask))
+    return [_GivenTokens(*step) for step in zip(*columns, strict=True)]

@@ -39,6 +39,7 @@ def product(layers: Sequence[nn.Module], num_rows: int) -> Product:
     weight, bias = copied[0] if len(copied) == 1 else _joined(copied)
     if weight.dtype is not torch.float32 or weight.numel() < _LARGE or not torch.backends.mkldnn.is_available():
         return lambda rows: nn.functional.linear(rows, weight, bias)
+    # The layout is oneDNN's own: nothing but its products may read this tensor. "none" is for no activation.
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
     return lambda rows: torch.ops.mkldnn._linear_pointwise(rows.contiguous(), laid_out, bias, "none", [], "")
 
@@ -49,6 +50,7 @@ def _weight_and_bias(layer: Any) -> tuple[Tensor, Tensor | None] | None:
     So it does in half precision: a merged weight's rounding would swallow part of the adapters.
     """
     is_adapted = is_lora_layer(layer)
+    # A forward of the instance itself, of a hook or a packed layer, is not the product of its weight.
     base = layer.base_layer if is_adapted else layer
     if type(base) is not nn.Linear or "forward" in vars(base) or not _is_whole(base.weight):
         return None
@@ -138,6 +140,7 @@ class _Layer:
         """float[R, E] from float[R, E] and the turns of the positions, float[R, 1, D]."""
         normed = rms_norm(hidden, self.first_norm.weight, self.first_norm.variance_epsilon)
         heads = self.qkv(normed).unflatten(-1, (-1, self.head_size))
+        # Joined in the order q, k, v: the heads of q and k are turned together.
         turned, v = heads[:, : -self.num_keys], heads[:, -self.num_keys :]
         if self.head_norms:
             parts = zip(turned.split((self.num_queries, self.num_keys), 1), self.head_norms, strict=True)

@@ -132,14 +132,14 @@ class Alarms(Callback):
         return copy.deepcopy({name: getattr(self, name) for name in names})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take back what ``state_dict`` gave."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Judge the last window."""
+        """Check the last window of training batches for faults."""
         for name, value in _take(trainer, TRAINING).items():
             self.last[name] = [*self.last.get(name, []), value][-self.window :]
             if len(self.first.setdefault(name, [])) < self.window:
@@ -148,7 +148,7 @@ class Alarms(Callback):
             self._ring(trainer, alarm, fault, self.window)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge the held-out scores."""
+        """Check the held-out scores for faults."""
         if trainer.state.fn != "fit":
             return
         if trainer.sanity_checking and (self.first_scores or not _is_whole(trainer)):
@@ -164,7 +164,7 @@ class Alarms(Callback):
         self._ring(trainer, "hacking", self._hacking_text(judge) if self.hacked >= PATIENCE else "", 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """At the end there is no second validation to wait for."""
+        """Raise what would otherwise wait for one more validation, which does not come."""
         if known := self.first_scores.keys() & self.last_scores.keys() & {HELD_OUT, *JUDGES}:
             fallen = [name for name in (HELD_OUT, *JUDGES) if name in known and self._has_fallen(name)]
             self._ring(trainer, "worse", self._worse_text(fallen) if fallen else "", 1)

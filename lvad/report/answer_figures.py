@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lvad.metrics.calibration import calibration_curve
+from lvad.metrics.calibration import CalibrationCurve, calibration_curve
 from lvad.metrics.multilabel import probability_scores
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure
 from lvad.report.label_tables import LabelScore
@@ -146,17 +146,10 @@ def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, n
     below = figure.add_subplot(rows[1], xlabel="claimed probability", ylabel="claims", xlim=(0, 1), yscale="log")
     axes.plot((0, 1), (0, 1), "--", color=INK, linewidth=1, label="perfect")
     bar_width = 0.8 / num_bins / len(pairs)
-    for place, ((name, (claims, truths)), colour) in enumerate(zip(pairs.items(), colours, strict=True)):
-        if claims.ndim != 2 or claims.shape != truths.shape or not len(claims):
-            raise ValueError(
-                f"{name} must be two matrices of one shape, got {list(claims.shape)}, {list(truths.shape)}"
-            )
-        claims, truths = claims.float().cpu(), truths.bool().cpu()
-        curve = calibration_curve(claims.flatten(), truths.flatten(), num_bins)
-        error = probability_scores(claims, truths, torch.arange(len(claims))[None]).ece.item()
-        marker = "os^"[place]
-        label = f"{name}, ECE {error:.3f}"
-        axes.plot(curve.claimed, curve.observed, f"{marker}-", color=colour, markersize=6, label=label, clip_on=False)
+    for place, ((name, pair), colour) in enumerate(zip(pairs.items(), colours, strict=True)):
+        curve, error = _reliability(name, *pair, num_bins)
+        style, label = f"{'os^'[place]}-", f"{name}, ECE {error:.3f}"
+        axes.plot(curve.claimed, curve.observed, style, color=colour, markersize=6, label=label, clip_on=False)
         bins = (curve.claimed * num_bins).long().clamp(0, num_bins - 1)
         left = bins / num_bins + 0.1 / num_bins + place * bar_width
         below.bar(left, curve.count, width=bar_width, align="edge", color=colour)
@@ -165,6 +158,15 @@ def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, n
     for part in (axes, below):
         _plain(part, "both")
     return figure
+
+
+def _reliability(name: str, claims: Tensor, truths: Tensor, num_bins: int) -> tuple[CalibrationCurve, float]:
+    """The curve of all classes together, and the mean over classes of their own calibration errors."""
+    if claims.ndim != 2 or claims.shape != truths.shape or not len(claims):
+        raise ValueError(f"{name} must be two matrices of one shape, got {list(claims.shape)}, {list(truths.shape)}")
+    claims, truths = claims.float().cpu(), truths.bool().cpu()
+    curve = calibration_curve(claims.flatten(), truths.flatten(), num_bins)
+    return curve, probability_scores(claims, truths, torch.arange(len(claims))[None]).ece.item()
 
 
 def _colours(systems: Mapping[str, object]) -> tuple[str, ...]:
@@ -179,7 +181,7 @@ def _count_group(name: str, colour: str, matrix: Tensor) -> _Group:
 
 
 def _label_bars(groups: Sequence[_Group], names: Sequence[str], title: str, unit: str, taxonomy: Taxonomy) -> Figure:
-    """Actions above, reasons beneath: on an axis of their own, because they are far rarer."""
+    """Draw the bars of actions above those of reasons, which are far rarer and have an axis of their own."""
     num_actions = taxonomy.num_actions
     row_height = _BAR_HEIGHT * (len(groups) + 0.8)
     figure = new_figure(_WIDTH, row_height * len(names) + _HEAD_HEIGHT)
@@ -213,7 +215,7 @@ def _draw_bars(axes: Axes, groups: Sequence[_Group], names: Sequence[str], shown
 
 
 def _separate_kinds(axes: Axes, taxonomy: Taxonomy) -> None:
-    """A line where the reasons begin to speak of another action, or against one."""
+    """Draw a line where the reasons begin to speak of another action, or against one."""
     kinds = [(reason.action, reason.supports) for reason in taxonomy.reasons]
     for place in range(1, len(kinds)):
         if kinds[place] != kinds[place - 1]:

@@ -95,7 +95,7 @@ def true_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> str:
 
 
 def action_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[str]:
-    """A names of actions, each with its probability where there is one."""
+    """The names of A actions, each with its probability where there is one."""
     probabilities, names = scene.action_probabilities, taxonomy.action_names
     return [f"{name} {p:.2f}" for name, p in zip(names, probabilities, strict=True)] if probabilities else [*names]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lvad.metrics.multilabel import confusion
 from lvad.report.answer_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
-from lvad.report.answers import ANSWERS, label_matrices, write_answers
+from lvad.report.answers import ANSWERS, LabelMatrices, label_matrices, write_answers
 from lvad.report.gallery import write_gallery
-from lvad.report.label_tables import label_scores, label_table, write_label_csv
+from lvad.report.label_tables import LabelScore, label_scores, label_table, write_label_csv
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Table
 
@@ -44,11 +44,23 @@ def write_driving_report(
         write_answers(folder / ANSWERS, answered, taxonomy),
         write_gallery(folder / GALLERY, answered[: len(shown)], shown, title, scores, taxonomy),
     ]
-    matrices, num_actions = label_matrices(answered, len(taxonomy.labels)), taxonomy.num_actions
+    matrices = label_matrices(answered, len(taxonomy.labels))
     if not len(matrices.true):
         return files
     per_label = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
     files.append(write_label_csv(folder / LABELS_CSV, per_label))
+    figures = _figures(matrices, per_label, _claims(answered), taxonomy)
+    return files + [_save(figure, folder / name) for name, figure in figures.items()]
+
+
+def _figures(
+    matrices: LabelMatrices,
+    per_label: Sequence[LabelScore],
+    claims: tuple[Tensor, Tensor] | None,
+    taxonomy: Taxonomy,
+) -> dict[str, Figure]:
+    """Draw the figures of the labelled scenes, by the names of their files."""
+    num_actions = taxonomy.num_actions
     counts = confusion(matrices.predicted[:, :num_actions].bool(), matrices.true[:, :num_actions].bool())
     left_out = f"; {counts.num_left_out} scenes with several actions, or none, left out"
     figures = {
@@ -58,13 +70,13 @@ def write_driving_report(
             counts.single, f"Actions{left_out if counts.num_left_out else ''}", taxonomy
         ),
     }
-    if claims := _claims(answered):
+    if claims is not None:
         figures["action_reliability.png"] = reliability_figure({"actions": claims}, "Probabilities of the actions")
-    return files + [_save(figure, folder / name) for name, figure in figures.items()]
+    return figures
 
 
 def _title(folder: Path, num_shown: int, num_scenes: int) -> str:
-    """Of the gallery, which may be passed on: the stage and the number of the run, not where it lies."""
+    """The gallery's title: stage and number of the run, but not its path, for the page may be passed on."""
     count = f"{num_scenes}" if num_shown == num_scenes else f"the first {num_shown} of {num_scenes}"
     return f"{'/'.join(folder.resolve().parts[-2:])}: what was answered, {count} test scenes"
 
@@ -78,7 +90,7 @@ def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
 
 
 def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Table]:
-    """Tables 2 and 3 of the paper; none where no scene has labels.
+    """Make Tables 2 and 3 of the paper; none where no scene has labels.
 
     Args:
         answered: all scenes.

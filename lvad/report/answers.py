@@ -14,7 +14,7 @@ from lvad.types import AnsweredScene
 
 ANSWERS: Final = "answers.jsonl"
 
-_TEXTS: Final = ("id", "description", "text")
+_TEXTS: Final = ("id", "description", "text", "recording")
 _LABELS: Final = ("actions", "reasons", "true_actions", "true_reasons")
 _PROBABILITIES: Final = ("action_probabilities", "reason_probabilities")
 
@@ -113,7 +113,8 @@ def _read_line(line: bytes, where: str, taxonomy: Taxonomy) -> AnsweredScene:
 
 
 def _flaw(row: dict[str, Any], taxonomy: Taxonomy) -> str:
-    """What is wrong with the entries of a scene; empty where nothing is."""
+    """Say what is wrong with the entries of a scene; empty where nothing is."""
+    row = AnsweredScene._field_defaults | row  # a file of an earlier lvad names no recordings
     missing = [name for name in AnsweredScene._fields if name not in row]
     unknown = [name for name in row if name not in AnsweredScene._fields]
     if missing or unknown:

@@ -4,14 +4,21 @@ TensorBoard sorts its groups of cards by name and opens on the first ones. ``rew
 keep their names; everything else is shown under ``while_training``, as ``while_training/train_kl``.
 """
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from lvad.report.figures import draw_samples
 from lvad.report.tags import tag
+from lvad.types import SceneSamples
 
 _LEFT_OUT: Final = ("epoch", "hp_metric")
 _AUDIT: Final = "audit/"
@@ -61,6 +68,32 @@ def hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, float | st
     """
     for part in _PARTS:
         yield from _leaves(config.get(part), [part])
+
+
+def add_images(trainer: Trainer, folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
+    """Show pictures uint8[H, W, 3] by their names, also where a test runs without a logger beside an earlier fit.
+
+    Args:
+        trainer: at the step that the pictures are of.
+        folder: of the run, for events where there is no logger.
+        pictures: by name.
+    """
+    found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    with contextlib.ExitStack() as opened:
+        for writer in found or [opened.enter_context(SummaryWriter(folder))]:
+            for name, picture in pictures.items():
+                writer.add_image(name, picture, trainer.global_step, dataformats="HWC")
+
+
+def add_samples(trainer: Trainer, samples: Sequence[SceneSamples], step: int) -> None:
+    """Show scenes with their completions, as they were after that many steps."""
+    # Lightning counts its validation scores so; what stands at the checkpoint's own step is taken back on resuming.
+    step = max(0, step - 1)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for scene in samples:
+                picture = np.asarray(draw_samples(scene))
+                logger.experiment.add_image(f"samples/{scene.id}", picture, step, dataformats="HWC")
 
 
 def _leaves(value: Any, path: list[str]) -> Iterator[tuple[str, float | str | bool]]:

@@ -35,7 +35,7 @@ Scores = Mapping[str, Interval]
 
 
 class TestedRun(NamedTuple):
-    """A tested run."""
+    """A tested run: its answers, its budget ledger and its label set."""
 
     name: str
     folder: Path
@@ -57,7 +57,7 @@ class LabelCounts(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Runs and floors on the same scenes."""
+    """Scores of runs and of constant answers (floors) on the same scenes, and paired differences."""
 
     num_scenes: int
     folders: dict[str, Path]
@@ -189,7 +189,7 @@ def _check_names(names: Sequence[str], floors: Sequence[str]) -> None:
 
 
 def _paired(first: TestedRun, other: TestedRun) -> list[AnsweredScene]:
-    """The other run's scenes in the order of the first one's."""
+    """Bring the other run's scenes into the order of the first one's."""
     by_id = {scene.id: scene for scene in other.answered}
     ids = [scene.id for scene in first.answered]
     known = set(ids)
@@ -224,7 +224,7 @@ def _check_truths(first: str, other: str, answers: Mapping[str, Answers]) -> Non
 
 
 def _floors(answers: Sequence[Answers]) -> dict[str, Answers]:
-    """Constant answers to the scenes; with reasons where a run has them."""
+    """Make the constant answers to the scenes, with reasons where a run has them."""
     true = next((said for said in answers if said.true_reasons is not None), answers[0])
     names = true.taxonomy
     # What no floor below depends on: the stand-in for training labels, which the runs do not hold.

@@ -40,7 +40,7 @@ class ScoredRun(NamedTuple):
 
 
 class ScoredComparison(NamedTuple):
-    """Runs on the same test scenes."""
+    """Scores of runs on the same test scenes, and paired differences."""
 
     num_scenes: int
     runs: list[ScoredRun]

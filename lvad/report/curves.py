@@ -19,14 +19,14 @@ INK: Final = "#1c1e22"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches."""
+    """Make an empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot: a run keeps no figure open, and needs no display
     return figure
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """uint8[H, W, 3], the drawn figure."""
+    """The pixels of a drawn figure, uint8[H, W, 3]."""
     assert isinstance(figure.canvas, FigureCanvasAgg)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -152,7 +152,7 @@ def _draw_row(draw: ImageDraw.ImageDraw, row: _CompletionLines, left: int, y: in
 
 
 def _strip(frames: Tensor, width_px: int) -> Image.Image:
-    """M frames side by side, oldest first, in rows of at most four."""
+    """Paste M frames side by side, oldest first, in rows of at most four."""
     if frames.ndim != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8" or not len(frames):
         raise ValueError(f"frames must be uint8[M, 3, H, W], got {frames.dtype}{list(frames.shape)}")
     num, _, height, width = frames.shape

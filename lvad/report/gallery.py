@@ -105,7 +105,7 @@ def tags(scene: AnsweredScene) -> list[str]:
 
 
 def _pieces(title: str, summary: Mapping[str, float], cards: Iterable[_Card]) -> Iterator[str]:
-    """The page piece by piece, so that no more than a card is in memory."""
+    """Write the page piece by piece, so that no more than a card is in memory."""
     # As it is written, and no template.
     script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
     return _PAGES.get_template("gallery.html").generate(
@@ -143,5 +143,5 @@ def _arrows(scene: AnsweredScene, taxonomy: Taxonomy) -> list[_Arrow]:
 
 
 def _shown(text: str) -> str:
-    """No longer than a page can bear."""
+    """Cut a text that is too long for a page."""
     return (text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]} ...") or "(empty)"

@@ -95,7 +95,7 @@ print(dict(zip(texts, cosines.tolist(), strict=True)))
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card says beside ledger and numbers.
+    """An exported run: what its model card says beside the label ledger and the test scores.
 
     Args:
         kind: what lies in the folder.
@@ -127,7 +127,7 @@ class Exported:
 
 
 def model_card(exported: Exported, ledger: Ledger, metrics: Mapping[str, float | None]) -> str:
-    """The text of the card.
+    """Write the text of a model card.
 
     Args:
         exported: what it is about.

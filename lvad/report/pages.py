@@ -24,7 +24,7 @@ class InlinedPicture(NamedTuple):
 
 
 def inlined(frames: Tensor, longest_px: int = MAX_FRAME_PX) -> Iterator[InlinedPicture]:
-    """The frames of a scene, one by one.
+    """Turn the frames of a scene into pictures inside a page, one by one.
 
     Args:
         frames: uint8[M, 3, H, W].

@@ -43,7 +43,7 @@ class PredictionWriter(BasePredictionWriter):
         """The folder of the latest predictions."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the folder, and make it."""
+        """Choose and make the folder of the predictions."""
         self.num_written = 0
         chosen = str(new_folder(Path(self.folder))) if trainer.is_global_zero else ""
         self.written = Path(trainer.strategy.broadcast(chosen))
@@ -73,7 +73,7 @@ class PredictionWriter(BasePredictionWriter):
                 self.num_written += 1
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the ranks' rows."""
+        """Join the prediction rows of all ranks into one file."""
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             parts = [part for rank in range(trainer.world_size) if (part := self._part(rank)).is_file()]

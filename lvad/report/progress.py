@@ -14,7 +14,7 @@ class Bar(RichProgressBar):
     """Lightning's bar, without the number of the run's folder among the scores."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What is logged for the bar."""
+        """The scores that the bar shows."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
@@ -35,21 +35,21 @@ class PlainLines(ProgressBar):
         self._said_step, self._said_s, self._start_s, self._start_step = -1, 0.0, 0.0, 0
 
     def disable(self) -> None:
-        """Say nothing, on all ranks but the first."""
+        """Stop printing, as on all ranks but the first."""
         self._is_on = False
 
     def enable(self) -> None:
-        """Speak again."""
+        """Print again."""
         self._is_on = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the fit."""
         self._start_s, self._start_step = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Say where the fit is, once per optimizer step at most."""
+        """Print how far the fit is, once per optimizer step at most."""
         step, now_s = trainer.global_step, time.perf_counter()
         is_due = step % (self.every_n_steps or max(1, getattr(trainer, "log_every_n_steps", 1))) == 0
         is_soon = self.every_n_steps is None and now_s - self._said_s < EVERY_S

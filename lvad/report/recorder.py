@@ -1,6 +1,5 @@
 """The record of a run, kept by a callback that works with every stage."""
 
-import contextlib
 import resource
 import time
 from pathlib import Path
@@ -9,19 +8,17 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.label_sets import taxonomy_of
 from lvad.report.answer_picture import draw_answer
 from lvad.report.answer_report import label_tables, write_driving_report
+from lvad.report.board import add_images, add_samples
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
-from lvad.report.figures import draw_samples
 from lvad.report.runs import (
     CURVE,
     LOSSES,
@@ -39,7 +36,7 @@ from lvad.report.sample_rows import rows_before, sample_row, write_rows
 from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
 from lvad.sharding import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
-from lvad.types import AnsweredScene, Decisions, SceneSamples, Table
+from lvad.types import AnsweredScene, Decisions, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
 _HEADLINE = tuple(f"test/{kind}_{score}" for kind in ("action", "reason") for score in ("macro_f1", "exact_match"))
@@ -94,7 +91,7 @@ class RunRecorder(Callback):
         return {name: getattr(self, name) for name in ("start", "history", "curve", "losses", "ledger")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take back what ``state_dict`` gave."""
         for name in self.state_dict().keys() & state_dict.keys():  # a checkpoint may name anything
             setattr(self, name, state_dict[name])
 
@@ -108,7 +105,7 @@ class RunRecorder(Callback):
         check_labels(trainer, pl_module, self._run_folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the fit."""
         self._fit_start_s = time.perf_counter()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -127,11 +124,11 @@ class RunRecorder(Callback):
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """From now on there is something to keep."""
+        """Note that the fit has begun, so that its folder is kept after an error."""
         self._has_begun = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no folder of a fit that never began."""
+        """Remove the run folder if the fit failed before its first step."""
         if trainer.state.fn == "fit" and trainer.is_global_zero and not self._has_begun:
             # Not log_dir, a broadcast: the other ranks may not come by here.
             folder = self.run_dir or getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
@@ -164,7 +161,7 @@ class RunRecorder(Callback):
         if samples and self._folder is not None:
             path = self._folder / SAMPLES
             write_rows(path, [*rows_before(path, step), *(sample_row(scene, step) for scene in samples)])
-            _show(trainer, samples, step)
+            add_samples(trainer, samples, step)
         self._draw_decisions(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -218,7 +215,7 @@ class RunRecorder(Callback):
         pictures = {path.stem: Image.open(path).convert("RGB") for path in files if path.suffix == ".png"}
         scenes = zip(answered[:NUM_PICTURES], shown, strict=False)
         pictures |= {f"answers/{i}": draw_answer(scene, frames, taxonomy) for i, (scene, frames) in enumerate(scenes)}
-        _add_images(trainer, self._folder, {f"test/{name}": np.asarray(picture) for name, picture in pictures.items()})
+        add_images(trainer, self._folder, {f"test/{name}": np.asarray(picture) for name, picture in pictures.items()})
 
     def _draw_curves(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         if self.curve:
@@ -227,7 +224,7 @@ class RunRecorder(Callback):
         if self.losses:
             what = getattr(pl_module, "loss_is", "loss")
             path = loss_curve(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
-            _add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
+            add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         decisions: Decisions | None = getattr(module, "decisions", None)
@@ -236,7 +233,7 @@ class RunRecorder(Callback):
         figure = confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
         self._folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
-        _add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})
+        add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str, monitored: str | None = None) -> str:
@@ -252,28 +249,9 @@ def _group(trainer: Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
 
 
-def _show(trainer: Trainer, samples: list[SceneSamples], step: int) -> None:
-    # Lightning counts its validation scores so; what stands at the checkpoint's own step is taken back on resuming.
-    step = max(0, step - 1)
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for scene in samples:
-                picture = np.asarray(draw_samples(scene))
-                logger.experiment.add_image(f"samples/{scene.id}", picture, step, dataformats="HWC")
-
-
 def _monitored(trainer: Trainer) -> str | None:
     names = [getattr(callback, "monitor", None) for callback in trainer.checkpoint_callbacks]
     return next((name for name in names if name), None)
-
-
-def _add_images(trainer: Trainer, folder: Path, pictures: dict[str, np.ndarray]) -> None:
-    """Into TensorBoard, also where a test runs without a logger beside an earlier fit."""
-    found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    with contextlib.ExitStack() as opened:
-        for writer in found or [opened.enter_context(SummaryWriter(folder))]:
-            for name, picture in pictures.items():
-                writer.add_image(name, picture, trainer.global_step, dataformats="HWC")
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:

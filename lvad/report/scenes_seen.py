@@ -14,7 +14,7 @@ from lvad.data.records import DataError
 
 
 def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
-    """What a fit sees, and what the models that it learns from have seen.
+    """Collect the scenes that a fit sees, and those that the models it learns from have seen.
 
     A held-out judge that scores validation scenes chooses the checkpoint, so its labels count; without such scenes it
     teaches nothing.
@@ -36,7 +36,7 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
 
 
 def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
-    """What the run's folder and a loaded checkpoint say was seen.
+    """Read which scenes were seen from the run's folder and a loaded checkpoint.
 
     Args:
         trainer: tells of the checkpoint.
@@ -77,7 +77,7 @@ def _sources(parts: Iterable[nn.Module]) -> list[Path]:
 
 
 def inherited(module: nn.Module, without: nn.Module | None = None) -> list[ledger.Ledger]:
-    """The ledgers of the models that a part of a stage holds.
+    """Read the ledgers of the models that a part of a stage holds.
 
     Args:
         module: the part.

@@ -26,7 +26,7 @@ class ScoredFile(Callback):
         self._folder = Path(self.run_dir or trainer.log_dir or trainer.default_root_dir)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the scenes of all ranks, and write them."""
+        """Gather the scores of the scenes of all ranks, and write them."""
         parts: list[list[SceneScores]] = gather(list(getattr(pl_module, "scored", [])))
         scored = {scene.id: scene for part in parts for scene in part}.values()  # a loader may repeat some
         if scored and trainer.is_global_zero and self._folder is not None:

@@ -25,7 +25,7 @@ _DASHES: Final = (":", "--")
 
 
 def study_tables(found: Findings) -> list[Table]:
-    """Means, differences and label savings."""
+    """Make the tables of means, differences and label savings."""
     where = f"{found.num_scenes} {'test scenes' if found.source == TEST else f'scenes, {found.source}'}"
     rows = [
         (m.arm, str(m.budget), _labels(m), str(len(m.seeds)), *(percent(m.scores[name]) for name in SHOWN))
@@ -59,7 +59,7 @@ def study_text(name: str, findings: Sequence[Findings]) -> str:
 
 
 def label_lines(means: Sequence[Mean]) -> list[str]:
-    """Whether labels are equal at each budget, by the ledgers."""
+    """Say in lines whether the arms had equally many labels at each budget, by their ledgers."""
     off = [f"{mean.arm} at {mean.budget}: {_labels(mean)}" for mean in means if mean.labels != [mean.budget]]
     if off:
         return [f"Labels DIFFER from the budget, over all stages: {'; '.join(off)}."]
@@ -102,7 +102,7 @@ def write_study(folder: Path, name: str, cells: Sequence[CellResult], findings: 
 
 
 def _write_curves(folder: Path, findings: Sequence[Findings], figures: Mapping[str, Figure]) -> None:
-    """Each arm a run of its own, so that TensorBoard draws the arms over each other; the step is the budget."""
+    """Write each arm as a run of its own: TensorBoard draws the arms over each other, and the step is the budget."""
     shutil.rmtree(folder, ignore_errors=True)
     for found in findings:
         for arm in dict.fromkeys(mean.arm for mean in found.means):
@@ -179,7 +179,7 @@ def _times(needed: LabelsNeeded, budget: int) -> str:
 
 
 def _plain(found: Findings) -> dict[str, Any]:
-    """Tuples by their names, all the way down."""
+    """Turn named tuples into dictionaries, nested ones too."""
 
     def plain(value: Any) -> Any:
         if hasattr(value, "_asdict"):

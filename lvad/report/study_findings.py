@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from lvad.data.recordings import recording
+from lvad.data.recordings import drive_of
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
@@ -50,7 +50,7 @@ class CellResult(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """An arm at a budget."""
+    """The mean scores of an arm at a budget, with their intervals."""
 
     arm: str
     budget: int
@@ -62,7 +62,7 @@ class Mean(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An arm minus another at a budget, over the seeds that both have."""
+    """The scores of an arm minus those of another at a budget, over the seeds that both have."""
 
     arm: str
     minus: str
@@ -85,7 +85,7 @@ class Saving(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """A study on one source of test scenes."""
+    """What a study found on one source of test scenes."""
 
     source: Source
     num_scenes: int
@@ -98,13 +98,13 @@ class Findings(NamedTuple):
 
 
 def score(answered: Sequence[AnsweredScene], taxonomy: Taxonomy = BDD_OIA) -> dict[str, float]:
-    """All scores of the answers, shares."""
+    """Compute all scores of the answers, as shares of 1."""
     answers = answers_of(answered, True, taxonomy)
     return {name: float(value) for name, value in driving_scores(answers).items()}
 
 
 def find(cells: Sequence[CellResult], references: Sequence[str], source: Source = TEST) -> Findings:
-    """Put the cells of a study together.
+    """Compute the means, differences and label savings of a study from its cells.
 
     Args:
         cells: at least one, each with answers of the source.
@@ -162,11 +162,11 @@ def said(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
     else:
         rows = [(scene.reasons, scene.true_reasons) for scene in scenes]
     predicted, true = (torch.tensor(part, dtype=torch.bool) for part in zip(*rows, strict=True))
-    return SeedAnswers(predicted, true, [recording(scene.id) or scene.id for scene in scenes])
+    return SeedAnswers(predicted, true, [drive_of(scene) for scene in scenes])
 
 
 def savings_of(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Saving]:
-    """Labels that the best reference arm of each budget needs for what every other arm reaches."""
+    """Compute how many labels the best reference arm of each budget needs for what every other arm reaches."""
     for name in SHOWN:
         curve: dict[int, float] = {}
         for mean in means:

@@ -7,7 +7,7 @@ from lvad.types import Table
 
 
 def scores_text(metrics: Mapping[str, float], tables: Iterable[Table]) -> str:
-    """Scores over all scenes, then the tables.
+    """Write the scores over all scenes as text, then the tables.
 
     Args:
         metrics: of the test; those of one label or of a constant answer ("test/a/b") are left to ``metrics.json``.

@@ -1,4 +1,4 @@
-"""What a fit leaves where it breaks off."""
+"""The traceback of a fit that fails, kept in its run folder."""
 
 import traceback
 from pathlib import Path
@@ -24,7 +24,7 @@ class TracebackFile(Callback):
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) if stage == "fit" else None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the file, of each rank its own."""
+        """Write the traceback into a file, one per rank."""
         folder = self._folder
         if folder is None or not folder.is_dir() or not isinstance(exception, Exception):
             return

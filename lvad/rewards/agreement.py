@@ -1,4 +1,4 @@
-"""The reward of a whole answer: does it say what is known of the scene?"""
+"""The reward of a whole answer: how well it agrees with the labels of the scene."""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Agreement(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K]; the term ``known`` is 1 where something is known."""
+        """Score the completions, float[B, K]; the term ``known`` is 1 where the scene has labels."""
         device, num_actions = rollouts.logps.device, batch.actions.shape[1]
         shown = torch.cat([batch.actions, batch.reasons], 1).tolist()
         rights = [self.reader.labels_of(name, row) for name, row in zip(batch.ids, shown, strict=True)]

@@ -75,7 +75,7 @@ class BLEU(nn.Module):
         self.target, self.threshold = target, threshold
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in [0, 1]; the term ``bleu`` is before the threshold.
+        """Score the completions, float[B, K] in [0, 1]; the term ``bleu`` is before the threshold.
 
         Raises:
             ValueError: naming a scene without a right text.

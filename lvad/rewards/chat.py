@@ -187,7 +187,7 @@ class Chat:
         return {"model": self.endpoint.model, "messages": [{"role": "user", "content": prompt}], **given}
 
     def _post(self, client: httpx2.Client, key: str | None, prompt: str) -> str:
-        """The body of a good response.
+        """Post a request and return the body of a good response.
 
         Raises:
             ChatError: without one.

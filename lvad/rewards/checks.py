@@ -11,7 +11,7 @@ _SHOWN = 3
 
 
 class BrokenReward(ValueError):
-    """A reward that is nan or infinite."""
+    """Error: a reward is nan or infinite."""
 
 
 def frozen(judge: object, name: str) -> Any:

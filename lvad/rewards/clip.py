@@ -257,7 +257,7 @@ def preprocess(frames: Tensor, config: Mapping[str, Any]) -> Tensor:
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _constants(channels: tuple[float, ...], device: torch.device) -> Tensor:
-    """float[3, 1, 1], made once: each copy to a device is waited for."""
+    """The constants of the normalisation float[3, 1, 1] on a device, made once: each copy is waited for."""
     return torch.tensor(channels, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 

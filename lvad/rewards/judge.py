@@ -32,7 +32,7 @@ _NUMBER: Final = re.compile(r"(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))\.?")
 
 
 class JudgeError(RuntimeError):
-    """A completion that the judge gave no verdict on."""
+    """Error: the judge gave no verdict on a completion."""
 
 
 class LLMJudge(nn.Module):
@@ -87,7 +87,7 @@ class LLMJudge(nn.Module):
         self._has_answers = self._has_verdicts = False
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in [0, 1], NaN for what is dropped; the term ``judge`` is before the threshold.
+        """Score the completions, float[B, K] in [0, 1], NaN for dropped ones; term ``judge`` is before the threshold.
 
         Raises:
             JudgeError: naming scene, text, endpoint, cause and remedy; or for texts none of which is an answer.
@@ -107,7 +107,7 @@ class LLMJudge(nn.Module):
         return Scores(total, {"judge": judge})
 
     def _prompt(self, text: str, taxonomy: Taxonomy) -> str | None:
-        """What the judge is asked of a text; None where there is nothing to judge."""
+        """Write the question to the judge about a text; None where there is nothing to judge."""
         answer = parse(text, taxonomy)
         actions = [name for name, flag in zip(taxonomy.action_names, answer.actions, strict=True) if flag]
         reasons = [name for name, flag in zip(taxonomy.reason_texts, answer.reasons, strict=True) if flag]
@@ -119,7 +119,7 @@ class LLMJudge(nn.Module):
         return _SLOT.sub(lambda slot: words[slot[1]], self.template)
 
     def _check_answers(self, batch: Batch, texts: list[list[str]]) -> None:
-        """Zeros for descriptions would look like a reward that finds nothing good."""
+        """Refuse descriptions: zeros for them would look like a reward that finds nothing good."""
         flaws = ([problem.flaw for problem in parse(text, batch.taxonomy).problems] for row in texts for text in row)
         self._has_answers = self._has_answers or any(Flaw.NO_ACTION not in found for found in flaws)
         if not self._has_answers:

@@ -1,4 +1,4 @@
-"""How much better does a sentence fit its own scene than other scenes?
+"""The contrastive reward: how much better a sentence fits its own scene than other scenes.
 
 A sentence that suits every street, such as "a road with cars", has a high cosine everywhere and a margin of
 zero: the plain cosine can be raised by saying the same of all scenes, the margin cannot.

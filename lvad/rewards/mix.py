@@ -43,7 +43,7 @@ def _ask(judge: nn.Module, batch: Batch, rollouts: Rollouts) -> Scores:
 
 
 class Mix(nn.Module):
-    """The weighted sum of its parts.
+    """A reward that is the weighted sum of several.
 
     The terms are each part's total under the part's name, before weighting and scaling, and its own terms as
     ``name/term`` where it has several. A part of weight 0 is watched without being paid, and may be NaN or infinite
@@ -120,7 +120,7 @@ class Mix(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K], in the sum of the parts' units, or in none with ``normalise``; not finite where a part is."""
+        """Score the completions, float[B, K] in the parts' units, or none with ``normalise``; NaN or inf as a part."""
         terms, total = {}, torch.zeros(())
         for (name, part), scale in zip(self.parts.items(), self.scales, strict=True):
             scores = _ask(part, batch, rollouts)
@@ -186,7 +186,7 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in the members' unit; NaN where a member is not finite."""
+        """Score the completions, float[B, K] in the members' unit; NaN where a member is not finite."""
         verdicts = {f"member_{i}": _ask(member, batch, rollouts).total for i, member in enumerate(self.members)}
         each = torch.stack(list(verdicts.values()))  # float[N, B, K], N members
         total = each.mean(0) if self.aggregate == "mean" else each.amin(0)

@@ -34,7 +34,7 @@ class LabelledScene(NamedTuple):
 
 
 class ReaderParts(NamedTuple):
-    """All that a reader knows."""
+    """The fitted parts of a reader, as its folder holds them."""
 
     vocabulary: list[str]
     weights: Tensor
@@ -87,7 +87,7 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K], nats per label."""
+        """Score the completions, float[B, K] in nats per label."""
         device = rollouts.logps.device
         shown = torch.cat([batch.actions, batch.reasons], 1).tolist()
         rows = [self._judge(*scene) for scene in zip(batch.ids, shown, rollouts.texts, strict=True)]
@@ -108,7 +108,7 @@ class Reader(nn.Module):
         return self.parts.pseudo_labels.get(name) if own is None else own.labels
 
     def _judge(self, name: str, shown: list[int], texts: list[str]) -> tuple[Tensor, bool]:
-        """float64[K], and whether anything is known of the scene."""
+        """Score the completions of one scene, float64[K], and say whether anything is known of it."""
         labels, own = self.labels_of(name, shown), self.parts.scenes.get(name)
         if labels is None:
             return torch.zeros(len(texts), dtype=torch.float64), False
@@ -135,7 +135,7 @@ def save_reader(folder: Path, parts: ReaderParts, clip: CLIP | None) -> None:
 
 
 def load_reader(folder: Path) -> ReaderParts:
-    """Read it back, with the pseudo-labels.
+    """Load what ``save_reader`` wrote, with the pseudo-labels.
 
     Raises:
         ValueError: for files that do not belong together; the JSON and safetensors libraries have errors of their own.

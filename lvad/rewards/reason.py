@@ -39,7 +39,7 @@ class OnReason(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in the judge's unit; the terms are the judge's, before ``missing``."""
+        """Score the justifications, float[B, K] in the judge's unit; the terms are the judge's, before ``missing``."""
         reasons = [[reason_of(text) for text in row] for row in rollouts.texts]
         scores = self.reward.score(batch, rollouts._replace(texts=reasons))
         is_given = torch.tensor([[bool(reason) for reason in row] for row in reasons], device=scores.total.device)

@@ -39,7 +39,7 @@ class ChatError(RuntimeError):
 
 
 def refusal_of(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:
-    """What a response other than a good one means."""
+    """The error that a response other than a good one means."""
     status, cause = response.status_code, f"HTTP {response.status_code}, {shorten(body)}"
     if status in _PASSING or status >= 500:
         wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
@@ -69,7 +69,7 @@ def _retry_after_s(header: str) -> float | None:
 
 
 def content_of(body: str) -> str:
-    """The one reply in a response.
+    """Read the one reply out of a response.
 
     Raises:
         ChatError: without a whole one.
@@ -88,10 +88,10 @@ def content_of(body: str) -> str:
 
 
 def meaning_of(reply: str, read: Callable[[str], float]) -> float:
-    """What ``read`` makes of a reply.
+    """Read the score in a reply with ``read``.
 
     Raises:
-        ChatError: where it makes nothing of it.
+        ChatError: where ``read`` makes nothing of it.
     """
     try:
         return read(reply)
@@ -137,7 +137,7 @@ class Replies:
         return None
 
     def keep(self, request: dict[str, Any], reply: str) -> None:
-        """Write a reply, over what there was.
+        """Write a reply to its file, over an earlier one.
 
         Raises:
             OSError: if the file cannot be written.

@@ -47,7 +47,7 @@ class Repetition(nn.Module):
         self.ngram = ngram
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in (-1, 0]."""
+        """Score the completions, float[B, K] in (-1, 0]."""
         total = _of_each_text(self._judge, rollouts)
         return Scores(total, {"repetition": total})
 
@@ -81,7 +81,7 @@ class Length(nn.Module):
         self.min_words, self.max_words, self.slack_words = min_words, max_words, slack_words
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in [-1, 0]."""
+        """Score the completions, float[B, K] in [-1, 0]."""
         total = _of_each_text(self._judge, rollouts)
         return Scores(total, {"length": total})
 
@@ -95,15 +95,15 @@ class Format(nn.Module):
     """1 for a flawless answer ("Action: stop. Reason: traffic sign."), 0 for anything else."""
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K], zeros and ones."""
+        """Score the completions, float[B, K] of zeros and ones."""
         total = _of_each_text(lambda text: float(parse(text, batch.taxonomy).is_valid), rollouts)
         return Scores(total, {"format": total})
 
 
 class Consistency(nn.Module):
-    """Do an answer's reasons agree with its actions?
+    """Share of an answer's reasons that agree with its actions.
 
-    The share of the named reasons that agree. A reason for an action agrees if the action is named, a reason against
+    A reason for an action agrees if the action is named, a reason against
     it if it is not. Where two actions are named that exclude each other, such as BDD-OIA's forward and stop, no reason
     for either agrees. A reason that the taxonomy does not know is named all the same, and agrees with nothing.
 
@@ -113,7 +113,7 @@ class Consistency(nn.Module):
     """
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K] in [0, 1]."""
+        """Score the completions, float[B, K] in [0, 1]."""
         total = _of_each_text(lambda text: _agreement(text, batch.taxonomy), rollouts)
         return Scores(total, {"consistency": total})
 

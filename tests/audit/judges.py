@@ -59,6 +59,7 @@ def draw_batches(num, batch_size=10, seed=0):
                 reasons=torch.tensor(reasons),
                 captions=[captions(state, rng) for state in some],
                 facts=[facts(state) for state in some],
+                recordings=[f"scene-{start + i}" for i in range(len(some))],
             )
         )
     return batches

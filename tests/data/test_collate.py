@@ -37,7 +37,7 @@ def test_no_frames() -> None:
 def test_collate_mixes_labelled_and_unlabelled(tmp_path: Path) -> None:
     wide, tall = picture(tmp_path / "0.png", (6, 4)), picture(tmp_path / "1.png", (4, 6))
     labelled = Scene("a", (wide, wide), "train", tuple(STOP), tuple(RED), ("red light",), {"light": "red"})
-    dataset = SceneDataset([labelled, Scene("b", (tall,), "")], num_frames=2)
+    dataset = SceneDataset([labelled, Scene("b", (tall,), "", recording="drive")], num_frames=2)
     batch = collate([dataset[0], dataset[1]])
     assert batch.ids == ["a", "b"]
     assert [tuple(frames.shape) for frames in batch.frames] == [(2, 3, 4, 6), (1, 3, 6, 4)]
@@ -46,6 +46,7 @@ def test_collate_mixes_labelled_and_unlabelled(tmp_path: Path) -> None:
     assert batch.actions.dtype == batch.reasons.dtype == torch.int64
     assert batch.captions == [("red light",), ()]
     assert batch.facts == [{"light": "red"}, None]
+    assert batch.recordings == ["a", "drive"]
 
 
 def test_a_workers_error_keeps_its_type(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.facts import ATTRIBUTES
 from lvad.types import Scene
 
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}
+FACTS = {attribute: values[0] for attribute, values in ATTRIBUTES.items()}
+NO_LIGHT = {attribute: value for attribute, value in FACTS.items() if attribute != "light"}
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -46,9 +49,9 @@ def test_a_line_is_a_scene(tmp_path):
 
 
 def test_several_texts_and_facts(tmp_path):
-    row = {"frames": ["a.jpg"], "text": ["One.", " Two. "], "facts": {"light": "red"}}
+    row = {"frames": ["a.jpg"], "text": ["One.", " Two. "], "facts": FACTS}
     (scene,) = read(write(tmp_path / "scenes.jsonl", row)).scenes
-    assert (scene.captions, scene.facts, scene.actions) == (("One.", "Two."), {"light": "red"}, None)
+    assert (scene.captions, scene.facts, scene.actions) == (("One.", "Two."), FACTS, None)
 
 
 def test_a_folder_is_found_out_and_its_files_are_splits(tmp_path):
@@ -88,6 +91,12 @@ def test_pictures_may_lie_elsewhere(tmp_path):
         ({"id": "a"}, "frames must be a list of paths, got None"),
         ({"frames": ["a.jpg"], "text": ""}, "text must be a text or a list of texts, none of them empty, got ''"),
         ({"frames": ["a.jpg"], "facts": {"light": 1}}, "facts must be an object of texts"),
+        ({"frames": ["a.jpg"], "facts": FACTS | {"lihgt": "red"}}, "unknown attribute of facts 'lihgt'; write 'light'"),
+        (
+            {"frames": ["a.jpg"], "facts": FACTS | {"light": "Red"}},
+            "unknown value of 'light' in facts 'Red'; write 'red'",
+        ),
+        ({"frames": ["a.jpg"], "facts": NO_LIGHT, "text": "A red light."}, "facts of scene 'a' lack 'light'; name"),
         ({"frames": ["a.jpg"], "actions": ["stop"]}, "has actions but no reasons; give both"),
         ({"frames": ["a.jpg"], "actions": "stop", "reasons": []}, "actions must be a list of names, got 'stop'"),
         ({"frames": ["a.jpg"], "actions": ["stop", "stop"], "reasons": []}, "action 'stop' is named twice"),

@@ -19,7 +19,7 @@ def labels(*active, size):
 
 
 def scenes_with(ids, actions, reasons):
-    return Batch(ids, [], actions, reasons, [()] * len(ids), [None] * len(ids))
+    return Batch(ids, [], actions, reasons, [()] * len(ids), [None] * len(ids), ids)
 
 
 def test_candidate_texts():

@@ -19,6 +19,7 @@ LIMIT_S: Final = 10.0
 CASES: Final = {
     "lastframe labels": 800,
     "gt_4a_21r labels": 800,
+    "lines of scenes.jsonl": 600,
     "captions of a drawn set": 300,
     "names on disk": 60,
     "pictures": 900,

@@ -35,7 +35,7 @@ def make_batch(size, shown=None):
         torch.tensor(fill[name], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 128, 128) for name in shown or names
     ]
     labels = [torch.full((size, n), UNLABELLED) for n in (4, 21)]
-    return Batch(names, frames, *labels, [()] * size, [None] * size)
+    return Batch(names, frames, *labels, [()] * size, [None] * size, names)
 
 
 @pytest.fixture

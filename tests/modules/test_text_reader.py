@@ -1,17 +1,31 @@
 """The reader's stage, and what is built on it, from the command line."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from lvad.cli import main
 from lvad.commands.export_load import load_run
 from lvad.data.pseudo_labels import read_pseudo_labels
 from lvad.data.recordings import recording
+from lvad.data.records import DataError
 from lvad.modules import TextReader
 from lvad.policy import HFPolicy
 from lvad.rewards import Reader
+
+
+class Silent(nn.Module):
+    """A policy that says the same of everything."""
+
+    def encode(self, batch):
+        return batch.ids
+
+    def generate(self, prefix, num_completions):
+        return SimpleNamespace(texts=[["A car."] * num_completions for _ in prefix])
+
 
 POLICY = "--model.init_args.policy.init_args"
 NAMED = "--model.init_args.reward.init_args.model"
@@ -146,3 +160,21 @@ def test_it_decides_on_frames_without_labels_and_is_held_against_constant_answer
     scores = json.loads((run / "metrics.json").read_text())
     assert scores["test/all_positive/action_macro_f1"] > scores["test/all_negative/action_macro_f1"] == 0
     assert "always stop" in (run / "tables.md").read_text()
+
+
+def test_scenes_of_one_named_recording_are_in_one_fold(make_batch, monkeypatch):
+    """Their ids name none, and would be recordings of their own."""
+    reader = TextReader(Silent())
+    monkeypatch.setattr(reader, "optimizers", lambda: SimpleNamespace(step=lambda: None))
+    batch = make_batch(1, 1)._replace(actions=torch.zeros(2, 4).long(), reasons=torch.zeros(2, 21).long())
+    reader.training_step(batch._replace(recordings=["drive", "drive"]), 0)
+    with pytest.raises(DataError, match="give labelled scenes of 2 recordings at least"):
+        reader.on_train_epoch_end()
+    checkpoint = {}
+    reader.on_save_checkpoint(checkpoint)
+    later = TextReader(Silent())
+    later.on_load_checkpoint(checkpoint)
+    assert later.recordings == dict.fromkeys(batch.ids, "drive")
+    del checkpoint["recordings"]  # as an earlier lvad wrote it
+    later.on_load_checkpoint(checkpoint)
+    assert later.recordings == {name: name for name in batch.ids}

@@ -55,7 +55,7 @@ def two_scenes():
     sizes = [(1, 84, 140), (2, 60, 96)]
     frames = [torch.randint(0, 256, (m, 3, h, w), generator=generator, dtype=torch.uint8) for m, h, w in sizes]
     unlabelled = torch.full((2, 4), UNLABELLED)
-    return Batch(["one", "two"], frames, unlabelled, unlabelled, [(), ()], [None, None])
+    return Batch(["one", "two"], frames, unlabelled, unlabelled, [(), ()], [None, None], ["one", "two"])
 
 
 def plain_model(policy, **options):

@@ -12,12 +12,20 @@ def test_what_is_written_is_what_is_read(tmp_path):
     rows = [
         scene("a/../b\n<script>", STOP, FORWARD, text="Ünïcode \ud800 \u2028 'quotes\"", description="日本"),
         scene("", STOP, None, true_reasons=None, is_valid=False, action_probabilities=(0.0, 1.0, 0.25, 1e-9)),
-        scene("c", STOP, STOP, reason_probabilities=(0.5,) * 21),
+        scene("c", STOP, STOP, reason_probabilities=(0.5,) * 21, recording="drive"),
     ]
     path = write_answers(tmp_path / "deep" / "answers.jsonl", rows)
     assert read_answers(path) == rows
     assert path.read_bytes().isascii()
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_file_of_an_earlier_lvad_names_no_recordings(tmp_path):
+    old = scene("a", STOP, FORWARD)._asdict()
+    del old["recording"]
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(old) + "\n")
+    assert read_answers(path) == [scene("a", STOP, FORWARD)]
 
 
 def row(**changes):
@@ -32,6 +40,7 @@ def row(**changes):
         (json.dumps({"id": "a"}), "must have the entries of an AnsweredScene"),
         (json.dumps(row(more=1)), "has .*more"),
         (json.dumps(row(id=3)), "id must be a text"),
+        (json.dumps(row(recording=None)), "recording must be a text"),
         (json.dumps(row(is_valid=1)), "is_valid must be true or false"),
         (json.dumps(row(actions=[0, 1, 0])), "actions must be 4 zeros and ones"),
         (json.dumps(row(actions=[0, True, 0, 0])), "actions must be 4 zeros and ones"),

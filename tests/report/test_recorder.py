@@ -190,7 +190,7 @@ def test_predictions_of_hostile_ids_stay_in_their_folder(tmp_path):
     ids = ["../../etc/passwd", "a/b", "a_b", "", "日本", "x" * 400]
     none = torch.zeros(len(ids), 0)
     frames = [torch.zeros(1, 3, 20, 30, dtype=torch.uint8)] * len(ids)
-    batch = Batch(ids, frames, none, none, [()] * len(ids), [None] * len(ids))
+    batch = Batch(ids, frames, none, none, [()] * len(ids), [None] * len(ids), ids)
     loader = DataLoader([batch], batch_size=None)
     writer = PredictionWriter(str(tmp_path / "out"))
     for _ in range(2):

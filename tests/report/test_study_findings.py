@@ -9,7 +9,7 @@ from answered import FORWARD, NO_REASON, REASON, STOP, scene
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
 from lvad.report.study_files import label_lines, percent, study_figure, study_tables, study_text, write_study
-from lvad.report.study_findings import CellResult, find, score
+from lvad.report.study_findings import ACTIONS, CellResult, find, said, score
 
 TRUE = (FORWARD, STOP, STOP, STOP)
 ALL = ("00000001-00000001", "00000001-00000002", "00000002-00000003", "00000002-00000004")
@@ -51,6 +51,12 @@ def test_means_differences_and_savings_by_hand():
     assert saved["reason_macro_f1"] == LabelsNeeded(pytest.approx(40.0))
     assert found.floors["always_stop"] == {"action_macro_f1": pytest.approx(low)}
     assert found.num_scenes == 4
+
+
+def test_scenes_are_drawn_by_the_recording_that_the_source_names():
+    named = scene("b", STOP, STOP, recording="drive")
+    answered = [scene("00000001-00000001", STOP, STOP), named, scene("c", STOP, STOP)]
+    assert said(answered, ACTIONS).recordings == ["00000001", "drive", "c"]
 
 
 def test_seeds_that_an_arm_lacks_are_left_out_of_its_differences():

@@ -29,6 +29,7 @@ def batch(*labels, captions=None):
         torch.tensor([reasons for _, reasons in labels]),
         captions or [()] * len(labels),
         [None] * len(labels),
+        [f"scene-{i}" for i in range(len(labels))],
     )
 
 

@@ -18,9 +18,8 @@ def frames(count, height=128, width=128, seed=0):
 
 def batch(*scenes):
     none = torch.zeros(len(scenes), 0)
-    return Batch(
-        [str(i) for i in range(len(scenes))], list(scenes), none, none, [()] * len(scenes), [None] * len(scenes)
-    )
+    names, size = [str(i) for i in range(len(scenes))], len(scenes)
+    return Batch(names, list(scenes), none, none, [()] * size, [None] * size, names)
 
 
 def rollouts(texts):

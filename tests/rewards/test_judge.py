@@ -22,7 +22,7 @@ GO = "Action: move forward. Reason: road is clear, nobody in sight."
 
 def scenes(*ids):
     empty = torch.zeros(len(ids), 0)
-    return Batch(list(ids), [], empty, empty, [()] * len(ids), [None] * len(ids))
+    return Batch(list(ids), [], empty, empty, [()] * len(ids), [None] * len(ids), list(ids))
 
 
 def make_judge(server, retries=1, **settings):
