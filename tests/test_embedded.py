@@ -37,7 +37,7 @@ def test_the_clips_open_in_plain_open_clip():
 
 
 def test_what_a_library_says_of_a_broken_model_is_one_printable_line():
-    with pytest.raises(ValueError, match="^model 'mine' cannot") as raised, loading("mine"):
+    with pytest.raises(ValueError, match=r"^model 'mine' cannot") as raised, loading("mine"):
         raise RuntimeError("no\n attribute \u202e")
     assert str(raised.value) == (
         r"model 'mine' cannot be loaded (RuntimeError: no attribute \u202e); restore its files, or name another"
