@@ -21,16 +21,25 @@ EXTRA: Final = "extra_test"
 _DONE: Final = "test.json"
 
 
-def finished(plan: Plan) -> dict[Path, Record]:
-    """The records of the stages that are done as the plan asks, with all that they are built on."""
+def fitted(plan: Plan) -> dict[Path, Record]:
+    """The records of the stages whose fits are done as the plan asks, with those that they are built on."""
     records: dict[Path, Record] = {}
     for folder, job in plan.jobs.items():
         known = read_record(folder)
         if known is None or not is_whole(folder, known) or any(place not in records for place in job.inputs):
             continue
-        if not why_stale(known, job.record(records)) and (known.test_s is not None or not job.test):
+        if not why_stale(known, job.record(records)):
             records[folder] = known
     return records
+
+
+def finished(plan: Plan) -> dict[Path, Record]:
+    """Of ``fitted``, those that are tested as well where the plan asks for a test."""
+    return {
+        folder: record
+        for folder, record in fitted(plan).items()
+        if record.test_s is not None or not plan.jobs[folder].test
+    }
 
 
 def extra_args(study: Study, folder: Path) -> list[str]:
@@ -70,9 +79,10 @@ def read_cells(study: Study, plan: Plan, config: str) -> Iterator[CellResult]:
     Raises:
         DataError: for answers that cannot be read, or without labels.
     """
-    records = finished(plan)
+    records = fitted(plan)
     for cell in plan.cells:
-        if cell.folder in records:
+        # A stage that is one arm's result can be a step of another arm, which needs no test of it.
+        if cell.folder in records and records[cell.folder].test_s is not None:
             yield _read_cell(study, plan, cell, records, config)
 
 

@@ -132,6 +132,19 @@ def test_a_part_can_be_run_alone_and_the_rest_later(study):
     assert (code, calls) == (0, [*of_seed(0), *of_seed(1)[:2]])
 
 
+def test_the_result_of_one_arm_may_be_an_untested_step_of_another(study, tmp_path):
+    steps = [SFT | {"test": False}, ANSWERS | {"overrides": ANSWERS["overrides"] | {"model.of": "{sft}"}}]
+    (tmp_path / "reversed.yaml").write_text(yaml.safe_dump({"stages": steps}))
+    arms = STUDY["arms"] | {"reversed": {"file": "reversed.yaml", "budgets": [4]}}
+    code, calls, said = study("--arms", "reversed", "--seeds", "0", arms=arms)
+    assert (code, calls) == (0, ["fit n4/seed-0/sft", "fit n4/seed-0/answers", "test n4/seed-0/answers"])
+    assert "| reversed | 4 | 4 | 1 | 50.0 |" in said.out
+    assert "| sft | 4 |" not in said.out
+    code, calls, said = study("--arms", "sft", "--budgets", "4", "--seeds", "0", arms=arms)
+    assert (code, calls) == (0, ["test n4/seed-0/sft"])
+    assert "| reversed - sft | 4 | equal | 1 | +28.6 |" in said.out
+
+
 def test_a_failed_stage_is_named_with_what_to_repeat_and_others_go_on(study):
     code, calls, said = study(broken="fit shared/seed-0/rloo")
     assert (code, calls) == (1, [*of_seed(0)[:5], *of_seed(1)])
