@@ -9,19 +9,18 @@ import contextlib
 import fcntl
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from lvad.assets import resolve_config
 from lvad.commands.one_line import in_one_line
 from lvad.commands.stage_plan import Pipeline, Record, expected_record, read_pipeline
-from lvad.commands.stage_run import Asked, lvad_process, run_process, run_stage, test_args
+from lvad.commands.stage_run import Asked, lvad_process, run_process, run_stage, test_args, until_signal
 from lvad.commands.trust import parsed
 from lvad.data.records import DataError
 from lvad.report.runs import CONFIG, best_checkpoint, write_whole
@@ -47,17 +46,13 @@ def make_parser() -> ArgumentParser:
 def run(args: list[str]) -> int:
     """Run ``lvad pipeline ARGS`` and return the exit code."""
     config = parsed(make_parser(), args)
-    # Ends the stage that is at work as well, as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        pipeline = read_pipeline(resolve_config(config.config), seed=config.seed, name=config.name)
-        with alone(pipeline.folder) as lock:
-            run_pipeline(pipeline, lock)
-    except KeyboardInterrupt:
-        print("lvad: broken off; run the pipeline again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return until_signal("pipeline", partial(_run_config, config))
+
+
+def _run_config(config: Namespace) -> int:
+    pipeline = read_pipeline(resolve_config(config.config), seed=config.seed, name=config.name)
+    with alone(pipeline.folder) as lock:
+        run_pipeline(pipeline, lock)
     return 0
 
 

@@ -180,3 +180,23 @@ def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
             process.wait()
             raise
         raise
+
+
+def until_signal(what: str, work: Callable[[], int]) -> int:
+    """Run stages until they are done, or until SIGTERM or Ctrl-C ends them with the stages that are at work.
+
+    Args:
+        what: of the stages together, as it is told to a user: ``study``.
+        work: runs them and returns the exit code.
+
+    Returns:
+        The exit code; that of a program ended by SIGINT after Ctrl-C.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(f"lvad: broken off; run the {what} again to go on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,7 +6,6 @@ second call goes on where the first stopped. ``--arms``, ``--budgets`` and ``--s
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from lvad.assets import resolve_config
 from lvad.commands.one_line import in_one_line
 from lvad.commands.pipeline import alone
 from lvad.commands.stage_plan import Record
-from lvad.commands.stage_run import Asked, lvad_process, run_stage
+from lvad.commands.stage_run import Asked, lvad_process, run_stage, until_signal
 from lvad.commands.study_costs import Cost, costs, duration, plan_lines, total_line
 from lvad.commands.study_plan import Job, Plan, Study, make_plan, read_study, repeat_args
 from lvad.commands.study_queue import Place, Processes, run_queue
@@ -47,15 +46,7 @@ def make_parser() -> ArgumentParser:
 def run(args: list[str]) -> int:
     """Run ``lvad study ARGS`` and return the exit code."""
     given = parsed(make_parser(), args)
-    # Ends the stages that are at work as well, as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return _run(given)
-    except KeyboardInterrupt:
-        print("lvad: broken off; run the study again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return until_signal("study", partial(_run, given))
 
 
 def _run(given: Namespace) -> int:
