@@ -3,7 +3,7 @@
 from lightning import Trainer
 
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def data_of(trainer: Trainer) -> BDDOIADataModule:

@@ -9,6 +9,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch import distributed as dist
 
+from lvad.errors import OtherRankFailed
 from lvad.types import Batch, Reward, Rollouts, Scores
 
 P = ParamSpec("P")
@@ -86,10 +87,6 @@ def mean_over_ranks(values: dict[str, Tensor], device: torch.device, skip_nan: b
     dist.all_gather(parts, rows)
     means = torch.stack(parts).nanmean(0) if skip_nan else torch.stack(parts).mean(0)
     return dict(zip(values, means.cpu(), strict=True))
-
-
-class OtherRankFailed(RuntimeError):
-    """Another process ended with an error."""
 
 
 def together(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from lvad.errors import OtherRankFailed
 from lvad.metrics.description import DescriptionScore
-from lvad.ranks import OtherRankFailed, SceneRows, gather, mean_over_ranks, num_ranks, together
+from lvad.ranks import SceneRows, gather, mean_over_ranks, num_ranks, together
 from lvad.types import Rollouts, Scores
 
 NUM_RANKS, CPU = 2, torch.device("cpu")

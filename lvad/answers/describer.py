@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.fingerprints import fingerprints
 from lvad.policy.hf import HFPolicy
 from lvad.rewards.checks import frozen

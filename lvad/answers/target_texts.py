@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import torch
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.text import render
 from lvad.types import UNLABELLED, Batch, Policy, Scene

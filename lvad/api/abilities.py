@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule
 from torch import nn
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy, TextReader
 from lvad.policy import HFPolicy
 from lvad.rewards import CLIPCosine

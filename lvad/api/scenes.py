@@ -15,8 +15,8 @@ from lvad.data.collate import decode, stack
 from lvad.data.frames import video_frames
 from lvad.data.images import open_image, prepared
 from lvad.data.readable import keep_readable
-from lvad.data.records import DataError
 from lvad.data.videos import VIDEO_SUFFIXES
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 from lvad.types import Scene
 

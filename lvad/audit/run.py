@@ -9,7 +9,7 @@ from lvad.audit.ranking import rank_candidates
 from lvad.audit.scoring import score_texts
 from lvad.audit.texts import RightTexts, TextSource, gather
 from lvad.audit.verdict import MIN_SCENES, Audit, judge
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.types import Batch, Reward
 
 

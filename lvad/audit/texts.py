@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 import torch
 
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs, mirror_images
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.facts import claims, is_true
 from lvad.text import mirror
 from lvad.types import Batch

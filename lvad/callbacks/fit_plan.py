@@ -13,7 +13,7 @@ from torch import nn
 from lvad.answers.target_texts import MOST_COUNTED, label_texts, mean_tokens
 from lvad.callbacks.worst_batch import TrialStep, longest_completion, try_step, worst_batch
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 MEASURED = "train/kl"
 CRITIC = "critic"

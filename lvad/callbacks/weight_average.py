@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.fit_state import fit_progress
 from lvad.ops import running_mean
 

@@ -16,7 +16,7 @@ from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.images import reduced_size
 from lvad.data.open_frames import size_of
-from lvad.data.records import DataError
+from lvad.errors import DataError, DoesNotFit
 from lvad.objectives.kl_penalty import AdaptiveKL
 from lvad.ops import kept_random_state
 from lvad.policy.tokens import PromptIds
@@ -24,10 +24,6 @@ from lvad.types import Batch, Prefix, Rollouts, Scene
 
 _LOOKED_AT: Final = 512
 """Scenes whose pictures' sizes are read."""
-
-
-class DoesNotFit(RuntimeError):
-    """The worst batch needs more memory than there is."""
 
 
 class TrialStep(NamedTuple):

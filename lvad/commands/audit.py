@@ -21,9 +21,10 @@ from lvad.commands.trust import ask_for_keys, parsed, with_consent
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import SPLITS, DataError
+from lvad.data.records import SPLITS
 from lvad.data.source import Source
 from lvad.data.splits import take
+from lvad.errors import DataError
 from lvad.report.audit_report import audit_picture, audit_table
 from lvad.report.runs import write_whole
 from lvad.rewards import CLIPCosine, Reader

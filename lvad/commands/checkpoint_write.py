@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 class WholeFileIO(TorchCheckpointIO):

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 Settings = dict[str, Any]
 

@@ -18,7 +18,7 @@ from lvad.commands.one_line import in_one_line
 from lvad.commands.terminal import quieten
 from lvad.commands.trust import parsed
 from lvad.data import ledger
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.modules import ActionSFT, CLIPReward, TextReader
 from lvad.policy import HFPolicy
 from lvad.report.model_card import CARD, Exported, model_card

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import chat_inputs
 from lvad.types import UNLABELLED, Batch

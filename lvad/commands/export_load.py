@@ -19,8 +19,8 @@ from lvad.commands.renamed import check_keys
 from lvad.commands.stages import make_cli
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
-from lvad.data.records import DataError
 from lvad.data.synthetic import draw_scene, render
+from lvad.errors import DataError
 from lvad.modules import ActionSFT, TextReader
 from lvad.modules.common import check_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint

@@ -24,7 +24,7 @@ from lvad.commands.export_check import (
     plain_texts,
 )
 from lvad.commands.export_load import Shown
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.evaluation.clip_similarity import blended
 from lvad.modules import ActionSFT, CLIPReward
 from lvad.modules.action_sft import ANSWER

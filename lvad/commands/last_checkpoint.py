@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvad.commands.place import count_batches, set_place
 from lvad.commands.signals import Stopped, StopSignals
-from lvad.data.records import DataError
 from lvad.data.resume import ANEW
+from lvad.errors import DataError
 
 _DUE = "is_validation_due"
 _BATCHES_APART = 20

@@ -22,7 +22,7 @@ from lvad.commands.one_line import in_one_line
 from lvad.commands.stage_plan import Pipeline, Record, expected_record, read_pipeline
 from lvad.commands.stage_run import Asked, lvad_process, run_process, run_stage, test_args, until_signal
 from lvad.commands.trust import parsed
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.runs import CONFIG, best_checkpoint, write_whole
 
 SUMMARY: Final = "pipeline.json"

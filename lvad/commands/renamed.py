@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 _SOURCE: Final = (
     *("format", "root", "images", "num_frames", "image_size_px", "fps", "video_stream", "footage", "num_drawn"),

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 
 from lvad.commands.one_line import in_one_line
 from lvad.commands.trust import parsed
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.answers import ANSWERS
 from lvad.report.compare import compare, read_run, run_names
 from lvad.report.compare_files import comparison_text, write_comparison

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from lvad.commands.checkpoint_file import read_checkpoint
 from lvad.commands.run_folder import stage_root
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 LAST: Final = "last"
 _CHECKPOINT: Final = Path("checkpoints") / "last.ckpt"

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from lvad.assets import resolve_config
 from lvad.commands.renamed import check_keys
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.runs import MODEL
 
 REPLACED: Final = "replaced"

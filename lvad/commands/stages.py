@@ -27,7 +27,7 @@ from lvad.commands.signals import Stopped, StopSignals
 from lvad.commands.terminal import progress_bar, quieten
 from lvad.commands.trust import ask_for_keys, parsed
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.alarms import Alarms
 from lvad.report.board import TensorBoard
 from lvad.report.predictions import PredictionWriter

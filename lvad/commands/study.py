@@ -26,7 +26,7 @@ from lvad.commands.study_plan import Job, Plan, Study, make_plan, read_study, re
 from lvad.commands.study_queue import Place, Processes, run_queue
 from lvad.commands.study_results import EXTRA, finished, read_cells, run_extra
 from lvad.commands.trust import parsed
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def make_parser() -> ArgumentParser:

@@ -27,7 +27,7 @@ from lvad.commands.stage_plan import (
     references,
 )
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.runs import MODEL
 
 BUDGET: Final = "budget"

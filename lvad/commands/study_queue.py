@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lvad.commands.study_plan import Job
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 class Place(NamedTuple):

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lvad.commands.flags import FLAGS, KEY_HOST
 from lvad.commands.one_line import innermost
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 T = TypeVar("T")
 KNOWN: Final = ("lvad", "lightning", "torch", "torchmetrics", "transformers", "peft")

@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import yaml
 
-from lvad.data.records import DataError, read_text
+from lvad.data.records import read_text
+from lvad.errors import DataError
 
 _MAX_CHARS: Final = 2**20
 _MAX_NODES: Final = 20_000

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.facts import mirror_facts
 from lvad.taxonomy import Taxonomy
 from lvad.text import mirror

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.ops import action_weights
 from lvad.types import Scene
 

@@ -9,8 +9,9 @@ from lvad.data.images import IMAGE_SUFFIXES, walk
 from lvad.data.jsonl import SCENES, SPLIT_SCENES, read_jsonl
 from lvad.data.label_sets import check_labels_of
 from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
-from lvad.data.records import SPLITS, DataError, Reading, check_exists, check_path
+from lvad.data.records import SPLITS, Reading, check_exists, check_path
 from lvad.data.videos import VIDEO_SUFFIXES
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
 Layout = Literal["lastframe", "gt_4a_21r", "jsonl", "frames"]

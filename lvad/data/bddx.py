@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 
 from lvad.data.clips import read_header
 from lvad.data.images import walk
-from lvad.data.records import SPLITS, DataError, Drop, read_text
+from lvad.data.records import SPLITS, Drop, read_text
 from lvad.data.videos import VIDEO_SUFFIXES
+from lvad.errors import DataError
 
 TABLE_SUFFIX: Final = ".csv"
 VIDEO: Final = "Input.Video"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lvad.data.records import DataError
 from lvad.data.splits import is_labelled, permutation
+from lvad.errors import DataError
 from lvad.types import Scene
 
 Rest = Literal["drop", "unlabelled"]

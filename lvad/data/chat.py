@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 from lvad.text import Flaw, parse
 

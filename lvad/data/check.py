@@ -12,8 +12,8 @@ from lvad.data.bddoia import Layout, collect
 from lvad.data.open_frames import open_frames
 from lvad.data.readable import Sizes
 from lvad.data.recordings import recording
-from lvad.data.records import DataError, one_line
 from lvad.data.splits import split_grouped, split_one_one
+from lvad.errors import DataError, one_line
 from lvad.taxonomy import BDD_OIA, Taxonomy, load_taxonomy
 from lvad.types import Scene
 

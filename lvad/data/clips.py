@@ -14,8 +14,9 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 from PIL import Image
 
-from lvad.data.records import DataError, plain_file
+from lvad.data.records import plain_file
 from lvad.data.videos import opened, picture_of, time_of
+from lvad.errors import DataError
 from lvad.types import VideoFrame
 
 _TOLERANCE_S: Final = 5e-4

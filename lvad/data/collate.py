@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lvad.data.open_frames import open_frames
 from lvad.data.recordings import drive_of
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, Batch, Scene, VideoFrame
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from lvad.data.bddoia import Layout, collect
 from lvad.data.bddx import TABLE_SUFFIX, convert_bddx
 from lvad.data.jsonl import read_jsonl
-from lvad.data.records import DataError, Reading
+from lvad.data.records import Reading
 from lvad.data.splits import is_labelled
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
 

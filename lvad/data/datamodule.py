@@ -18,11 +18,12 @@ from lvad.data.held_out import held_out_loader
 from lvad.data.label_sets import check_same
 from lvad.data.ledger import Ledger, merge, streamed, uses
 from lvad.data.pseudo_labels import ledger_of_labels
-from lvad.data.records import DataError, Reading
+from lvad.data.records import Reading
 from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
 from lvad.data.shards import Shards
 from lvad.data.source import Source
 from lvad.data.split import Split, streamed_whole
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy, load_taxonomy, parse_taxonomy
 from lvad.types import Scene
 

@@ -6,7 +6,8 @@ from typing import Final
 
 from lvad.data.counts import SceneCounts
 from lvad.data.label_sets import check_same, taxonomy_of_run
-from lvad.data.records import DataError, Reading, read_json
+from lvad.data.records import Reading, read_json
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 
 RECIPE: Final = "synthetic.json"

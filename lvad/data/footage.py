@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from lvad.data.collate import stack
 from lvad.data.images import open_image
-from lvad.data.records import DataError
 from lvad.data.resume import EpochSampler
 from lvad.data.shards import NUM_TABLES, Shards
+from lvad.errors import DataError
 from lvad.types import Scene
 
 NUM_MIXED: Final = NUM_TABLES

@@ -14,9 +14,10 @@ from typing import Final
 
 from av.error import FFmpegError
 
-from lvad.data.records import DataError, Reading, plain_file
+from lvad.data.records import Reading, plain_file
 from lvad.data.sequences import find_footage, sequence_names
 from lvad.data.videos import sample_video
+from lvad.errors import DataError
 from lvad.types import Scene
 
 _NOTES: Final = "notes.txt"

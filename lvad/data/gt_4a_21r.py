@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad.data.images import ImageIndex
-from lvad.data.records import SPLITS, DataError, Reading, read_flags, read_json, read_name
+from lvad.data.records import SPLITS, Reading, read_flags, read_json, read_name
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lvad.data.collate import collate
-from lvad.data.records import DataError
 from lvad.data.resume import ResumableLoader
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 from lvad.types import Batch
 

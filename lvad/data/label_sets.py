@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, find_taxonomy
 
 

@@ -14,18 +14,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.data.images import UNREAD_IMAGE_SUFFIXES, ImageIndex, split_number
-from lvad.data.records import (
-    SPLITS,
-    DataError,
-    Drop,
-    Reading,
-    is_text,
-    load_json,
-    read_flags,
-    read_json,
-    read_name,
-    read_text,
-)
+from lvad.data.records import SPLITS, Drop, Reading, is_text, load_json, read_flags, read_json, read_name, read_text
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 

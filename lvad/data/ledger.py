@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad.data.records import DataError, read_json
+from lvad.data.records import read_json
+from lvad.errors import DataError
 from lvad.types import Scene
 
 LEDGER: Final = "ledger.json"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 class Line(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from lvad.data.label_sets import check_labels_of
 from lvad.data.ledger import LEDGER, UNKNOWN, Ledger, read_ledger
-from lvad.data.records import DataError, read_flags, read_json
+from lvad.data.records import read_flags, read_json
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
 

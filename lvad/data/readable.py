@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lvad.data.open_frames import open_frames
-from lvad.data.records import DataError, Reading
+from lvad.data.records import Reading
+from lvad.errors import DataError
 from lvad.types import Scene, VideoFrame
 
 Sizes = dict[Path | VideoFrame, tuple[int, int] | None]

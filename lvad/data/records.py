@@ -1,4 +1,4 @@
-"""What every reader shares: the error, the account of what was read, and the checks of one row.
+"""What every reader shares: the account of what was read, and the checks of one row.
 
 A reader never stops at the first bad row. It appends to ``Reading.errors``; training raises the first of them
 (``Reading.require``), ``check`` prints all.
@@ -15,39 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple, Self
 
+from lvad.errors import DataError
 from lvad.types import Scene
 
 SPLITS: Final = ("train", "val", "test")
 MAX_TEXT_BYTES: Final = 2**30
 """A larger file is none of ours: the labels of BDD-OIA take 10 MB."""
-_MAX_MESSAGE_CHARS: Final = 2000
-
-
-class DataError(ValueError):
-    """Data on disk that cannot be used: names the file, the row and the remedy.
-
-    It takes one message and nothing else: a DataLoader worker's exception is rebuilt from its message. The message is
-    one line that every terminal can print, whatever the file says.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
-
-    @classmethod
-    def at(cls, path: Path | str, row: str, problem: str, remedy: str) -> Self:
-        """Build the message from its four parts; ``row`` is empty where the whole file is meant."""
-        where = f"{path}, {row}" if row else str(path)
-        return cls(f"{where}: {problem}; {remedy}")
-
-
-def one_line(text: str) -> str:
-    """Printable and of bearable length; text that is both stays as it is, so that errors can quote errors."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
-    if len(text) <= _MAX_MESSAGE_CHARS:
-        return text
-    half = _MAX_MESSAGE_CHARS // 2 - len(" ... ")
-    return f"{text[:half]} ... {text[-half:]}"
 
 
 class Drop(NamedTuple):

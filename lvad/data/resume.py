@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 Order = Mapping[str, str | int]
 """What the order of an epoch depends on, by the names that a user knows."""

@@ -15,8 +15,9 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from lvad.data.images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, walk
-from lvad.data.records import DataError, check_exists
+from lvad.data.records import check_exists
 from lvad.data.videos import UNREAD_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+from lvad.errors import DataError
 
 _UNREAD: Final = UNREAD_IMAGE_SUFFIXES | UNREAD_VIDEO_SUFFIXES
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)")

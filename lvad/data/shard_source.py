@@ -21,9 +21,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from lvad.data.images import open_image
-from lvad.data.records import DataError, plain_file, read_name
+from lvad.data.records import plain_file, read_name
 from lvad.data.sequences import Footage, find_footage
 from lvad.data.videos import sample_video
+from lvad.errors import DataError
 
 _JPEG_QUALITY: Final = 90
 """Of frames that come out of a video or are reduced."""

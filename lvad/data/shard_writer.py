@@ -19,9 +19,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lvad.data.records import DataError, read_json
+from lvad.data.records import read_json
 from lvad.data.shard_source import Frame, Position, Recipe, Source
 from lvad.data.shards import FORMAT, INDEX, dump, read_table, shard_name
+from lvad.errors import DataError
 
 _STARTED: Final = "started.json"
 """The recipe of footage that is not finished."""

@@ -23,7 +23,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 FORMAT: Final = "lvad-footage/1"
 INDEX: Final = "footage.json"

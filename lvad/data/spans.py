@@ -6,8 +6,9 @@ from typing import Any, Final, NamedTuple
 
 from lvad.data.clips import moments, read_header
 from lvad.data.lines import Line, name_of
-from lvad.data.records import DataError, is_text
+from lvad.data.records import is_text
 from lvad.data.videos import VIDEO_SUFFIXES
+from lvad.errors import DataError
 from lvad.types import VideoFrame
 
 SPAN_KEYS: Final = ("video", "start_s", "end_s")

@@ -12,7 +12,8 @@ from fractions import Fraction
 from typing import Final, Literal
 
 from lvad.data.recordings import drive_of
-from lvad.data.records import SPLITS, DataError, Reading
+from lvad.data.records import SPLITS, Reading
+from lvad.errors import DataError
 from lvad.types import Scene
 
 TEST_SHARE: Final = Fraction(1, 5)

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps
 
 from lvad.data.images import to_rgb
-from lvad.data.records import DataError, one_line
+from lvad.errors import DataError, one_line
 
 VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 UNREAD_VIDEO_SUFFIXES: Final = frozenset(

@@ -20,9 +20,9 @@ from starlette.routing import Route
 from lvad.api import Predictor
 from lvad.api.scenes import Frames
 from lvad.commands.one_line import is_mendable
-from lvad.data.records import DataError, one_line
 from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
 from lvad.demo.views import Asked, look
+from lvad.errors import DataError, one_line
 from lvad.report.pages import STYLE, content_hash, inlined
 
 MAX_COMPLETIONS: Final = 16

@@ -10,7 +10,7 @@ from lvad.api.loading import load
 from lvad.commands.one_line import in_one_line
 from lvad.commands.terminal import quieten
 from lvad.commands.trust import parsed
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 EXTRA: Final = ("python_multipart", "starlette", "uvicorn")
 _MAX_RUNS: Final = 2

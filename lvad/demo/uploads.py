@@ -14,8 +14,8 @@ from starlette.requests import Request
 
 from lvad.data.frames import video_frames
 from lvad.data.images import IMAGE_SUFFIXES, natural_key
-from lvad.data.records import DataError
 from lvad.data.videos import VIDEO_SUFFIXES
+from lvad.errors import DataError
 
 _MAX_FIELDS: Final = 8
 _MAX_NAME_CHARS: Final = 80

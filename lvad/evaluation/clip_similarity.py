@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.metrics.calibration import fit_platt
 from lvad.metrics.matching import Matches, MatchTable
 from lvad.rewards.clip import CLIP

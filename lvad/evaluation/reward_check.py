@@ -9,7 +9,7 @@ from torch import Tensor
 from lvad.audit import Audit, run_audit
 from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
+from lvad.errors import DataError, RewardRefused
 from lvad.rollouts import first_scenes, sample
 from lvad.types import UNLABELLED, Batch, Policy, Reward, Rollouts
 
@@ -19,10 +19,6 @@ NUM_CALIBRATING: Final = 32
 """Validation scenes that the terms of a reward are measured on."""
 
 Strictness = Literal["refuse", "warn", "off"]
-
-
-class RewardRefused(ValueError):
-    """A reward that cannot tell right from wrong; training on it would teach whatever it likes instead."""
 
 
 def validation_scenes(data: object) -> list[Batch]:

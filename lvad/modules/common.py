@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.modules.accumulation import MeanOverScenes
 
 _STEPS: Final = ("training_step", "validation_step", "test_step", "predict_step")

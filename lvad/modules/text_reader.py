@@ -18,7 +18,7 @@ from lvad.data.augment import mirrored
 from lvad.data.label_sets import taxonomy_of
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.data.recordings import recording
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
 from lvad.modules.reader_fit import Fit, SceneFeatures, cross_fit, decide, folds_of

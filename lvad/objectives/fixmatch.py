@@ -23,7 +23,7 @@ from lvad.data.augment import Augment, mirrored
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.in_turn import in_turn
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.fit_state import data_of, fit_progress
 from lvad.losses.confidence import confident
 from lvad.losses.supervised import token_cross_entropy

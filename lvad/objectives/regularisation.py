@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.objectives.rehearsal import Rehearsal
 from lvad.ops import sequence_sum
 from lvad.types import Rollouts

@@ -8,7 +8,7 @@ from torch import Tensor
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.in_turn import in_turn
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.losses.supervised import token_cross_entropy
 from lvad.text import render
 from lvad.types import Batch, Policy, Scene

@@ -15,7 +15,7 @@ import torch
 
 from lvad.data.label_sets import taxonomy_of_run
 from lvad.data.ledger import Ledger, labelled_ids, read_ledger
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval

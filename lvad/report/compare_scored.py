@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lvad.data.ledger import read_ledger
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.metrics.intervals import Interval, bootstrap_ratio
 from lvad.report.compare import excludes_zero, label_budget
 from lvad.report.compare_files import label_count, label_line

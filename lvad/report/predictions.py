@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from tqdm import tqdm
 
-from lvad.data.records import one_line
+from lvad.errors import one_line
 from lvad.report.answer_picture import draw_answer
 from lvad.report.figures import annotate
 from lvad.report.runs import write_whole

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.tags import tag
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.label_sets import check_labels_of, taxonomy_of
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:

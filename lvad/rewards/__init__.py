@@ -3,7 +3,7 @@
 from lvad.rewards.agreement import Agreement
 from lvad.rewards.bleu import BLEU
 from lvad.rewards.clip import CLIPCosine
-from lvad.rewards.judge import JudgeError, LLMJudge
+from lvad.rewards.judge import LLMJudge
 from lvad.rewards.margin import CLIPMargin
 from lvad.rewards.mix import Ensemble, Mix
 from lvad.rewards.reader import Reader
@@ -18,7 +18,6 @@ __all__ = [
     "Consistency",
     "Ensemble",
     "Format",
-    "JudgeError",
     "LLMJudge",
     "Length",
     "Mix",

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import httpx2
 
-from lvad.rewards.replies import REMEDY_UP, ChatError, Replies, content_of, meaning_of, refusal_of
+from lvad.errors import ChatError
+from lvad.rewards.replies import REMEDY_UP, Replies, content_of, meaning_of, refusal_of
 
 BACKOFF_S: Final = 0.5
 """Pause before the first retry; it doubles with each."""

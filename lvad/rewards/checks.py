@@ -5,13 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lvad.errors import BrokenReward
 from lvad.types import Scores
 
 _SHOWN = 3
-
-
-class BrokenReward(ValueError):
-    """Error: a reward is nan or infinite."""
 
 
 def frozen(judge: object, name: str) -> Any:

@@ -16,8 +16,9 @@ from typing import Final, Literal
 import torch
 from torch import nn
 
+from lvad.errors import ChatError, JudgeError
 from lvad.rewards.chat import Chat, Endpoint
-from lvad.rewards.replies import ChatError, shorten
+from lvad.rewards.replies import shorten
 from lvad.taxonomy import Taxonomy
 from lvad.text import Flaw, parse
 from lvad.types import Batch, Rollouts, Scores
@@ -29,10 +30,6 @@ _SLOT: Final = re.compile(r"\{(explanation|reason)\}")
 _THOUGHT: Final = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _SCORE: Final = re.compile(r"\bscore[\s*_]*:", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))\.?")
-
-
-class JudgeError(RuntimeError):
-    """Error: the judge gave no verdict on a completion."""
 
 
 class LLMJudge(nn.Module):

@@ -10,32 +10,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import httpx2
 
-Then = Literal["retry", "next", "stop"]
+from lvad.errors import ChatError
 
 MAX_RETRY_AFTER_S: Final = 300.0
 """A server that asks to wait longer is out of reach."""
 _PASSING: Final = (408, 409, 429)
 REMEDY_UP: Final = "see that the server is up, reachable and not overloaded, or raise endpoint.retries"
-
-
-class ChatError(RuntimeError):
-    """A prompt without a usable reply: what happened, and what to do about it.
-
-    Args:
-        cause: what happened; never holds the key.
-        remedy: what to do.
-        then: ``retry`` the prompt, take the ``next`` one, or ``stop``, where no prompt will do better.
-        wait_s: how long the server asked to wait before a retry; None for the usual pause.
-    """
-
-    def __init__(self, cause: str, remedy: str, then: Then = "retry", wait_s: float | None = None) -> None:
-        super().__init__(f"{cause}; {remedy}")
-        self.cause, self.remedy, self.wait_s = cause, remedy, wait_s
-        self.then: Then = then
 
 
 def refusal_of(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:

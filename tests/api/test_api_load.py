@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import lvad
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def test_importing_lvad_loads_no_heavy_library():

@@ -13,7 +13,7 @@ from small_fits import LORA
 
 import lvad
 from lvad.cli import main
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.report.predictions import answer_row
 
 

@@ -8,7 +8,7 @@ from judges import draw_batches, hidden, true_reasons
 
 from lvad.audit.probes import MIN_LONG_WORDS, NEUTRAL, PROBES, probe_texts
 from lvad.audit.texts import RightTexts, gather
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.facts import claims, is_true
 from lvad.taxonomy import BDD_OIA
 from lvad.text import mirror, parse, render

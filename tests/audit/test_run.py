@@ -9,7 +9,7 @@ from judges import TextJudge, draw_batches, hidden, knows_facts, knows_labels, t
 from lvad.audit import run_audit
 from lvad.audit.probes import GIBBERISH, PROBES
 from lvad.audit.scoring import as_rollouts
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Rollouts
 

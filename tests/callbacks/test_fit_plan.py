@@ -18,7 +18,7 @@ from lvad.callbacks.fit_plan import (
     step_rows,
 )
 from lvad.callbacks.worst_batch import TrialStep
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.types import Scene
 
 TRIED = TrialStep(prompt_tokens=100, completion_tokens=40, saved_bytes=3_000_000, peak_bytes=None, time_s=0.5)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lvad.callbacks.kl_rate import KLRate, next_factor
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 KLS = [0.0, 0.2, 3.0, 4.0, 1.0, 1.2, 9.0, 9.0]  # nats; eight batches in two epochs
 

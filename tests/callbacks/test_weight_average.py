@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lvad.callbacks.weight_average import AverageWeights
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.fit_state import fit_progress
 from lvad.ops import running_mean
 

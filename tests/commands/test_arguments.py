@@ -8,7 +8,7 @@ import torch
 
 from lvad.assets import CONFIGS
 from lvad.commands.arguments import complete
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 @pytest.fixture

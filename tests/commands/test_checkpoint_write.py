@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from lvad.commands.checkpoint_write import WholeFileIO
 from lvad.commands.stages import make_cli
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 SMALL = {"state_dict": {"w": torch.zeros(10)}, "global_step": 1}
 LARGE = {"state_dict": {"w": torch.ones(1_000_000)}, "global_step": 2}
@@ -19,7 +19,7 @@ LARGE = {"state_dict": {"w": torch.ones(1_000_000)}, "global_step": 2}
 FULL = """
     import resource, signal, sys, torch
     from lvad.commands.checkpoint_write import WholeFileIO
-    from lvad.data.records import DataError
+    from lvad.errors import DataError
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:

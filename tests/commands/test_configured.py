@@ -7,7 +7,7 @@ from torch.optim import SGD, Adam, lr_scheduler
 
 from lvad.callbacks.kl_rate import KLRate
 from lvad.commands.configured import changes
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def adam(**options):

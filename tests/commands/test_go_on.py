@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 
 from lvad.commands.resume import find_broken, go_on
 from lvad.commands.run_folder import trainer_root
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def write_run(folder, step, age=0):

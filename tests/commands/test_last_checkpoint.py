@@ -9,7 +9,7 @@ import torch
 from going import Remembers, fit, last
 
 from lvad.commands.last_checkpoint import LastCheckpoint
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def bits(module, trainer):

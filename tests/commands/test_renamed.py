@@ -14,9 +14,9 @@ from lvad.commands.renamed import RENAMED, check_arguments, check_keys
 from lvad.commands.stage_plan import read_pipeline
 from lvad.commands.study_plan import read_study
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 
 OLD = {"model": {"class_path": "lvad.modules.ActionSFT"}, "data": {"root": "drawn", "budget": 4, "batch_size": 2}}
 SAID = "data.root is now data.source.root, data.budget is now data.split.budget"

@@ -19,10 +19,10 @@ from lvad.cli import main
 from lvad.data import shard_writer
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
-from lvad.data.records import DataError
 from lvad.data.shard_source import Frame, Recipe, _windows
 from lvad.data.shard_writer import write_shards
 from lvad.data.shards import Shards
+from lvad.errors import DataError
 
 
 def write_video(path, num_frames, fps=2):

@@ -15,7 +15,7 @@ from lvad.callbacks.step_seeds import StepSeeds
 from lvad.cli import main
 from lvad.commands.signals import StopSignals
 from lvad.data.ledger import read_ledger
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.modules import CLIPReward
 
 

@@ -6,7 +6,7 @@ import yaml
 from lvad.assets import CONFIGS
 from lvad.commands.stage_plan import Record, expected_record, fit_args, read_pipeline, references, why_stale
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 REWARD_KEY = "model.init_args.reward.init_args.model"
 STAGES = [

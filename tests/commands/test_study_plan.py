@@ -5,7 +5,7 @@ import yaml
 
 from lvad.assets import CONFIGS
 from lvad.commands.study_plan import make_plan, read_study, repeat_args
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 SFT = {"name": "sft", "config": "mine.yaml", "overrides": {"data.split.budget": "{budget}"}}
 RLOO = {"name": "rloo", "config": "mine.yaml", "test": False, "overrides": {"model.steps": 5}}

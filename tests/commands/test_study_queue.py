@@ -10,7 +10,7 @@ import pytest
 
 from lvad.commands.study_plan import Job
 from lvad.commands.study_queue import Place, Processes, run_queue
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def jobs(**inputs):

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from lvad.commands.flags import take_flags
 from lvad.commands.trust import ask_for_keys, keys_sent, parsed, with_consent
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.types import Reward
 
 GOOD = """

@@ -9,8 +9,8 @@ from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 from torch.utils.data import DataLoader
 
 from lvad.data.balance import scene_weights
-from lvad.data.records import DataError
 from lvad.data.resume import BalancedSampler
+from lvad.errors import DataError
 from lvad.types import Scene
 
 GO, STOP, LEFT, NONE, BOTH = (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 0), (1, 1, 0, 0)

@@ -11,8 +11,8 @@ from lvad.cli import main
 from lvad.data.bddoia import read
 from lvad.data.bddx import CELLS, NUM_SPANS, VIDEO, sentence
 from lvad.data.convert import convert
-from lvad.data.records import DataError
 from lvad.data.splits import arrange
+from lvad.errors import DataError
 
 ONE, TWO = "06d501fd-a9ffc960", "00a0f008-3c67908e"
 URL = "https://host/train/{}.mov"

@@ -6,7 +6,7 @@ import pytest
 from layouts import flags, picture
 
 from lvad.data.bddoia import read
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import load_taxonomy
 
 IMAGES = {"images": ["a_0.jpg", "a_1.jpg"]}

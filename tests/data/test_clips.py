@@ -12,7 +12,7 @@ from layouts import write_video
 from lvad.data.clips import decode_moments, moments, read_header
 from lvad.data.collate import decode
 from lvad.data.open_frames import open_frames, size_of
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.types import Scene, VideoFrame
 
 

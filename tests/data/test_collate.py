@@ -6,7 +6,7 @@ from layouts import RED, STOP, picture
 from torch.utils.data import DataLoader
 
 from lvad.data.collate import SceneDataset, collate, decode
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.types import UNLABELLED, Scene
 
 

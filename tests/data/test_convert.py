@@ -9,7 +9,7 @@ from layouts import GO, GREEN, RED, STOP, gt, lastframe
 from lvad.cli import main
 from lvad.data.bddoia import collect, read
 from lvad.data.convert import convert
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def as_read(scenes):

@@ -12,7 +12,7 @@ from layouts import GO, GREEN, RED, STOP, gt, lastframe
 
 from lvad.data.bddoia import Layout, read
 from lvad.data.check import check
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 LEAVES = st.one_of(
     st.none(),

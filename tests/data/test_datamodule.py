@@ -12,9 +12,9 @@ from lvad.commands.number_types import count_before_share
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.drawn import DRAWN
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 from lvad.types import UNLABELLED, Batch
 
 

@@ -15,9 +15,9 @@ from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.footage import FootageSampler
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 
 COUNTS = [5, 1, 3, 5, 5, 2]  # 21 scenes in unequal shards
 

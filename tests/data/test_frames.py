@@ -9,7 +9,7 @@ from layouts import picture, write_video
 from PIL import Image
 
 from lvad.data.frames import read_frames, video_frames
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def level(path: Path) -> float:

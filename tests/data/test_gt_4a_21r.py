@@ -5,7 +5,7 @@ import pytest
 from layouts import GO, GREEN, RED, STOP, gt, lastframe, picture
 
 from lvad.data.bddoia import collect, detect, read
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def names(root: Path, num_frames: int = 2, images: Path | None = None) -> list[str]:

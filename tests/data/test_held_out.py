@@ -6,8 +6,8 @@ import pytest
 
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.held_out import EvenBatches
-from lvad.data.records import DataError
 from lvad.data.source import Source
+from lvad.errors import DataError
 
 
 @pytest.mark.parametrize("num_scenes", range(1, 40))

@@ -6,7 +6,7 @@ from layouts import picture
 from PIL import Image
 
 from lvad.data.images import ImageIndex, natural_key, open_image, split_number
-from lvad.data.records import DataError
+from lvad.errors import DataError
 
 
 def noise(path: Path, size: tuple[int, int] = (64, 48)) -> Path:

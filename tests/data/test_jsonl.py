@@ -9,9 +9,9 @@ from layouts import flags, picture
 from lvad.data.bddoia import collect, detect, read
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 from lvad.facts import ATTRIBUTES
 from lvad.types import Scene
 

@@ -8,9 +8,9 @@ from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe
 from lvad.data.budget import Budget
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 from lvad.types import Scene
 
 STAGES = ({}, {"rest": "unlabelled"}, {"source": {"num_drawn": SceneCounts(val=3)}}, {"batch_size": 3})

@@ -10,10 +10,10 @@ from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.label_sets import check_labels_of, taxonomy_of_run
 from lvad.data.pairs import candidates
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
 from lvad.data.synthetic import write_synthetic
+from lvad.errors import DataError
 from lvad.report.recorder import RunRecorder
 from lvad.taxonomy import BDD_OIA, FILE, Action, Reason, Taxonomy, dump_taxonomy, find_taxonomy, load_taxonomy
 from lvad.types import UNLABELLED

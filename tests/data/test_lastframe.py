@@ -5,7 +5,8 @@ import pytest
 from layouts import GO, GREEN, RED, STOP, flags, lastframe, picture
 
 from lvad.data.bddoia import collect, detect, read
-from lvad.data.records import DataError, Drop
+from lvad.data.records import Drop
+from lvad.errors import DataError
 
 ROWS = [("a.jpg", GO, GREEN), ("b.jpg", STOP, RED), ("c.jpg", [0, 0, 1, 1, 0], flags(9, 12))]
 

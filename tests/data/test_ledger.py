@@ -3,7 +3,7 @@
 import pytest
 
 from lvad.data.ledger import LEDGER, check, dump, merge, read_ledger, uses
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.types import Scene
 
 

@@ -5,7 +5,7 @@ import torch
 
 from lvad.data.bddoia import collect
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidate_texts, candidates, draw_pairs, mirror_images
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA
 from lvad.text import parse
 from lvad.types import UNLABELLED, Batch

@@ -8,9 +8,9 @@ from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump
 from lvad.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 
 STOP = PseudoLabel((0, 1, 0, 0), (0,) * 21, 0.95)
 

@@ -8,8 +8,8 @@ from layouts import picture
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.readable import keep_readable
-from lvad.data.records import DataError
 from lvad.data.source import Source
+from lvad.errors import DataError
 
 
 def frames(reading) -> list[list[str]]:

@@ -8,7 +8,8 @@ import pytest
 from layouts import GO, GREEN, RED, STOP, gt, lastframe
 
 from lvad.data.bddoia import collect, read
-from lvad.data.records import DataError, read_text
+from lvad.data.records import read_text
+from lvad.errors import DataError
 
 ENCODINGS = ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 

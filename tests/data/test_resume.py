@@ -5,10 +5,10 @@ import torch
 
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 
 
 class Squares(torch.utils.data.Dataset):

@@ -8,8 +8,8 @@ from layouts import picture
 from lvad.data.bddoia import collect
 from lvad.data.frames import read_frames
 from lvad.data.images import natural_key
-from lvad.data.records import DataError
 from lvad.data.sequences import find_footage, split_series
+from lvad.errors import DataError
 
 HASHES = ["b0245632-00000000", "b0969f2a-02b66fc4", "b12992c7-ce2d75a0", "b1455b0a-f8c10efc", "b1926625-00000000"]
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from lvad.data import shards
 from lvad.data.collate import collate
 from lvad.data.footage import FootageDataset
-from lvad.data.records import DataError
 from lvad.data.shards import Shards
+from lvad.errors import DataError
 
 
 @pytest.fixture(scope="module")

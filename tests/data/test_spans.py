@@ -9,8 +9,8 @@ from lvad.data.bddoia import collect, read
 from lvad.data.check import check
 from lvad.data.convert import convert
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.source import Source
+from lvad.errors import DataError
 from lvad.types import VideoFrame
 
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}

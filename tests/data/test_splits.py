@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from layouts import flags
 
 from lvad.data.recordings import recording
-from lvad.data.records import DataError, Reading
+from lvad.data.records import Reading
 from lvad.data.splits import arrange, carve_val, hold_out, permutation, split_grouped, split_one_one, take
+from lvad.errors import DataError
 from lvad.types import Scene
 
 

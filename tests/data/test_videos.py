@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from lvad.data.frames import read_frames, video_frames
-from lvad.data.records import DataError
 from lvad.data.videos import sample_video
+from lvad.errors import DataError
 
 RED = (255, 0, 0)
 

@@ -9,7 +9,8 @@ from lvad.data.counts import ALL_SCENES, SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import Split
-from lvad.evaluation.reward_check import RewardRefused, audit_reward, validation_scenes
+from lvad.errors import RewardRefused
+from lvad.evaluation.reward_check import audit_reward, validation_scenes
 from lvad.facts import claims, is_true
 from lvad.modules import RLOOPolicy
 from lvad.policy import HFPolicy, Lora, Sampling

@@ -14,8 +14,9 @@ from PIL import Image
 from lvad.cli import main
 from lvad.data.bddoia import Layout, collect
 from lvad.data.ledger import read_ledger
-from lvad.data.records import DataError, read_json
+from lvad.data.records import read_json
 from lvad.data.synthetic import write_synthetic
+from lvad.errors import DataError
 
 ACTIONS, REASONS = [[1, 0, 0, 0], [0, 1, 0, 0]], [[int(i == k) for i in range(21)] for k in (2, 7)]
 NAMES = ("a_1.jpg", "s/b.jpg")

@@ -17,7 +17,7 @@ from lvad.cli import main
 from lvad.commands.checkpoint_file import check_checkpoint, read_checkpoint
 from lvad.commands.export_load import load_run
 from lvad.commands.resume import find_broken
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.policy.vision import FeatureStore, VisionCache
 
 WHOLE = {

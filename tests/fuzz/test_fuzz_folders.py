@@ -17,7 +17,7 @@ from lvad.assets import CHECKPOINTS, CONFIGS, resolve_config, resolve_model
 from lvad.cli import main
 from lvad.commands.audit import build_reward
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.policy.hf import HFPolicy
 from lvad.rewards.clip import CLIP
 

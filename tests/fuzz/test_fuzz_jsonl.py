@@ -11,7 +11,8 @@ from layouts import picture, write_video
 
 from lvad.cli import main
 from lvad.data.bddoia import collect
-from lvad.data.records import SPLITS, DataError
+from lvad.data.records import SPLITS
+from lvad.errors import DataError
 from lvad.facts import ATTRIBUTES
 from lvad.types import Scene, VideoFrame
 

@@ -19,8 +19,8 @@ from lvad.data.bddoia import collect
 from lvad.data.check import check, print_report
 from lvad.data.frames import read_frames, video_frames
 from lvad.data.images import open_image
-from lvad.data.records import DataError
 from lvad.data.videos import _LIMITS
+from lvad.errors import DataError
 
 
 def picture(kind: str, size: tuple[int, int] = (24, 16)) -> bytes:

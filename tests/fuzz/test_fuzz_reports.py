@@ -11,7 +11,7 @@ from hostile import LEAVES, break_bytes, break_json, cases, one_line, refused
 
 from lvad.commands.stage_plan import Record, read_pipeline
 from lvad.commands.stage_run import RECORD, read_record
-from lvad.data.records import DataError
+from lvad.errors import ChatError, DataError
 from lvad.report.answers import read_answers, write_answers
 from lvad.report.compare import compare, read_run
 from lvad.report.model_card import Exported, model_card
@@ -20,7 +20,7 @@ from lvad.report.recorder import RunRecorder
 from lvad.report.runs import read_metrics, update_metrics
 from lvad.report.sample_rows import rows_before
 from lvad.rewards.judge import _read_template, read_score
-from lvad.rewards.replies import ChatError, Replies, _retry_after_s, content_of, meaning_of
+from lvad.rewards.replies import Replies, _retry_after_s, content_of, meaning_of
 from lvad.text import parse
 from lvad.types import AnsweredScene, Prediction, Scene
 

@@ -14,9 +14,9 @@ from lvad.data.augment import Augment
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.pairs import candidates
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 from lvad.evaluation.clip_similarity import blended
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss

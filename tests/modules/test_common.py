@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
 
 

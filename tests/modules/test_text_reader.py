@@ -11,7 +11,7 @@ from lvad.cli import main
 from lvad.commands.export_load import load_run
 from lvad.data.pseudo_labels import read_pseudo_labels
 from lvad.data.recordings import recording
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.modules import TextReader
 from lvad.policy import HFPolicy
 from lvad.rewards import Reader

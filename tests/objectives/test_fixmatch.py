@@ -9,9 +9,9 @@ from lvad.answers.decision import questions
 from lvad.answers.describer import Description
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 from lvad.modules import ActionSFT
 from lvad.objectives import FixMatch
 from lvad.policy import HFPolicy, Sampling

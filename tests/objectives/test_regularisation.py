@@ -8,15 +8,14 @@ from lightning import Callback, Trainer, seed_everything
 
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import BrokenReward, DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import RLOOPolicy
 from lvad.objectives import KL, Regularisation, Rehearsal
 from lvad.objectives.kl_penalty import AdaptiveKL
 from lvad.policy import HFPolicy, Lora, Sampling
-from lvad.rewards.checks import BrokenReward
 from lvad.types import Scores
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from answered import FORWARD, NOTHING, REASON, STOP, write_run
 
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.metrics.intervals import Interval
 from lvad.report.compare import LabelCounts, compare, excludes_zero, label_budget, read_run, run_names
 

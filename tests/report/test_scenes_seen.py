@@ -11,9 +11,9 @@ from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump, labelled_ids, read_ledger
-from lvad.data.records import DataError
 from lvad.data.source import Source
 from lvad.data.split import Split
+from lvad.errors import DataError
 from lvad.report.recorder import RunRecorder
 from lvad.report.scenes_seen import seen_by
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from lvad.commands.report import run
-from lvad.data.records import DataError
+from lvad.errors import DataError
 from lvad.metrics.intervals import bootstrap_ratio
 from lvad.metrics.matching import Matches, per_scene
 from lvad.modules.clip_reward import scene_scores

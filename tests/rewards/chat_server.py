@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from lvad.errors import ChatError
 from lvad.rewards import chat as chat_module
 from lvad.rewards.chat import Chat, Endpoint
-from lvad.rewards.replies import ChatError
 
 KEY = "sk-secret-0123456789"
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from chat_server import ask, completion, drips, drops, failure, fast, running, says, slow, status  # noqa: F401
 
+from lvad.errors import ChatError
 from lvad.rewards import chat as chat_module
 from lvad.rewards.chat import Chat, Endpoint
-from lvad.rewards.replies import ChatError
 
 pytestmark = pytest.mark.usefixtures("fast")
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lvad.rewards.checks import BrokenReward, check_finite
+from lvad.errors import BrokenReward
+from lvad.rewards.checks import check_finite
 from lvad.types import Scores
 
 

@@ -8,9 +8,10 @@ from chat_server import KEY, fast, running, says, status  # noqa: F401
 from jsonargparse import ArgumentParser
 from test_rules import EVERYTHING, rollouts
 
-from lvad.rewards import JudgeError, LLMJudge, Mix
+from lvad.errors import BrokenReward, JudgeError
+from lvad.rewards import LLMJudge, Mix
 from lvad.rewards.chat import Endpoint
-from lvad.rewards.checks import BrokenReward, check_finite
+from lvad.rewards.checks import check_finite
 from lvad.rewards.judge import MAX_REASON_CHARS, read_score
 from lvad.types import Batch, Reward
 

@@ -13,7 +13,8 @@ import torch
 from test_judge import GO, STOP, scenes
 from test_rules import rollouts
 
-from lvad.rewards import JudgeError, LLMJudge
+from lvad.errors import JudgeError
+from lvad.rewards import LLMJudge
 from lvad.rewards.chat import Endpoint
 
 WORDS = ("<unk>", "<pad>", "<end>", "0.5", "red", "light", "stop", "the")

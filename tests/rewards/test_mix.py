@@ -9,8 +9,9 @@ from test_clip import batch, frames
 from test_rules import rollouts
 from torch import nn
 
+from lvad.errors import BrokenReward
 from lvad.rewards import CLIPCosine, CLIPMargin, Ensemble, Mix, Repetition
-from lvad.rewards.checks import BrokenReward, check_finite
+from lvad.rewards.checks import check_finite
 from lvad.types import Reward, Scores
 
 
