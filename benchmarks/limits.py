@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import multilabel_f1_score
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.splits import permutation
+from lvad.data.splitting import stratified_permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic
 from lvad.modules.reader_fit import SceneFeatures, decide
@@ -128,7 +128,7 @@ def measure(study: Path, seeds: list[int]) -> dict[str, Any]:
         for policy, model in (("captioner", "embedded/vlm"), ("RLOO, untuned CLIP", str(trained))):
             heard = hear(model, data, seed)
             for n in BUDGETS:
-                train = [heard["train"][scenes[i].id] for i in permutation(scenes, seed)[:n]]
+                train = [heard["train"][scenes[i].id] for i in stratified_permutation(scenes, seed)[:n]]
                 for name, mend in MENDS.items():
                     row = {"policy": policy, "labels": n, "seed": seed, "descriptions": name}
                     rows.append(row | score(train, list(heard["test"].values()), mend))

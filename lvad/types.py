@@ -70,7 +70,7 @@ class Batch(NamedTuple):
     captions: list[tuple[str, ...]]
     facts: list[dict[str, str] | None]
     recordings: list[str]
-    """The drive of each, as of ``lvad.data.recordings.drive_of``."""
+    """The drive of each, as of ``lvad.data.recordings.recording_of``."""
     taxonomy: Taxonomy = BDD_OIA
     """What the labels are called."""
 

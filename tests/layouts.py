@@ -9,6 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from lvad.facts import ATTRIBUTES
 from lvad.taxonomy import BDD_OIA
 
 
@@ -47,6 +48,8 @@ STOP = [0, 1, 0, 0]
 GO = [1, 0, 0, 0]
 RED = flags(7)
 GREEN = flags(2)
+FACTS = {attribute: values[0] for attribute, values in ATTRIBUTES.items()}
+"""Every attribute with its first value."""
 
 
 def lastframe(root: Path, split: str, rows: Sequence[Row], pictures: bool = True) -> Path:

@@ -148,7 +148,8 @@ def test_contradictions_are_read_from_the_words(text, truths, expected):
 
 
 def test_no_caption_contradicts_its_own_scene_and_no_mirrored_one_that_is_accused_is_true():
-    from lvad.data.synthetic.state import facts, labels
+    from lvad.data.synthetic.labels import labels
+    from lvad.data.synthetic.state import facts
     from lvad.data.synthetic.write import draw_scene
     from lvad.text import mirror
 

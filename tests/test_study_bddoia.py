@@ -15,7 +15,7 @@ from lvad.assets import CONFIGS
 from lvad.cli import main
 from lvad.commands.study_plan import make_plan, read_study
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.recordings import recording
+from lvad.data.recordings import recording_of_id
 from lvad.data.source import Source
 from lvad.data.split import Split
 
@@ -50,7 +50,7 @@ def labelled(data):
 
 
 def drives(scenes):
-    return {recording(scene.id) for scene in scenes}
+    return {recording_of_id(scene.id) for scene in scenes}
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_reinforcement_learning_sees_every_scene_and_no_label(bddoia):
     batch = next(iter(data.train_dataloader()))
     assert (batch.actions == -1).all()
     assert (batch.reasons == -1).all()
-    assert set(data.uses("RLOOPolicy")) == {"RLOOPolicy train, unlabelled"}
+    assert set(data.stage_ledger("RLOOPolicy")) == {"RLOOPolicy train, unlabelled"}
 
 
 def test_the_plan_runs_what_is_common_once_and_says_what_it_costs(tmp_path, monkeypatch, capsys):

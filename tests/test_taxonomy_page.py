@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lvad.data.pairs import mirror_images
+from lvad.data.pairs import mirrored_candidates
 from lvad.taxonomy import load_taxonomy
 from lvad.taxonomy.label_set import MAX_ACTIONS, SYMBOLS
 
@@ -17,8 +17,8 @@ def test_the_shown_label_set_is_read(tmp_path):
     found = load_taxonomy(str(tmp_path / "mine.yaml"))
     assert found.action_names == ("wait", "go left", "go right")
     assert found.question == "wait, drive to the left, drive to the right"
-    assert mirror_images("reason", found) == (0, 1, 3, 2, 5, 4)
-    assert mirror_images("output", found)[6 + 2] == 12 + 3  # go left for the left bay: go right for the right one
+    assert mirrored_candidates("reason", found) == (0, 1, 3, 2, 5, 4)
+    assert mirrored_candidates("output", found)[6 + 2] == 12 + 3  # go left for the left bay: go right for the right one
     assert found.contradictions[0].against == (found.reason_index["left_wall"],)
 
 

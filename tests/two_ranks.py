@@ -11,10 +11,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from lvad.callbacks.fit_plan import FitPlan
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.estimators import A2C, RLOO
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy
 from lvad.objectives import KL, Regularisation

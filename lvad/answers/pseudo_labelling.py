@@ -14,7 +14,7 @@ from lvad.answers.answer_probabilities import sets_of
 from lvad.answers.decision import DecodedAnswers, record_answers
 from lvad.data.collate import SceneDataset
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.held_out import held_out_loader
+from lvad.data.loaders import evaluation_loader
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.fit_state import data_of
 from lvad.metrics.calibration import fit_platt
@@ -138,5 +138,5 @@ def _batches(module: LightningModule, data: BDDOIADataModule, scenes: Sequence[S
     if not scenes:
         return
     items = SceneDataset(scenes, data.source.num_frames, data.source.image_size_px)
-    for batch in held_out_loader(items, data.eval_batch_size, 0, {"num_replicas": 1, "rank": 0}, data.taxonomy):
+    for batch in evaluation_loader(items, data.eval_batch_size, 0, {"num_replicas": 1, "rank": 0}, data.taxonomy):
         yield module.transfer_batch_to_device(batch, module.device, 0)

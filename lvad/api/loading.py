@@ -20,7 +20,7 @@ from lvad.commands.export_load import BEST, load_run
 from lvad.commands.flags import with_flags
 from lvad.commands.terminal import HARMLESS_WARNINGS
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import is_text, read_json
+from lvad.data.reading import is_text, read_json
 from lvad.errors import DataError
 from lvad.policy import HFPolicy
 from lvad.report.runs import CONFIG

@@ -16,7 +16,7 @@ from lvad.api.scenes import Frames, SceneReader
 from lvad.commands.export_load import scenes_to_try
 from lvad.data.collate import collate
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import is_text
+from lvad.data.reading import is_text
 from lvad.errors import DataError
 from lvad.ops import seeded
 from lvad.policy import HFPolicy

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lvad.data.bddoia import collect
 from lvad.data.collate import decode, stack
+from lvad.data.decoding import keep_decodable
 from lvad.data.frames import video_frames
 from lvad.data.images import open_image, prepared
-from lvad.data.readable import keep_readable
+from lvad.data.layouts import read_source
 from lvad.data.videos import VIDEO_SUFFIXES
 from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
@@ -75,8 +75,8 @@ class SceneReader(NamedTuple):
             DataError: naming the first file that cannot be read.
         """
         root = Path(path).expanduser()
-        found = collect(root, "frames", self.num_frames, None, self.fps, self.video_stream, True, self.taxonomy)
-        return keep_readable(found, self.image_size_px).require().scenes
+        found = read_source(root, "frames", self.num_frames, None, self.fps, self.video_stream, True, self.taxonomy)
+        return keep_decodable(found, self.image_size_px).require().scenes
 
     def _read_file(self, path: Path) -> tuple[Scene, Tensor]:
         if os.path.isdir(path):

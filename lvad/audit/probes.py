@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import torch
 
 from lvad.audit.texts import RightTexts
-from lvad.data.corrupt import shuffle
+from lvad.data.text_corruption import shuffle
 from lvad.taxonomy import Taxonomy
 from lvad.text import render
 from lvad.types import UNLABELLED

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lvad.audit.probes import FLIPPED
 from lvad.audit.texts import RightTexts
-from lvad.data.augment import choose, mirrored
+from lvad.data.augment import mirrored, select_scenes
 from lvad.types import Batch, Reward, Rollouts
 
 
@@ -96,7 +96,7 @@ def _score_flipped(reward: Reward, batch: Batch, texts: list[str | None]) -> Ten
     if not is_flipped.any():
         return torch.full((len(texts),), torch.nan, dtype=torch.float64)
     # The others stay in the batch as they are: a reward may hold a scene against its company.
-    batch = choose(is_flipped, mirrored(batch), batch)
+    batch = select_scenes(is_flipped, mirrored(batch), batch)
     said = [[text or ""] for text in texts]
     return _where(texts, _score(reward, batch, said, [f"probe {FLIPPED!r}"])[:, 0])
 

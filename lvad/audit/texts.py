@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 import torch
 
-from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs, mirror_images
+from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, mirrored_candidates, sample_pairs
 from lvad.errors import DataError
 from lvad.facts import claims, is_true
 from lvad.text import mirror
@@ -71,7 +71,7 @@ class RightTexts:
             self.found = candidates(source, scenes)
             self.texts = _drawn(self.found, generator)
             self._index = {text: c for c, text in enumerate(self.found.texts)}
-            self._mirror_images = mirror_images(source, scenes.taxonomy)
+            self._mirror_images = mirrored_candidates(source, scenes.taxonomy)
             self._is_true, self._is_false = self.found.is_true.tolist(), self.found.is_false.tolist()
         else:
             raise ValueError(f"texts must be one of {TEXT_SOURCES} or a list, got {source!r}")
@@ -142,7 +142,7 @@ def _captions(scenes: Batch) -> list[str]:
 
 
 def _drawn(found: Candidates, generator: torch.Generator) -> list[str]:
-    pairs = draw_pairs(found, 1, generator)
+    pairs = sample_pairs(found, 1, generator)
     texts = [""] * len(found.is_true)
     for row, column in zip(pairs.rows.tolist(), pairs.texts[:, 0].tolist(), strict=True):
         texts[row] = found.texts[column]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lvad.data.collate import collate, decode
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.decoding import frame_size
 from lvad.data.images import reduced_size
-from lvad.data.open_frames import size_of
 from lvad.errors import DataError, DoesNotFit
 from lvad.objectives.kl_penalty import AdaptiveKL
 from lvad.ops import kept_random_state
@@ -141,7 +141,7 @@ def longest_completion(policy: Any) -> int | None:
 def _size(scene: Scene, image_size_px: int | None) -> tuple[int, int]:
     """Width and height of its last frame."""
     try:
-        return reduced_size(size_of(scene.frames[-1]), image_size_px)
+        return reduced_size(frame_size(scene.frames[-1]), image_size_px)
     except (OSError, DataError, Image.DecompressionBombError, IndexError):
         return 0, 0  # decoding it says what is wrong
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from lvad.assets import resolve_config
 from lvad.commands.checkpoint_file import check_checkpoint
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.records import encoding_of
+from lvad.data.reading import encoding_of
 from lvad.errors import DataError
 from lvad.report.runs import CONFIG, LOGS, best_checkpoint, newest_run
 

@@ -21,9 +21,9 @@ from lvad.commands.trust import ask_for_keys, parsed, with_consent
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.records import SPLITS
+from lvad.data.reading import SPLITS
 from lvad.data.source import Source
-from lvad.data.splits import take
+from lvad.data.splitting import seeded_subset
 from lvad.errors import DataError
 from lvad.report.audit_report import audit_picture, audit_table
 from lvad.report.runs import write_whole
@@ -167,7 +167,7 @@ def _scenes(config: Namespace) -> DataLoader[Any]:
     data.prepare_data()
     data.setup()
     found = data.scenes[config.split]
-    scenes = take(found, min(config.num_scenes, len(found)), config.seed, "num_scenes")
+    scenes = seeded_subset(found, min(config.num_scenes, len(found)), config.seed, "num_scenes")
     if not scenes:
         raise DataError.at(root, "", f"no {config.split} scenes", "choose another --split, or raise --num_scenes")
     items = SceneDataset(scenes, config.num_frames)

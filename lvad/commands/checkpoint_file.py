@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from lvad.data.records import plain_file
+from lvad.data.reading import plain_file
 from lvad.errors import DataError
 
 # What torch.load makes of a broken file: it has no error of its own.

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvad.commands.place import count_batches, set_place
 from lvad.commands.signals import Stopped, StopSignals
-from lvad.data.resume import ANEW
+from lvad.data.loaders import ANEW
 from lvad.errors import DataError
 
 _DUE = "is_validation_due"

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import Trainer
 
-from lvad.data.resume import ANEW, ResumableLoader
+from lvad.data.loaders import ANEW, ResumableLoader
 from lvad.errors import DataError
 
 _EPOCHS, _BATCHES, _VALIDATION = "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from lvad.commands.flags import given_flags
 from lvad.commands.stage_plan import REPLACED, Record, why_stale
-from lvad.data.records import read_json
+from lvad.data.reading import read_json
 from lvad.errors import DataError
 from lvad.report.runs import CONFIG, METRICS, MODEL, best_checkpoint, write_whole
 

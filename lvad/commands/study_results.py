@@ -10,7 +10,7 @@ from lvad.commands.stage_plan import Record, why_stale
 from lvad.commands.stage_run import Run, Say, call, is_whole, read_record, test_args
 from lvad.commands.study_plan import Cell, Job, Plan, Study, repeat_args
 from lvad.data.ledger import labelled_ids, ledger_of_run
-from lvad.data.records import read_json
+from lvad.data.reading import read_json
 from lvad.errors import DataError
 from lvad.report.answers import ANSWERS
 from lvad.report.compare import read_run

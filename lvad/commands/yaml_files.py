@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import yaml
 
-from lvad.data.records import read_text
+from lvad.data.reading import read_text
 from lvad.errors import DataError
 
 _MAX_CHARS: Final = 2**20

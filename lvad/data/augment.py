@@ -63,7 +63,7 @@ class Augment:
         is_flipped = torch.rand(len(batch.ids)) < self.mirror_probability
         if not is_flipped.any():
             return batch
-        return choose(is_flipped, mirrored(batch), batch)
+        return select_scenes(is_flipped, mirrored(batch), batch)
 
     def _view(self, frames: Tensor) -> Tensor:
         if self.min_area < 1:
@@ -83,7 +83,7 @@ def _one_sided(taxonomy: Taxonomy) -> str:
     return next((text for i, (text, partner) in rows if partner == i and mirror(text) != text), "")
 
 
-def choose(is_first: Tensor, first: Batch, second: Batch) -> Batch:
+def select_scenes(is_first: Tensor, first: Batch, second: Batch) -> Batch:
     """Scene by scene, bool[B], from the one batch or from the other."""
     pick = is_first.tolist()
     column = is_first.to(first.actions.device)[:, None]

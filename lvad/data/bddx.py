@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lvad.data.clips import read_header
 from lvad.data.images import walk
-from lvad.data.records import SPLITS, Drop, read_text
+from lvad.data.reading import SPLITS, Drop, read_text
+from lvad.data.video_clips import read_header
 from lvad.data.videos import VIDEO_SUFFIXES
 from lvad.errors import DataError
 

@@ -35,7 +35,7 @@ def from_chat(row: Mapping[str, Any], path: Path, where: str, taxonomy: Taxonomy
     """
     own = {key: value for key, value in row.items() if key not in CHAT_KEYS}
     own["frames"] = row.get("images", [])
-    said = _said(row["messages"], path, where)
+    said = _messages(row["messages"], path, where)
     asked = sum(text.count(_IMAGE) for role, text in said if role != "assistant")
     if isinstance(own["frames"], list) and asked not in (0, len(own["frames"])):
         problem = f"{asked} {_IMAGE} in the messages, but {len(own['frames'])} images"
@@ -44,10 +44,10 @@ def from_chat(row: Mapping[str, Any], path: Path, where: str, taxonomy: Taxonomy
     if len(answers) > 1:
         problem = f"{len(answers)} messages of the assistant"
         raise DataError.at(path, where, problem, "a scene has one: make a line of each, with an id of its own")
-    return own | (_learnt(answers[0], path, where, taxonomy) if answers else {})
+    return own | (_labels_or_text(answers[0], path, where, taxonomy) if answers else {})
 
 
-def _said(messages: object, path: Path, where: str) -> list[tuple[str, str]]:
+def _messages(messages: object, path: Path, where: str) -> list[tuple[str, str]]:
     """Role and content of every message."""
     said = []
     for message in messages if isinstance(messages, list) else [messages]:
@@ -60,7 +60,7 @@ def _said(messages: object, path: Path, where: str) -> list[tuple[str, str]]:
     return said
 
 
-def _learnt(text: str, path: Path, where: str, taxonomy: Taxonomy) -> dict[str, Any]:
+def _labels_or_text(text: str, path: Path, where: str, taxonomy: Taxonomy) -> dict[str, Any]:
     """Labels where a text is an answer, else the description."""
     answer = parse(text, taxonomy)
     if any(problem.flaw is Flaw.NO_ACTION for problem in answer.problems):

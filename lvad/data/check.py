@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from lvad.data.bddoia import Layout, collect
-from lvad.data.open_frames import open_frames
-from lvad.data.readable import Sizes
-from lvad.data.recordings import recording
-from lvad.data.splits import split_grouped, split_one_one
+from lvad.data.decoding import FrameSizes, decode_frames
+from lvad.data.layouts import Layout, read_source
+from lvad.data.recordings import recording_of_id
+from lvad.data.splitting import split_grouped, split_single
 from lvad.errors import DataError, one_line
 from lvad.taxonomy import BDD_OIA, Taxonomy, load_taxonomy
 from lvad.types import Scene
@@ -49,7 +48,7 @@ class Report:
         return int(bool(self.errors))
 
 
-_SPLITS: Final = {"single": split_one_one, "grouped": split_grouped}
+_SPLITS: Final = {"single": split_single, "grouped": split_grouped}
 
 
 def check(
@@ -66,9 +65,9 @@ def check(
     Args:
         root: folder of the label files, or of pictures, or one picture or video.
         format: its layout.
-        images: folder of the pictures, where they do not lie beside the labels.
-        subset: count every scene, or the paper's one-action-one-reason scenes after their 8:2 split (``single``), or
-            after one that keeps recordings whole (``grouped``).
+        images: folder of the pictures, if not beside the labels.
+        subset: count every scene, or the paper's one-action-one-reason scenes, split 8:2 (``single``) or with every
+            recording whole (``grouped``).
         decode: open every picture; False only looks whether it exists.
         num_frames: M; the pictures of these frames are looked at.
         taxonomy: what the labels are called.
@@ -77,10 +76,10 @@ def check(
         Counts, errors (what a run would stop at) and warnings (what real data has).
     """
     root = Path(os.path.expanduser(root))  # a user who is unknown stays a name
+    folder = Path(os.path.expanduser(images)) if images else None
     report = Report(str(root), format, taxonomy.name)
     try:
-        folder = Path(os.path.expanduser(images)) if images else None
-        reading = collect(root, format, num_frames, folder, taxonomy=taxonomy)
+        reading = read_source(root, format, num_frames, folder, taxonomy=taxonomy)
         report.format, report.dropped = reading.format, reading.dropped
         report.errors += [str(error) for error in reading.errors]
         report.warnings += reading.warnings
@@ -90,10 +89,10 @@ def check(
         return report
     _count(report, scenes, taxonomy)
     report.warnings += _contradictions(scenes, taxonomy)
-    if not reading.has_images:
-        report.warnings.append("images not checked: none beside the label files (give images=)")
+    if reading.has_images:
+        report.images = _decode_frames(report, scenes) if decode else "present, not decoded"
     else:
-        report.images = _decode_all(report, scenes) if decode else "present, not decoded"
+        report.warnings.append("images not checked: none beside the label files (give images=)")
     return report
 
 
@@ -112,14 +111,14 @@ def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
             report.reasons[name] = dict(zip(taxonomy.reason_keys, reasons, strict=True))
 
 
-def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
-    sizes: Sizes = {}
+def _decode_frames(report: Report, scenes: Sequence[Scene]) -> str:
+    sizes: FrameSizes = {}
     for scene in scenes:
         for frame in scene.frames:
             if frame not in sizes:
                 sizes[frame] = None
                 try:
-                    sizes[frame] = open_frames([frame])[0].size
+                    sizes[frame] = decode_frames([frame])[0].size
                 except DataError as error:
                     report.errors.append(str(error))
         found = {size for frame in scene.frames if (size := sizes[frame])}
@@ -130,23 +129,23 @@ def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
     return f"{sum(size is not None for size in sizes.values())} of {len(sizes)} decoded"
 
 
-_Test = Callable[[tuple[int, ...], tuple[int, ...]], object]
+_Predicate = Callable[[tuple[int, ...], tuple[int, ...]], object]
 
 
-def _speaks(taxonomy: Taxonomy, action: int, supports: bool) -> list[int]:
+def _reason_indices(taxonomy: Taxonomy, action: int, supports: bool) -> list[int]:
     return [i for i, r in enumerate(taxonomy.reasons) if r.action == action and r.supports == supports]
 
 
-def _tests(taxonomy: Taxonomy) -> dict[str, _Test]:
+def _contradiction_tests(taxonomy: Taxonomy) -> dict[str, _Predicate]:
     names = taxonomy.action_names
-    tests: dict[str, _Test] = {"no action": lambda a, r: not any(a), "no reason": lambda a, r: not any(r)}
+    tests: dict[str, _Predicate] = {"no action": lambda a, r: not any(a), "no reason": lambda a, r: not any(r)}
     for i, j in taxonomy.exclusive:
         tests[f"{names[i]} and {names[j]}"] = lambda a, r, i=i, j=j: a[i] and a[j]
         tests[f"neither {names[i]} nor {names[j]}"] = lambda a, r, i=i, j=j: not a[i] and not a[j]
     for says, *sides in taxonomy.contradictions:
         tests[says] = lambda a, r, sides=sides: all(any(r[i] for i in side) for side in sides)
     for index, name in enumerate(names):
-        own, against = (_speaks(taxonomy, index, supports) for supports in (True, False))
+        own, against = (_reason_indices(taxonomy, index, supports) for supports in (True, False))
         if own:
             tests[f"{name} without a reason for it"] = lambda a, r, index=index, own=own: (
                 a[index] and not any(r[i] for i in own)
@@ -160,11 +159,11 @@ def _tests(taxonomy: Taxonomy) -> dict[str, _Test]:
 
 def _contradictions(scenes: Sequence[Scene], taxonomy: Taxonomy) -> list[str]:
     labelled = [(s.actions, s.reasons) for s in scenes if s.actions and s.reasons]
-    counts = {name: sum(bool(test(a, r)) for a, r in labelled) for name, test in _tests(taxonomy).items()}
+    counts = {name: sum(bool(test(a, r)) for a, r in labelled) for name, test in _contradiction_tests(taxonomy).items()}
     found = [f"{count} scenes: {name}" for name, count in counts.items() if count]
     splits_of: dict[str, set[str]] = {}
     for scene in scenes:
-        if name := scene.recording or recording(scene.id):
+        if name := scene.recording or recording_of_id(scene.id):
             splits_of.setdefault(name, set()).add(scene.split)
     if shared := sum(len(splits) > 1 for splits in splits_of.values()):
         found.append(f"{shared} of {len(splits_of)} recordings are in more than one split")

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lvad.data.open_frames import open_frames
-from lvad.data.recordings import drive_of
+from lvad.data.decoding import decode_frames
+from lvad.data.recordings import recording_of
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, Batch, Scene, VideoFrame
@@ -33,7 +33,7 @@ def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> T
     frames = scene.frames[-num_frames:]
     if not frames:
         raise DataError(f"scene {scene.id!r} has no frames; give the folder of the pictures as images=")
-    return stack(scene.id, frames, open_frames(frames, image_size_px))
+    return stack(scene.id, frames, decode_frames(frames, image_size_px))
 
 
 def stack(scene_id: str, names: Sequence[Path | VideoFrame | str], images: Sequence[Image.Image]) -> Tensor:
@@ -92,6 +92,6 @@ def collate(items: Sequence[tuple[Scene, Tensor]], taxonomy: Taxonomy = BDD_OIA)
         reasons=torch.tensor([scene.reasons or no_reasons for scene in scenes]),
         captions=[scene.captions for scene in scenes],
         facts=[None if scene.facts is None else dict(scene.facts) for scene in scenes],
-        recordings=[drive_of(scene) for scene in scenes],
+        recordings=[recording_of(scene) for scene in scenes],
         taxonomy=taxonomy,
     )

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lvad.data.bddoia import Layout, collect
 from lvad.data.bddx import TABLE_SUFFIX, convert_bddx
 from lvad.data.jsonl import read_jsonl
-from lvad.data.records import Reading
-from lvad.data.splits import is_labelled
+from lvad.data.layouts import Layout, read_source
+from lvad.data.reading import Reading
+from lvad.data.splitting import is_labelled
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
@@ -44,10 +44,7 @@ def convert(
         DataError: if ``out`` exists or is no ``.jsonl``, a row of the source cannot be used, or it has no labels.
         OSError: if ``out`` cannot be written.
     """
-    if out.suffix != ".jsonl":
-        raise DataError.at(out, "", "is no .jsonl file", "give a name that ends in .jsonl")
-    if out.exists():
-        raise DataError.at(out, "", "exists already", "name another file, or remove it")
+    _check_output(out)
     relative = _relative_to(out.parent)
     if layout == "bddx" or (layout == "auto" and source.suffix == TABLE_SUFFIX):
         lines, drops = convert_bddx(source, images or source.parent / "videos", relative)
@@ -55,11 +52,18 @@ def convert(
         reading = read_jsonl(out, num_frames, taxonomy=taxonomy).require()
         reading.drops = drops
         return reading
-    reading = collect(source, layout, num_frames, images, taxonomy=taxonomy).require()
+    reading = read_source(source, layout, num_frames, images, taxonomy=taxonomy).require()
     if not any(is_labelled(reading.scenes)):
         raise DataError.at(source, "", "has no labels to convert", "give a folder with label files")
     _write(out, (_row(scene, relative, taxonomy) for scene in reading.scenes))
     return reading
+
+
+def _check_output(out: Path) -> None:
+    if out.suffix != ".jsonl":
+        raise DataError.at(out, "", "is no .jsonl file", "give a name that ends in .jsonl")
+    if out.exists():
+        raise DataError.at(out, "", "exists already", "name another file, or remove it")
 
 
 def _write(out: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -98,7 +102,8 @@ def _relative_to(folder: Path) -> Callable[[Path], str]:
     start = folder.resolve()
 
     @cache
-    def parent(path: Path) -> str:
+    def relative_parent(path: Path) -> str:
+        """The folder of a file, relative to ``folder``; links are resolved once per folder."""
         return Path(os.path.relpath(path.resolve(), start)).as_posix()
 
-    return lambda frame: f"{parent(frame.parent)}/{frame.name}".removeprefix("./")
+    return lambda frame: f"{relative_parent(frame.parent)}/{frame.name}".removeprefix("./")

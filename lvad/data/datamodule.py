@@ -10,24 +10,22 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from lvad.data.balance import scene_weights
 from lvad.data.collate import SceneDataset, collate
-from lvad.data.counts import ALL_SCENES, at_least
-from lvad.data.footage import FootageDataset, FootageSampler
-from lvad.data.held_out import held_out_loader
-from lvad.data.label_sets import check_same
-from lvad.data.ledger import Ledger, merge, streamed, uses
+from lvad.data.ledger import Ledger, merge, stage_ledger, stream_ledger
+from lvad.data.loaders import Order, ResumableLoader, evaluation_loader
 from lvad.data.pseudo_labels import ledger_of_labels
-from lvad.data.records import Reading
-from lvad.data.resume import BalancedSampler, EpochSampler, Order, ResumableLoader
+from lvad.data.reading import Reading
+from lvad.data.samplers import BalancedSampler, EpochSampler, scene_weights
+from lvad.data.shard_dataset import ShardDataset, ShardSampler
 from lvad.data.shards import Shards
-from lvad.data.source import Source
-from lvad.data.split import Split, streamed_whole
+from lvad.data.source import Source, at_least
+from lvad.data.split import ALL_SCENES, Split, streamed_whole
 from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy, load_taxonomy, parse_taxonomy
+from lvad.taxonomy.compatibility import check_same_taxonomy
 from lvad.types import Scene
 
-DRAWN_SCENES: Final = Source()
+SYNTHETIC_SOURCE: Final = Source()
 SOURCE_SPLIT: Final = Split()
 
 
@@ -53,7 +51,7 @@ class BDDOIADataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Source = DRAWN_SCENES,
+        source: Source = SYNTHETIC_SOURCE,
         split: Split = SOURCE_SPLIT,
         batch_size: int = 8,
         eval_batch_size: int | None = None,
@@ -98,18 +96,18 @@ class BDDOIADataModule(LightningDataModule):
         elif self.reading is None:
             self.reading = self.source.read(self.taxonomy)
         if self.reading is not None and not self.scenes and stage != "predict":
-            self._divide(self.reading)
+            self._split(self.reading)
         if not self.shards and stage in (None, "fit"):
             self.shards = [Shards(url) for url in self.source.shard_urls]
         rank_zero_info(self.summary())
 
-    def _divide(self, reading: Reading) -> None:
+    def _split(self, reading: Reading) -> None:
         counts = self.split.num_scenes
-        if drawn := self.source.drawn(counts):
-            drawn.check(reading)
+        if synthetic := self.source.synthetic_set(counts):
+            synthetic.check(reading)
             # Of a part of the drawn scenes there are fewer than were drawn.
             if self.split.subset == "all" and self.source.num_drawn == ALL_SCENES:
-                counts = drawn.counts
+                counts = synthetic.counts
         self.scenes, self.pool = self.split.divide(reading, counts, self.seed, self.taxonomy)
         if self.source.shard_urls:
             self.scenes["train"], self.pool = [], []
@@ -124,13 +122,13 @@ class BDDOIADataModule(LightningDataModule):
         Raises:
             DataError: naming the difference.
         """
-        check_same(parse_taxonomy(state_dict["taxonomy"]), self.taxonomy, "the checkpoint")
+        check_same_taxonomy(parse_taxonomy(state_dict["taxonomy"]), self.taxonomy, "the checkpoint")
 
-    def uses(self, stage: str) -> Ledger:
+    def stage_ledger(self, stage: str) -> Ledger:
         """What a stage sees of these scenes while it is fitted."""
         file = self.split.label_file
         made = ledger_of_labels(file) if file else {}
-        return merge([uses(stage, self.scenes), streamed(stage, self.shards), made])
+        return merge([stage_ledger(stage, self.scenes), stream_ledger(stage, self.shards), made])
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, or drawn in balance, by seed and epoch; the last batch may be smaller.
@@ -140,18 +138,18 @@ class BDDOIADataModule(LightningDataModule):
                 labels.
         """
         if self.shards:
-            stream = FootageDataset(self.shards, self.source.num_frames, self.source.image_size_px)
+            stream = ShardDataset(self.shards, self.source.num_frames, self.source.image_size_px)
             order = self._order(len(stream), [shards.digest for shards in self.shards])
-            sampler = FootageSampler(stream.counts, self.seed, **self._share())
+            sampler = ShardSampler(stream.counts, self.seed, **self._replica_options())
             return self._loader(stream, sampler, self.batch_size, order)
-        scenes = self._of("train")
-        share = self._share()
+        scenes = self._scenes_of("train")
+        replica = self._replica_options()
         # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
         seed = self.seed << 12
         if self.balance:
-            sampler = BalancedSampler(scene_weights(scenes), seed, **share)
+            sampler = BalancedSampler(scene_weights(scenes), seed, **replica)
         else:
-            sampler = EpochSampler(len(scenes), seed, **share)
+            sampler = EpochSampler(len(scenes), seed, **replica)
         return self._loader(scenes, sampler, self.batch_size, self._order(len(scenes), [scene.id for scene in scenes]))
 
     def _order(self, num_scenes: int, names: list[str]) -> Order:
@@ -160,21 +158,22 @@ class BDDOIADataModule(LightningDataModule):
         known = {"data.seed": self.seed, "data.balance": self.balance, "the number of training scenes": num_scenes}
         return {**known, "the digest of their names": digest}
 
-    def _share(self) -> dict[str, int]:
+    def _replica_options(self) -> dict[str, int]:
+        """``num_replicas`` and ``rank`` of this device, as samplers take them."""
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         return {name: share[name] for name in ("num_replicas", "rank")}
 
     def val_dataloader(self) -> DataLoader | list:
         """In order, each scene once on whichever device; without a loader where there is no validation scene."""
-        return self._held_out(self.scenes["val"]) if self.scenes["val"] else []
+        return self._evaluation_loader(self.scenes["val"]) if self.scenes["val"] else []
 
     def test_dataloader(self) -> DataLoader:
         """In order, each scene once on whichever device."""
-        return self._held_out(self._of("test"))
+        return self._evaluation_loader(self._scenes_of("test"))
 
-    def _held_out(self, scenes: list[Scene]) -> DataLoader:
+    def _evaluation_loader(self, scenes: list[Scene]) -> DataLoader:
         items = SceneDataset(scenes, self.source.num_frames, self.source.image_size_px)
-        return held_out_loader(items, self.eval_batch_size, self.num_workers, self._share(), self.taxonomy)
+        return evaluation_loader(items, self.eval_batch_size, self.num_workers, self._replica_options(), self.taxonomy)
 
     def predict_dataloader(self) -> DataLoader:
         """Every scene of ``root``, in order, whatever its split; every frame of a sequence ends one.
@@ -194,20 +193,20 @@ class BDDOIADataModule(LightningDataModule):
         reading = self.reading or self.predicted
         if reading is None:
             return f"{self.source.path}: not read yet"
-        beside = [str(self.split.label_budget)] if self.split.label_budget else []
+        notes = [str(self.split.label_budget)] if self.split.label_budget else []
         streams = [f"training scenes streamed, without labels: {shards}" for shards in self.shards]
-        return reading.summary(self.source.path, self.scenes, self.split.unlabelled, beside, streams)
+        return reading.summary(self.source.path, self.scenes, self.split.unlabelled, notes, streams)
 
-    def _of(self, split: str) -> list[Scene]:
+    def _scenes_of(self, split: str) -> list[Scene]:
         if not self.scenes[split]:
             problem = f"no {split} scenes"
             raise DataError.at(self.source.path, "", problem, "choose a source with that split, or raise num_scenes")
         return self.scenes[split]
 
     def _loader(
-        self, scenes: list[Scene] | FootageDataset, sampler: Sampler[int], batch_size: int, order: Order | None = None
+        self, scenes: list[Scene] | ShardDataset, sampler: Sampler[int], batch_size: int, order: Order | None = None
     ) -> DataLoader:
-        is_stream = isinstance(scenes, FootageDataset)
+        is_stream = isinstance(scenes, ShardDataset)
         return ResumableLoader(
             scenes if is_stream else SceneDataset(scenes, self.source.num_frames, self.source.image_size_px),
             batch_size=batch_size,

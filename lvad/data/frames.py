@@ -14,8 +14,8 @@ from typing import Final
 
 from av.error import FFmpegError
 
-from lvad.data.records import Reading, plain_file
-from lvad.data.sequences import find_footage, sequence_names
+from lvad.data.reading import Reading, plain_file
+from lvad.data.sequences import find_sequences, sequence_names
 from lvad.data.videos import sample_video
 from lvad.errors import DataError
 from lvad.types import Scene
@@ -51,10 +51,10 @@ def read_frames(
     Raises:
         DataError: if ``root`` cannot be reached, or holds neither pictures nor videos.
     """
-    found = find_footage(root)
+    found = find_sequences(root)
     reading = Reading("frames", warnings=found.notes(num_frames))
-    for part in found.footage:
-        with reading.gather():
+    for part in found.sequences:
+        with reading.collect_errors():
             ids, files = part.ids, part.files
             if part.is_video:
                 files = video_frames(part.files[0], fps, video_stream=video_stream)

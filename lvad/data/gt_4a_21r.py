@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad.data.images import ImageIndex
-from lvad.data.records import SPLITS, Reading, read_flags, read_json, read_name
+from lvad.data.reading import SPLITS, Reading, read_flags, read_json, read_name
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
@@ -37,10 +37,10 @@ def read_gt(root: Path, num_frames: int, images: Path | None = None, taxonomy: T
     reading.has_images = index is not None
     for split in SPLITS:
         path = root / LABELS.format(split=split)
-        with reading.gather():
+        with reading.collect_errors():
             rows = read_json(path, dict) if path.is_file() else {}
             for scene_id, row in rows.items():
-                with reading.gather():
+                with reading.collect_errors():
                     scene = _scene(path, split, scene_id, row, taxonomy)
                     frames = _frames(index, path, scene)[-num_frames:] if index else ()
                     reading.scenes.append(scene._replace(frames=frames))

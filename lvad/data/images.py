@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps
 
-from lvad.data.records import plain_file
+from lvad.data.reading import plain_file
 from lvad.errors import DataError
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})

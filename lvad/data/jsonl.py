@@ -6,7 +6,6 @@
 Lines in the chat form of ms-swift and LLaMA-Factory (``lvad.data.chat``) may stand in the same file.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any, Final
 
 from lvad.data.chat import CHAT_KEYS, from_chat, is_chat
 from lvad.data.images import IMAGE_SUFFIXES
-from lvad.data.lines import Line, name_of
-from lvad.data.recordings import recording
-from lvad.data.records import SPLITS, Reading, is_text, load_json, plain_file, read_name, read_text
-from lvad.data.spans import SPAN_KEYS, Span, read_span
-from lvad.facts import ATTRIBUTES
+from lvad.data.jsonl_fields import SPAN_KEYS, Line, Span, id_of_path, read_facts, read_labels, read_span, read_texts
+from lvad.data.reading import SPLITS, Reading, is_text, load_json, plain_file, read_name, read_text
+from lvad.data.recordings import recording_of_id
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
 
@@ -28,8 +25,8 @@ KEYS: Final = ("id", "frames", *SPAN_KEYS, "split", "recording", "actions", "rea
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """What is taken of a line."""
+class _Options:
+    """How the rows are read; as the arguments of ``read_jsonl``."""
 
     num_frames: int
     fps: float
@@ -60,29 +57,30 @@ def read_jsonl(
         where none does the scenes have split ``""``.
     """
     reading = Reading("jsonl")
-    choice = _Choice(num_frames, fps, video_stream, taxonomy)
-    found: list[tuple[Line, Scene]] = []
-    seen: set[tuple[str, str]] = set()
+    options = _Options(num_frames, fps, video_stream, taxonomy)
+    found: dict[tuple[str, str], tuple[Line, Scene]] = {}
     for path, split in _files(root):
-        with reading.gather():
+        with reading.collect_errors():
             for number, text in enumerate(read_text(path).split("\n"), start=1):
-                line = Line(path, number, split, images or path.parent)
-                with reading.gather():
+                with reading.collect_errors():
                     if text.strip():
-                        scene = _scene(load_json(text, path, line.where), line, choice)
-                        if (scene.split, scene.id) in seen:
-                            remedy = "remove one of the lines, or give each an id of its own"
-                            raise line.error(f"duplicate id {scene.id!r:.80}", remedy)
-                        seen.add((scene.split, scene.id))
-                        found.append((line, scene))
-    reading.has_images = any(scene.frames for _, scene in found)
-    for line, scene in found:
-        with reading.gather():
+                        _add_scene(found, text, Line(path, number, split, images or path.parent), options)
+    reading.has_images = any(scene.frames for _, scene in found.values())
+    for line, scene in found.values():
+        with reading.collect_errors():
             if reading.has_images:
                 _check_frames(scene, line)
             reading.scenes.append(scene)
     _fill_splits(reading)
     return reading
+
+
+def _add_scene(found: dict[tuple[str, str], tuple[Line, Scene]], text: str, line: Line, options: _Options) -> None:
+    """Add the scene of a line; an id may be used once in a split, over all files."""
+    scene = _scene(load_json(text, line.path, line.where), line, options)
+    if (scene.split, scene.id) in found:
+        raise line.error(f"duplicate id {scene.id!r:.80}", "remove one of the lines, or give each an id of its own")
+    found[scene.split, scene.id] = line, scene
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:
@@ -102,26 +100,26 @@ def _fill_splits(reading: Reading) -> None:
         reading.warnings.append(f"{len(open_ones)} lines without a split train, as others name one")
 
 
-def _scene(row: Any, line: Line, choice: _Choice) -> Scene:
-    row = _checked(row, line, choice.taxonomy)
-    span = read_span(row, line, choice.video_stream) if "video" in row else None
-    frames = _frames(row, line)[-choice.num_frames :]
-    name = span.name if span else name_of(row["frames"][-1]) if frames else None
+def _scene(row: Any, line: Line, options: _Options) -> Scene:
+    row = _own_form(row, line, options.taxonomy)
+    span = read_span(row, line, options.video_stream) if "video" in row else None
+    frames = _frames(row, line)[-options.num_frames :]
+    name = span.name if span else id_of_path(row["frames"][-1]) if frames else None
     scene_id = read_name(row.get("id", name), "id", line.path, line.where)
-    drive = read_name(row["recording"], "recording", line.path, line.where) if "recording" in row else ""
+    recording = read_name(row["recording"], "recording", line.path, line.where) if "recording" in row else ""
     return Scene(
         scene_id,
-        frames if span is None else span.frames(choice.num_frames, choice.fps),
+        frames if span is None else span.frames(options.num_frames, options.fps),
         _split(row, line),
-        *_labels(row, line, choice.taxonomy),
-        _texts(row, line),
-        _facts(row, line, scene_id),
-        recording=drive or (_drive_of(span) if span else ""),
+        *read_labels(row, line, options.taxonomy),
+        read_texts(row, line),
+        read_facts(row.get("facts"), line, scene_id),
+        recording=recording or (_recording_of_span(span) if span else ""),
     )
 
 
-def _checked(row: Any, line: Line, taxonomy: Taxonomy) -> dict[str, Any]:
-    """A line in lvad's own form, whose keys are known."""
+def _own_form(row: Any, line: Line, taxonomy: Taxonomy) -> dict[str, Any]:
+    """The row in lvad's own form; unknown keys are refused."""
     if not isinstance(row, dict):
         raise line.error(f"expected an object, got {row!r:.80}")
     allowed = ("id", "split", "recording", *CHAT_KEYS) if is_chat(row) else KEYS
@@ -145,9 +143,9 @@ def _frames(row: Mapping[str, Any], line: Line) -> tuple[Path, ...]:
     return tuple(line.folder / frame for frame in frames)
 
 
-def _drive_of(span: Span) -> str:
-    """Spans of one video are of one recording, and BDD100K's videos may be cut from the same."""
-    return recording(span.video.stem) or name_of(span.path)
+def _recording_of_span(span: Span) -> str:
+    """Spans of one video are of one recording; several of BDD100K's videos may be too."""
+    return recording_of_id(span.video.stem) or id_of_path(span.path)
 
 
 def _check_frames(scene: Scene, line: Line) -> None:
@@ -174,69 +172,3 @@ def _split(row: Mapping[str, Any], line: Line) -> str:
         problem = f"split {split!r} in the file of split {line.split!r}"
         raise line.error(problem, "move the line to the file of its split, or leave split out")
     return split
-
-
-def _labels(
-    row: Mapping[str, Any], line: Line, taxonomy: Taxonomy
-) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    given = [key for key in ("actions", "reasons") if key in row]
-    if not given:
-        return None, None
-    if len(given) == 1:
-        other = "reasons" if given == ["actions"] else "actions"
-        remedy = "give both, an empty list where none holds, or neither for a scene without labels"
-        raise line.error(f"has {given[0]} but no {other}", remedy)
-    actions = dict(taxonomy.action_index)
-    actions |= {alias: actions[name] for alias, name in taxonomy.action_aliases.items()}
-    reasons = dict(taxonomy.reason_index) | {text: i for i, text in enumerate(taxonomy.reason_texts)}
-    return (
-        _flags(row["actions"], "action", actions, taxonomy.action_names, line, taxonomy),
-        _flags(row["reasons"], "reason", reasons, taxonomy.reason_texts, line, taxonomy),
-    )
-
-
-def _flags(
-    value: object, what: str, index: Mapping[str, int], names: tuple[str, ...], line: Line, taxonomy: Taxonomy
-) -> tuple[int, ...]:
-    """Zeros and ones for a list of names; case and spacing are free, as in answers."""
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise line.error(f"{what}s must be a list of names, got {value!r:.80}")
-    flags = [0] * len(names)
-    for name in value:
-        i = index.get(name, index.get(" ".join(name.lower().split())))
-        if i is None:
-            close = difflib.get_close_matches(name.lower(), index, 1)
-            nearest = names[index[close[0]]] if close else None
-            remedy = f"write {nearest!r}" if nearest else f"write one of {', '.join(map(repr, names))}"
-            problem = f"unknown {what} {name!r:.80} in the label set {taxonomy.name!r}"
-            raise line.error(problem, f"{remedy}, or give the label set that has it as taxonomy")
-        if flags[i]:
-            raise line.error(f"{what} {names[i]!r} is named twice")
-        flags[i] = 1
-    return tuple(flags)
-
-
-def _texts(row: Mapping[str, Any], line: Line) -> tuple[str, ...]:
-    value = row.get("text", [])
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(is_text(text) and text.strip() for text in texts):
-        raise line.error(f"text must be a text or a list of texts, none of them empty, got {value!r:.80}")
-    return tuple(text.strip() for text in texts)
-
-
-def _facts(row: Mapping[str, Any], line: Line, scene_id: str) -> dict[str, str] | None:
-    facts = row.get("facts")
-    if facts is None:
-        return None
-    if not isinstance(facts, dict) or not all(is_text(text) for text in (*facts, *facts.values())):
-        raise line.error(f"facts must be an object of texts, got {facts!r:.80}")
-    for attribute, value in facts.items():
-        if attribute not in ATTRIBUTES:
-            raise line.unknown("attribute of facts", attribute, ATTRIBUTES)
-        if value not in ATTRIBUTES[attribute]:
-            raise line.unknown(f"value of {attribute!r} in facts", value, ATTRIBUTES[attribute])
-    if lacking := [attribute for attribute in ATTRIBUTES if attribute not in facts]:
-        # A description that is held against them may speak of any.
-        problem = f"facts of scene {scene_id!r:.80} lack {', '.join(map(repr, lacking))}"
-        raise line.error(problem, "name every attribute of lvad.facts.ATTRIBUTES, or leave facts out")
-    return facts

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.data.images import UNREAD_IMAGE_SUFFIXES, ImageIndex, split_number
-from lvad.data.records import SPLITS, Drop, Reading, is_text, load_json, read_flags, read_json, read_name, read_text
+from lvad.data.jsonl_fields import Line, read_facts
+from lvad.data.reading import SPLITS, Drop, Reading, is_text, load_json, read_flags, read_json, read_name, read_text
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
@@ -61,19 +62,19 @@ def read_lastframe(root: Path, num_frames: int, images: Path | None = None, taxo
     reading.has_images = bool(index.files)
     rows: dict[str, list[_Row]] = {split: [] for split in SPLITS}
     for split in SPLITS:
-        with reading.gather():
-            rows[split] = _lastframe_rows(root, split, reading, taxonomy)
+        with reading.collect_errors():
+            rows[split] = _read_rows(root, split, reading, taxonomy)
     labelled = {row.name for split_rows in rows.values() for row in split_rows}
     for split, split_rows in rows.items():
-        described = _descriptions(root / LASTFRAME_SCENES.format(split=split), reading)
+        described = _read_descriptions(root / LASTFRAME_SCENES.format(split=split), reading)
         for row in split_rows:
-            with reading.gather():
+            with reading.collect_errors():
                 frames = _siblings(index, row.name, labelled, num_frames)
-                _add_lastframe(reading, root, split, row, frames, described, taxonomy.num_actions)
+                _add_scene(reading, root, split, row, frames, described, taxonomy.num_actions)
     return reading
 
 
-def _add_lastframe(
+def _add_scene(
     reading: Reading,
     root: Path,
     split: str,
@@ -118,7 +119,8 @@ def _siblings(index: ImageIndex, name: str, labelled: set[str], num_frames: int)
     return tuple(index.root / frame for frame in reversed(frames[:num_frames]))
 
 
-def _lastframe_rows(root: Path, split: str, reading: Reading, taxonomy: Taxonomy) -> list[_Row]:
+def _read_rows(root: Path, split: str, reading: Reading, taxonomy: Taxonomy) -> list[_Row]:
+    """The labelled pictures of a split: each with its actions and reasons."""
     path = root / LASTFRAME_ACTIONS.format(split=split)
     reasons_path = root / LASTFRAME_REASONS.format(split=split)
     if not path.is_file() and not reasons_path.is_file():
@@ -135,7 +137,7 @@ def _lastframe_rows(root: Path, split: str, reading: Reading, taxonomy: Taxonomy
     rows: list[_Row] = []
     for number, image in enumerate(images):
         where = f"images[{number}]"
-        with reading.gather():
+        with reading.collect_errors():
             image_id = _id_of(image, path, where)
             name = read_name(image.get("file_name"), "file_name", path, where)
             if image_id in ids or name in names:
@@ -173,11 +175,11 @@ def _id_of(row: object, path: Path, where: str) -> int:
 def _actions_by_id(
     annotations: list[Any], path: Path, reading: Reading, num_actions: int
 ) -> dict[int, tuple[int, ...] | None]:
-    """Id -> actions; None marks a row whose error is already in the account."""
+    """Id -> actions; None marks a row whose error is already in ``reading``."""
     actions: dict[int, tuple[int, ...] | None] = {}
     for number, annotation in enumerate(annotations):
         where = f"annotations[{number}]"
-        with reading.gather():
+        with reading.collect_errors():
             image_id = _id_of(annotation, path, where)
             if image_id in actions:
                 raise DataError.at(path, where, f"duplicate id {image_id}", "remove one of the rows")
@@ -188,11 +190,11 @@ def _actions_by_id(
 
 
 def _reasons_by_name(path: Path, reading: Reading, num_reasons: int) -> dict[str, tuple[int, ...] | None]:
-    """File name -> reasons; None marks a row whose error is already in the account."""
+    """File name -> reasons; None marks a row whose error is already in ``reading``."""
     reasons: dict[str, tuple[int, ...] | None] = {}
     for number, row in enumerate(read_json(path, list)):
         where = f"row {number}"
-        with reading.gather():
+        with reading.collect_errors():
             if not isinstance(row, dict):
                 raise DataError.at(path, where, f"expected an object, got {row!r:.80}", "correct the row")
             name = read_name(row.get("file_name"), "file_name", path, where)
@@ -203,23 +205,23 @@ def _reasons_by_name(path: Path, reading: Reading, num_reasons: int) -> dict[str
     return reasons
 
 
-def _descriptions(path: Path, reading: Reading) -> dict[str, _Description]:
+def _read_descriptions(path: Path, reading: Reading) -> dict[str, _Description]:
+    """Captions and facts of a drawn set, by scene id; empty where the file is absent."""
     described: dict[str, _Description] = {}
-    with reading.gather():
-        lines = read_text(path).split("\n") if path.is_file() else []
-        for number, line in enumerate(lines, start=1):
-            where = f"line {number}"
-            with reading.gather():
-                match load_json(line, path, where) if line.strip() else None:
-                    case None:
-                        continue
-                    case {"id": str(name), "captions": list(captions), "facts": dict(facts)} if all(
-                        is_text(text) for text in (name, *captions, *facts, *facts.values())
-                    ):
-                        if name in described:
-                            raise DataError.at(path, where, f"duplicate id {name!r}", "remove one of the rows")
-                        described[name] = _Description(tuple(captions), facts)
-                    case _:
-                        problem = "expected {id: text, captions: [text], facts: {text: text}}"
-                        raise DataError.at(path, where, problem, "draw the set again")
+    with reading.collect_errors():
+        rows = read_text(path).split("\n") if path.is_file() else []
+        for number, text in enumerate(rows, start=1):
+            with reading.collect_errors():
+                if text.strip():
+                    _add_description(described, text, Line(path, number, "", path.parent))
     return described
+
+
+def _add_description(described: dict[str, _Description], text: str, line: Line) -> None:
+    match load_json(text, line.path, line.where):
+        case {"id": str(name), "captions": list(captions), **rest} if all(map(is_text, (name, *captions))):
+            if name in described:
+                raise line.error(f"duplicate id {name!r}", "remove one of the rows")
+            described[name] = _Description(tuple(captions), read_facts(rest.get("facts"), line, name))
+        case _:
+            raise line.error("expected {id: text, captions: [text], facts: {text: text}}", "draw the set again")

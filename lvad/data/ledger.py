@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad.data.records import read_json
+from lvad.data.reading import read_json
 from lvad.errors import DataError
 from lvad.types import Scene
 
@@ -32,8 +32,8 @@ Ledger = dict[str, list[str]]
 """Use ("CLIPReward train, labelled") to the sorted ids of its scenes; of streamed footage its sources."""
 
 
-def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
-    """What a stage sees while it is fitted: its training scenes, and those it is selected on.
+def stage_ledger(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
+    """The ledger of one stage: the training scenes of its fit, and those it is selected on.
 
     Args:
         stage: name of the stage.
@@ -49,8 +49,8 @@ def uses(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
     return {use: sorted(ids) for use, ids in found.items()}
 
 
-def streamed(stage: str, sources: Iterable[object]) -> Ledger:
-    """What a stage sees of footage, whose scenes are too many to be listed: where they come from and how many.
+def stream_ledger(stage: str, sources: Iterable[object]) -> Ledger:
+    """The ledger of streamed footage, whose scenes are too many to be listed: where they come from and how many.
 
     Args:
         stage: name of the stage.
@@ -80,11 +80,11 @@ def read_ledger(folder: Path) -> Ledger:
     path = folder / LEDGER
     if not path.is_file():
         return {}
-    return checked(read_json(path, dict), path)
+    return validated(read_json(path, dict), path)
 
 
-def checked(content: Any, where: Path) -> Ledger:
-    """What a file or a checkpoint holds as a ledger.
+def validated(content: Any, where: Path) -> Ledger:
+    """The content of a file or a checkpoint, if it is a ledger.
 
     Raises:
         DataError: if it is none.
@@ -116,7 +116,7 @@ def labelled_ids(ledger: Ledger, part: str = "") -> set[str]:
     return {name for use, ids in ledger.items() if use.endswith(ending) for name in ids}
 
 
-def check(ledger: Ledger, test_ids: Iterable[str]) -> None:
+def check_leakage(ledger: Ledger, test_ids: Iterable[str]) -> None:
     """Refuse a test on scenes that a stage has seen.
 
     Raises:

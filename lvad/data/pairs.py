@@ -74,7 +74,7 @@ def candidates(kind: TextKind, batch: Batch) -> Candidates:
 
 
 @cache
-def mirror_images(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[int, ...]:
+def mirrored_candidates(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[int, ...]:
     """Entry i: the index of the candidate that says of the other side what candidate i says; i where it names none."""
     if kind == "reason":
         return taxonomy.mirrored_reasons
@@ -84,7 +84,7 @@ def mirror_images(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[int, ..
     return tuple(action * num_reasons + reason for action in taxonomy.mirrored_actions for reason in reasons)
 
 
-def draw_pairs(found: Candidates, num_negatives: int, generator: torch.Generator | None = None) -> Pairs:
+def sample_pairs(found: Candidates, num_negatives: int, generator: torch.Generator | None = None) -> Pairs:
     """Draw a right text and N wrong ones for each scene, wrong in every part.
 
     The paper draws "a different reason" as the wrong one; in a multi-label set that one may be true as well. A

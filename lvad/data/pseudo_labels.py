@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lvad.data.label_sets import check_labels_of
 from lvad.data.ledger import LEDGER, UNKNOWN, Ledger, read_ledger
-from lvad.data.records import read_flags, read_json
+from lvad.data.reading import read_flags, read_json
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
+from lvad.taxonomy.compatibility import check_folder_taxonomy
 from lvad.types import Scene
 
 PSEUDO_LABELS: Final = "pseudo_labels.json"
@@ -66,7 +66,7 @@ def with_pseudo_labels(
     Raises:
         DataError: for a file that cannot be read, is of another label set, or names other scenes alone.
     """
-    check_labels_of(path.parent, taxonomy)
+    check_folder_taxonomy(path.parent, taxonomy)
     labels, pool = read_pseudo_labels(path, taxonomy), list(pool)
     if labels and pool and not any(scene.id in labels for scene in pool):
         problem = f"none of its {len(labels)} scenes is a training scene without a label here"

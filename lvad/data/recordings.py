@@ -1,4 +1,4 @@
-"""Which drive a scene was cut from: neighbouring scenes of one drive look alike."""
+"""The recording (drive) that a scene was cut from: scenes of one recording look alike and stay in one split."""
 
 import re
 from typing import Final
@@ -8,12 +8,12 @@ from lvad.types import AnsweredScene, Scene
 _RECORDING: Final = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(_[0-9]+)?")
 
 
-def recording(scene_id: str) -> str | None:
-    """The drive that a BDD100K id ("0001542f-ec815219") was cut from, its first 8 digits; None for other ids."""
+def recording_of_id(scene_id: str) -> str | None:
+    """The recording that a BDD100K id ("0001542f-ec815219") was cut from, its first 8 digits; None for other ids."""
     match = _RECORDING.fullmatch(scene_id)
     return match[1] if match else None
 
 
-def drive_of(scene: Scene | AnsweredScene) -> str:
+def recording_of(scene: Scene | AnsweredScene) -> str:
     """The recording of a scene; one that names none is a recording of its own."""
-    return scene.recording or recording(scene.id) or scene.id
+    return scene.recording or recording_of_id(scene.id) or scene.id

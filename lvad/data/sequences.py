@@ -15,7 +15,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from lvad.data.images import IMAGE_SUFFIXES, UNREAD_IMAGE_SUFFIXES, walk
-from lvad.data.records import check_exists
+from lvad.data.reading import check_exists
 from lvad.data.videos import UNREAD_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from lvad.errors import DataError
 
@@ -29,8 +29,8 @@ _LARGEST_OF_FEW: Final = 1000
 _MOST_CAMERAS: Final = 16
 
 
-class Footage(NamedTuple):
-    """Pictures or a video, one after the other."""
+class FrameSequence(NamedTuple):
+    """Picture files in their order, or one video."""
 
     name: str
     """Unique in a source."""
@@ -43,10 +43,10 @@ class Footage(NamedTuple):
     """Pictures that have nothing to do with one another: a scene each."""
 
 
-class Found(NamedTuple):
-    """What a source holds."""
+class FoundSequences(NamedTuple):
+    """What a folder, a picture or a video holds."""
 
-    footage: list[Footage]
+    sequences: list[FrameSequence]
     unread: list[Path]
     """Pictures and videos in formats that are not read."""
 
@@ -58,7 +58,7 @@ class Found(NamedTuple):
             notes.append(
                 f"{len(self.unread)} files left out: {kinds} are not read, convert them; first {self.unread[0]}"
             )
-        stills = [file for part in self.footage if part.are_stills for file in part.files]
+        stills = [file for part in self.sequences if part.are_stills for file in part.files]
         if num_frames > 1 and len(stills) > 1:
             notes.append(
                 f"{len(stills)} pictures are unrelated stills, one frame a scene: their names do not count up, "
@@ -67,7 +67,7 @@ class Found(NamedTuple):
         return notes
 
 
-def find_footage(root: Path) -> Found:
+def find_sequences(root: Path) -> FoundSequences:
     """List what a picture, a video, or a folder of either holds, in path order.
 
     Raises:
@@ -77,40 +77,40 @@ def find_footage(root: Path) -> Found:
     is_file = root.is_file()
     top = root.parent if is_file else root
     found = {"": [root.name]} if is_file else walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES | _UNREAD)
-    footage, unread = [], []
+    sequences, unread = [], []
     for folder, names in found.items():
         files = [top / folder / name for name in names]
         pictures, videos, others = (
             [file for file in files if file.suffix.lower() in suffixes]
             for suffixes in (IMAGE_SUFFIXES, VIDEO_SUFFIXES, _UNREAD)
         )
-        footage += _of_pictures(folder, pictures)
-        footage += _of_videos(folder, videos, found)
+        sequences += _picture_sequences(folder, pictures)
+        sequences += _video_sequences(folder, videos, found)
         unread += others
-    if not footage:
+    if not sequences:
         wanted = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         left_out = f"; {len(unread)} files of other formats, first {unread[0]}" if unread else ""
         raise DataError.at(root, "", f"no pictures or videos ({wanted}){left_out}", "correct the path, or convert them")
-    return Found(footage, unread)
+    return FoundSequences(sequences, unread)
 
 
-def _of_pictures(folder: str, files: list[Path]) -> list[Footage]:
+def _picture_sequences(folder: str, files: list[Path]) -> list[FrameSequence]:
     ids = sequence_names(folder, files)
     parts = [(part, False) for part in split_series([file.stem for file in files])]
     counted = {i for part, _ in parts for i in part}
     if stills := [i for i in range(len(files)) if i not in counted]:
         parts.append((stills, len(files) > 1))
-    footage = []
+    found = []
     for part, are_stills in sorted(parts):
         # One series is named after its folder, several after their first file.
         name = folder if len(parts) == 1 else f"{folder}/{files[part[0]].name}"
-        footage.append(Footage(name, [ids[i] for i in part], [files[i] for i in part], False, are_stills))
-    return footage
+        found.append(FrameSequence(name, [ids[i] for i in part], [files[i] for i in part], False, are_stills))
+    return found
 
 
-def _of_videos(folder: str, files: list[Path], taken: Collection[str]) -> list[Footage]:
+def _video_sequences(folder: str, files: list[Path], taken: Collection[str]) -> list[FrameSequence]:
     names = sequence_names(folder, files, taken)
-    return [Footage(name, [name], [file], True, False) for name, file in zip(names, files, strict=True)]
+    return [FrameSequence(name, [name], [file], True, False) for name, file in zip(names, files, strict=True)]
 
 
 def sequence_names(folder: str, files: list[Path], taken: Collection[str] = ()) -> list[str]:

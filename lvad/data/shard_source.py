@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from lvad.data.images import open_image
-from lvad.data.records import plain_file, read_name
-from lvad.data.sequences import Footage, find_footage
+from lvad.data.reading import plain_file, read_name
+from lvad.data.sequences import FrameSequence, find_sequences
 from lvad.data.videos import sample_video
 from lvad.errors import DataError
 
@@ -86,7 +86,7 @@ class Position(NamedTuple):
     """Files, or rests of videos, that were left out before."""
 
 
-class Source:
+class ShardSource:
     """The scenes of a folder of pictures and videos, one after the other, and what had to be left out.
 
     Args:
@@ -99,15 +99,15 @@ class Source:
 
     def __init__(self, recipe: Recipe, progress: bool) -> None:
         self.recipe = recipe
-        found = find_footage(Path(recipe.source).expanduser())
-        self.sequences = found.footage
+        found = find_sequences(Path(recipe.source).expanduser())
+        self.sequences = found.sequences
         self.num_left_out = 0
         self.position = Position(None, 0, 0)
         """Behind the last scene that was given."""
         total = sum(_num_bytes(file) for sequence in self.sequences for file in sequence.files)
         self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress or None)
         for note in found.notes(recipe.num_frames):
-            _note(note)
+            _print_note(note)
 
     def scenes(self, position: Position) -> Iterator[tuple[Frame, ...]]:
         """Every scene behind a position; what was before it is not decoded, but for the sequence in its midst.
@@ -135,15 +135,15 @@ class Source:
                 yield scene
         self._bar.close()
 
-    def _frames(self, sequence: Footage) -> Iterator[Frame | None]:
+    def _frames(self, sequence: FrameSequence) -> Iterator[Frame | None]:
         """The frames of a sequence, None for one that cannot be decoded."""
         if sequence.is_video:
-            yield from self._of_video(sequence)
+            yield from self._video_frames(sequence)
             return
         for name, path in zip(sequence.ids, sequence.files, strict=True):
             frame = None
             try:
-                frame = _of_picture(read_name(name, "name", path, ""), path, self.recipe.image_size_px)
+                frame = _picture_frame(read_name(name, "name", path, ""), path, self.recipe.image_size_px)
             except DataError as error:
                 self._leave_out(error)
             except (OSError, ValueError) as error:
@@ -151,12 +151,12 @@ class Source:
             yield frame
             self._bar.update(_num_bytes(path))
 
-    def _of_video(self, sequence: Footage) -> Iterator[Frame | None]:
+    def _video_frames(self, sequence: FrameSequence) -> Iterator[Frame | None]:
         path = sequence.files[0]
         try:
             read_name(sequence.name, "name", path, "")
             plain_file(path)
-            for i, image in enumerate(sample_video(path, self.recipe.fps, self.recipe.video_stream, _note)):
+            for i, image in enumerate(sample_video(path, self.recipe.fps, self.recipe.video_stream, _print_note)):
                 image = _reduced(image, self.recipe.image_size_px)
                 yield Frame(f"{sequence.name}/{i:06d}", _jpeg(image), ".jpg", image.size)
         except (FFmpegError, OSError, ValueError) as error:  # a DataError is a ValueError
@@ -177,11 +177,11 @@ def _num_bytes(path: Path) -> int:
         return 0
 
 
-def _note(text: str) -> None:
+def _print_note(text: str) -> None:
     tqdm.write(f"note: {text}", file=sys.stderr)
 
 
-def _of_picture(name: str, path: Path, image_size_px: int | None) -> Frame:
+def _picture_frame(name: str, path: Path, image_size_px: int | None) -> Frame:
     """A picture that can be decoded; its bytes as they are, unless it is larger than asked for."""
     plain_file(path)
     content = path.read_bytes()

@@ -19,8 +19,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lvad.data.records import read_json
-from lvad.data.shard_source import Frame, Position, Recipe, Source
+from lvad.data.reading import read_json
+from lvad.data.shard_source import Frame, Position, Recipe, ShardSource
 from lvad.data.shards import FORMAT, INDEX, dump, read_table, shard_name
 from lvad.errors import DataError
 
@@ -51,9 +51,9 @@ def write_shards(recipe: Recipe, folder: Path, progress: bool = True) -> Written
     Raises:
         DataError: if the source holds no scene, the folder holds anything else, or another run writes to it.
     """
-    source = Source(recipe, progress)
-    with _claimed(folder, recipe):
-        counts, position = _finished(folder)
+    source = ShardSource(recipe, progress)
+    with _locked(folder, recipe):
+        counts, position = _finished_shards(folder)
         scenes = source.scenes(position)
         for first in scenes:  # the shard before is whole by now: a shard is begun only if there is a scene for it
             counts.append(
@@ -64,16 +64,17 @@ def write_shards(recipe: Recipe, folder: Path, progress: bool = True) -> Written
             raise DataError.at(recipe.source, "", "nothing in it could be decoded", "fetch the files again")
         left_out = source.num_left_out
         index = {"format": FORMAT, "recipe": asdict(recipe), "scenes": counts, "left_out": left_out}
-        _write_whole(folder / INDEX, lambda path: path.write_bytes(dump(index)))
+        _write_atomically(folder / INDEX, lambda path: path.write_bytes(dump(index)))
         (folder / _STARTED).unlink()
     return Written(sum(counts), len(counts), left_out)
 
 
-def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[Frame, ...]], source: Source) -> int:
+def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[Frame, ...]], source: ShardSource) -> int:
     """Write a shard and then its table; returns how many scenes it holds."""
     rows: list[tuple[str, int, int]] = []
 
     def write(path: Path) -> None:
+        """Write the tar file, each frame once, and note in ``rows`` which frames a scene has."""
         numbers: dict[str, int] = {}
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for scene in scenes:
@@ -86,16 +87,16 @@ def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[Frame, ...]],
                 rows.append((scene[-1].id, numbers[scene[0].id], len(scene)))
 
     tar_path = folder / f"{shard_name(number)}.tar"
-    _write_whole(tar_path, write)
+    _write_atomically(tar_path, write)
     with tarfile.open(tar_path) as tar:
         frames = [(member.offset_data, member.size) for member in tar]
     position = source.position._replace(left_out=source.num_left_out)._asdict()
     table = {"bytes": tar_path.stat().st_size, "frames": frames, "scenes": rows, "position": position}
-    _write_whole(folder / f"{shard_name(number)}.json", lambda path: path.write_bytes(dump(table)))
+    _write_atomically(folder / f"{shard_name(number)}.json", lambda path: path.write_bytes(dump(table)))
     return len(rows)
 
 
-def _finished(folder: Path) -> tuple[list[int], Position]:
+def _finished_shards(folder: Path) -> tuple[list[int], Position]:
     """Scenes of each shard that lies there whole, and how far the source was read for them."""
     counts: list[int] = []
     position = Position(None, 0, 0)
@@ -110,8 +111,8 @@ def _finished(folder: Path) -> tuple[list[int], Position]:
 
 
 @contextmanager
-def _claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
-    """The folder for this run alone, and only if it is empty or was begun with the same recipe.
+def _locked(folder: Path, recipe: Recipe) -> Iterator[None]:
+    """Lock the folder for this run, if it is empty or was begun with the same recipe.
 
     Raises:
         DataError: otherwise.
@@ -126,7 +127,7 @@ def _claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise DataError.at(folder, "", "another run is writing to it", "wait for it") from error
-        _check_own(folder, recipe)
+        _check_resumable(folder, recipe)
         for left in folder.glob(f"{_TEMPORARY}*"):
             left.unlink()
         yield
@@ -134,7 +135,7 @@ def _claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
         os.close(handle)
 
 
-def _check_own(folder: Path, recipe: Recipe) -> None:
+def _check_resumable(folder: Path, recipe: Recipe) -> None:
     if (folder / INDEX).exists():
         raise DataError.at(folder, "", "holds finished footage", "choose another folder, or delete it first")
     if (folder / _STARTED).is_file():
@@ -146,10 +147,10 @@ def _check_own(folder: Path, recipe: Recipe) -> None:
         return
     if any(not entry.name.startswith(_TEMPORARY) for entry in folder.iterdir()):
         raise DataError.at(folder, "", "is not empty", "choose another folder")
-    _write_whole(folder / _STARTED, lambda path: path.write_bytes(dump(asdict(recipe))))
+    _write_atomically(folder / _STARTED, lambda path: path.write_bytes(dump(asdict(recipe))))
 
 
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let a file be written under another name; it gets its own when all of it is on the disk."""
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
     written = Path(name)

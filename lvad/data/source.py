@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lvad.data.bddoia import Layout, collect, detect, read
-from lvad.data.counts import ALL_SCENES, SceneCounts, at_least
-from lvad.data.drawn import DRAWN, DrawnSet
+from lvad.data.decoding import keep_decodable
 from lvad.data.frames import read_frames
-from lvad.data.readable import keep_readable
-from lvad.data.records import Reading
+from lvad.data.layouts import Layout, detect_layout, read_source, read_valid_source
+from lvad.data.reading import Reading
+from lvad.data.split import ALL_SCENES, SceneCounts
+from lvad.data.synthetic_set import DEFAULT_COUNTS, SyntheticSet
 from lvad.taxonomy import Taxonomy
 
 
@@ -67,7 +67,7 @@ class Source:
         """Where the footage lies; empty without any."""
         return [self.footage] if isinstance(self.footage, str) else self.footage or []
 
-    def drawn(self, num_scenes: SceneCounts) -> DrawnSet | None:
+    def synthetic_set(self, num_scenes: SceneCounts) -> SyntheticSet | None:
         """The set that is drawn at ``root``; None for another format.
 
         Args:
@@ -75,8 +75,8 @@ class Source:
         """
         if self.format != "synthetic":
             return None
-        counts = self.num_drawn.or_else(num_scenes).or_else(SceneCounts(**DRAWN))
-        return DrawnSet(self.path, counts, self.num_frames, self.drawing_seed)
+        counts = self.num_drawn.or_else(num_scenes).or_else(SceneCounts(**DEFAULT_COUNTS))
+        return SyntheticSet(self.path, counts, self.num_frames, self.drawing_seed)
 
     def prepare(self, num_scenes: SceneCounts, taxonomy: Taxonomy) -> None:
         """Draw the set, or decode the videos, where that has not been done yet.
@@ -88,9 +88,9 @@ class Source:
         Raises:
             DataError: for a set drawn earlier with other labels, or a video that cannot be read.
         """
-        if drawn := self.drawn(num_scenes):
-            drawn.draw_if_absent(taxonomy)
-        elif (detect(self.path) if self.format == "auto" else self.format) == "frames":
+        if synthetic := self.synthetic_set(num_scenes):
+            synthetic.generate_if_absent(taxonomy)
+        elif (detect_layout(self.path) if self.format == "auto" else self.format) == "frames":
             read_frames(self.path, self.num_frames, fps=self.fps, video_stream=self.video_stream)
 
     def read(self, taxonomy: Taxonomy) -> Reading:
@@ -99,7 +99,7 @@ class Source:
         Raises:
             DataError: if anything on disk cannot be used.
         """
-        return read(*self._where(), taxonomy=taxonomy)
+        return read_valid_source(*self._reader_arguments(), taxonomy=taxonomy)
 
     def read_for_prediction(self, taxonomy: Taxonomy) -> Reading:
         """Every scene of ``root`` that can be decoded, each frame of a sequence ending one.
@@ -107,9 +107,21 @@ class Source:
         Raises:
             DataError: if none can.
         """
-        return keep_readable(collect(*self._where(), from_first=True, taxonomy=taxonomy), self.image_size_px)
+        reading = read_source(*self._reader_arguments(), from_first=True, taxonomy=taxonomy)
+        return keep_decodable(reading, self.image_size_px)
 
-    def _where(self) -> tuple[Path, Layout | Literal["auto"], int, Path | None, float, int | None]:
+    def _reader_arguments(self) -> tuple[Path, Layout | Literal["auto"], int, Path | None, float, int | None]:
         layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
         images = Path(self.images).expanduser() if self.images else None
         return self.path, layout, self.num_frames, images, self.fps, self.video_stream
+
+
+def at_least(least: int, value: int, what: str) -> int:
+    """The value.
+
+    Raises:
+        ValueError: naming it, where it is smaller.
+    """
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, got {value}")
+    return value

@@ -1,16 +1,113 @@
 """Which scenes train, validate and test, and which of them keep their labels: ``data.split`` of a configuration."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple, Self
 
-from lvad.data.budget import Budget, Rest, hidden, unused
-from lvad.data.counts import ALL_SCENES, SceneCounts
 from lvad.data.pseudo_labels import with_pseudo_labels
-from lvad.data.records import SPLITS, Reading
-from lvad.data.splits import Subset, arrange, take
+from lvad.data.reading import SPLITS, Reading
+from lvad.data.splitting import Subset, is_labelled, seeded_subset, split_scenes, stratified_permutation
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 from lvad.types import Scene
+
+Rest = Literal["drop", "unlabelled"]
+
+
+@dataclass(frozen=True)
+class SceneCounts:
+    """How many scenes of each split: a count, a share in (0, 1], or None for all.
+
+    Args:
+        train: of the training scenes; a smaller choice lies within every larger one, and each is stratified.
+        val: of the validation scenes.
+        test: of the test scenes.
+    """
+
+    train: int | float | None = None
+    val: int | float | None = None
+    test: int | float | None = None
+
+    def or_else(self, other: Self) -> Self:
+        """The same counts, with those of ``other`` where these are None."""
+        pairs = ((self.train, other.train), (self.val, other.val), (self.test, other.test))
+        return type(self)(*(theirs if own is None else own for own, theirs in pairs))
+
+
+ALL_SCENES: Final = SceneCounts()
+
+
+@dataclass(frozen=True)
+class LabelBudget:
+    """A budget of labels: n training scenes keep their labels, the same ones in every stage of the same seed.
+
+    They are the beginning of the seeded, stratified permutation of ``lvad.data.splitting``, so a smaller budget lies
+    within every larger one. Validation scenes are labels too: they come out of the n, or there are none.
+
+    Args:
+        num_labels: n, labelled scenes for training and validation together.
+        num_val: how many of them validate, the beginning of the n.
+        rest: leave the other training scenes out, or keep them without labels.
+
+    Raises:
+        ValueError: for a negative count, or as many scenes that validate as there are labels.
+    """
+
+    num_labels: int
+    num_val: int = 0
+    rest: Rest = "drop"
+
+    def __post_init__(self) -> None:
+        if self.num_labels < 0 or self.num_val < 0:
+            raise ValueError(f"budget and budget_val must be at least 0, got {self.num_labels} and {self.num_val}")
+        if self.num_val >= max(1, self.num_labels):  # something is left to train on
+            raise ValueError(f"budget_val must be less than the budget of {self.num_labels}, got {self.num_val}")
+
+    def apply(self, scenes: Mapping[str, list[Scene]], seed: int) -> dict[str, list[Scene]]:
+        """The splits under this budget; test scenes are as they were, a source's validation split is not used.
+
+        Args:
+            scenes: of ``train``, ``val`` and ``test``, with all their labels.
+            seed: of the choice.
+
+        Raises:
+            DataError: for more labels than the training scenes have.
+        """
+        known = _labelled_only(scenes["train"])
+        if self.num_labels > len(known):
+            problem = f"budget must be at most the {len(known)} training scenes with labels, got {self.num_labels}"
+            raise DataError(f"{problem}; lower it, or choose a source with more")
+        order = [known[i].id for i in stratified_permutation(known, seed)[: self.num_labels]]
+        val, train = set(order[: self.num_val]), set(order[self.num_val :])
+        kept = [
+            scene if scene.id in train else without_labels(scene) for scene in scenes["train"] if scene.id not in val
+        ]
+        return {
+            "train": [scene for scene in kept if self.rest == "unlabelled" or scene.id in train],
+            "val": [scene._replace(split="val") for scene in scenes["train"] if scene.id in val],
+            "test": list(scenes["test"]),
+        }
+
+    def __str__(self) -> str:
+        val = f", {self.num_val} of them for validation" if self.num_val else ", no validation scenes"
+        return f"budget: {self.num_labels} labels{val}; the other training scenes: {self.rest}"
+
+
+def unlabelled_pool(whole: Iterable[Scene], scenes: Mapping[str, list[Scene]]) -> list[Scene]:
+    """The scenes of the whole training split whose labels neither training nor validation uses, without labels."""
+    used = {scene.id for scene in _labelled_only(scenes["train"])}
+    used |= {scene.id for scene in scenes["val"]}
+    return [without_labels(scene) for scene in whole if scene.id not in used]
+
+
+def without_labels(scene: Scene) -> Scene:
+    """The scene without anything to learn from but its frames."""
+    return scene._replace(actions=None, reasons=None, captions=(), facts=None)
+
+
+def _labelled_only(scenes: Sequence[Scene]) -> list[Scene]:
+    return [scene for scene, known in zip(scenes, is_labelled(scenes), strict=True) if known]
 
 
 class SplitScenes(NamedTuple):
@@ -59,9 +156,9 @@ class Split:
             raise ValueError("pseudo_labels gives labels to training scenes: set unlabelled to false")
 
     @property
-    def label_budget(self) -> Budget | None:
+    def label_budget(self) -> LabelBudget | None:
         """The budget of labels; None without one."""
-        return None if self.budget is None else Budget(self.budget, self.budget_val, self.rest)
+        return None if self.budget is None else LabelBudget(self.budget, self.budget_val, self.rest)
 
     @property
     def label_file(self) -> Path | None:
@@ -93,13 +190,15 @@ class Split:
         Raises:
             DataError: for more scenes or labels than there are, an empty subset, or pseudo-labels of other scenes.
         """
-        whole = arrange(reading, self.subset, seed)
-        scenes = {split: take(whole[split], getattr(counts, split), seed, f"num_scenes.{split}") for split in SPLITS}
+        whole = split_scenes(reading, self.subset, seed)
+        scenes = {
+            split: seeded_subset(whole[split], getattr(counts, split), seed, f"num_scenes.{split}") for split in SPLITS
+        }
         if budget := self.label_budget:
-            scenes = budget.spend(scenes, seed)
+            scenes = budget.apply(scenes, seed)
         if self.unlabelled:
-            scenes["train"] = [hidden(scene) for scene in scenes["train"]]
-        pool = unused(whole["train"], scenes)
+            scenes["train"] = [without_labels(scene) for scene in scenes["train"]]
+        pool = unlabelled_pool(whole["train"], scenes)
         if self.label_file:
             scenes["train"] = with_pseudo_labels(scenes["train"], pool, self.label_file, taxonomy)
         return SplitScenes(scenes, pool)

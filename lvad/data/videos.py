@@ -49,18 +49,18 @@ def sample_video(
         OSError: if it cannot be read.
     """
     due_s = None
-    with opened(path, video_stream, say) as (container, stream):
+    with open_video(path, video_stream, say) as (container, stream):
         for i, frame in enumerate(container.decode(stream)):
-            time_s = time_of(frame, i, stream)
+            time_s = frame_time_s(frame, i, stream)
             # Half a millisecond of tolerance: containers round their time stamps.
             if due_s is None or time_s >= due_s - 5e-4:
                 # The later of both: after a gap in the video there is nothing to catch up.
                 due_s = max(time_s, (time_s if due_s is None else due_s) + 1 / fps)
-                yield picture_of(frame, stream, path)
+                yield frame_to_image(frame, stream, path)
 
 
 @contextmanager
-def opened(
+def open_video(
     path: Path, video_stream: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[Any, VideoStream]]:
     """A video's container and the stream of it that is read; arguments and errors as of ``sample_video``."""
@@ -72,7 +72,7 @@ def opened(
         yield container, stream
 
 
-def time_of(frame: av.VideoFrame, index: int, stream: VideoStream) -> float:
+def frame_time_s(frame: av.VideoFrame, index: int, stream: VideoStream) -> float:
     """When a frame begins, in seconds of the file's own clock.
 
     Args:
@@ -83,7 +83,7 @@ def time_of(frame: av.VideoFrame, index: int, stream: VideoStream) -> float:
     return frame.time if frame.time is not None else index / float(stream.average_rate or 25)
 
 
-def picture_of(frame: av.VideoFrame, stream: VideoStream, path: Path) -> Image.Image:
+def frame_to_image(frame: av.VideoFrame, stream: VideoStream, path: Path) -> Image.Image:
     """A frame as a player shows it.
 
     Raises:

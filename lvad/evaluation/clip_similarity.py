@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, draw_pairs
+from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, sample_pairs
 from lvad.errors import DataError
 from lvad.metrics.calibration import fit_platt
 from lvad.metrics.matching import Matches, MatchTable
@@ -64,7 +64,7 @@ def calibrate(matches: Matches) -> Tensor:
 
 def _drawn_scores(matches: Matches) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    pairs = draw_pairs(Candidates((), matches.is_true, matches.is_false), 1, generator)
+    pairs = sample_pairs(Candidates((), matches.is_true, matches.is_false), 1, generator)
     scores = matches.scores[pairs.rows].gather(1, pairs.texts).float()
     is_match = torch.tensor([True, False], device=scores.device).expand_as(scores)
     return scores.flatten(), is_match.flatten()

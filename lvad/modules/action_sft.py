@@ -19,7 +19,6 @@ from lvad.answers.describer import Describer, Description
 from lvad.answers.pseudo_labelling import PseudoLabels
 from lvad.answers.target_texts import Target, label_texts, mean_tokens, right_texts
 from lvad.data.augment import Augment
-from lvad.data.label_sets import taxonomy_of
 from lvad.evaluation.answer_judge import judge_answers
 from lvad.fit_state import fit_progress
 from lvad.metrics.captions import CaptionScore
@@ -36,6 +35,7 @@ from lvad.policy.hf import HFPolicy
 from lvad.ranks import log_gathered, mean_over_ranks
 from lvad.rewards.checks import frozen
 from lvad.taxonomy import BDD_OIA, Taxonomy
+from lvad.taxonomy.compatibility import trainer_taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
 
 NUM_SHOWN = 60
@@ -126,7 +126,7 @@ class ActionSFT(Shardable):
 
     def setup(self, stage: str) -> None:
         """Take the labels of the data."""
-        if self._trainer is not None and (taxonomy := taxonomy_of(self._trainer)) != self.taxonomy:
+        if self._trainer is not None and (taxonomy := trainer_taxonomy(self._trainer)) != self.taxonomy:
             self.take_labels(taxonomy)
 
     @property

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lvad.data.augment import Augment
-from lvad.data.pairs import TextKind, candidates, mirror_images
+from lvad.data.pairs import TextKind, candidates, mirrored_candidates
 from lvad.evaluation.clip_similarity import Similarity, between, blended, calibrate, probability
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
@@ -111,7 +111,7 @@ class CLIPReward(MeanOverScenes):
         if self.losses.bce > 0 or self.losses.mirrored > 0:
             found = candidates(self.kind, batch)
             cosines = images @ self.clip.embed_texts(list(found.texts)).T
-            sides = mirror_images(self.kind, batch.taxonomy)
+            sides = mirrored_candidates(self.kind, batch.taxonomy)
             loss = loss + label_loss(cosines, found, sides, scale, self.losses, self.num_negatives)
         if self.losses.contrastive > 0:
             loss = loss + caption_loss(self.clip, images, batch, self.kind, self.losses)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from lvad.answers.answer_records import answered_scenes, gather_answers, log_floors, read_answers
 from lvad.data.augment import mirrored
-from lvad.data.label_sets import taxonomy_of
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from lvad.data.recordings import recording
+from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
@@ -29,6 +28,7 @@ from lvad.rewards.clip import CLIP
 from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_reader
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import BDD_OIA
+from lvad.taxonomy.compatibility import trainer_taxonomy
 from lvad.text import mirror, render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Table
 
@@ -104,7 +104,7 @@ class TextReader(LightningModule):
     def setup(self, stage: str) -> None:
         """Take the labels of the data."""
         if self._trainer is not None:
-            self.taxonomy = taxonomy_of(self._trainer)
+            self.taxonomy = trainer_taxonomy(self._trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Describe."""
@@ -184,7 +184,7 @@ class TextReader(LightningModule):
         if "fitted" not in checkpoint:
             raise DataError("the checkpoint is none of TextReader; take that of the run whose configuration this is")
         self.described, self.labels = checkpoint["described"], checkpoint["labels"]
-        of_ids = {name: recording(name) or name for name in self.described}
+        of_ids = {name: recording_of_id(name) or name for name in self.described}
         self.recordings = checkpoint.get("recordings", of_ids)  # an earlier lvad kept none
         if checkpoint["fitted"] is not None:
             parts, whole, pseudo = checkpoint["fitted"]

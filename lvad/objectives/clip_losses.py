@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lvad.data.corrupt import CORRUPTIONS, corrupt
-from lvad.data.pairs import Candidates, TextKind, candidates, draw_pairs
+from lvad.data.pairs import Candidates, TextKind, candidates, sample_pairs
+from lvad.data.text_corruption import CORRUPTIONS, corrupt
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.rewards.clip import CLIP
@@ -56,7 +56,7 @@ def own_texts(batch: Batch, kind: TextKind) -> tuple[list[str], Tensor | None]:
     if all(batch.captions):
         return [captions[int(torch.randint(len(captions), ()))] for captions in batch.captions], None
     found = candidates(kind, batch)
-    pairs = draw_pairs(found, 1)
+    pairs = sample_pairs(found, 1)
     index = torch.zeros(len(batch.ids), dtype=torch.int64, device=found.is_true.device)
     index[pairs.rows] = pairs.texts[:, 0]
     is_wrong = found.is_false[:, index]
@@ -103,7 +103,7 @@ def label_loss(
     Args:
         cosines: float[B, C] of every scene with every candidate.
         found: which candidates are true and false.
-        mirrored: of each candidate the one that says the same of the other side, as of ``mirror_images``.
+        mirrored: of each candidate the one that says the same of the other side, as of ``mirrored_candidates``.
         scale: inverse temperature.
         losses: the weights.
         num_negatives: wrong texts per right one in the binary loss.
@@ -146,7 +146,7 @@ def _spoilt(texts: list[str], weights: dict[str, float]) -> list[str]:
 def _texts_to_spoil(batch: Batch, kind: TextKind) -> tuple[list[int], list[str]]:
     """Scene indices and one text for each, by even chance a caption or a true text, where a scene has both."""
     found = candidates(kind, batch)
-    pairs = draw_pairs(found, 1)
+    pairs = sample_pairs(found, 1)
     texts = {row: found.texts[i] for row, i in zip(pairs.rows.tolist(), pairs.texts[:, 0].tolist(), strict=True)}
     takes_caption = torch.rand(len(batch.ids)) < 0.5
     for row, captions in enumerate(batch.captions):

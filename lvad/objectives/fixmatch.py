@@ -22,7 +22,7 @@ from lvad.answers.decision import View, name_reasons, questions
 from lvad.data.augment import Augment, mirrored
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.in_turn import in_turn
+from lvad.data.samplers import shuffled_cycle
 from lvad.errors import DataError
 from lvad.fit_state import data_of, fit_progress
 from lvad.losses.confidence import confident
@@ -104,7 +104,7 @@ class FixMatch:
             )
         count = self.per_labelled * num_labelled
         items = SceneDataset(data.pool, data.source.num_frames, data.source.image_size_px)
-        places = in_turn(len(data.pool), data.seed, (step * world_size + rank) * count, count)
+        places = shuffled_cycle(len(data.pool), data.seed, (step * world_size + rank) * count, count)
         return collate([items[place] for place in places], data.taxonomy)
 
     def loss(

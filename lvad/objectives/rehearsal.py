@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.in_turn import in_turn
+from lvad.data.samplers import shuffled_cycle
 from lvad.errors import DataError
 from lvad.losses.supervised import token_cross_entropy
 from lvad.text import render
@@ -83,7 +83,7 @@ class Rehearsal:
         """The labelled scenes of a training batch: each once before any comes again."""
         dataset = SceneDataset(self.scenes, self.data.source.num_frames, self.data.source.image_size_px)
         first = (step * world_size + rank) * self.batch_size
-        places = in_turn(len(self.scenes), self.data.seed, first, self.batch_size)
+        places = shuffled_cycle(len(self.scenes), self.data.seed, first, self.batch_size)
         return collate([dataset[place] for place in places], self.data.taxonomy)
 
     def loss(self, policy: Policy, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, dict[str, Tensor]]:

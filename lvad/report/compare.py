@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import torch
 
-from lvad.data.label_sets import taxonomy_of_run
 from lvad.data.ledger import Ledger, labelled_ids, read_ledger
 from lvad.errors import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
@@ -23,6 +22,7 @@ from lvad.report.answers import ANSWERS, label_matrices, read_answers
 from lvad.report.label_tables import LabelScore, label_scores
 from lvad.report.runs import REASONS_SCORED, read_metrics
 from lvad.taxonomy import Taxonomy
+from lvad.taxonomy.compatibility import folder_taxonomy
 from lvad.types import AnsweredScene
 
 FLOORS: Final = ("all positive", "all negative")
@@ -117,7 +117,7 @@ def read_run(folder: Path, name: str) -> TestedRun:
     remedy = f"lvad test --config {folder}/config.yaml --ckpt_path {folder}/checkpoints/best.ckpt"
     if not (folder / ANSWERS).is_file():
         raise DataError(f"{folder} has no {ANSWERS} and no scored.jsonl, which a test writes; test it with: {remedy}")
-    taxonomy = taxonomy_of_run(folder)
+    taxonomy = folder_taxonomy(folder)
     try:
         answered = read_answers(folder / ANSWERS, taxonomy)
     except ValueError as error:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.label_sets import taxonomy_of
 from lvad.report.answer_picture import draw_answer
 from lvad.report.answer_report import label_tables, write_driving_report
 from lvad.report.board import add_images, add_samples
@@ -36,6 +35,7 @@ from lvad.report.sample_rows import rows_before, sample_row, write_rows
 from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
 from lvad.sharding import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
+from lvad.taxonomy.compatibility import trainer_taxonomy
 from lvad.types import AnsweredScene, Decisions, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
@@ -120,7 +120,7 @@ class RunRecorder(Callback):
             self.ledger = ledger.merge(seen)
         if self._folder is not None:
             write_whole(self._folder / ledger.LEDGER, ledger.dump(self.ledger or {}))
-            write_whole(self._folder / FILE, dump_taxonomy(taxonomy_of(trainer)))
+            write_whole(self._folder / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -179,7 +179,7 @@ class RunRecorder(Callback):
         self._draw_curves(trainer, pl_module, folder)
         if self.export and isinstance(pl_module, _Exports):
             write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
-            write_whole(folder / MODEL / FILE, dump_taxonomy(taxonomy_of(trainer)))
+            write_whole(folder / MODEL / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
         next_step = command_to_test(folder) if next_step == TEST else next_step
@@ -190,7 +190,7 @@ class RunRecorder(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), *inherited(pl_module)]
-            ledger.check(ledger.merge(seen), [scene.id for scene in data.scenes["test"]])
+            ledger.check_leakage(ledger.merge(seen), [scene.id for scene in data.scenes["test"]])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test scores to the run's numbers, its tables and its pictures."""
@@ -201,14 +201,14 @@ class RunRecorder(Callback):
         tables: list[Table] = [*getattr(pl_module, "report", [])]
         if answered:
             self._report_answers(trainer, answered, getattr(pl_module, "shown", []))
-            tables += label_tables(answered, REASONS_SCORED in trainer.callback_metrics, taxonomy_of(trainer))
+            tables += label_tables(answered, REASONS_SCORED in trainer.callback_metrics, trainer_taxonomy(trainer))
         if tables:
             rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
         self._draw_decisions(trainer, pl_module, "test")
 
     def _report_answers(self, trainer: Trainer, answered: list[AnsweredScene], shown: list[Tensor]) -> None:
         assert self._folder is not None
-        taxonomy = taxonomy_of(trainer)
+        taxonomy = trainer_taxonomy(trainer)
         headline = {name: value for name, value in _group(trainer, "test/").items() if name in _HEADLINE}
         write_whole(self._folder / FILE, dump_taxonomy(taxonomy))  # also where no fit was
         files = write_driving_report(self._folder, answered, shown, headline, taxonomy)

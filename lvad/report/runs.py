@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad.data.records import read_json
+from lvad.data.reading import read_json
 from lvad.errors import DataError
 from lvad.taxonomy import FILE
 from lvad.types import Table

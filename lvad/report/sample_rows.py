@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lvad.data.records import load_json, read_text
+from lvad.data.reading import load_json, read_text
 from lvad.errors import DataError
 from lvad.report.runs import write_whole
 from lvad.types import SceneSamples

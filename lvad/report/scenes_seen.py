@@ -9,8 +9,8 @@ from torch import nn
 
 from lvad.data import ledger
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.label_sets import check_labels_of, taxonomy_of
 from lvad.errors import DataError
+from lvad.taxonomy.compatibility import check_folder_taxonomy, trainer_taxonomy
 
 
 def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
@@ -26,13 +26,13 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
     scorer = None if data.scenes.get("val") else getattr(getattr(module, "held_out", None), "judge", None)
     rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
-    beside = ledger.uses(f"{stage} rehearsal", {"train": rehearsed})
+    beside = ledger.stage_ledger(f"{stage} rehearsal", {"train": rehearsed})
     if getattr(getattr(module, "describer", None), "is_oracle", False):
-        beside |= ledger.uses(f"{stage} oracle descriptions", {"train": data.scenes.get("train", [])})
+        beside |= ledger.stage_ledger(f"{stage} oracle descriptions", {"train": data.scenes.get("train", [])})
     if getattr(module, "fixmatch", None) or getattr(module, "pseudo_labels", None):
-        beside |= ledger.uses(f"{stage} pool", {"train": data.pool})
+        beside |= ledger.stage_ledger(f"{stage} pool", {"train": data.pool})
     before = inherited(getattr(module, "built_on", module), scorer)
-    return ledger.merge([*before, data.uses(stage), beside])
+    return ledger.merge([*before, data.stage_ledger(stage), beside])
 
 
 def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
@@ -50,7 +50,7 @@ def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     folders = [folder] if checkpoint is None else [folder, checkpoint.resolve().parent.parent]
     found = [ledger.read_ledger(place) for place in folders if (place / ledger.LEDGER).is_file()]
     if kept is not None:
-        found.append(ledger.checked(kept, checkpoint or folder))
+        found.append(ledger.validated(kept, checkpoint or folder))
     if checkpoint is not None and not found:
         raise DataError.at(checkpoint, "", *ledger.UNKNOWN)
     return ledger.merge(found)
@@ -68,7 +68,7 @@ def check_labels(trainer: Trainer, module: nn.Module, folder: Path) -> None:
         DataError: naming the folder and the difference.
     """
     for place in (folder, *_sources(module.modules())):
-        check_labels_of(place, taxonomy_of(trainer))
+        check_folder_taxonomy(place, trainer_taxonomy(trainer))
 
 
 def _sources(parts: Iterable[nn.Module]) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from lvad.data.records import load_json, read_text
+from lvad.data.reading import load_json, read_text
 from lvad.errors import DataError
 from lvad.report.runs import write_whole
 from lvad.types import SceneScores

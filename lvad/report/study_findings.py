@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from lvad.data.recordings import drive_of
+from lvad.data.recordings import recording_of
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
@@ -162,7 +162,7 @@ def said(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
     else:
         rows = [(scene.reasons, scene.true_reasons) for scene in scenes]
     predicted, true = (torch.tensor(part, dtype=torch.bool) for part in zip(*rows, strict=True))
-    return SeedAnswers(predicted, true, [drive_of(scene) for scene in scenes])
+    return SeedAnswers(predicted, true, [recording_of(scene) for scene in scenes])
 
 
 def savings_of(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Saving]:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from lvad.data.synthetic.captions import captions
-from lvad.data.synthetic.state import draw_state, facts, labels
+from lvad.data.synthetic.labels import labels
+from lvad.data.synthetic.state import draw_state, facts
 from lvad.facts import claims, is_true
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Batch, Scores

@@ -13,10 +13,9 @@ from transformers import Idefics3ImageProcessor
 from lvad.answers.describer import Description
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.worst_batch import _remedy, try_step, worst_batch, worst_scenes
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import DoesNotFit
 from lvad.estimators import A2C
 from lvad.modules import ActionSFT, CLIPReward, RLOOPolicy

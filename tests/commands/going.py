@@ -12,7 +12,8 @@ from lvad.callbacks.step_seeds import StepSeeds
 from lvad.commands.configured import Configured
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.commands.signals import StopSignals
-from lvad.data.resume import EpochSampler, ResumableLoader
+from lvad.data.loaders import ResumableLoader
+from lvad.data.samplers import EpochSampler
 
 
 class Remembers(LightningModule):

@@ -3,8 +3,8 @@
 from PIL import Image
 
 from lvad.data.collate import collate
-from lvad.data.footage import FootageDataset, FootageSampler
-from lvad.data.resume import ResumableLoader
+from lvad.data.loaders import ResumableLoader
+from lvad.data.shard_dataset import ShardDataset, ShardSampler
 from lvad.data.shard_source import Recipe
 from lvad.data.shard_writer import write_shards
 from lvad.data.shards import Shards
@@ -26,8 +26,8 @@ def make_footage(folder):
 
 
 def make_loader(footage, num_workers=0, num_replicas=1, rank=0, epoch=1):
-    dataset = FootageDataset([Shards(str(footage))], num_frames=2)
-    sampler = FootageSampler(dataset.counts, 3, num_replicas, rank, num_mixed=2)
+    dataset = ShardDataset([Shards(str(footage))], num_frames=2)
+    sampler = ShardSampler(dataset.counts, 3, num_replicas, rank, num_mixed=2)
     sampler.set_epoch(epoch)
     return ResumableLoader(dataset, batch_size=3, sampler=sampler, num_workers=num_workers, collate_fn=collate)
 

@@ -6,7 +6,7 @@ import torch
 from lvad.data.augment import Augment, mirrored
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.lastframe import read_lastframe
-from lvad.data.pairs import mirror_images
+from lvad.data.pairs import mirrored_candidates
 from lvad.data.synthetic.state import facts
 from lvad.data.synthetic.write import draw_scene
 from lvad.facts import claims, is_true, mirror_facts
@@ -53,7 +53,7 @@ def tells_sides(clip, batch):
     """Share of (scene, reason) pairs where the true reason beats its false mirror image."""
     with torch.no_grad():
         cosines = clip.embed_frames(batch.frames) @ clip.embed_texts(list(BDD_OIA.reason_texts)).T
-    rival = list(mirror_images("reason"))
+    rival = list(mirrored_candidates("reason"))
     is_true = batch.reasons.bool()
     is_asymmetric = is_true & ~is_true[:, rival]
     return (cosines > cosines[:, rival])[is_asymmetric].float().mean().item()

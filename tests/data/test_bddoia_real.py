@@ -4,15 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lvad.data.balance import scene_weights
-from lvad.data.bddoia import collect
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
-from lvad.data.recordings import recording
-from lvad.data.records import Reading
+from lvad.data.layouts import read_source
+from lvad.data.reading import Reading
+from lvad.data.recordings import recording_of_id
+from lvad.data.samplers import scene_weights
 from lvad.data.source import Source
-from lvad.data.splits import Subset, arrange, split_one_one, take
+from lvad.data.splitting import Subset, seeded_subset, split_scenes, split_single
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Scene
 
@@ -21,7 +21,7 @@ FORWARD, STOP, LEFT, RIGHT = range(4)
 
 @pytest.fixture(scope="module")
 def scenes(shared_data: Path) -> list[Scene]:
-    return collect(shared_data / "bddoia_annotations").require().scenes
+    return read_source(shared_data / "bddoia_annotations").require().scenes
 
 
 def test_the_release_is_read_whole(scenes: list[Scene]) -> None:
@@ -31,7 +31,7 @@ def test_the_release_is_read_whole(scenes: list[Scene]) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_papers_subset(scenes: list[Scene], seed: int) -> None:
-    chosen = split_one_one(scenes, seed)
+    chosen = split_single(scenes, seed)
     test = [scene.actions for scene in chosen if scene.split == "test" and scene.actions]
     assert len(chosen) == 2009
     assert [sum(actions[i] for actions in test) for i in range(len(BDD_OIA.action_names))] == [41, 339, 12, 11]
@@ -109,7 +109,7 @@ def test_real_stills_become_batches(shared_data: Path) -> None:
 
 def test_the_rewards_split_of_the_papers_subset(scenes: list[Scene]) -> None:
     """1,400 / 200 / rest with seed 42, each with its share of every action, and budgets that lie within each other."""
-    parts = arrange(Reading("gt_4a_21r", scenes), "reward", 42)
+    parts = split_scenes(Reading("gt_4a_21r", scenes), "reward", 42)
     assert {split: len(members) for split, members in parts.items()} == {"train": 1400, "val": 200, "test": 409}
     whole = [scene for members in parts.values() for scene in members]
     assert len({scene.id for scene in whole}) == len(whole) == 2009
@@ -118,18 +118,18 @@ def test_the_rewards_split_of_the_papers_subset(scenes: list[Scene]) -> None:
         for members in parts.values():
             found = sum(scene.actions[index] for scene in members if scene.actions)
             assert abs(found - share * len(members)) <= 4
-    budgets = [{scene.id for scene in take(parts["train"], share, 42)} for share in (0.125, 0.25, 0.5, 1.0)]
+    budgets = [{scene.id for scene in seeded_subset(parts["train"], share, 42)} for share in (0.125, 0.25, 0.5, 1.0)]
     assert [len(budget) for budget in budgets] == [175, 350, 700, 1400]
     assert all(small < large for small, large in pairwise(budgets))
 
 
 def shared_recordings(scenes: list[Scene], subset: Subset, seed: int) -> tuple[int, int]:
     """How many recordings are in two splits, and how many test scenes have one that was trained or selected on."""
-    parts = arrange(Reading("gt_4a_21r", scenes), subset, seed)
-    drives = {split: {recording(scene.id) for scene in members} for split, members in parts.items()}
+    parts = split_scenes(Reading("gt_4a_21r", scenes), subset, seed)
+    drives = {split: {recording_of_id(scene.id) for scene in members} for split, members in parts.items()}
     assert None not in set.union(*drives.values())
     shared = drives["train"] & drives["val"] | (drives["train"] | drives["val"]) & drives["test"]
-    return len(shared), sum(recording(scene.id) in shared for scene in parts["test"])
+    return len(shared), sum(recording_of_id(scene.id) in shared for scene in parts["test"])
 
 
 @pytest.mark.parametrize(("seed", "shared", "tested"), [(0, 18, 15), (1, 15, 11), (42, 21, 15)])
@@ -146,7 +146,7 @@ def test_the_releases_own_split_leaks(scenes: list[Scene]) -> None:
 
 
 def test_the_releases_split_without_its_leaks_tests_on_the_same_scenes(scenes: list[Scene]) -> None:
-    parts = arrange(Reading("gt_4a_21r", scenes), "apart", 0)
+    parts = split_scenes(Reading("gt_4a_21r", scenes), "apart", 0)
     assert parts["test"] == [scene for scene in scenes if scene.split == "test"]
     assert {split: len(members) for split, members in parts.items()} == {"train": 7358, "val": 1050, "test": 2236}
     assert shared_recordings(scenes, "apart", 0) == (0, 0)
@@ -155,18 +155,18 @@ def test_the_releases_split_without_its_leaks_tests_on_the_same_scenes(scenes: l
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_the_grouped_split_has_the_papers_counts(scenes: list[Scene], seed: int) -> None:
     """Table 2: 41, 339, 12 and 11 test scenes; val ceil(rest / 10): 163/10, 1352/10, 48/10, 43/10."""
-    parts = arrange(Reading("gt_4a_21r", scenes), "grouped", seed)
+    parts = split_scenes(Reading("gt_4a_21r", scenes), "grouped", seed)
     found = {
         split: [sum(scene.actions[i] for scene in members if scene.actions) for i in range(len(BDD_OIA.action_names))]
         for split, members in parts.items()
     }
     assert found == {"train": [146, 1216, 43, 38], "val": [17, 136, 5, 5], "test": [41, 339, 12, 11]}
-    assert arrange(Reading("gt_4a_21r", scenes[::-1]), "grouped", seed)["test"] == parts["test"][::-1]
+    assert split_scenes(Reading("gt_4a_21r", scenes[::-1]), "grouped", seed)["test"] == parts["test"][::-1]
 
 
 def test_balanced_draws_of_the_papers_subset(scenes: list[Scene]) -> None:
     """84 % stop before, a quarter of every action after."""
-    train = arrange(Reading("gt_4a_21r", scenes), "grouped", 0)["train"]
+    train = split_scenes(Reading("gt_4a_21r", scenes), "grouped", 0)["train"]
     actions = torch.tensor([scene.actions for scene in train], dtype=torch.float32)
     assert actions[:, STOP].mean().item() == pytest.approx(1216 / 1443)
     expected = scene_weights(train) @ actions / len(train)

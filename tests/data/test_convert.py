@@ -7,8 +7,8 @@ import pytest
 from layouts import GO, GREEN, RED, STOP, gt, lastframe
 
 from lvad.cli import main
-from lvad.data.bddoia import collect, read
 from lvad.data.convert import convert
+from lvad.data.layouts import read_source, read_valid_source
 from lvad.errors import DataError
 
 
@@ -20,15 +20,15 @@ def as_read(scenes):
 def test_drawn_scenes_are_the_same_ones(drawn_root, tmp_path):
     out = tmp_path / "deep/er/mine.jsonl"
     convert(drawn_root, out)
-    scenes = read(drawn_root).scenes
-    assert as_read(read(out).scenes) == as_read(scenes)
+    scenes = read_valid_source(drawn_root).scenes
+    assert as_read(read_valid_source(out).scenes) == as_read(scenes)
     assert len(scenes) == 32
-    assert all(scene.facts and scene.captions for scene in read(out).scenes)
+    assert all(scene.facts and scene.captions for scene in read_valid_source(out).scenes)
     first = json.loads(out.read_text().splitlines()[0])
     assert first["frames"][0] == os.path.relpath(scenes[0].frames[0], out.parent)
     again = tmp_path / "again.jsonl"
     convert(out, again)
-    assert as_read(read(again).scenes) == as_read(scenes)
+    assert as_read(read_valid_source(again).scenes) == as_read(scenes)
 
 
 def test_both_layouts_and_what_is_left_out(tmp_path, capsys):
@@ -37,7 +37,7 @@ def test_both_layouts_and_what_is_left_out(tmp_path, capsys):
         out = root / "scenes.jsonl"
         assert main(["data", "convert", str(root), str(out)]) == 0
         layout = "lastframe" if root.name == "one" else "gt_4a_21r"
-        assert as_read(read(out).scenes) == as_read(read(root, layout).scenes)
+        assert as_read(read_valid_source(out).scenes) == as_read(read_valid_source(root, layout).scenes)
     said = capsys.readouterr().out
     assert said.startswith(f"2 scenes: {tmp_path / 'one/scenes.jsonl'}; 1 left out (confuse)\n")
     line = json.loads(out.read_text())
@@ -51,7 +51,7 @@ def test_a_link_on_the_way_changes_nothing(tmp_path):
     (tmp_path / "far/away/link").mkdir()
     (tmp_path / "here").symlink_to(tmp_path / "far/away/link")
     convert(root, tmp_path / "here/mine.jsonl")
-    assert as_read(read(tmp_path / "here/mine.jsonl").scenes) == as_read(read(root).scenes)
+    assert as_read(read_valid_source(tmp_path / "here/mine.jsonl").scenes) == as_read(read_valid_source(root).scenes)
 
 
 def test_what_cannot_be_converted_is_named(tmp_path):
@@ -70,4 +70,4 @@ def test_what_cannot_be_converted_is_named(tmp_path):
 def test_the_release_is_the_same(shared_data, tmp_path):
     reading = convert(shared_data / "bddoia_annotations", tmp_path / "mine.jsonl")
     assert len(reading.scenes) == 11299
-    assert collect(tmp_path / "mine.jsonl").require().scenes == reading.scenes
+    assert read_source(tmp_path / "mine.jsonl").require().scenes == reading.scenes

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import GO, GREEN, RED, STOP, gt, lastframe
 
-from lvad.data.bddoia import Layout, read
 from lvad.data.check import check
+from lvad.data.layouts import Layout, read_valid_source
 from lvad.errors import DataError
 
 LEAVES = st.one_of(
@@ -62,7 +62,7 @@ def mangled_bytes(draw: st.DrawFn, content: Any) -> bytes:
 def survives(root: Path, layout: Layout) -> None:
     report = check(root, layout)
     try:
-        scenes = read(root, layout).scenes
+        scenes = read_valid_source(root, layout).scenes
     except DataError:
         assert report.errors or "images not checked" in report.warnings[-1]
     else:

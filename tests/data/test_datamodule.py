@@ -9,11 +9,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DistributedSampler
 
 from lvad.commands.number_types import count_before_share
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.drawn import DRAWN
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
+from lvad.data.synthetic_set import DEFAULT_COUNTS
 from lvad.errors import DataError
 from lvad.types import UNLABELLED, Batch
 
@@ -195,7 +194,7 @@ def test_the_drawn_set(tmp_path: Path) -> None:
 
 def test_a_share_is_taken_of_the_usual_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, count in {"train": 16, "val": 4, "test": 4}.items():
-        monkeypatch.setitem(DRAWN, split, count)
+        monkeypatch.setitem(DEFAULT_COUNTS, split, count)
     data = ready(Source(root=str(tmp_path / "drawn")), Split(num_scenes=SceneCounts(train=0.25, val=1.0)))
     assert sizes(data) == {"train": 4, "val": 4, "test": 4}
     assert sizes(ready(Source(root=str(tmp_path / "drawn")))) == {"train": 16, "val": 4, "test": 4}

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from layouts import GO, GREEN, RED, STOP, gt, lastframe, picture
 
-from lvad.data.bddoia import collect, detect, read
+from lvad.data.layouts import detect_layout, read_source, read_valid_source
 from lvad.errors import DataError
 
 
 def names(root: Path, num_frames: int = 2, images: Path | None = None) -> list[str]:
-    (scene,) = read(root, num_frames=num_frames, images=images).scenes
+    (scene,) = read_valid_source(root, num_frames=num_frames, images=images).scenes
     return [frame.relative_to(images or root / "images").as_posix() for frame in scene.frames]
 
 
@@ -21,8 +21,8 @@ def one(tmp_path: Path) -> Path:
 def test_labels_and_splits(tmp_path: Path) -> None:
     gt(tmp_path, "train", {"a": (GO, GREEN), "b": (STOP, RED)})
     gt(tmp_path, "test", {"c": ([0, 0, 0, 0], [0] * 21)})
-    assert detect(tmp_path) == "gt_4a_21r"
-    reading = read(tmp_path)
+    assert detect_layout(tmp_path) == "gt_4a_21r"
+    reading = read_valid_source(tmp_path)
     assert [(s.id, s.split, list(s.actions or ())) for s in reading.scenes] == [
         ("a", "train", GO),
         ("b", "train", STOP),
@@ -71,16 +71,16 @@ def test_pictures_elsewhere_and_through_a_link(one: Path, tmp_path: Path) -> Non
 
 
 def test_labels_without_pictures(one: Path) -> None:
-    assert collect(one).scenes[0].frames == ()
-    assert not collect(one).has_images
+    assert read_source(one).scenes[0].frames == ()
+    assert not read_source(one).has_images
     with pytest.raises(DataError, match="give their folder as images="):
-        read(one)
+        read_valid_source(one)
 
 
 def test_a_missing_picture(one: Path) -> None:
     picture(one / "images" / "other.jpg")
     with pytest.raises(DataError, match=r"gt_4a_21r_val.json, id 'ab-cd': no image in .*images"):
-        read(one)
+        read_valid_source(one)
 
 
 @pytest.mark.parametrize(
@@ -100,28 +100,28 @@ def test_a_missing_picture(one: Path) -> None:
 def test_faults_name_file_and_row(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "gt_4a_21r_train.json").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read(tmp_path)
+        read_valid_source(tmp_path)
     assert "gt_4a_21r_train.json" in str(caught.value)
 
 
 def test_a_root_of_no_format_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the known formats \(looked for .*25k.*, gt_4a_21r_.*pictures"):
-        read(tmp_path)
+        read_valid_source(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
-        read(tmp_path / "nowhere")
+        read_valid_source(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds none of gt_4a_21r"):
-        read(tmp_path, "gt_4a_21r")
+        read_valid_source(tmp_path, "gt_4a_21r")
 
 
 def test_a_root_of_both_formats_wants_a_choice(tmp_path: Path) -> None:
     gt(tmp_path, "train", {"a": (GO, GREEN)})
     lastframe(tmp_path, "train", [("b.jpg", GO, GREEN)])
     with pytest.raises(DataError, match="lastframe and gt_4a_21r; name one"):
-        read(tmp_path)
-    assert [scene.id for scene in read(tmp_path, "gt_4a_21r").scenes] == ["a"]
+        read_valid_source(tmp_path)
+    assert [scene.id for scene in read_valid_source(tmp_path, "gt_4a_21r").scenes] == ["a"]
 
 
 def test_an_id_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         gt(tmp_path, split, {"a": (GO, GREEN)})
-    assert read(tmp_path).warnings == ["1 ids are in more than one split, first 'a'"]
+    assert read_valid_source(tmp_path).warnings == ["1 ids are in more than one split, first 'a'"]

@@ -4,19 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import flags, picture
+from layouts import FACTS, flags, picture
 
-from lvad.data.bddoia import collect, detect, read
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
+from lvad.data.layouts import detect_layout, read_source, read_valid_source
 from lvad.data.source import Source
 from lvad.data.split import Split
 from lvad.errors import DataError
-from lvad.facts import ATTRIBUTES
 from lvad.types import Scene
 
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}
-FACTS = {attribute: values[0] for attribute, values in ATTRIBUTES.items()}
 NO_LIGHT = {attribute: value for attribute, value in FACTS.items() if attribute != "light"}
 
 
@@ -31,7 +29,7 @@ def write(path: Path, *rows: object) -> Path:
 
 
 def one_error(path: Path, **options) -> str:
-    (error,) = collect(path, **options).errors
+    (error,) = read_source(path, **options).errors
     return str(error)
 
 
@@ -39,40 +37,40 @@ def test_a_line_is_a_scene(tmp_path):
     row = {"id": "one", "frames": ["p/a_0.jpg", "p/a_1.jpg", "p/a_2.jpg"], "split": "val", "recording": "drive 1"}
     labels = {"actions": ["Turn  left", "stop"], "reasons": ["s_traffic_light", "Traffic sign"]}
     path = write(tmp_path / "mine.jsonl", {**row, **labels, "text": "It is night."}, "", {"frames": ["b.jpg"]})
-    first, second = read(path).scenes
+    first, second = read_valid_source(path).scenes
     frames = (tmp_path / "p/a_1.jpg", tmp_path / "p/a_2.jpg")
     reasons = tuple(int(name in (7, 8)) for name in range(21))  # traffic light is not green, traffic sign
     # forward, stop, left, right: "turn left" is an alias.
     assert first == Scene("one", frames, "val", (0, 1, 1, 0), reasons, ("It is night.",), None, False, "drive 1")
     assert second == Scene("b", (tmp_path / "b.jpg",), "train")
-    assert "1 lines without a split train, as others name one" in read(path).warnings
+    assert "1 lines without a split train, as others name one" in read_valid_source(path).warnings
 
 
 def test_several_texts_and_facts(tmp_path):
     row = {"frames": ["a.jpg"], "text": ["One.", " Two. "], "facts": FACTS}
-    (scene,) = read(write(tmp_path / "scenes.jsonl", row)).scenes
+    (scene,) = read_valid_source(write(tmp_path / "scenes.jsonl", row)).scenes
     assert (scene.captions, scene.facts, scene.actions) == (("One.", "Two."), FACTS, None)
 
 
 def test_a_folder_is_found_out_and_its_files_are_splits(tmp_path):
     for split in ("train", "val", "test"):
         write(tmp_path / f"{split}.jsonl", {"id": "x", "frames": [f"{split}/a.jpg"], **STOP})
-    assert detect(tmp_path) == detect(tmp_path / "val.jsonl") == "jsonl"
-    reading = read(tmp_path)
+    assert detect_layout(tmp_path) == detect_layout(tmp_path / "val.jsonl") == "jsonl"
+    reading = read_valid_source(tmp_path)
     assert [scene.split for scene in reading.scenes] == ["train", "val", "test"]
     assert reading.warnings == ["1 ids are in more than one split, first 'x'"]
     write(tmp_path / "scenes.jsonl", {"frames": ["c.jpg"]})
-    assert [scene.id for scene in read(tmp_path).scenes] == ["c", "x", "x", "x"]
+    assert [scene.id for scene in read_valid_source(tmp_path).scenes] == ["c", "x", "x", "x"]
 
 
 def test_pictures_may_lie_elsewhere(tmp_path):
     path = write(tmp_path / "labels/scenes.jsonl", {"frames": ["../far/a.jpg"], **STOP})
-    assert read(path).scenes[0].id == "far/a"
+    assert read_valid_source(path).scenes[0].id == "far/a"
     (tmp_path / "labels/scenes.jsonl").write_text(json.dumps({"frames": ["a.jpg"], **STOP}))
-    assert read(path, images=tmp_path / "far").scenes[0].frames == (tmp_path / "far/a.jpg",)
+    assert read_valid_source(path, images=tmp_path / "far").scenes[0].frames == (tmp_path / "far/a.jpg",)
     picture(tmp_path / "b.jpg")
     path.write_text(json.dumps({"frames": [str(tmp_path / "b.jpg")]}))
-    assert read(path).scenes[0].frames == (tmp_path / "b.jpg",)
+    assert read_valid_source(path).scenes[0].frames == (tmp_path / "b.jpg",)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +113,8 @@ def test_pictures_may_lie_elsewhere(tmp_path):
 def test_a_fault_names_file_line_and_remedy(tmp_path, row, said):
     path = write(tmp_path / "scenes.jsonl", {"frames": ["ok.jpg"]}, row)
     with pytest.raises(DataError, match=rf"{path}, line 2: .*{said}|{path}, line 2: {said}"):
-        collect(path).require()
-    assert len(collect(path).errors) == 1
+        read_source(path).require()
+    assert len(read_source(path).errors) == 1
 
 
 def test_missing_frames_and_repeated_ids_are_counted_and_the_rest_is_read(tmp_path):
@@ -134,7 +132,7 @@ def test_missing_frames_and_repeated_ids_are_counted_and_the_rest_is_read(tmp_pa
     ]
     assert "3.jpg' is missing; restore it" in report.errors[2]
     with pytest.raises(DataError, match=r"line 7: duplicate id '5'; .*\(3 more;"):
-        read(path)
+        read_valid_source(path)
 
 
 def test_a_split_that_contradicts_its_file_is_named(tmp_path):
@@ -147,7 +145,7 @@ def test_labels_without_pictures_are_counted_and_not_trained_on(tmp_path):
     report = check(path)
     assert (report.errors, report.images, report.splits) == ([], "not checked", {"train": 1})
     with pytest.raises(DataError, match="no pictures beside the label files"):
-        read(path)
+        read_valid_source(path)
 
 
 @pytest.fixture
@@ -163,7 +161,7 @@ def drives(tmp_path):
 
 
 def test_scenes_without_splits_are_split_by_recording(drives):
-    assert "no scene names its split" in collect(drives).warnings[0]
+    assert "no scene names its split" in read_source(drives).warnings[0]
     data = BDDOIADataModule(Source("auto", str(drives)))
     data.setup()
     # Of 40 labelled scenes 8 test; of the other 32 up to ceil(3.2) = 4 validate; the unlabelled ones train.
@@ -184,7 +182,7 @@ def test_budget_subset_and_prediction_are_as_of_other_sources(drives):
     data.setup()
     assert sum(scene.actions is not None for scene in data.scenes["train"]) == 4
     assert (len(data.scenes["val"]), len(data.scenes["train"])) == (2, 30)
-    assert sum(map(len, data.uses("ActionSFT").values())) == 32
+    assert sum(map(len, data.stage_ledger("ActionSFT").values())) == 32
     grouped = BDDOIADataModule(Source("jsonl", str(drives)), Split(subset="grouped"))
     grouped.setup()
     drive = {split: {scene.recording for scene in scenes} for split, scenes in grouped.scenes.items()}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lvad.data.ledger import LEDGER, check, dump, merge, read_ledger, uses
+from lvad.data.ledger import LEDGER, check_leakage, dump, merge, read_ledger, stage_ledger
 from lvad.errors import DataError
 from lvad.types import Scene
 
@@ -12,7 +12,9 @@ def scene(name, labelled=True):
 
 
 def test_uses_name_the_stage_the_split_and_whether_labels_were_seen():
-    found = uses("RLOOPolicy", {"train": [scene("b", False), scene("a")], "val": [scene("c")], "test": [scene("d")]})
+    found = stage_ledger(
+        "RLOOPolicy", {"train": [scene("b", False), scene("a")], "val": [scene("c")], "test": [scene("d")]}
+    )
     assert found == {
         "RLOOPolicy train, unlabelled": ["b"], "RLOOPolicy train, labelled": ["a"], "RLOOPolicy val, labelled": ["c"],
     }  # fmt: skip
@@ -35,14 +37,14 @@ def test_what_is_no_ledger_is_named(tmp_path, text):
 
 def test_a_planted_leak_is_found():
     ledger = {"A train, labelled": ["x"], "B val, labelled": ["y", "z"]}
-    check(ledger, ["p", "q"])
+    check_leakage(ledger, ["p", "q"])
     with pytest.raises(DataError, match=r"1 test scenes were seen before, as B val, labelled: \['z'\]"):
-        check(ledger, ["p", "z"])
+        check_leakage(ledger, ["p", "z"])
 
 
 def test_a_text_is_a_label_too():
     scenes = [Scene("a", (), "train", captions=("It is night.",)), Scene("b", (), "train")]
-    assert uses("ActionSFT", {"train": scenes}) == {
+    assert stage_ledger("ActionSFT", {"train": scenes}) == {
         "ActionSFT train, labelled": ["a"],
         "ActionSFT train, unlabelled": ["b"],
     }

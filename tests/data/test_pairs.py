@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lvad.data.bddoia import collect
-from lvad.data.pairs import TEXT_KINDS, Candidates, candidate_texts, candidates, draw_pairs, mirror_images
+from lvad.data.layouts import read_source
+from lvad.data.pairs import TEXT_KINDS, Candidates, candidate_texts, candidates, mirrored_candidates, sample_pairs
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA
 from lvad.text import parse
@@ -54,17 +54,17 @@ def test_actions_alone_are_enough_for_the_kind_action():
 
 def test_scenes_without_right_or_wrong_texts_are_left_out_and_wrong_ones_repeat_only_where_they_must():
     is_true = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
-    pairs = draw_pairs(Candidates((), is_true, ~is_true), 2)
+    pairs = sample_pairs(Candidates((), is_true, ~is_true), 2)
     assert pairs.rows.tolist() == [0, 3]
     assert sorted(pairs.texts[0, 1:].tolist()) == [2, 3]
     assert pairs.texts[1, 1:].tolist() == [3, 3]
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        draw_pairs(Candidates((), is_true, ~is_true), 0)
+        sample_pairs(Candidates((), is_true, ~is_true), 0)
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
 def test_mirror_images_are_a_reflection(kind):
-    images = mirror_images(kind)
+    images = mirrored_candidates(kind)
     assert [images[i] for i in images] == list(range(len(images)))
     if kind == "reason":
         assert images == BDD_OIA.mirrored_reasons
@@ -72,7 +72,7 @@ def test_mirror_images_are_a_reflection(kind):
 
 def test_draws_are_uniform():
     is_true = torch.tensor([[1, 1, 0, 0, 0]]).bool().expand(30_000, 5)
-    pairs = draw_pairs(Candidates((), is_true, ~is_true), 1, torch.Generator().manual_seed(0))
+    pairs = sample_pairs(Candidates((), is_true, ~is_true), 1, torch.Generator().manual_seed(0))
     share = torch.bincount(pairs.texts.flatten(), minlength=5) / 30_000
     # Standard error below 0.003: four of them.
     torch.testing.assert_close(share, torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]), rtol=0, atol=0.012)
@@ -80,11 +80,11 @@ def test_draws_are_uniform():
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
 def test_no_wrong_text_says_anything_true_over_the_real_label_files(shared_data, kind):
-    scenes = collect(shared_data / "bddoia_annotations").require().scenes
+    scenes = read_source(shared_data / "bddoia_annotations").require().scenes
     actions = torch.tensor([scene.actions for scene in scenes])
     reasons = torch.tensor([scene.reasons for scene in scenes])
     found = candidates(kind, scenes_with([scene.id for scene in scenes], actions, reasons))
-    pairs = draw_pairs(found, 3, torch.Generator().manual_seed(0))
+    pairs = sample_pairs(found, 3, torch.Generator().manual_seed(0))
     assert len(pairs.rows) > 0.95 * len(scenes)
     # Not by is_false, which drew them, but by reading the words.
     for row, texts in zip(pairs.rows.tolist(), pairs.texts.tolist(), strict=True):

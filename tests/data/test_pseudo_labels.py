@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump
 from lvad.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
 
 STOP = PseudoLabel((0, 1, 0, 0), (0,) * 21, 0.95)
@@ -76,7 +75,7 @@ def test_scenes_that_validate_are_no_pool(drawn_root):
 def test_pseudo_labels_cost_no_label_but_those_that_they_were_made_of(drawn_root, tmp_path):
     names = [scene.id for scene in ready(drawn_root).scenes["train"]]
     path = given(tmp_path, dict.fromkeys(names, STOP))
-    uses = ready(drawn_root, budget=4, pseudo_labels=path).uses("Student")
+    uses = ready(drawn_root, budget=4, pseudo_labels=path).stage_ledger("Student")
     counts = {use: len(ids) for use, ids in uses.items()}
     assert counts == {
         "ActionSFT train, labelled": 1, "Student train, labelled": 4, "Student train, pseudo-labelled": 12,
@@ -97,6 +96,6 @@ def test_labels_of_which_nobody_knows_are_refused(drawn_root, tmp_path):
     path = given(tmp_path, {})
     (tmp_path / LEDGER).unlink()
     with pytest.raises(DataError, match="nothing tells which scenes the run has seen"):
-        ready(drawn_root, budget=4, pseudo_labels=path).uses("Student")
+        ready(drawn_root, budget=4, pseudo_labels=path).stage_ledger("Student")
     with pytest.raises(DataError, match="cannot be read"):
         ready(drawn_root, budget=4, pseudo_labels=str(tmp_path / "none.json"))

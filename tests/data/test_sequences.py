@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from layouts import picture
 
-from lvad.data.bddoia import collect
 from lvad.data.frames import read_frames
 from lvad.data.images import natural_key
-from lvad.data.sequences import find_footage, split_series
+from lvad.data.layouts import read_source
+from lvad.data.sequences import find_sequences, split_series
 from lvad.errors import DataError
 
 HASHES = ["b0245632-00000000", "b0969f2a-02b66fc4", "b12992c7-ce2d75a0", "b1455b0a-f8c10efc", "b1926625-00000000"]
@@ -112,17 +112,17 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     for name in ("f1.png", "f2.png", "f3.gif", "f4.TIF", "notes.txt"):
         (tmp_path / name).write_bytes(b"") if name.endswith("txt") else picture(tmp_path / name)
     (tmp_path / "drive.ts").touch()
-    (note,) = collect(tmp_path).warnings
+    (note,) = read_source(tmp_path).warnings
     assert note.startswith("3 files left out: .gif, .tif, .ts are not read, convert them; first ")
     (tmp_path / "gifs").mkdir()
     (tmp_path / "f3.gif").rename(tmp_path / "gifs/f3.gif")
     with pytest.raises(DataError, match=r"no pictures or videos .*; 1 files of other formats, first .*f3\.gif"):
-        find_footage(tmp_path / "gifs")
+        find_sequences(tmp_path / "gifs")
 
 
 @pytest.mark.parametrize("layout", ["auto", "frames", "lastframe", "gt_4a_21r"])
 def test_what_does_not_exist_is_said_to(tmp_path: Path, layout: str) -> None:
     with pytest.raises(DataError, match=r"no/such: does not exist"):
-        collect(tmp_path / "no/such", layout)
+        read_source(tmp_path / "no/such", layout)
     with pytest.raises(DataError, match=r"no/such: does not exist"):
-        collect(tmp_path, layout, images=tmp_path / "no/such")
+        read_source(tmp_path, layout, images=tmp_path / "no/such")

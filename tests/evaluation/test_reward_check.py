@@ -5,10 +5,9 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
-from lvad.data.counts import ALL_SCENES, SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import ALL_SCENES, SceneCounts, Split
 from lvad.errors import RewardRefused
 from lvad.evaluation.reward_check import audit_reward, validation_scenes
 from lvad.facts import claims, is_true

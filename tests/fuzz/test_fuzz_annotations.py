@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 from hostile import break_json, cases, one_line, refused
+from layouts import FACTS
 from PIL import Image
 
 from lvad.cli import main
-from lvad.data.bddoia import Layout, collect
+from lvad.data.layouts import Layout, read_source
 from lvad.data.ledger import read_ledger
-from lvad.data.records import read_json
+from lvad.data.reading import read_json
 from lvad.data.synthetic import write_synthetic
 from lvad.errors import DataError
+from lvad.facts import ATTRIBUTES
 
 ACTIONS, REASONS = [[1, 0, 0, 0], [0, 1, 0, 0]], [[int(i == k) for i in range(21)] for k in (2, 7)]
 NAMES = ("a_1.jpg", "s/b.jpg")
@@ -33,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def survives(root: Path, layout: Layout) -> None:
     """The reading holds nothing but whole scenes, whose frames lie in the folder, and errors of one line."""
-    reading = collect(root, layout)
+    reading = read_source(root, layout)
     for error in reading.errors:
         one_line(error, root)
     for scene in reading.scenes:
@@ -42,6 +44,7 @@ def survives(root: Path, layout: Layout) -> None:
         assert set(scene.actions or ()) | set(scene.reasons or ()) <= {0, 1}
         assert all(frame.resolve().is_relative_to(root) for frame in scene.frames)
         "".join([scene.id, *scene.captions, *(scene.facts or {}), *(scene.facts or {}).values()]).encode()
+        assert scene.facts is None or scene.facts.keys() == ATTRIBUTES.keys()
     with refused(DataError, root):
         reading.require()
 
@@ -67,7 +70,7 @@ def test_captions_of_a_drawn_set(root: Path, rng: random.Random) -> None:
         json.dumps({"images": [{"id": 0, "file_name": NAMES[0]}], "annotations": [{"id": 0, "category": ACTIONS[0]}]})
     )
     (root / "train_25k_images_reasons.json").write_text(json.dumps([{"file_name": NAMES[0], "reason": REASONS[0]}]))
-    line = {"id": "a", "captions": ["a car", "a bus"], "facts": {"light": "green"}}
+    line = {"id": "a", "captions": ["a car", "a bus"], "facts": FACTS}
     rows = [break_json(line, rng) for _ in range(rng.randrange(1, 3))]
     (root / "train_scenes.jsonl").write_bytes(b"\n".join([json.dumps(line | {"id": "b"}).encode(), *rows]))
     try:
@@ -83,7 +86,7 @@ def test_half_a_surrogate_pair_is_no_text(tmp_path: Path, place: str) -> None:
     (tmp_path / "train_scenes.jsonl").write_text(json.dumps(line))
     (tmp_path / "train_25k_images_actions.json").write_text('{"images": [], "annotations": []}')
     (tmp_path / "train_25k_images_reasons.json").write_text("[]")
-    (error,) = collect(tmp_path, "lastframe").errors
+    (error,) = read_source(tmp_path, "lastframe").errors
     one_line(error, tmp_path / "train_scenes.jsonl", "line 1")
 
 
@@ -157,5 +160,5 @@ def test_what_is_no_file_of_bearable_size_is_refused(make: Callable[[Path], Any]
     one_line(refusal.value, path)
     (tmp_path / "train_25k_images_reasons.json").write_text("[]")
     (tmp_path / "data").mkdir()
-    (error,) = collect(tmp_path, "lastframe").errors
+    (error,) = read_source(tmp_path, "lastframe").errors
     one_line(error, path)

@@ -10,8 +10,8 @@ from hostile import break_json, cases, one_line, refused
 from layouts import picture, write_video
 
 from lvad.cli import main
-from lvad.data.bddoia import collect
-from lvad.data.records import SPLITS
+from lvad.data.layouts import read_source
+from lvad.data.reading import SPLITS
 from lvad.errors import DataError
 from lvad.facts import ATTRIBUTES
 from lvad.types import Scene, VideoFrame
@@ -53,7 +53,7 @@ def is_whole(scene: Scene) -> bool:
 def test_lines(path: Path, rng: random.Random) -> None:
     broken = [break_json(rng.choice(LINES), rng) for _ in range(rng.randrange(1, 4))]
     path.write_bytes(b"\n".join([json.dumps(WHOLE).encode(), *broken]))
-    reading = collect(path)
+    reading = read_source(path)
     for error in reading.errors:
         one_line(error, path)
     assert all(map(is_whole, reading.scenes))
@@ -91,7 +91,7 @@ def test_lines(path: Path, rng: random.Random) -> None:
 )
 def test_a_hostile_line_is_named(line: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text(json.dumps(WHOLE) + "\n" + line + "\n")
-    reading = collect(path)
+    reading = read_source(path)
     assert [scene.id for scene in reading.scenes] == ["whole"]
     (error,) = reading.errors
     one_line(error, path, "line 2")

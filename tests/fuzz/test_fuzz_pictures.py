@@ -15,10 +15,10 @@ from hostile import break_bytes, cases, one_line, refused
 from PIL import Image
 
 from lvad.cli import main
-from lvad.data.bddoia import collect
 from lvad.data.check import check, print_report
 from lvad.data.frames import read_frames, video_frames
 from lvad.data.images import open_image
+from lvad.data.layouts import read_source
 from lvad.data.videos import _LIMITS
 from lvad.errors import DataError
 
@@ -176,7 +176,7 @@ def test_a_path_that_cannot_be(path: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     with pytest.raises(DataError) as refusal:
-        collect(Path(path))
+        read_source(Path(path))
     one_line(refusal.value)
     assert main(["data", "check", path]) == 1
     assert "error: " in "".join(capsys.readouterr())

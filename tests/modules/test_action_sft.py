@@ -9,10 +9,9 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 from lvad.answers.describer import Description
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.modules import ActionSFT
 from lvad.objectives.text_objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling

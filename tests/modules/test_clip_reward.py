@@ -11,11 +11,10 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from PIL import Image
 
 from lvad.data.augment import Augment
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.pairs import candidates
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
 from lvad.evaluation.clip_similarity import blended
 from lvad.facts import contradicts

@@ -4,10 +4,9 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 
-from lvad.data.counts import ALL_SCENES, SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import ALL_SCENES, SceneCounts, Split
 from lvad.modules import RLOOPolicy
 from lvad.objectives import KL
 from lvad.policy import HFPolicy, Lora, Sampling

@@ -10,7 +10,7 @@ from torch import nn
 from lvad.cli import main
 from lvad.commands.export_load import load_run
 from lvad.data.pseudo_labels import read_pseudo_labels
-from lvad.data.recordings import recording
+from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError
 from lvad.modules import TextReader
 from lvad.policy import HFPolicy
@@ -62,7 +62,7 @@ def test_labels_and_pseudo_labels_are_those_of_the_budget(run):
     reader = Reader(str(run / "model"))
     assert sorted(reader.parts.scenes) == labelled
     assert len(labelled) == 10
-    num_folds = min(5, len({recording(name) for name in labelled}))
+    num_folds = min(5, len({recording_of_id(name) for name in labelled}))
     assert {scene.fold for scene in reader.parts.scenes.values()} == set(range(num_folds))
     pseudo = read_pseudo_labels(run / "model/pseudo_labels.json")
     assert sorted(pseudo) == ledger["TextReader train, unlabelled"]

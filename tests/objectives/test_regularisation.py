@@ -6,10 +6,9 @@ import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
 
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import BrokenReward, DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import RLOOPolicy

@@ -8,11 +8,10 @@ from lightning import Callback, LightningModule, Trainer
 
 from lvad.assets import CHECKPOINTS
 from lvad.commands.last_checkpoint import LastCheckpoint
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import LEDGER, dump, labelled_ids, read_ledger
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
 from lvad.report.recorder import RunRecorder
 from lvad.report.scenes_seen import seen_by

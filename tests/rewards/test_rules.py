@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lvad.data.bddoia import collect
+from lvad.data.layouts import read_source
 from lvad.rewards import Consistency, Format, Length, Repetition
 from lvad.taxonomy import BDD_OIA
 from lvad.text import render
@@ -78,7 +78,7 @@ def test_who_names_nothing_or_everything_or_talks_does_not_win():
 
 
 def test_the_real_labels_are_consistent(shared_data):
-    scenes = collect(shared_data / "bddoia_annotations").require().scenes
+    scenes = read_source(shared_data / "bddoia_annotations").require().scenes
     answers = [render(s.actions, s.reasons) for s in scenes if s.reasons and any(s.reasons) and any(s.actions)]
     assert sum(score(Consistency(), *answers)) / len(answers) > 0.97
 

@@ -1,4 +1,4 @@
-"""What a drawn scene holds, how it is drawn by chance, and its labels by written rules.
+"""What a drawn scene holds, how it is drawn by chance, and its facts.
 
 The marginals follow the real label files (BDD-OIA, 11,299 rows). Raised on purpose, so that they can be
 learnt from some thousand scenes: riders, other obstacles, front cars that turn (1-2 % here, .1-1 % there).
@@ -8,10 +8,6 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from lvad.taxonomy import BDD_OIA
-
-FORWARD, STOP, LEFT, RIGHT = range(4)
-"""BDD-OIA's actions."""
 CAR_COLOURS: Final = ("white", "black", "silver", "red", "blue", "yellow")
 
 
@@ -145,85 +141,6 @@ def _draw_side(rng: random.Random, junction: bool, absent: float, car: float, so
     is_solid = rng.random() < (solid * 1.3 if has_car else solid * 0.75)
     colour = rng.choice(CAR_COLOURS) if has_car else "none"
     return Side("car" if has_car else "free", "solid" if is_solid else "dashed", colour)
-
-
-def labels(state: SceneState) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """BDD-OIA's actions and reasons of a scene by these rules.
-
-    1. Stop, for every one of: a braking car right ahead (reason 3), a person crossing (4), a rider ahead (5),
-       cones or a barrier (6), a red or yellow light (7), a stop or yield sign (8).
-    2. Forward, where nothing says stop, unless our way turns: a turn lane, a light that shows an arrow only,
-       or a turning car ahead without a green light. Its reasons: a car ahead that drives straight on (0),
-       nothing ahead (1), a green light (2).
-    3. Turning left, where nothing says stop, for every one of: the car ahead turns left (9), we are on the
-       left-turn lane (10), the light shows a left arrow (11). Right likewise (12-14).
-    4. Changing lane to the left has no reason of its own. It is possible where that lane is free behind a
-       dashed line; a light, a sign, a person or a rider that stops us holds us in our lane, a car or an
-       obstacle does not. Right likewise.
-    5. A car on the left lane (15), no left lane (16), a solid left line (17) forbid the left; right likewise
-       (18-20). At a junction no lane is marked, and none of these is said.
-
-    Returns:
-        A = 4 and R = 21 zeros and ones in the release's index order.
-    """
-    actions, reasons = [0] * BDD_OIA.num_actions, [0] * BDD_OIA.num_reasons
-    given = _stop_reasons(state)
-    actions[STOP] = int(bool(given))
-    if not given:
-        going = _forward_reasons(state)
-        turning = _turn_reasons(state, "left", "l"), _turn_reasons(state, "right", "r")
-        actions[FORWARD] = int(bool(going))
-        actions[LEFT], actions[RIGHT] = (int(bool(reasons_of_side)) for reasons_of_side in turning)
-        given = [*going, *turning[0], *turning[1]]
-    is_held = any(key not in ("s_ob_car", "s_other") for key in given if key.startswith("s_"))
-    for action, side, letter in ((LEFT, state.left, "l"), (RIGHT, state.right, "r")):
-        if side.lane == "free" and side.line == "dashed" and not is_held:
-            actions[action] = 1
-        given += _forbidding(side, letter)
-    for key in given:
-        reasons[BDD_OIA.reason_index[key]] = 1
-    return tuple(actions), tuple(reasons)
-
-
-def _stop_reasons(state: SceneState) -> list[str]:
-    holds = {
-        "s_ob_car": state.braking,
-        "s_ob_ped": state.person == "crossing",
-        "s_ob_rider": state.rider,
-        "s_other": state.obstacle != "none",
-        "s_traffic_light": state.light in ("red", "yellow"),
-        "s_traffic_sign": state.sign in ("stop", "yield"),
-    }
-    return [key for key, value in holds.items() if value]
-
-
-def _forward_reasons(state: SceneState) -> list[str]:
-    is_green = state.light == "green"
-    turns = state.turn_lane != "none" or state.light.endswith("arrow") or (state.turn != "none" and not is_green)
-    holds = {
-        "f_follow_traffic": state.lead != "none" and state.turn == "none",
-        "f_road_clear": state.lead == "none",
-        "f_traffic_light": is_green,
-    }
-    return [key for key, value in holds.items() if value and not turns]
-
-
-def _turn_reasons(state: SceneState, side: str, letter: str) -> list[str]:
-    holds = {
-        f"{letter}_front_car": state.turn == side,
-        f"{letter}_lane": state.turn_lane == side,
-        f"{letter}_traffic_light": state.light == f"{side} arrow",
-    }
-    return [key for key, value in holds.items() if value]
-
-
-def _forbidding(side: Side, letter: str) -> list[str]:
-    holds = {
-        f"no_{letter}_car": side.lane == "car",
-        f"no_{letter}_lane": side.lane == "absent",
-        f"no_{letter}_solid_line": side.line == "solid",
-    }
-    return [key for key, value in holds.items() if value]
 
 
 def facts(state: SceneState) -> dict[str, str]:

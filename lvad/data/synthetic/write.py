@@ -22,9 +22,9 @@ from typing import Any, Final, NamedTuple
 
 from tqdm import tqdm
 
-from lvad.data.records import read_json
+from lvad.data.reading import read_json
 from lvad.data.synthetic.captions import captions
-from lvad.data.synthetic.claimed import claims_of, labels_in
+from lvad.data.synthetic.labels import claims_of, taxonomy_labels
 from lvad.data.synthetic.render import render
 from lvad.data.synthetic.state import SceneState, draw_state, facts
 from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, dump_taxonomy
@@ -78,10 +78,9 @@ def write_synthetic(
     progress: bool = True,
     taxonomy: Taxonomy = BDD_OIA,
 ) -> None:
-    """Write a set of drawn scenes; the same arguments give the same bytes, whatever ``num_workers``.
+    """Write a set of drawn scenes, all of it or nothing; where ``root`` holds the same set, nothing is done.
 
-    All or nothing: the set grows in a folder beside ``root`` that takes its name at the end. Where ``root`` holds
-    the set already, nothing is done.
+    The same arguments give the same bytes, whatever ``num_workers``.
 
     Args:
         root: folder of the set.
@@ -102,8 +101,7 @@ def write_synthetic(
     """
     counts = {"train": num_train, "val": num_val, "test": num_test}
     _check(counts, num_frames, size_px, num_workers)
-    sizes = {"num_frames": num_frames, "size_px": size_px, "counts": counts}
-    recipe = {"version": VERSION, "seed": seed, **sizes}
+    recipe = {"version": VERSION, "seed": seed, "num_frames": num_frames, "size_px": size_px, "counts": counts}
     if taxonomy != BDD_OIA:  # whose sets are as they were before there were others
         claims_of(taxonomy)
         recipe["taxonomy"] = taxonomy.as_dict()
@@ -196,7 +194,7 @@ def _draw_files(
     for frame in range(num_frames):
         image = render(scene.state, frame, num_frames, size_px)
         image.save(folder / f"{scene.id}_{frame}.jpg", quality=_JPEG_QUALITY)
-    actions, reasons = labels_in(scene.state, taxonomy)
+    actions, reasons = taxonomy_labels(scene.state, taxonomy)
     return {
         "file_name": f"{scene.id}_{num_frames - 1}.jpg",
         "actions": list(actions),

@@ -1,5 +1,6 @@
-"""Balanced draws: their expected shares exactly, and their order by seed, epoch and device."""
+"""Samplers: balanced draws and their order by seed, epoch and device; even batches; shuffled cycles."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -8,8 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 from torch.utils.data import DataLoader
 
-from lvad.data.balance import scene_weights
-from lvad.data.resume import BalancedSampler
+from lvad.data.samplers import BalancedSampler, EvenBatchSampler, scene_weights, shuffled_cycle
 from lvad.errors import DataError
 from lvad.types import Scene
 
@@ -88,3 +88,46 @@ def test_lightning_leaves_the_sampler_alone_on_several_devices(monkeypatch: pyte
     needs_wrapping = _DataConnector(trainer)._requires_distributed_sampler
     assert needs_wrapping(DataLoader(range(4)))  # type: ignore[arg-type]
     assert not needs_wrapping(DataLoader(range(4), sampler=BalancedSampler(torch.ones(4), 0)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("num_scenes", range(1, 40))
+def test_devices_have_equally_many_batches_and_every_scene_once(num_scenes):
+    for num_devices, size in itertools.product(range(1, 9), range(1, 9)):
+        if num_devices > num_scenes:
+            continue
+        ranks = [EvenBatchSampler(num_scenes, size, num_devices, rank) for rank in range(num_devices)]
+        assert len({len(rank) for rank in ranks}) == 1
+        batches = [batch for rank in ranks for batch in rank]
+        assert all(batches)
+        assert sorted(itertools.chain(*batches)) == list(range(num_scenes))
+        assert max(map(len, batches)) <= (size if num_devices == 1 else max(2, size))
+        assert all(list(rank) == list(rank) for rank in ranks)
+
+
+def test_even_batches_by_hand():
+    assert list(EvenBatchSampler(5, 2)) == [[0, 1], [2, 3], [4]]
+    # Device 0 has 0 2 4 and device 1 has 1 3: two batches each, where two of two and one would leave device 0 alone.
+    assert list(EvenBatchSampler(5, 2, 2, 0)) == [[0], [2, 4]]
+    assert list(EvenBatchSampler(5, 2, 2, 1)) == [[1], [3]]
+
+
+def test_fewer_scenes_than_devices_are_refused():
+    with pytest.raises(DataError, match="1 scenes to evaluate on 2 devices; give more, or fewer devices"):
+        EvenBatchSampler(1, 4, 2, 0)
+
+
+def test_in_a_shuffled_cycle_each_comes_once_before_any_comes_again():
+    series = shuffled_cycle(5, 3, 0, 15)
+    rounds = [series[i : i + 5] for i in (0, 5, 10)]
+    assert all(sorted(members) == list(range(5)) for members in rounds)
+    assert len({tuple(members) for members in rounds}) > 1
+
+
+def test_a_step_does_not_depend_on_those_before_it():
+    assert [i for first in range(0, 12, 4) for i in shuffled_cycle(5, 3, first, 4)] == shuffled_cycle(5, 3, 0, 12)
+    assert shuffled_cycle(50, 3, 0, 50) != shuffled_cycle(50, 4, 0, 50)
+
+
+def test_of_nothing_there_is_no_cycle():
+    with pytest.raises(ZeroDivisionError):
+        shuffled_cycle(0, 0, 0, 1)

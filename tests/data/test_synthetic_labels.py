@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from lvad.data.synthetic import draw_state, labels, labels_in
+from lvad.data.synthetic import draw_state, labels, taxonomy_labels
 from lvad.data.synthetic.state import Side
 from lvad.taxonomy import BDD_OIA, Action, Reason, Taxonomy, load_taxonomy
 
@@ -28,14 +28,14 @@ def test_labels_follow_from_what_is_drawn(changes, actions, reasons):
     drawn = draw_state(random.Random(0))
     plain = {"light": "none", "person": "none", "rider": False, "obstacle": "none", "left": FREE, "right": FREE}
     state = dataclasses.replace(drawn, junction=False, **plain | changes)
-    assert labels_in(state, LANES) == (actions, reasons)
+    assert taxonomy_labels(state, LANES) == (actions, reasons)
 
 
 def test_bdd_oia_has_rules_of_its_own():
     rng = random.Random(1)
     for _ in range(20):
         state = draw_state(rng)
-        assert labels_in(state, BDD_OIA) == labels(state)
+        assert taxonomy_labels(state, BDD_OIA) == labels(state)
 
 
 def test_of_two_actions_that_exclude_each_other_the_second_stays():
@@ -44,11 +44,11 @@ def test_of_two_actions_that_exclude_each_other_the_second_stays():
     state = dataclasses.replace(
         draw_state(random.Random(0)), light="red", lead="none", rider=False, obstacle="none", person="none"
     )
-    assert labels_in(state, Taxonomy("x", actions, reasons)) == ((1, 1), (1, 1))
-    assert labels_in(state, Taxonomy("x", actions, reasons, exclusive=[(0, 1)])) == ((0, 1), (1, 1))
+    assert taxonomy_labels(state, Taxonomy("x", actions, reasons)) == ((1, 1), (1, 1))
+    assert taxonomy_labels(state, Taxonomy("x", actions, reasons, exclusive=[(0, 1)])) == ((0, 1), (1, 1))
 
 
 def test_reasons_that_nothing_drawn_speaks_of_are_refused():
     silent = Taxonomy("silent", [Action("go", 0)], [Reason("hum", "the engine hums", 0, True, 0)])
     with pytest.raises(ValueError, match=r"with the set 'silent': lvad\.facts knows no fact that 'the engine hums'"):
-        labels_in(draw_state(random.Random(0)), silent)
+        taxonomy_labels(draw_state(random.Random(0)), silent)

@@ -12,11 +12,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lvad.commands.last_checkpoint import LastCheckpoint
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.footage import FootageSampler
+from lvad.data.shard_dataset import ShardSampler
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
 
 COUNTS = [5, 1, 3, 5, 5, 2]  # 21 scenes in unequal shards
@@ -29,7 +28,7 @@ def footage(tmp_path_factory):
 
 
 def orders(epoch=0, num_replicas=1, num_mixed=2, seed=0):
-    samplers = [FootageSampler(COUNTS, seed, num_replicas, rank, num_mixed) for rank in range(num_replicas)]
+    samplers = [ShardSampler(COUNTS, seed, num_replicas, rank, num_mixed) for rank in range(num_replicas)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     return [list(sampler) for sampler in samplers]
@@ -78,7 +77,7 @@ def _windows(owners):
 @pytest.mark.parametrize("skip", range(11))
 def test_what_is_skipped_is_the_beginning_of_the_order(skip):
     for rank, whole in enumerate(orders(epoch=2, num_replicas=2)):
-        sampler = FootageSampler(COUNTS, 0, 2, rank, num_mixed=2)
+        sampler = ShardSampler(COUNTS, 0, 2, rank, num_mixed=2)
         sampler.set_epoch(2)
         sampler.num_seen = 2 * skip
         assert list(sampler) == whole[skip:]
@@ -90,7 +89,7 @@ def test_with_another_number_of_devices_what_all_have_seen_is_left_out(now):
     (whole,) = orders(epoch=2, num_mixed=2)
     rest = []
     for rank in range(now):
-        sampler = FootageSampler(COUNTS, 0, now, rank, num_mixed=2)
+        sampler = ShardSampler(COUNTS, 0, now, rank, num_mixed=2)
         sampler.set_epoch(2)
         sampler.num_seen = 9  # batches of 3 on 3 devices
         rest.append(list(sampler))
@@ -103,7 +102,7 @@ def test_a_million_shards_are_not_written_out():
     """A thousand million scenes: their numbers alone would take 8 GB."""
     counts = np.full(1_000_000, 1000)
     tracemalloc.start()
-    sampler = FootageSampler(counts, 0, num_replicas=64, rank=63)
+    sampler = ShardSampler(counts, 0, num_replicas=64, rank=63)
     sampler.num_seen = 64 * 10_000_000  # of this rank's 15,625,000
     first = list(itertools.islice(sampler, 5000))
     peak = tracemalloc.get_traced_memory()[1]
@@ -115,7 +114,7 @@ def test_a_million_shards_are_not_written_out():
 
 def test_fewer_scenes_than_devices_are_refused():
     with pytest.raises(DataError, match="21 scenes of footage for 22 devices"):
-        FootageSampler(COUNTS, 0, num_replicas=22)
+        ShardSampler(COUNTS, 0, num_replicas=22)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -154,7 +153,7 @@ def test_the_data_module_streams_its_training_scenes(drawn_root, footage):
 def test_the_ledger_says_where_the_footage_came_from(drawn_root, footage):
     data = make_data(drawn_root, footage)
     data.setup("fit")
-    uses = data.uses("RLOOPolicy")
+    uses = data.stage_ledger("RLOOPolicy")
     (source,) = uses.pop("RLOOPolicy train, unlabelled, streamed")
     assert re.fullmatch(rf"{footage} \(14 scenes in 5 shards, index [0-9a-f]{{12}}\)", source)
     assert [*uses] == ["RLOOPolicy val, labelled"]

@@ -8,7 +8,6 @@ from torch import nn
 from lvad.data.augment import Augment, mirrored
 from lvad.data.check import check
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.label_sets import check_labels_of, taxonomy_of_run
 from lvad.data.pairs import candidates
 from lvad.data.source import Source
 from lvad.data.split import Split
@@ -16,6 +15,7 @@ from lvad.data.synthetic import write_synthetic
 from lvad.errors import DataError
 from lvad.report.recorder import RunRecorder
 from lvad.taxonomy import BDD_OIA, FILE, Action, Reason, Taxonomy, dump_taxonomy, find_taxonomy, load_taxonomy
+from lvad.taxonomy.compatibility import check_folder_taxonomy, folder_taxonomy
 from lvad.types import UNLABELLED
 
 LANES = load_taxonomy("lanes")
@@ -125,8 +125,8 @@ def test_a_run_and_its_model_hold_the_set_and_refuse_another(tmp_path, data, dra
 
 
 def test_what_holds_no_set_is_let_pass_and_a_broken_file_is_named(tmp_path):
-    check_labels_of(tmp_path, LANES)
-    assert taxonomy_of_run(tmp_path) == BDD_OIA
+    check_folder_taxonomy(tmp_path, LANES)
+    assert folder_taxonomy(tmp_path) == BDD_OIA
     (tmp_path / FILE).write_text(dump_taxonomy(LANES).replace("left_free", "right_free"))
     with pytest.raises(DataError, match=f"{tmp_path / FILE}: .*restore the file, or run the stage again"):
-        check_labels_of(tmp_path, LANES)
+        check_folder_taxonomy(tmp_path, LANES)

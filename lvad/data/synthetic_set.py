@@ -1,22 +1,22 @@
-"""The drawn set of a run: made where there is none yet, and refused where it is another one."""
+"""The drawn set of a run: generated where there is none yet, and refused where it is another one."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from lvad.data.counts import SceneCounts
-from lvad.data.label_sets import check_same, taxonomy_of_run
-from lvad.data.records import Reading, read_json
+from lvad.data.reading import Reading, read_json
+from lvad.data.split import SceneCounts
 from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
+from lvad.taxonomy.compatibility import check_same_taxonomy, folder_taxonomy
 
 RECIPE: Final = "synthetic.json"
-DRAWN: Final = {"train": 800, "val": 128, "test": 300}
+DEFAULT_COUNTS: Final = {"train": 800, "val": 128, "test": 300}
 """What is drawn where the configuration does not say."""
 
 
 @dataclass(frozen=True)
-class DrawnSet:
+class SyntheticSet:
     """A set of drawn scenes as a configuration asks for it.
 
     Args:
@@ -31,25 +31,25 @@ class DrawnSet:
     num_frames: int
     seed: int
 
-    def draw_if_absent(self, taxonomy: Taxonomy) -> None:
-        """Draw the set where the folder is empty or absent; whether one drawn earlier is large enough, ``check`` says.
+    def generate_if_absent(self, taxonomy: Taxonomy) -> None:
+        """Draw the set where the folder is empty or absent; ``check`` says whether one drawn earlier is large enough.
 
         Raises:
             DataError: for one drawn earlier with other labels.
         """
-        if self._is_there():
+        if self._exists():
             if (self.root / RECIPE).is_file():
-                check_same(taxonomy_of_run(self.root), taxonomy, self.root)
+                check_same_taxonomy(folder_taxonomy(self.root), taxonomy, self.root)
             return
         counts = asdict(self.counts).items()
-        whole = [count if isinstance(count, int) else DRAWN[split] for split, count in counts]
+        whole = [count if isinstance(count, int) else DEFAULT_COUNTS[split] for split, count in counts]
         from lvad.data.synthetic.write import write_synthetic
 
         try:
             write_synthetic(self.root, *whole, seed=self.seed, num_frames=self.num_frames, taxonomy=taxonomy)
         except OSError:
             # Another run may have finished the same folder first.
-            if not self._is_there():
+            if not self._exists():
                 raise
 
     def check(self, reading: Reading) -> None:
@@ -76,5 +76,5 @@ class DrawnSet:
             problem = f"scenes have {shortest} frames, num_frames asks for {self.num_frames}"
             raise DataError.at(self.root, "", problem, remedy)
 
-    def _is_there(self) -> bool:
+    def _exists(self) -> bool:
         return self.root.is_dir() and any(self.root.iterdir())

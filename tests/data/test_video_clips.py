@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from layouts import write_video
 
-from lvad.data.clips import decode_moments, moments, read_header
 from lvad.data.collate import decode
-from lvad.data.open_frames import open_frames, size_of
+from lvad.data.decoding import decode_frames, frame_size
+from lvad.data.video_clips import clip_frames, decode_clip, read_header
 from lvad.errors import DataError
 from lvad.types import Scene, VideoFrame
 
@@ -22,11 +22,11 @@ def grey(image) -> int:
 
 
 def numbers(video: Path, *times: float) -> list[int]:
-    return [grey(image) for image in decode_moments([VideoFrame(video, time) for time in times])]
+    return [grey(image) for image in decode_clip([VideoFrame(video, time) for time in times])]
 
 
 def times_of(*span) -> list[float]:
-    return [frame.time_s for frame in moments(Path("a.mp4"), *span)]
+    return [frame.time_s for frame in clip_frames(Path("a.mp4"), *span)]
 
 
 def test_the_last_frames_of_a_span_end_with_it():
@@ -101,17 +101,17 @@ def test_a_broken_video_ends_in_one_message(tmp_path):
 
 def test_a_scene_of_moments_is_decoded_as_one_of_pictures_is(tmp_path):
     video = write_video(tmp_path / "a.mp4", 20)
-    scene = Scene("a", moments(video, 0.5, 1.5, 3, 2.0), "train")
+    scene = Scene("a", clip_frames(video, 0.5, 1.5, 3, 2.0), "train")
     assert [str(frame) for frame in scene.frames[:1]] == [f"{video} at 0.5 s"]
     frames = decode(scene, 2, image_size_px=32)
     assert frames.shape == (2, 3, 24, 32)
     assert [round(frame.float().mean().item() / 10) for frame in frames] == [10, 15]
-    assert size_of(scene.frames[0]) == (64, 48)
+    assert frame_size(scene.frames[0]) == (64, 48)
 
 
 def test_frames_of_both_kinds_keep_their_order(tmp_path):
     one, two = write_video(tmp_path / "a.mp4", 20), write_video(tmp_path / "b.mp4", 20)
     picture = tmp_path / "a.png"
-    open_frames([VideoFrame(one, 0.3)])[0].save(picture)
+    decode_frames([VideoFrame(one, 0.3)])[0].save(picture)
     frames = [VideoFrame(one, 0.1), VideoFrame(one, 0.9), picture, VideoFrame(two, 0.5)]
-    assert [grey(image) for image in open_frames(frames)] == [1, 9, 3, 5]
+    assert [grey(image) for image in decode_frames(frames)] == [1, 9, 3, 5]

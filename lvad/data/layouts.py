@@ -1,4 +1,4 @@
-"""One entry to every kind of source: find out which layout a folder has, and read it."""
+"""Every layout of a data set: find out which one a folder has, and read it."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -7,26 +7,26 @@ from lvad.data.frames import read_frames
 from lvad.data.gt_4a_21r import LABELS, read_gt
 from lvad.data.images import IMAGE_SUFFIXES, walk
 from lvad.data.jsonl import SCENES, SPLIT_SCENES, read_jsonl
-from lvad.data.label_sets import check_labels_of
 from lvad.data.lastframe import LASTFRAME_ACTIONS, LASTFRAME_REASONS, read_lastframe
-from lvad.data.records import SPLITS, Reading, check_exists, check_path
+from lvad.data.reading import SPLITS, Reading, check_exists, check_path
 from lvad.data.videos import VIDEO_SUFFIXES
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
+from lvad.taxonomy.compatibility import check_folder_taxonomy
 
 Layout = Literal["lastframe", "gt_4a_21r", "jsonl", "frames"]
 
-MARKS: Final[dict[Layout, tuple[str, ...]]] = {
+LABEL_FILES: Final[dict[Layout, tuple[str, ...]]] = {
     "lastframe": (LASTFRAME_ACTIONS, LASTFRAME_REASONS),
     "gt_4a_21r": (LABELS,),
     "jsonl": (SCENES, SPLIT_SCENES),
 }
-"""The label files by which a layout is known."""
+"""The label files that identify a layout."""
 _READERS: Final = {"lastframe": read_lastframe, "gt_4a_21r": read_gt}
 _LINES: Final = ".jsonl"
 
 
-def detect(root: Path) -> Layout:
+def detect_layout(root: Path) -> Layout:
     """Find out which layout ``root`` has.
 
     Raises:
@@ -37,14 +37,14 @@ def detect(root: Path) -> Layout:
         return "frames"
     if root.is_file() and root.suffix.lower() == _LINES:
         return "jsonl"
-    found: list[Layout] = [layout for layout in MARKS if _has_labels(root, layout)]
+    found: list[Layout] = [layout for layout in LABEL_FILES if _has_labels(root, layout)]
     if len(found) > 1:
         raise DataError.at(root, "", f"holds label files of {' and '.join(found)}", "name one with format=")
     if found:
         return found[0]
     if root.is_dir() and walk(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
         return "frames"
-    looked = ", ".join(mark.format(split="{train,val,test}") for marks in MARKS.values() for mark in marks)
+    looked = ", ".join(name.format(split="{train,val,test}") for names in LABEL_FILES.values() for name in names)
     what = "does not exist" if not root.exists() else "is none of the known formats"
     raise DataError.at(root, "", f"{what} (looked for {looked}, pictures, videos)", "correct the path")
 
@@ -52,10 +52,10 @@ def detect(root: Path) -> Layout:
 def _has_labels(root: Path, layout: Layout) -> bool:
     if layout == "jsonl" and root.is_file():
         return True
-    return any((root / mark.format(split=split)).is_file() for mark in MARKS[layout] for split in SPLITS)
+    return any((root / name.format(split=split)).is_file() for name in LABEL_FILES[layout] for split in SPLITS)
 
 
-def collect(
+def read_source(
     root: Path,
     layout: Layout | Literal["auto"] = "auto",
     num_frames: int = 2,
@@ -81,29 +81,37 @@ def collect(
         DataError: if there is nothing of that layout, ``images`` holds no picture, either cannot be reached, or the
             folder names another label set.
     """
-    for path in (root, images) if images else (root,):
-        check_path(path)
-    check_labels_of(root, taxonomy)
-    if images is not None:
-        check_exists(images)
-        if not walk(images, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
-            raise DataError.at(images, "", "holds no pictures", "correct images=")
-    layout = detect(root) if layout == "auto" else layout
+    _check_paths(root, images)
+    check_folder_taxonomy(root, taxonomy)
+    layout = detect_layout(root) if layout == "auto" else layout
     if layout == "frames":
         return read_frames(root, num_frames, 1, fps, video_stream, from_first)
-    check_exists(root)
-    if not _has_labels(root, layout):
-        looked = ", ".join(mark.format(split="{train,val,test}") for mark in MARKS[layout])
-        raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
+    _check_label_files(root, layout)
     if layout == "jsonl":
         reading = read_jsonl(root, num_frames, images, taxonomy, fps, video_stream)
     else:
         reading = _READERS[layout](root, num_frames, images, taxonomy)
-    _warn_of_gaps(reading)
+    _add_split_warnings(reading)
     return reading
 
 
-def _warn_of_gaps(reading: Reading) -> None:
+def _check_paths(root: Path, images: Path | None) -> None:
+    for path in (root, images) if images else (root,):
+        check_path(path)
+    if images is not None:
+        check_exists(images)
+        if not walk(images, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+            raise DataError.at(images, "", "holds no pictures", "correct images=")
+
+
+def _check_label_files(root: Path, layout: Layout) -> None:
+    check_exists(root)
+    if not _has_labels(root, layout):
+        looked = ", ".join(name.format(split="{train,val,test}") for name in LABEL_FILES[layout])
+        raise DataError.at(root, "", f"holds none of {looked}", "correct the path, or use format=auto")
+
+
+def _add_split_warnings(reading: Reading) -> None:
     present = {scene.split for scene in reading.scenes}
     if present == {""}:
         reading.warnings.append("no scene names its split: they are split by seed, every recording whole")
@@ -116,7 +124,7 @@ def _warn_of_gaps(reading: Reading) -> None:
         reading.warnings.append(f"{len(shared)} ids are in more than one split, first {shared[0]!r}")
 
 
-def read(
+def read_valid_source(
     root: Path,
     layout: Layout | Literal["auto"] = "auto",
     num_frames: int = 2,
@@ -130,7 +138,7 @@ def read(
     Raises:
         DataError: at the first fault (with the number of further ones), and for labels without pictures.
     """
-    reading = collect(root, layout, num_frames, images, fps, video_stream, taxonomy=taxonomy).require()
+    reading = read_source(root, layout, num_frames, images, fps, video_stream, taxonomy=taxonomy).require()
     if not reading.has_images:
         raise DataError.at(root, "", "no pictures beside the label files", "give their folder as images=")
     return reading

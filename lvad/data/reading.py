@@ -1,4 +1,4 @@
-"""What every reader shares: the account of what was read, and the checks of one row.
+"""What every reader shares: the scenes and errors of a source, and the checks of its files and rows.
 
 A reader never stops at the first bad row. It appends to ``Reading.errors``; training raises the first of them
 (``Reading.require``), ``check`` prints all.
@@ -49,7 +49,7 @@ class Reading:
         return dict(Counter(drop.why for drop in self.drops))
 
     @contextmanager
-    def gather(self) -> Iterator[None]:
+    def collect_errors(self) -> Iterator[None]:
         """Turn a ``DataError`` of the block into one more entry of ``errors``."""
         try:
             yield
@@ -57,7 +57,7 @@ class Reading:
             self.errors.append(error)
 
     def summary(
-        self, root: Path, used: Mapping[str, list[Scene]], is_unlabelled: bool, beside: list[str], streams: list[str]
+        self, root: Path, used: Mapping[str, list[Scene]], is_unlabelled: bool, notes: list[str], streams: list[str]
     ) -> str:
         """Say in one line per fact what was read, used and left out.
 
@@ -65,7 +65,7 @@ class Reading:
             root: where it was read.
             used: the scenes of each split.
             is_unlabelled: whether the labels of the training scenes are hidden.
-            beside: what else is to be said of the choice of scenes.
+            notes: what else is to be said of the choice of scenes.
             streams: what is trained on instead.
         """
         first = f"{root} ({self.format}): {len(self.scenes)} scenes read"
@@ -73,7 +73,7 @@ class Reading:
             first += "; " + ", ".join(f"{split} {len(scenes)}" for split, scenes in used.items())
             first += " (train labels hidden)" if is_unlabelled else ""
         dropped = [f"dropped: {count} {why}" for why, count in self.dropped.items()]
-        return "\n".join([first, *beside, *dropped, *streams, *(f"note: {warning}" for warning in self.warnings)])
+        return "\n".join([first, *notes, *dropped, *streams, *(f"note: {warning}" for warning in self.warnings)])
 
     def require(self) -> Self:
         """Return itself if every row became a scene or was dropped on purpose.

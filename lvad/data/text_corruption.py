@@ -1,4 +1,4 @@
-"""Word salad: texts whose words are those of a right text, and which a judge must not like as well.
+"""Corrupted texts: made of the words of a right text, and a judge must not score them as high.
 
 Source:
     Cho et al. 2022, "Fine-grained Image Captioning with CLIP Reward": their text encoder learns from the same five.
@@ -62,7 +62,7 @@ _NUM_TRIES: Final = 8
 
 
 def corrupt(text: str, kind: str, pool: Sequence[str], generator: torch.Generator | None = None) -> str:
-    """Spoil a text.
+    """Corrupt a text.
 
     Args:
         text: a right text.
@@ -71,8 +71,8 @@ def corrupt(text: str, kind: str, pool: Sequence[str], generator: torch.Generato
         generator: source of randomness.
 
     Returns:
-        A text that differs from the given one. Where the kind cannot spoil it (one word to shuffle), it is
-        repeated instead; the empty text stays, there is nothing to spoil.
+        A text that differs from the given one. Where the kind cannot change it (one word to shuffle), it is
+        repeated instead; the empty text stays as it is.
 
     Raises:
         ValueError: for an unknown kind, or an empty pool to draw from.

@@ -1,15 +1,14 @@
 """A budget of labels: which scenes keep theirs, and what becomes of the others."""
 
+import json
 from itertools import pairwise
 
 import pytest
-from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe
+from layouts import FACTS, GO, GREEN, RED, STOP, flags, gt, lastframe
 
-from lvad.data.budget import Budget
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import LabelBudget, SceneCounts, Split
 from lvad.errors import DataError
 from lvad.types import Scene
 
@@ -61,7 +60,8 @@ def test_the_rest_is_left_out_or_loses_every_label(root):
 def test_captions_and_facts_are_labels_too(tmp_path):
     root = lastframe(tmp_path, "train", [(f"a{i}_1.jpg", STOP, RED) for i in range(10)])
     lastframe(tmp_path, "test", [("b_1.jpg", STOP, RED)])
-    lines = [f'{{"id": "a{i}", "captions": ["A red light."], "facts": {{"light": "red"}}}}' for i in range(10)]
+    facts = FACTS | {"light": "red"}
+    lines = [json.dumps({"id": f"a{i}", "captions": ["A red light."], "facts": facts}) for i in range(10)]
     (root / "train_scenes.jsonl").write_text("\n".join(lines))
     data = BDDOIADataModule(Source("auto", str(root)), Split(budget=4, rest="unlabelled"))
     data.setup()
@@ -77,7 +77,7 @@ def test_validation_is_paid_out_of_the_budget(root):
     assert labelled(data, "val") == labelled(ready(root, budget=12, budget_val=2), "val")
     assert len(data.scenes["train"]) == 18  # the validation scenes are no unlabelled ones either
     assert {scene.split for scene in data.scenes["val"]} == {"val"}
-    uses = data.uses("ActionSFT")
+    uses = data.stage_ledger("ActionSFT")
     assert {use: len(ids) for use, ids in uses.items()} == {
         "ActionSFT train, labelled": 4,
         "ActionSFT train, unlabelled": 14,
@@ -88,7 +88,7 @@ def test_validation_is_paid_out_of_the_budget(root):
 def test_unlabelled_takes_the_budgets_labels_too(root):
     data = ready(root, budget=6, rest="unlabelled", unlabelled=True)
     assert (len(data.scenes["train"]), labelled(data)) == (20, set())
-    assert not any("labelled" in use and "unlabelled" not in use for use in data.uses("RLOOPolicy"))
+    assert not any("labelled" in use and "unlabelled" not in use for use in data.stage_ledger("RLOOPolicy"))
 
 
 def test_what_cannot_be_chosen_is_refused(root):
@@ -102,14 +102,14 @@ def test_what_cannot_be_chosen_is_refused(root):
     assert len(ready(root, budget=6, num_scenes=SceneCounts(train=1.0, val=2)).scenes["train"]) == 6
     for counts, message in (((-1,), "at least 0"), ((4, -1), "at least 0"), ((4, 4), "less than"), ((0, 1), "less")):
         with pytest.raises(ValueError, match=message):
-            Budget(*counts)
+            LabelBudget(*counts)
 
 
 def test_texts_are_the_labels_where_no_scene_has_actions():
     texts = [Scene(f"t{i}", (), "train", captions=("It is night.",)) for i in range(4)]
     bare = [Scene("bare", (), "train")]
-    spent = Budget(2).spend({"train": [*texts, *bare], "val": [], "test": []}, seed=0)
+    spent = LabelBudget(2).apply({"train": [*texts, *bare], "val": [], "test": []}, seed=0)
     assert [len(scene.captions) for scene in spent["train"]] == [1, 1]
     labelled = [Scene("answered", (), "train", (0, 1, 0, 0), (0,) * 21)]
-    spent = Budget(1).spend({"train": [*texts, *labelled], "val": [], "test": []}, seed=0)
+    spent = LabelBudget(1).apply({"train": [*texts, *labelled], "val": [], "test": []}, seed=0)
     assert spent["train"] == labelled

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvad.data.corrupt import CORRUPTIONS, corrupt
+from lvad.data.text_corruption import CORRUPTIONS, corrupt
 
 POOL = ("zebra", "yes")
 WORDS = st.lists(st.sampled_from("a red car is on the left lane".split()), max_size=12)

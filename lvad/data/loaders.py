@@ -1,18 +1,21 @@
-"""Loaders that go on in the middle of an epoch, behind the last scene that a stopped run had seen.
+"""Loaders of scenes: for training, resumed in the middle of an epoch; for evaluation, every scene once.
 
 The place in an epoch is a number of scenes in the order of all devices together. It means the same for every batch size
 and every number of devices; another seed or other scenes have another order, and are refused within an epoch.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset
 
+from lvad.data.collate import collate
+from lvad.data.samplers import EpochSampler, EvenBatchSampler
 from lvad.errors import DataError
+from lvad.taxonomy import Taxonomy
+from lvad.types import Batch
 
 Order = Mapping[str, str | int]
 """What the order of an epoch depends on, by the names that a user knows."""
@@ -20,65 +23,8 @@ Order = Mapping[str, str | int]
 ANEW: Final = "start anew without --ckpt_path, or go on from a checkpoint of the end of an epoch"
 
 
-class EpochSampler(DistributedSampler[int]):
-    """A seeded permutation of the scenes in every epoch, from which the first ones can be left out.
-
-    It is a ``DistributedSampler`` on one device too: Lightning tells it the epoch and does not wrap it. The devices
-    take turns along the order; it is continued from its beginning until all have equally many.
-
-    Args:
-        num_scenes: how many there are.
-        seed: of the order; the epoch is added to it.
-        num_replicas: number of devices.
-        rank: which of them.
-    """
-
-    def __init__(self, num_scenes: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
-        super().__init__(range(num_scenes), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
-        self.num_seen = 0
-        """Scenes at the beginning of the order, of all devices together, that the next pass alone leaves out."""
-
-    def order(self) -> list[int]:
-        """The scenes of all devices in the present epoch."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
-
-    def num_left(self, num_seen: int) -> int:
-        """This device's scenes in an epoch, behind the first ``num_seen`` of all devices."""
-        return max(0, -(-(len(self.dataset) - num_seen) // self.num_replicas))  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[int]:
-        num_seen, self.num_seen = self.num_seen, 0
-        order = self.order()
-        missing = self.num_left(num_seen) * self.num_replicas - len(order[num_seen:])
-        rest = [*order[num_seen:], *itertools.islice(itertools.cycle(order), missing)]
-        return iter(rest[self.rank :: self.num_replicas])
-
-
-class BalancedSampler(EpochSampler):
-    """Draws with replacement, as many as there are weights, anew in every epoch.
-
-    Every device makes the same draws and takes its share of them.
-
-    Args:
-        weights: float[N], in proportion to which the scenes are drawn.
-        seed: of the draws; the epoch is added to it.
-        num_replicas: number of devices.
-        rank: which of them.
-    """
-
-    def __init__(self, weights: Tensor, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
-        super().__init__(len(weights), seed, num_replicas, rank)
-        self.weights = weights.tolist()
-
-    def order(self) -> list[int]:
-        """The draws of all devices in the present epoch."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return list(WeightedRandomSampler(self.weights, len(self.weights), generator=generator))
-
-
 class ResumableLoader(DataLoader):
-    """A loader over an ``EpochSampler`` whose place in the epoch Lightning keeps in the checkpoint.
+    """A loader over an ``EpochSampler``, whose place in the epoch is saved in Lightning's checkpoint.
 
     The scenes that were seen are not decoded again. It takes no random number from the training's generator.
 
@@ -137,3 +83,39 @@ class ResumableLoader(DataLoader):
                 f"now ({', '.join(changed)}): take that back, {ANEW}"
             )
         self._start = self._seen = seen
+
+
+class _BatchDataset(Dataset[list[Any]]):
+    """A data set indexed by a batch of indices at a time."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Any]:
+        return [self.items[index] for index in indices]
+
+
+def evaluation_loader(
+    items: Any, batch_size: int, num_workers: int, share: dict[str, int], taxonomy: Taxonomy
+) -> DataLoader[Batch]:
+    """A loader of all scenes in order, each once on whichever device.
+
+    Args:
+        items: scenes with their frames, a sized data set.
+        batch_size: scenes of a batch.
+        num_workers: processes that decode.
+        share: ``num_replicas`` and ``rank``.
+        taxonomy: what the labels are called.
+
+    Raises:
+        DataError: for fewer scenes than devices.
+    """
+    return ResumableLoader(
+        _BatchDataset(items),
+        batch_size=None,
+        sampler=EvenBatchSampler(len(items), batch_size, **share),
+        num_workers=num_workers,
+        collate_fn=partial(collate, taxonomy=taxonomy),
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+    )

@@ -1,13 +1,15 @@
-"""A loader that goes on in the middle of an epoch."""
+"""Loaders: resumed in the middle of an epoch; every scene once in evaluation."""
+
+import itertools
 
 import pytest
 import torch
 
-from lvad.data.counts import SceneCounts
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.resume import BalancedSampler, EpochSampler, ResumableLoader
+from lvad.data.loaders import ResumableLoader
+from lvad.data.samplers import BalancedSampler, EpochSampler
 from lvad.data.source import Source
-from lvad.data.split import Split
+from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
 
 
@@ -137,3 +139,14 @@ def test_the_order_of_a_data_module_names_what_it_depends_on(drawn_root):
     }
     assert changed == {"the number of training scenes", "the digest of their names"}
     assert {name for name, value in order(balance=True).items() if value != whole[name]} == {"data.balance"}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_loaders_give_every_scene_in_order(drawn_root, num_workers):
+    data = BDDOIADataModule(Source("lastframe", drawn_root), eval_batch_size=3, num_workers=num_workers)
+    data.setup()
+    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        batches = [batch.ids for batch in loader]
+        assert [len(ids) for ids in batches] == [3, 3, 2]
+        assert list(itertools.chain(*batches)) == [scene.id for scene in data.scenes[split]]
+        assert len(loader) == 3

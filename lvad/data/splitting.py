@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final, Literal
 
-from lvad.data.recordings import drive_of
-from lvad.data.records import SPLITS, Reading
+from lvad.data.reading import SPLITS, Reading
+from lvad.data.recordings import recording_of
 from lvad.errors import DataError
 from lvad.types import Scene
 
@@ -32,7 +32,7 @@ def is_labelled(scenes: Sequence[Scene]) -> list[bool]:
     return found if any(found) else [bool(scene.captions) for scene in scenes]
 
 
-def permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
+def stratified_permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
     """Return the scenes' indices in a random order that the seed and their ids fix, stratified by their labels.
 
     Every beginning of the order holds nearly its share of every kind of scene: equal actions, and equal reasons
@@ -58,7 +58,7 @@ def _rank(split: str, name: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{split}/{name}".encode()).digest()
 
 
-def take(scenes: Sequence[Scene], amount: int | float | None, seed: int, what: str = "amount") -> list[Scene]:
+def seeded_subset(scenes: Sequence[Scene], amount: int | float | None, seed: int, what: str = "amount") -> list[Scene]:
     """Return a seeded subset, in the order of ``scenes``; a smaller one lies within every larger one.
 
     Args:
@@ -77,10 +77,10 @@ def take(scenes: Sequence[Scene], amount: int | float | None, seed: int, what: s
     count = math.ceil(Fraction(str(amount)) * len(scenes)) if isinstance(amount, float) else amount
     if not 0 <= count <= len(scenes):
         raise DataError(f"{what} must be between 0 and the {len(scenes)} scenes there are, got {amount}")
-    return [scenes[i] for i in sorted(permutation(scenes, seed)[:count])]
+    return [scenes[i] for i in sorted(stratified_permutation(scenes, seed)[:count])]
 
 
-def split_one_one(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+def split_single(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """Return the paper's subset: one action and one reason, all splits merged, 8:2 per action.
 
     The test share is rounded up. On the real ``gt_4a_21r`` files these are 2,009 scenes: 1,606 for training,
@@ -90,7 +90,7 @@ def split_one_one(scenes: Sequence[Scene], seed: int) -> list[Scene]:
         DataError: if no scene has exactly one action and one reason.
     """
     merged = _one_one(scenes)
-    train, test = _divide(merged, TEST_SHARE, seed)
+    train, test = _split_off(merged, TEST_SHARE, seed)
     return [s._replace(split="train") for s in train] + [s._replace(split="test") for s in test]
 
 
@@ -114,13 +114,13 @@ def split_reward(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     num_train, num_val, _ = REWARD_COUNTS
     if len(merged) < (total := sum(REWARD_COUNTS)):
         num_train, num_val = (len(merged) * count // total for count in (num_train, num_val))
-    order = permutation(merged, seed)
+    order = stratified_permutation(merged, seed)
     split = {i: "train" if n < num_train else "val" if n < num_train + num_val else "test" for n, i in enumerate(order)}
     return [scene._replace(split=split[i]) for i, scene in enumerate(merged)]
 
 
 def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
-    """Return the paper's subset split as in ``split_one_one`` and ``carve_val``, but no recording into two parts.
+    """Return the paper's subset split as in ``split_single`` and ``hold_out_val``, but no recording into two parts.
 
     Neighbouring cuts of one drive look alike, so a test scene whose neighbour was trained on is no test. Train, val and
     test have a quota of every action, the counts that the other split gives. Recordings are placed whole, those of
@@ -132,8 +132,8 @@ def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """
     merged = _one_one(scenes)
     groups: dict[str, list[int]] = {}
-    for i in permutation(merged, seed):
-        groups.setdefault(drive_of(merged[i]), []).append(i)
+    for i in stratified_permutation(merged, seed):
+        groups.setdefault(recording_of(merged[i]), []).append(i)
     quota = {kind: _quota(count) for kind, count in Counter(scene.actions for scene in merged).items()}
     left = {kind: dict(parts) for kind, parts in quota.items()}
     placed: dict[int, str] = {}
@@ -149,26 +149,26 @@ def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     return [scene._replace(split=placed[i]) for i, scene in enumerate(merged)]
 
 
-def keep_apart(scenes: Sequence[Scene], seed: int) -> list[Scene]:
-    """Return the source's own splits without what leaks: no recording of a test scene trains or validates.
+def remove_leakage(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+    """Return the source's own splits without leakage: no recording of a test scene trains or validates.
 
     Nor does one of a validation scene train. Test scenes are all kept, so scores are those of the release's test split.
     Of the real ``gt_4a_21r`` files 7,946 / 1,117 / 2,236 scenes become 7,358 / 1,050 / 2,236. The seed chooses nothing.
     """
-    drives = {split: {drive_of(s) for s in scenes if s.split == split} for split in SPLITS}
-    taken = {"train": drives["val"] | drives["test"], "val": drives["test"]}
-    return [s for s in scenes if drive_of(s) not in taken.get(s.split, ())]
+    recordings = {split: {recording_of(s) for s in scenes if s.split == split} for split in SPLITS}
+    taken = {"train": recordings["val"] | recordings["test"], "val": recordings["test"]}
+    return [s for s in scenes if recording_of(s) not in taken.get(s.split, ())]
 
 
-def split_anew(scenes: Sequence[Scene], seed: int) -> list[Scene]:
+def split_by_recording(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """Split labelled scenes of which none names a split: a fifth tests, a tenth of the rest validates.
 
     Recordings stay whole: one that is too large for what is left of both shares trains, as scenes without labels do.
     """
     labelled = [i for i, known in enumerate(is_labelled(scenes)) if known]
     groups: dict[str, list[int]] = {}
-    for i in permutation([scenes[i] for i in labelled], seed):
-        groups.setdefault(drive_of(scenes[labelled[i]]), []).append(labelled[i])
+    for i in stratified_permutation([scenes[i] for i in labelled], seed):
+        groups.setdefault(recording_of(scenes[labelled[i]]), []).append(labelled[i])
     left = _quota(len(labelled))
     placed = dict.fromkeys(range(len(scenes)), "train")
     for group in groups.values():
@@ -179,30 +179,32 @@ def split_anew(scenes: Sequence[Scene], seed: int) -> list[Scene]:
 
 
 def _quota(count: int) -> dict[str, int]:
-    """How many of ``count`` scenes each split gets, shares rounded up as in ``_divide``."""
+    """How many of ``count`` scenes each split gets, shares rounded up as in ``_split_off``."""
     test = math.ceil(TEST_SHARE * count)
     val = min(math.ceil(VAL_SHARE * (count - test)), max(0, count - test - 1))
     return {"train": count - test - val, "val": val, "test": test}
 
 
-def carve_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
-    """Part a validation split from labelled train scenes, the same share of every set of actions.
+def hold_out_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
+    """Hold out a validation split of the labelled train scenes, the same share of every set of actions.
 
     Scenes without labels stay, unless there are no others.
     """
     labelled = [scene for scene, known in zip(train, is_labelled(train), strict=True) if known]
-    _, val = _divide(labelled or train, VAL_SHARE, seed, num_kept=1)
+    _, val = _split_off(labelled or train, VAL_SHARE, seed, num_kept=1)
     chosen = {scene.id for scene in val}
     return [scene for scene in train if scene.id not in chosen], [scene._replace(split="val") for scene in val]
 
 
-def _divide(scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int = 0) -> tuple[list[Scene], list[Scene]]:
+def _split_off(
+    scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int = 0
+) -> tuple[list[Scene], list[Scene]]:
     """The rest, and ``ceil(share * n)`` of each group of n scenes with equal actions; the given order is kept.
 
     ``num_kept`` of every group stay in the rest whatever the share.
     """
     groups: dict[tuple[int, ...] | None, list[int]] = {}
-    for i in permutation(scenes, seed):
+    for i in stratified_permutation(scenes, seed):
         groups.setdefault(scenes[i].actions, []).append(i)
     chosen: set[int] = set()
     for group in groups.values():
@@ -211,8 +213,8 @@ def _divide(scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int =
     return rest, [scenes[i] for i in sorted(chosen)]
 
 
-def hold_out(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
-    """Part a validation split from scenes without labels.
+def hold_out_sequences(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scene]]:
+    """Hold out a validation split of scenes without labels.
 
     Neighbouring windows share frames, so whole sequences are held out in a seeded order, and of the one where
     the share ends its last windows. A single scene is kept for training.
@@ -229,8 +231,8 @@ def hold_out(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[Scen
     )
 
 
-def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene]]:
-    """Sort a source's scenes into train, val and test; a missing val is parted from train.
+def split_scenes(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene]]:
+    """Sort a source's scenes into train, val and test; a missing val is held out of train.
 
     Where none names a split, labelled scenes are split anew, and of others a validation split is held out.
 
@@ -250,14 +252,14 @@ def arrange(reading: Reading, subset: Subset, seed: int) -> dict[str, list[Scene
         if not any(is_labelled(scenes)):
             if subset != "all":
                 raise DataError("scenes without labels have no one-action-one-reason subset; use subset=all")
-            train, val = hold_out(scenes, seed)
+            train, val = hold_out_sequences(scenes, seed)
             return {"train": train, "val": val, "test": []}
-        scenes = split_anew(scenes, seed)
-    ways = {"apart": keep_apart, "single": split_one_one, "grouped": split_grouped, "reward": split_reward}
-    divide = ways.get(subset)
-    scenes = divide(scenes, seed) if divide else scenes
+        scenes = split_by_recording(scenes, seed)
+    splitters = {"apart": remove_leakage, "single": split_single, "grouped": split_grouped, "reward": split_reward}
+    splitter = splitters.get(subset)
+    scenes = splitter(scenes, seed) if splitter else scenes
     splits = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     keeps_recordings = subset in ("grouped", "apart") or (subset == "all" and not is_split)
-    if not splits["val"] and not keeps_recordings:  # carving does not
-        splits["train"], splits["val"] = carve_val(splits["train"], seed)
+    if not splits["val"] and not keeps_recordings:  # holding out would not
+        splits["train"], splits["val"] = hold_out_val(splits["train"], seed)
     return splits

@@ -1,4 +1,4 @@
-"""Moments of a video: which of them a span of time gives, and the pictures that a player shows then.
+"""Clips of a video: which times a span gives, and the pictures that a player shows then.
 
 Nothing is copied to the disk. A reader decodes from the key frame before the first moment to the last moment.
 """
@@ -14,8 +14,8 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 from PIL import Image
 
-from lvad.data.records import plain_file
-from lvad.data.videos import opened, picture_of, time_of
+from lvad.data.reading import plain_file
+from lvad.data.videos import frame_time_s, frame_to_image, open_video
 from lvad.errors import DataError
 from lvad.types import VideoFrame
 
@@ -49,7 +49,7 @@ def read_header(video: Path, video_stream: int | None = None) -> Header:
 
 @lru_cache(maxsize=2**16)  # a video has many spans
 def _header(video: Path, size: int, mtime_ns: int, video_stream: int | None) -> Header:
-    with opened(video, video_stream) as (container, stream):
+    with open_video(video, video_stream) as (container, stream):
         length_s = None
         if container.format.name not in _GUESSED:
             length_s = container.duration / av.time_base if container.duration else None
@@ -58,7 +58,7 @@ def _header(video: Path, size: int, mtime_ns: int, video_stream: int | None) -> 
         return Header(length_s, (stream.width, stream.height))
 
 
-def moments(
+def clip_frames(
     video: Path, start_s: float, end_s: float, num_frames: int, fps: float, video_stream: int | None = None
 ) -> tuple[VideoFrame, ...]:
     """The last frames of a span: its end, and what is 1, 2, ... times 1 / fps before it, oldest first.
@@ -81,7 +81,7 @@ def moments(
     return tuple(VideoFrame(video, max(0.0, time), video_stream) for time in reversed(kept))
 
 
-def decode_moments(frames: Sequence[VideoFrame]) -> list[Image.Image]:
+def decode_clip(frames: Sequence[VideoFrame]) -> list[Image.Image]:
     """The pictures of one stream of one video at ascending times, as a player shows them.
 
     Raises:
@@ -90,14 +90,14 @@ def decode_moments(frames: Sequence[VideoFrame]) -> list[Image.Image]:
     video, _, video_stream = frames[0]
     with _named(video):
         plain_file(video)
-        with opened(video, video_stream) as (container, stream):
+        with open_video(video, video_stream) as (container, stream):
             origin_s = float((stream.start_time or 0) * (stream.time_base or 0))
             times = [origin_s + frame.time_s for frame in frames]
             found = _from_key_frame(container, stream, times)
             found = found or _shown(_timed(container, stream), times, _max_gap_s(stream))
             if found is None:
                 raise DataError.at(video, "", f"has no picture at {frames[-1].time_s:g} s", "fetch the file again")
-            return [picture_of(frame, stream, video) for frame in found]
+            return [frame_to_image(frame, stream, video) for frame in found]
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _timed(
     if latest_start_s is None:
         container.seek(0)
     for i, frame in enumerate(container.decode(stream)):
-        time_s = time_of(frame, i, stream)
+        time_s = frame_time_s(frame, i, stream)
         if i == 0 and latest_start_s is not None and (frame.time is None or time_s > latest_start_s + _TOLERANCE_S):
             return
         yield time_s, frame

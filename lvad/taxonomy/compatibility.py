@@ -1,4 +1,4 @@
-"""Whether what was made with one label set is used with another, which is refused."""
+"""Refuse what was made with one label set and is used with another."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, find_taxonomy
 
 
-def taxonomy_of(trainer: Any) -> Taxonomy:
+def trainer_taxonomy(trainer: Any) -> Taxonomy:
     """The label set of a trainer's data; BDD-OIA's where that says nothing of one."""
     return getattr(getattr(trainer, "datamodule", None), "taxonomy", BDD_OIA)
 
 
-def taxonomy_of_run(folder: Path) -> Taxonomy:
+def folder_taxonomy(folder: Path) -> Taxonomy:
     """The label set of a run folder; BDD-OIA's where none was written.
 
     Raises:
@@ -24,17 +24,17 @@ def taxonomy_of_run(folder: Path) -> Taxonomy:
         raise DataError(f"{error}; restore the file, or run the stage again") from error
 
 
-def check_labels_of(folder: Path, taxonomy: Taxonomy) -> None:
+def check_folder_taxonomy(folder: Path, taxonomy: Taxonomy) -> None:
     """Refuse a run or an exported model that was made with another label set; one that holds none is let pass.
 
     Raises:
         DataError: naming the folder and the difference.
     """
     if (folder / FILE).is_file():
-        check_same(taxonomy_of_run(folder), taxonomy, folder)
+        check_same_taxonomy(folder_taxonomy(folder), taxonomy, folder)
 
 
-def check_same(made_with: Taxonomy, taxonomy: Taxonomy, where: Path | str) -> None:
+def check_same_taxonomy(made_with: Taxonomy, taxonomy: Taxonomy, where: Path | str) -> None:
     """Refuse what was made with another label set.
 
     Args:

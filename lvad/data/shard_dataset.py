@@ -1,4 +1,4 @@
-"""Training scenes out of shards of footage: their order, and how one is decoded.
+"""A data set of scenes in shards of footage, and the sampler that orders them.
 
 The order of an epoch is a permutation of the shards by seed and epoch, and within every ``num_mixed`` shards of it a
 permutation of their scenes. It is never written out: the place in it says which scene comes next, so a run goes on
@@ -19,16 +19,16 @@ from torch.utils.data import Dataset
 
 from lvad.data.collate import stack
 from lvad.data.images import open_image
-from lvad.data.resume import EpochSampler
+from lvad.data.samplers import EpochSampler
 from lvad.data.shards import NUM_TABLES, Shards
 from lvad.errors import DataError
 from lvad.types import Scene
 
-NUM_MIXED: Final = NUM_TABLES
+NUM_SHUFFLED_SHARDS: Final = NUM_TABLES
 """Shards between which scenes are shuffled; the tables of all of them fit where tables are kept."""
 
 
-class FootageSampler(EpochSampler):
+class ShardSampler(EpochSampler):
     """The scenes of one rank, by their number in all shards, one after the other.
 
     Args:
@@ -45,7 +45,7 @@ class FootageSampler(EpochSampler):
         seed: int,
         num_replicas: int = 1,
         rank: int = 0,
-        num_mixed: int = NUM_MIXED,
+        num_mixed: int = NUM_SHUFFLED_SHARDS,
     ) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         super().__init__(int(self.counts.sum()), seed, num_replicas, rank)
@@ -57,7 +57,7 @@ class FootageSampler(EpochSampler):
 
     def order(self) -> list[int]:
         """The scenes of all ranks in the present epoch, all at once: for small footage."""
-        return list(self._walk(0, int(self.counts.sum()), 1))
+        return list(self._ordered(0, int(self.counts.sum()), 1))
 
     def num_left(self, num_seen: int) -> int:
         """This rank's scenes in an epoch, behind the first ``num_seen`` of all ranks."""
@@ -66,9 +66,9 @@ class FootageSampler(EpochSampler):
     def __iter__(self) -> Iterator[int]:
         num_seen, self.num_seen = self.num_seen, 0
         end = num_seen + self.num_left(num_seen) * self.num_replicas
-        return self._walk(num_seen + self.rank, end, self.num_replicas)
+        return self._ordered(num_seen + self.rank, end, self.num_replicas)
 
-    def _walk(self, place: int, last: int, step: int) -> Iterator[int]:
+    def _ordered(self, place: int, last: int, step: int) -> Iterator[int]:
         """Every ``step``-th scene of the order, from a place in it to the end of what is given."""
         starts = self.counts.cumsum() - self.counts
         shards = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.counts))
@@ -85,7 +85,7 @@ class FootageSampler(EpochSampler):
             begin = end
 
 
-class FootageDataset(Dataset[tuple[Scene, Tensor]]):
+class ShardDataset(Dataset[tuple[Scene, Tensor]]):
     """The scenes of some folders of shards, read and decoded when asked for; they have no labels.
 
     Args:
