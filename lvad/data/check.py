@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from lvad.data.decoding import FrameSizes, decode_frames
 from lvad.data.layouts import Layout, read_source
+from lvad.data.reading import Reading
 from lvad.data.recordings import recording_of_id
 from lvad.data.splitting import split_grouped, split_single
 from lvad.errors import DataError, one_line
@@ -73,27 +74,28 @@ def check(
         taxonomy: what the labels are called.
 
     Returns:
-        Counts, errors (what a run would stop at) and warnings (what real data has).
+        Counts, errors (a run would stop at them) and warnings (real data has them).
     """
     root = Path(os.path.expanduser(root))  # a user who is unknown stays a name
     folder = Path(os.path.expanduser(images)) if images else None
     report = Report(str(root), format, taxonomy.name)
     try:
         reading = read_source(root, format, num_frames, folder, taxonomy=taxonomy)
-        report.format, report.dropped = reading.format, reading.dropped
-        report.errors += [str(error) for error in reading.errors]
-        report.warnings += reading.warnings
+        _add_reading(report, reading)
         scenes = _SPLITS[subset](reading.scenes, seed=0) if subset in _SPLITS else reading.scenes
     except DataError as error:
         report.errors.append(str(error))
         return report
     _count(report, scenes, taxonomy)
     report.warnings += _contradictions(scenes, taxonomy)
-    if reading.has_images:
-        report.images = _decode_frames(report, scenes) if decode else "present, not decoded"
-    else:
-        report.warnings.append("images not checked: none beside the label files (give images=)")
+    _check_images(report, reading, scenes, decode)
     return report
+
+
+def _add_reading(report: Report, reading: Reading) -> None:
+    report.format, report.dropped = reading.format, reading.dropped
+    report.errors += [str(error) for error in reading.errors]
+    report.warnings += reading.warnings
 
 
 def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
@@ -111,7 +113,14 @@ def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
             report.reasons[name] = dict(zip(taxonomy.reason_keys, reasons, strict=True))
 
 
-def _decode_frames(report: Report, scenes: Sequence[Scene]) -> str:
+def _check_images(report: Report, reading: Reading, scenes: Sequence[Scene], decode: bool) -> None:
+    if not reading.has_images:
+        report.warnings.append("images not checked: none beside the label files (give images=)")
+    else:
+        report.images = _decode_all(report, scenes) if decode else "present, not decoded"
+
+
+def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
     sizes: FrameSizes = {}
     for scene in scenes:
         for frame in scene.frames:

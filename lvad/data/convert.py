@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lvad.data.bddx import TABLE_SUFFIX, convert_bddx
 from lvad.data.jsonl import read_jsonl
 from lvad.data.layouts import Layout, read_source
-from lvad.data.reading import Reading
+from lvad.data.reading import Drop, Reading
 from lvad.data.splitting import is_labelled
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
@@ -47,15 +47,22 @@ def convert(
     _check_output(out)
     relative = _relative_to(out.parent)
     if layout == "bddx" or (layout == "auto" and source.suffix == TABLE_SUFFIX):
-        lines, drops = convert_bddx(source, images or source.parent / "videos", relative)
-        _write(out, lines)
-        reading = read_jsonl(out, num_frames, taxonomy=taxonomy).require()
-        reading.drops = drops
-        return reading
+        rows, drops = convert_bddx(source, images or source.parent / "videos", relative)
+        return _written_bddx(out, rows, drops, num_frames, taxonomy)
     reading = read_source(source, layout, num_frames, images, taxonomy=taxonomy).require()
     if not any(is_labelled(reading.scenes)):
         raise DataError.at(source, "", "has no labels to convert", "give a folder with label files")
     _write(out, (_row(scene, relative, taxonomy) for scene in reading.scenes))
+    return reading
+
+
+def _written_bddx(
+    out: Path, rows: list[dict[str, Any]], drops: list[Drop], num_frames: int, taxonomy: Taxonomy
+) -> Reading:
+    """Write the rows, and read them: only the reader knows the frames of a span."""
+    _write(out, rows)
+    reading = read_jsonl(out, num_frames, taxonomy=taxonomy).require()
+    reading.drops = drops
     return reading
 
 
@@ -78,9 +85,10 @@ def _write(out: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _row(scene: Scene, relative: Callable[[Path], str], taxonomy: Taxonomy) -> dict[str, Any]:
     row: dict[str, Any] = {"id": scene.id}
-    moments = [frame for frame in scene.frames if isinstance(frame, VideoFrame)]
-    if moments:
-        row |= {"video": relative(moments[0].video), "start_s": moments[0].time_s, "end_s": moments[-1].time_s}
+    video_frames = [frame for frame in scene.frames if isinstance(frame, VideoFrame)]
+    if video_frames:
+        first, last = video_frames[0], video_frames[-1]
+        row |= {"video": relative(first.video), "start_s": first.time_s, "end_s": last.time_s}
     else:
         row["frames"] = [relative(frame) for frame in scene.frames if isinstance(frame, Path)]
     if scene.split:

@@ -1,6 +1,6 @@
 """The fields of one row of a ``.jsonl`` file: labels, texts, facts, and a span of a video in place of frames.
 
-{"video": "a.mp4", "start_s": 1.0, "end_s": 5.0, "text": "The car stops because the light is red."}
+A span is ``{"video": "a.mp4", "start_s": 1.0, "end_s": 5.0}``.
 """
 
 import difflib
@@ -23,7 +23,7 @@ _LONGEST_S: Final = 1e9
 
 
 class Line(NamedTuple):
-    """Where a scene stands, and what a file of its kind may say."""
+    """A line of a ``.jsonl`` file: where a scene stands, and how an error of it is worded."""
 
     path: Path
     number: int

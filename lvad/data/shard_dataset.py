@@ -4,7 +4,7 @@ The order of an epoch is a permutation of the shards by seed and epoch, and with
 permutation of their scenes. It is never written out: the place in it says which scene comes next, so a run goes on
 exactly where it stopped, whatever the number of workers, and nothing is held but the numbers of one such window.
 
-All ranks walk along the same order and take every R-th scene, each at its own time: shards of unequal length leave no
+All ranks follow the same order and take every R-th scene, each at its own time: shards of unequal length leave no
 rank with fewer batches than another. What is left over where R does not divide the number of scenes, fewer than R, is
 not given in that epoch; the next epoch leaves out others.
 """

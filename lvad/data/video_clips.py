@@ -1,6 +1,6 @@
 """Clips of a video: which times a span gives, and the pictures that a player shows then.
 
-Nothing is copied to the disk. A reader decodes from the key frame before the first moment to the last moment.
+Nothing is copied to the disk. A reader decodes from the key frame before the first time to the last time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ _TOLERANCE_S: Final = 5e-4
 _GUESSED: Final = ("mpeg", "mpegts", "mpegvideo")
 """Formats that do not store their length: what FFmpeg says of it is a guess."""
 _MAX_GAP_S: Final = 1.0
-"""A video whose last frame is over so long before a moment within its length is broken."""
+"""A video whose last frame is over so long before a time within its length is broken."""
 
 
 class Header(NamedTuple):

@@ -12,9 +12,8 @@ def scene(name, labelled=True):
 
 
 def test_uses_name_the_stage_the_split_and_whether_labels_were_seen():
-    found = stage_ledger(
-        "RLOOPolicy", {"train": [scene("b", False), scene("a")], "val": [scene("c")], "test": [scene("d")]}
-    )
+    splits = {"train": [scene("b", False), scene("a")], "val": [scene("c")], "test": [scene("d")]}
+    found = stage_ledger("RLOOPolicy", splits)
     assert found == {
         "RLOOPolicy train, unlabelled": ["b"], "RLOOPolicy train, labelled": ["a"], "RLOOPolicy val, labelled": ["c"],
     }  # fmt: skip

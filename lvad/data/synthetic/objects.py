@@ -73,6 +73,7 @@ def paint_turning_car(canvas: Canvas, lane: float, nearness: float, colour: str,
     half = width / 2
 
     def at(along: float, up: float) -> tuple[float, float]:
+        """Frame position of a point of the car, in half widths forwards and widths upwards."""
         return x + sign * along * half, ground - up * width
 
     cabin = [at(-0.75, 0.3), at(-0.5, 0.47), at(0.2, 0.47), at(0.5, 0.3)]

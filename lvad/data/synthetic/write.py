@@ -27,12 +27,12 @@ from lvad.data.synthetic.captions import captions
 from lvad.data.synthetic.labels import claims_of, taxonomy_labels
 from lvad.data.synthetic.render import render
 from lvad.data.synthetic.state import SceneState, draw_state, facts
+from lvad.data.synthetic_set import RECIPE
 from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, dump_taxonomy
 
 VERSION: Final = 1
 """Of state, picture, captions and layout; raised when the same seed gives other files."""
 _JPEG_QUALITY: Final = 92
-_RECIPE: Final = "synthetic.json"
 _RECORDING_SCENES: Final = 4
 """Scenes that share the first half of their id, as clips of one drive do."""
 _SPLIT_OFFSET: Final = 10_000_000
@@ -102,12 +102,17 @@ def write_synthetic(
     counts = {"train": num_train, "val": num_val, "test": num_test}
     _check(counts, num_frames, size_px, num_workers)
     recipe = {"version": VERSION, "seed": seed, "num_frames": num_frames, "size_px": size_px, "counts": counts}
-    if taxonomy != BDD_OIA:  # whose sets are as they were before there were others
-        claims_of(taxonomy)
-        recipe["taxonomy"] = taxonomy.as_dict()
-    if _holds(root, recipe):
-        return
-    _write_apart(root, recipe, taxonomy, num_workers, progress)
+    recipe |= _taxonomy_entry(taxonomy)
+    if not _holds(root, recipe):
+        _write_apart(root, recipe, taxonomy, num_workers, progress)
+
+
+def _taxonomy_entry(taxonomy: Taxonomy) -> dict[str, Any]:
+    """The label set in a recipe; none for BDD-OIA, whose recipes are older than other label sets."""
+    if taxonomy == BDD_OIA:
+        return {}
+    claims_of(taxonomy)
+    return {"taxonomy": taxonomy.as_dict()}
 
 
 def _write_apart(root: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_workers: int, progress: bool) -> None:
@@ -136,7 +141,7 @@ def _write_all(root: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_worke
             _write_split(root, split, _counted(rows, bar))
     if taxonomy != BDD_OIA:
         (root / FILE).write_text(dump_taxonomy(taxonomy), encoding="utf-8")
-    (root / _RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    (root / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
 def _check(counts: dict[str, int], num_frames: int, size_px: int, num_workers: int) -> None:
@@ -156,7 +161,7 @@ def _holds(root: Path, recipe: dict[str, Any]) -> bool:
     """Whether the set is there; False where the name is free or an empty folder's."""
     if not root.exists():
         return False
-    file = root / _RECIPE
+    file = root / RECIPE
     if file.is_file():
         found = read_json(file, dict)
         if found == recipe:
