@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from layouts import GO, GREEN, RED, STOP, flags, gt, lastframe, picture, write_video
+from layouts import FACTS, GO, GREEN, RED, STOP, flags, gt, lastframe, picture, write_video
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DistributedSampler
 
@@ -131,9 +132,10 @@ def test_devices_share_the_scenes_and_one_order(labelled: str) -> None:
 def test_unlabelled_hides_everything_in_train_alone(tmp_path: Path) -> None:
     root = lastframe(tmp_path, "train", [(f"a{i}_1.jpg", STOP, RED) for i in range(10)])
     lastframe(tmp_path, "test", [("b_1.jpg", STOP, RED)])
+    facts = FACTS | {"light": "red"}
     for split, name in (("train", "a3"), ("test", "b")):
-        line = f'{{"id": "{name}", "captions": ["A red light."], "facts": {{"light": "red"}}}}'
-        (root / f"{split}_scenes.jsonl").write_text(line)
+        line = {"id": name, "captions": ["A red light."], "facts": facts}
+        (root / f"{split}_scenes.jsonl").write_text(json.dumps(line))
     data = ready(Source("auto", str(root)), Split(unlabelled=True))
     for batch in data.train_dataloader():
         assert batch.actions.unique().tolist() == batch.reasons.unique().tolist() == [UNLABELLED]
@@ -141,7 +143,7 @@ def test_unlabelled_hides_everything_in_train_alone(tmp_path: Path) -> None:
         assert set(batch.facts) == {None}
     assert all(scene[3:8] == (None, None, (), None, False) for scene in data.scenes["train"])
     (test,) = data.test_dataloader()
-    assert (test.captions, test.facts) == ([("A red light.",)], [{"light": "red"}])
+    assert (test.captions, test.facts) == ([("A red light.",)], [facts])
     assert test.actions.tolist() == [STOP]
     (val,) = data.val_dataloader()
     assert val.actions.tolist() == [STOP]
