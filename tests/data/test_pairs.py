@@ -63,7 +63,7 @@ def test_scenes_without_right_or_wrong_texts_are_left_out_and_wrong_ones_repeat_
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_mirror_images_are_a_reflection(kind):
+def test_mirrored_candidates_are_a_reflection(kind):
     images = mirrored_candidates(kind)
     assert [images[i] for i in images] == list(range(len(images)))
     if kind == "reason":
