@@ -64,7 +64,7 @@ def write_shards(recipe: Recipe, folder: Path, progress: bool = True) -> Written
             raise DataError.at(recipe.source, "", "nothing in it could be decoded", "fetch the files again")
         left_out = source.num_left_out
         index = {"format": FORMAT, "recipe": asdict(recipe), "scenes": counts, "left_out": left_out}
-        _write_atomically(folder / INDEX, lambda path: path.write_bytes(dump(index)))
+        _write_whole(folder / INDEX, lambda path: path.write_bytes(dump(index)))
         (folder / _STARTED).unlink()
     return Written(sum(counts), len(counts), left_out)
 
@@ -87,12 +87,12 @@ def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[Frame, ...]],
                 rows.append((scene[-1].id, numbers[scene[0].id], len(scene)))
 
     tar_path = folder / f"{shard_name(number)}.tar"
-    _write_atomically(tar_path, write)
+    _write_whole(tar_path, write)
     with tarfile.open(tar_path) as tar:
         frames = [(member.offset_data, member.size) for member in tar]
     position = source.position._replace(left_out=source.num_left_out)._asdict()
     table = {"bytes": tar_path.stat().st_size, "frames": frames, "scenes": rows, "position": position}
-    _write_atomically(folder / f"{shard_name(number)}.json", lambda path: path.write_bytes(dump(table)))
+    _write_whole(folder / f"{shard_name(number)}.json", lambda path: path.write_bytes(dump(table)))
     return len(rows)
 
 
@@ -147,10 +147,10 @@ def _check_resumable(folder: Path, recipe: Recipe) -> None:
         return
     if any(not entry.name.startswith(_TEMPORARY) for entry in folder.iterdir()):
         raise DataError.at(folder, "", "is not empty", "choose another folder")
-    _write_atomically(folder / _STARTED, lambda path: path.write_bytes(dump(asdict(recipe))))
+    _write_whole(folder / _STARTED, lambda path: path.write_bytes(dump(asdict(recipe))))
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let a file be written under another name; it gets its own when all of it is on the disk."""
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
     written = Path(name)
