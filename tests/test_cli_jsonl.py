@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from layouts import write_video
+from pages import blocks, lvad_commands
 from test_cli import run
 
 from lvad.cli import main
@@ -18,10 +19,6 @@ LANES = load_taxonomy("lanes")
 SHORT = [
     "--trainer.max_epochs", "1", "--trainer.check_val_every_n_epoch", "1", "--trainer.enable_progress_bar", "false",
     "--trainer.accelerator", "cpu",
-]  # fmt: skip
-SMALL = [
-    "--data.source.format", "jsonl", "--data.source.root", "mine",
-    "--data.taxonomy", "mine.yaml", "--data.split.num_scenes", "{}", *SHORT,
 ]  # fmt: skip
 EMBEDDED = """
 trainer: {precision: 32-true}
@@ -41,24 +38,32 @@ model:
 pytestmark = pytest.mark.slow
 
 
-def test_from_check_to_export(tmp_path):
+def test_all_stages_by_the_commands_of_the_page(tmp_path):
+    """Pictures with three actions of one's own, as docs/data.md says it, on few scenes and for one epoch."""
     run("data", "draw", "drawn", *"--num_train 16 --num_val 8 --num_test 8 --taxonomy lanes".split(), cwd=tmp_path)
-    (tmp_path / "mine.yaml").write_text((tmp_path / "drawn/taxonomy.yaml").read_text())
-    run("data", "convert", "drawn", "mine/scenes.jsonl", "--taxonomy", "mine.yaml", cwd=tmp_path)
-    checked = json.loads(run("data", "check", "mine", "--taxonomy", "mine.yaml", "--json", cwd=tmp_path).stdout)
-    assert (checked["format"], checked["splits"]) == ("jsonl", {"train": 16, "val": 8, "test": 8})
-    run("fit", "--config", "configs/action_sft.yaml", *SMALL, cwd=tmp_path)
-    run("test", cwd=tmp_path)
-    folder = tmp_path / "logs/action_sft/version_0"
-    metrics = json.loads((folder / "metrics.json").read_text())
+    run("data", "convert", "drawn", "depot/scenes.jsonl", "--taxonomy", "drawn/taxonomy.yaml", cwd=tmp_path)
+    (tmp_path / "depot/labels.yaml").write_text((tmp_path / "drawn/taxonomy.yaml").read_text())
+    (data,) = (block for block in blocks("docs/data.md", "yaml") if block.file == "depot/data.yaml")
+    (tmp_path / data.file).write_text(data.text)
+    commands = [words for words in lvad_commands("docs/data.md") if "depot" in " ".join(words)]
+    (tmp_path / "depot/cam").mkdir()
+    (tmp_path / "depot/cam/b.jpg").write_bytes(next((tmp_path / "drawn/data").glob("*.jpg")).read_bytes())
+    assert [words[0] for words in commands] == ["data", "fit", "fit", "fit", "predict", "export"]
+    for words in commands:
+        more = SHORT if words[0] == "fit" else []
+        # So few scenes tune no reward that an audit lets through.
+        more = [*more, "--model.init_args.audit", "warn"] if "configs/rloo.yaml" in words else more
+        run(*words, *more, cwd=tmp_path)
+        if "configs/two_stage.yaml" in words:
+            run("test", cwd=tmp_path)
+    metrics = json.loads((tmp_path / "logs/two_stage/version_0/metrics.json").read_text())
     assert {f"test/action_f1/{name}" for name in LANES.action_names} <= set(metrics)
-    weights = ["--config", f"{folder}/config.yaml", "--ckpt_path", f"{folder}/checkpoints/best.ckpt"]
-    run("predict", *weights, cwd=tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "predictions/predictions.jsonl").read_text().splitlines()]
-    assert len(rows) == 32
-    assert all(list(row["action_probabilities"]) == list(LANES.action_names) for row in rows)
-    run("export", folder, "out", cwd=tmp_path)
-    assert find_taxonomy(tmp_path / "out") == LANES
+    (row,) = [json.loads(line) for line in (tmp_path / "seen/predictions.jsonl").read_text().splitlines()]
+    assert list(row["action_probabilities"]) == list(LANES.action_names)
+    assert row["description"]
+    assert find_taxonomy(tmp_path / "depot_model") == LANES
+    seen = ledger_of_run(tmp_path / "logs/two_stage/version_0")
+    assert {"CLIPReward train, labelled", "RLOOPolicy train, unlabelled", "ActionSFT train, labelled"} <= set(seen)
 
 
 def test_a_video_with_texts_from_check_to_export(tmp_path, monkeypatch, capsys):
