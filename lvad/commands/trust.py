@@ -26,6 +26,8 @@ RUNS_CODE: Final = (
     *("torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.utils.collect_env", "torch.distributed.run"),
     *("transformers.pipeline", "transformers.pipelines", "transformers.dynamic_module_utils", "transformers.commands"),
 )
+_LET_THROUGH: Final[list[str]] = []
+"""Names that an earlier configuration of this process asked for; jsonargparse remembers them as allowed."""
 _DENIED: Final = re.compile(r"Importing '([\w.]+)' is not allowed, denied by the '([\w.*]+)' entry")
 
 
@@ -55,7 +57,8 @@ def with_consent(parse: Callable[[], T]) -> T:
         ArgumentError: as ``parse`` does; with ``--safe`` for any such name, and always for one that runs programs,
             opens files or connections (``os``, ``subprocess``, ``builtins.exec``, ...).
     """
-    set_parsing_settings(import_path_denylist=["*", *RUNS_CODE], import_path_allowlist=list(KNOWN))
+    denied_again = _LET_THROUGH if FLAGS.safe else []
+    set_parsing_settings(import_path_denylist=["*", *RUNS_CODE, *denied_again], import_path_allowlist=list(KNOWN))
     if not FLAGS.safe and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a file of this folder hides no library
     said: set[tuple[str, str]] = set()  # a class has a second name where it is defined
@@ -67,11 +70,12 @@ def with_consent(parse: Callable[[], T]) -> T:
             if denied is None:
                 raise
             name, entry = denied.groups()
-            if FLAGS.safe or entry != "*":
+            if FLAGS.safe or entry not in ("*", *_LET_THROUGH):
                 raise ArgumentError(None, _refusal(name, entry)) from error
             if (key := (name.partition(".")[0], name.rpartition(".")[2])) not in said:
                 said.add(key)
                 _say(f"a configuration asks for {name}, which is not of lvad or its libraries: its code runs here")
+            _LET_THROUGH.append(name)
             set_parsing_settings(import_path_allowlist=[name])
 
 
@@ -111,7 +115,7 @@ def keys_sent(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _refusal(name: str, entry: str) -> str:
-    why = "--safe imports only" if entry == "*" else "it can run any program; a configuration may name"
+    why = "--safe imports only" if entry in ("*", *_LET_THROUGH) else "it can run any program; a configuration may name"
     return f"a configuration asks for {name}, which is refused: {why} {', '.join(KNOWN)}"
 
 
