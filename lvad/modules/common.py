@@ -1,4 +1,4 @@
-"""What the stages share: how batches count in a step, how weights are shared out, what is optimised and resumed."""
+"""What the stages share: how batches count, how weights are shared out, what is optimised, what a checkpoint holds."""
 
 from collections.abc import Mapping
 from pathlib import Path
