@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lvad.errors import DataError
-from lvad.fingerprints import fingerprints
+from lvad.ops import fingerprints
 from lvad.policy.hf import HFPolicy
 from lvad.rewards.checks import frozen
 from lvad.types import Batch, Reward

@@ -17,7 +17,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.decoding import frame_size
 from lvad.data.images import reduced_size
 from lvad.errors import DataError, DoesNotFit
-from lvad.objectives.kl_penalty import AdaptiveKL
+from lvad.objectives.regularisation import AdaptiveKL
 from lvad.ops import kept_random_state
 from lvad.policy.tokens import PromptIds
 from lvad.types import Batch, Prefix, Rollouts, Scene

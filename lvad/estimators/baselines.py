@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
-from lvad.losses.advantages import group_relative, leave_one_out, over_baseline
+from lvad.losses.policy_gradient import group_relative, leave_one_out, over_baseline
 
 
 class RLOO(Estimator):

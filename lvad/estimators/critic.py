@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
-from lvad.losses.advantages import over_baseline
+from lvad.losses.policy_gradient import over_baseline
 
 
 class A2C(Estimator):

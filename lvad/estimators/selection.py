@@ -1,8 +1,8 @@
 """Estimators that choose or re-weight completions instead of subtracting a baseline; none is unbiased for grad E[R]."""
 
 from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
-from lvad.losses.advantages import best_of_n, minimum_risk_weights
 from lvad.losses.minimum_risk import is_first_occurrence
+from lvad.losses.policy_gradient import best_of_n, minimum_risk_weights
 from lvad.ops import sequence_sum
 
 

@@ -23,8 +23,7 @@ from lvad.data.pairs import TextKind, candidates, mirrored_candidates
 from lvad.evaluation.clip_similarity import Similarity, between, blended, calibrate, probability
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
-from lvad.modules.accumulation import MeanOverScenes
-from lvad.modules.common import check_checkpoint_of, keep_trained_weights, make_optimizer
+from lvad.modules.common import MeanOverScenes, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.objectives.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.ops import on_host
 from lvad.ranks import SceneRows, log_gathered, mean_over_ranks

@@ -19,13 +19,20 @@ from lvad.evaluation.greedy_scores import GreedyScores
 from lvad.evaluation.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
 from lvad.modules.apart import touched, without_gradients
 from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
-from lvad.modules.experience import Experience, Judged, RolloutReuse, experience_stats, values_of_all_ranks
-from lvad.objectives.kl_penalty import KL, AdaptiveKL
-from lvad.objectives.regularisation import Regularisation
+from lvad.objectives.regularisation import KL, AdaptiveKL, Regularisation, check_finite
 from lvad.ops import on_host
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
-from lvad.rewards.checks import check_finite, frozen
-from lvad.rollouts import first_scenes, sample, scene_samples
+from lvad.rewards.checks import frozen
+from lvad.rollouts import (
+    Experience,
+    Judged,
+    RolloutReuse,
+    experience_stats,
+    first_scenes,
+    sample,
+    scene_samples,
+    values_of_all_ranks,
+)
 from lvad.sharding import total_norm, whole_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 

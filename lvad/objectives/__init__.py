@@ -1,8 +1,7 @@
 """Objectives that run a model: supervised losses on texts, penalties and losses beside the policy gradient."""
 
 from lvad.objectives.fixmatch import FixMatch
-from lvad.objectives.kl_penalty import KL
-from lvad.objectives.regularisation import Regularisation
+from lvad.objectives.regularisation import KL, Regularisation
 from lvad.objectives.rehearsal import Rehearsal
 from lvad.objectives.text_objectives import CrossEntropy, ExpectedBLEU, MinimumRiskBLEU
 

@@ -8,9 +8,8 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lvad.losses.advantages import leave_one_out
 from lvad.losses.minimum_risk import is_first_occurrence, minimum_risk
-from lvad.losses.policy_gradient import reinforce
+from lvad.losses.policy_gradient import leave_one_out, reinforce
 from lvad.losses.supervised import token_cross_entropy
 from lvad.ops import sequence_sum
 from lvad.policy.grammar import AnswerGrammar

@@ -17,21 +17,16 @@ from torch import Tensor
 
 from lvad.ops import entropy, gather_logps
 from lvad.policy.adapters import is_lora_layer
+from lvad.policy.decoder import TokenPass
 from lvad.policy.fixed_attention import FixedKeys, FixedShape
 from lvad.policy.fixed_products import FixedProducts
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.passes import PromptCache
 from lvad.policy.sampling import Samples, Sampling, StopCriteria, draw, log_density
-from lvad.policy.token_pass import TokenPass
 from lvad.types import Rollouts
 
 _LOOK_EVERY = 8  # tokens; a look waits for the device
 _KEPT = 3  # samplers: of training, of validation, of a last batch; each holds keys and values
-
-
-def uses_fixed_shapes(device: torch.device) -> bool:
-    """Whether this sampler is the faster one: a CPU gains more from rows that leave the batch."""
-    return device.type != "cpu"
 
 
 class SamplerOptions(NamedTuple):

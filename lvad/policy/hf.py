@@ -7,18 +7,17 @@ import torch
 from torch import Tensor
 
 from lvad.assets import resolve_model
-from lvad.policy.adapters import Lora, adapted, is_peft_model, merged, save_adapter, save_start
+from lvad.policy.adapters import HasReference, Lora, adapted, is_peft_model, merged, save_adapter, save_start
 from lvad.policy.decoder import Decoder, DensityDecoder
 from lvad.policy.families import family_of
 from lvad.policy.families.family import Family
-from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions, uses_fixed_shapes
+from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.layers import TokenLogps, shared_lookup
 from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
 from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, read_prompts
 from lvad.policy.pixels import Images
-from lvad.policy.reference import HasReference
 from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
 from lvad.policy.vision import VisionCache, VisionEncoder
@@ -278,6 +277,11 @@ def _trainable(vlm: Any, family: Family, lora: Lora | None, freeze_vision: bool,
     if gradient_checkpointing:
         vlm.get_decoder().gradient_checkpointing_enable()
     return adapted(vlm, lora) if lora else vlm
+
+
+def uses_fixed_shapes(device: torch.device) -> bool:
+    """Whether the sampler of fixed shapes is the faster one: a CPU gains more from rows that leave the batch."""
+    return device.type != "cpu"
 
 
 def _prompt_cache(prefix: Prefix) -> PromptCache:

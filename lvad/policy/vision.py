@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lvad.fingerprints import fingerprints
-from lvad.ops import content_digest
+from lvad.ops import content_digest, fingerprints
 from lvad.policy.families.family import Family, FrameEncoder
 
 _BYTES_PER_MB: Final = 2**20

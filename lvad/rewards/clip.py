@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 from lvad.assets import loading, resolve_model
-from lvad.fingerprints import fingerprints
+from lvad.ops import fingerprints
 from lvad.types import Batch, Rollouts, Scores
 
 CONFIG_FILE = "open_clip_config.json"

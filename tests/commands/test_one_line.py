@@ -14,7 +14,7 @@ NESTED = """Parser key "model":
         Parser key "kl":
           Does not validate against any of the Union subtypes
           Errors:
-            - Problem with given class_path 'lvad.objectives.kl_penalty.KL':
+            - Problem with given class_path 'lvad.objectives.regularisation.KL':
                 Option 'betta' is not accepted
             - Expected a <class 'NoneType'>
           Given value: NestedArg(key='betta', val='0.1')
@@ -40,7 +40,7 @@ CASES = [
 
 @pytest.mark.parametrize(("message", "line"), CASES)
 def test_the_innermost_sentence_and_what_was_meant(message, line):
-    from lvad.objectives.kl_penalty import KL  # noqa: F401  # as it is imported where the message arises
+    from lvad.objectives.regularisation import KL  # noqa: F401  # as it is imported where the message arises
 
     assert innermost(message, ["data.batch_size", "model"]) == line
 

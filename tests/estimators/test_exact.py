@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce, ScoredRollouts
-from lvad.losses.kl import kl_k1, kl_k2_loss, kl_k3_loss
-from lvad.losses.policy_gradient import reinforce
+from lvad.losses.policy_gradient import kl_k1, kl_k2_loss, kl_k3_loss, reinforce
 from lvad.types import Rollouts
 
 END = 2

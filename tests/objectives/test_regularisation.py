@@ -13,7 +13,7 @@ from lvad.errors import BrokenReward, DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
 from lvad.modules import RLOOPolicy
 from lvad.objectives import KL, Regularisation, Rehearsal
-from lvad.objectives.kl_penalty import AdaptiveKL
+from lvad.objectives.regularisation import AdaptiveKL
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.types import Scores
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from listing import as_rollouts, every_completion, only
 
-from lvad.losses.advantages import leave_one_out
-from lvad.losses.policy_gradient import reinforce
+from lvad.losses.policy_gradient import leave_one_out, reinforce
 
 
 @pytest.mark.parametrize("law", [{}, {"temperature": 1.5, "top_k": 2}, {"top_p": 0.8}])

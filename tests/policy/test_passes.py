@@ -10,12 +10,11 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from lvad.losses.policy_gradient import reinforce
-from lvad.policy.decoder import Decoder
+from lvad.policy.decoder import Decoder, TokenPass
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.passes import read_prompts
 from lvad.policy.pixels import Tiling
 from lvad.policy.sampling import Sampling, draw
-from lvad.policy.token_pass import TokenPass
 from lvad.policy.tokens import chat_inputs
 from lvad.types import Rollouts
 

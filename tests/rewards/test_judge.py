@@ -9,9 +9,9 @@ from jsonargparse import ArgumentParser
 from test_rules import EVERYTHING, rollouts
 
 from lvad.errors import BrokenReward, JudgeError
+from lvad.objectives.regularisation import check_finite
 from lvad.rewards import LLMJudge, Mix
 from lvad.rewards.chat import Endpoint
-from lvad.rewards.checks import check_finite
 from lvad.rewards.judge import MAX_REASON_CHARS, read_score
 from lvad.types import Batch, Reward
 

@@ -10,8 +10,8 @@ from test_rules import rollouts
 from torch import nn
 
 from lvad.errors import BrokenReward
+from lvad.objectives.regularisation import check_finite
 from lvad.rewards import CLIPCosine, CLIPMargin, Ensemble, Mix, Repetition
-from lvad.rewards.checks import check_finite
 from lvad.types import Reward, Scores
 
 

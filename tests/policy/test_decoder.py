@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaModel
 
 from lvad.policy.adapters import Lora, adapted
 from lvad.policy.attention import attend
+from lvad.policy.decoder import TokenPass, product
 from lvad.policy.layers import make_norms_lean
-from lvad.policy.token_pass import TokenPass, product
 
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "vocab_size": 11, "head_dim": 8}
 

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from lvad.policy.token_pass import product
+from lvad.policy.decoder import product
 
 
 @pytest.mark.parametrize("biases", [(False,), (True,), (False, False), (True, False, True)], ids=str)

@@ -1,12 +1,11 @@
-"""The experience of a batch, kept for its later updates."""
+"""The experience of a batch, kept for its later updates, and what is said of it."""
 
 import pytest
 import torch
 
 from lvad.estimators import Estimate
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
-from lvad.modules.experience import Experience, Judged, RolloutReuse, experience_stats
-from lvad.objectives import Regularisation
+from lvad.rollouts import Experience, Judged, RolloutReuse, experience_stats
 from lvad.types import Rollouts, Scores
 
 
@@ -95,11 +94,3 @@ def test_stats_leave_out_the_scenes_that_the_estimator_dropped():
     assert stats["reward/dropped"] == 1
     assert (stats["train/kl"], stats["critic/loss"]) == (0.5, 2)
     assert stats["rollout/common"] == 0.5
-
-
-def test_rewards_are_limited_before_the_entropy_bonus():
-    rollouts = make_rollouts()  # -log pi of the completions: 3 and 2
-    options = Regularisation(entropy_bonus=0.5, reward_clip=1.0)
-    assert options.adjusted(torch.tensor([[4.0, -0.25]]), rollouts).tolist() == [[1 + 1.5, -0.25 + 1.0]]
-    rewards = torch.tensor([[4.0, -0.25]])
-    assert torch.equal(Regularisation().adjusted(rewards, rollouts), rewards)

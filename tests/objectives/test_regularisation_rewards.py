@@ -1,4 +1,4 @@
-"""Rewards that are not finite never go on."""
+"""Rewards that are not finite never go on, and outliers go on limited."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lvad.errors import BrokenReward
-from lvad.rewards.checks import check_finite
-from lvad.types import Scores
+from lvad.objectives.regularisation import Regularisation, check_finite
+from lvad.types import Rollouts, Scores
 
 
 def make_scores(value, where="clip"):
@@ -46,3 +46,14 @@ def test_a_watched_term_may_break_without_harm_to_the_total():
     """A part of weight 0 is in no total."""
     given = Scores(torch.zeros(1, 2), {"watched": torch.tensor([[math.nan, 0.0]])})
     assert check_finite(given, ["a"], drop=False)[1].all()
+
+
+def test_rewards_are_limited_before_the_entropy_bonus():
+    mask = torch.tensor([[[True, True, False], [True, True, True]]])
+    logps = torch.tensor([[[-1.0, -2.0, 0.0], [-0.5, -0.5, -1.0]]])  # -log pi of the completions: 3 and 2
+    tokens = torch.zeros(1, 2, 3, dtype=torch.long)
+    rollouts = Rollouts(tokens, mask, logps, -logps, ~mask.any(-1), [["a", "b"]])
+    options = Regularisation(entropy_bonus=0.5, reward_clip=1.0)
+    assert options.adjusted(torch.tensor([[4.0, -0.25]]), rollouts).tolist() == [[1 + 1.5, -0.25 + 1.0]]
+    rewards = torch.tensor([[4.0, -0.25]])
+    assert torch.equal(Regularisation().adjusted(rewards, rollouts), rewards)
