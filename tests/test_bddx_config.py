@@ -6,7 +6,7 @@ import torch
 from layouts import write_video
 
 from lvad.assets import CONFIGS
-from lvad.commands.stages import make_cli
+from lvad.commands.lightning_cli import make_cli
 
 
 def test_the_run_is_built_and_learns_the_sentences_of_a_video(vlm_folder, tmp_path):

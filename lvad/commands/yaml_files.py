@@ -17,7 +17,7 @@ _BROKEN: Final = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeErr
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file as data; nothing is imported here (what a configuration names is, see ``trust``).
+    """Read a YAML file as data; nothing is imported here (what a configuration names is, see ``security``).
 
     Raises:
         DataError: if it cannot be read, is not YAML, or is larger than any configuration: too long, too deep, or with
