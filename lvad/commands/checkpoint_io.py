@@ -36,7 +36,7 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         DataError: if it cannot be read, is something else, or holds more than tensors and plain values.
     """
     try:
-        _check_size(path)
+        _check_unpacked_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         _check_entries(content)
     except _LOAD_ERRORS as error:
@@ -91,7 +91,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise DataError.at(target, "", problem, "make room and go on with --ckpt_path last") from error
 
 
-def _check_size(path: Path) -> None:
+def _check_unpacked_size(path: Path) -> None:
     """Torch stores what it writes as it is; a few packed kilobytes may unfold to more than there is memory."""
     size = plain_file(path).st_size
     with zipfile.ZipFile(path) as archive:

@@ -50,7 +50,7 @@ class ExportResult(NamedTuple):
 
 
 class _ModelPart(NamedTuple):
-    """A model to write."""
+    """One of the models to write."""
 
     name: str
     """Its folder inside the whole; empty for the whole itself."""
@@ -74,18 +74,18 @@ def write_policy(module: nn.Module, shown: TrialScenes, folder: Path, dtype: Dty
     policy = _policy(module)
     _prepare(policy)
     if isinstance(module, ActionSFT) and module.describer.is_policy:
-        difference, pieces = None, _two_stages(module, policy, shown.frames)
+        difference, parts = None, _two_stages(module, policy, shown.frames)
     else:
         trials = run_trials(policy, shown.frames, [_query(module)] * len(shown.frames))
         whole = _plain_model(merged(policy.model))
-        difference, pieces = merge_difference(policy, whole, trials), [_ModelPart("", whole, trials)]
+        difference, parts = merge_difference(policy, whole, trials), [_ModelPart("", whole, trials)]
         check_difference(difference)
     checks = [] if difference is None else [_difference_sentence(difference, len(shown.frames), shown.source)]
     generation, processor = greedy_generation_config(policy), _processor(policy)
-    for piece in pieces:
-        checks += _write(piece, folder, dtype, generation, processor)
-    kind: Kind = "model" if len(pieces) == 1 else "stages"
-    if isinstance(pieces[-1].model, PeftModel):
+    for part in parts:
+        checks += _write(part, folder, dtype, generation, processor)
+    kind: Kind = "model" if len(parts) == 1 else "stages"
+    if isinstance(parts[-1].model, PeftModel):
         kind = "adapter_stages"
     same = "the greedy texts of plain transformers on the written files are identical"
     return ExportResult(kind, dtype, [*checks, f"{len(shown.frames)} prompts with {shown.source}: {same}"])
@@ -156,37 +156,37 @@ def _two_stages(module: ActionSFT, policy: HFPolicy, frames: list[Tensor]) -> li
     return [_ModelPart("", first, described), _ModelPart(ANSWER, _plain_model(second), answered)]
 
 
-def _write(piece: _ModelPart, folder: Path, dtype: Dtype, generation: GenerationConfig, processor: Any) -> list[str]:
-    """Write a piece, rounded in place, once it says what the policy says, and read it again."""
-    said = [trial.text for trial in piece.trials]
-    expected = plain_texts(piece.model, processor, piece.trials, generation)
+def _write(part: _ModelPart, folder: Path, dtype: Dtype, generation: GenerationConfig, processor: Any) -> list[str]:
+    """Write a part, rounded in place, once it says what the policy says, and read it again."""
+    said = [trial.text for trial in part.trials]
+    expected = plain_texts(part.model, processor, part.trials, generation)
     check_texts(said, expected, "the model in plain transformers, before it is written,")
     checks = []
     if dtype != "float32":  # then the policy itself is no measure of what is read again
-        _round_weights(piece.model, dtype)
-        expected = plain_texts(piece.model, processor, piece.trials, generation)
+        _round_weights(part.model, dtype)
+        expected = plain_texts(part.model, processor, part.trials, generation)
         changed = sum(one != other for one, other in zip(said, expected, strict=True))
-        what = f"{piece.name}s" if piece.name else "texts"
+        what = f"{part.name}s" if part.name else "texts"
         checks = [f"rounding to {dtype} changes {changed} of {len(said)} greedy {what}"]
-    _save(piece, folder / piece.name, generation, processor)
-    is_adapter = isinstance(piece.model, PeftModel)
-    again = load_plain(folder, folder / piece.name) if is_adapter else load_plain(folder / piece.name)
+    _save(part, folder / part.name, generation, processor)
+    is_adapter = isinstance(part.model, PeftModel)
+    again = load_plain(folder, folder / part.name) if is_adapter else load_plain(folder / part.name)
     if again.dtype != getattr(torch, dtype):
         raise DataError(f"the written model reads as {again.dtype}, not as {dtype}; nothing was written")
     found = plain_texts(
-        again.to(accelerator()), load_processor(folder), piece.trials, GenerationConfig.from_pretrained(folder)
+        again.to(accelerator()), load_processor(folder), part.trials, GenerationConfig.from_pretrained(folder)
     )
     check_texts(expected, found, "the written folder, read by plain transformers,")
     return checks
 
 
-def _save(piece: _ModelPart, folder: Path, generation: GenerationConfig, processor: Any) -> None:
-    if isinstance(piece.model, PeftModel):
-        save_adapter(piece.model, folder)
+def _save(part: _ModelPart, folder: Path, generation: GenerationConfig, processor: Any) -> None:
+    if isinstance(part.model, PeftModel):
+        save_adapter(part.model, folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's own, which would stand beside the model card
         return
-    piece.model.generation_config = generation
-    piece.model.save_pretrained(folder)
+    part.model.generation_config = generation
+    part.model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

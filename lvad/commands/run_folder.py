@@ -12,7 +12,7 @@ _CHECKPOINT: Final = Path("checkpoints") / "last.ckpt"
 
 
 class InterruptedRun(NamedTuple):
-    """A run that can go on."""
+    """A run whose fit can be resumed."""
 
     folder: Path
     checkpoint: Path
@@ -44,7 +44,7 @@ def resume_run(config: Any) -> Path | None:
     """Complete a ``fit`` configuration whose ``ckpt_path`` is ``last``, in place.
 
     Where the configuration's logger has written no run yet, the fit starts anew: a job that a cluster starts again
-    and again has one command line. TensorBoard drops what the broken run logged after its checkpoint.
+    and again has one command line. TensorBoard drops what the interrupted run logged after its checkpoint.
 
     Returns:
         The run that goes on; None where the fit starts anew.
@@ -57,18 +57,18 @@ def resume_run(config: Any) -> Path | None:
         raise DataError(
             "--ckpt_path last needs one logger with a save_dir, as the shipped configurations have, or none"
         )
-    broken = find_interrupted_run(runs)
-    if broken is None:
+    interrupted = find_interrupted_run(runs)
+    if interrupted is None:
         print(f"lvad: no run to go on with in {runs}: starting anew")
         config.ckpt_path = None
         return None
-    print(f"lvad: going on with {broken.folder} after {broken.step} steps")
-    config.ckpt_path = str(broken.checkpoint)
+    print(f"lvad: going on with {interrupted.folder} after {interrupted.step} steps")
+    config.ckpt_path = str(interrupted.checkpoint)
     if logger := config.trainer.logger:
-        number = broken.folder.name.removeprefix("version_")
-        logger.init_args.version = int(number) if number.isdigit() else broken.folder.name
-        logger.dict_kwargs = {**(getattr(logger, "dict_kwargs", None) or {}), "purge_step": broken.step}
-    return broken.folder
+        number = interrupted.folder.name.removeprefix("version_")
+        logger.init_args.version = int(number) if number.isdigit() else interrupted.folder.name
+        logger.dict_kwargs = {**(getattr(logger, "dict_kwargs", None) or {}), "purge_step": interrupted.step}
+    return interrupted.folder
 
 
 def runs_folder(config: Any) -> Path | None:

@@ -72,7 +72,7 @@ class Demo:
             async with uploaded(request, self.limits) as (form, folder):
                 try:
                     asked = _page_inputs(form)
-                    return self._response(await run_in_threadpool(self._look, form, folder, asked), 200)
+                    return self._response(await run_in_threadpool(self._build_page, form, folder, asked), 200)
                 except Exception as error:
                     if not is_user_error(error):
                         raise  # a fault of lvad's: the server prints where, and answers 500
@@ -80,7 +80,7 @@ class Demo:
         except DataError as error:
             return self._response(PageContent(asked, error=str(error)), 413)
 
-    def _look(self, form: FormData, folder: Path, asked: PageInputs) -> PageContent:
+    def _build_page(self, form: FormData, folder: Path, asked: PageInputs) -> PageContent:
         with self._lock:
             frames = self._frames(form, folder)
             seen = self.predictors[0].frames(frames)
