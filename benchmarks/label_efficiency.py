@@ -3,9 +3,10 @@
     lvad study --config configs/study/label_efficiency.yaml --parallel 2
     python benchmarks/label_efficiency.py logs/study/label_efficiency --json benchmarks/label_efficiency.json
     python benchmarks/label_efficiency.py elsewhere/label_efficiency --json benchmarks/label_efficiency.json --add
+    python benchmarks/label_efficiency.py --json benchmarks/label_efficiency.json --figure docs/label_efficiency.png
 
-The last form adds runs of another folder to the record. The record is the study's ``study.json`` with two scores a
-run. One row of ``runs`` is one run: its command, commit, seed, device and seconds.
+The third form adds runs of another folder to the record, the last one draws what it holds. The record is the study's
+``study.json`` with two scores a run. One row of ``runs`` is one run: its command, commit, seed, device and seconds.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from markdown_tables import markdown
-from study_records import joined
+from study_records import SCORES, findings_of, joined
 
-SCORES = {"action_macro_f1": "action", "reason_macro_f1": "reason"}
+from lvad.report.study_figure import study_figure
+
 ARMS = {
     "supervised": "supervised, from the frames",
     "mirrored": "supervised, scenes and their mirror images",
@@ -123,14 +125,19 @@ def savings(record: Record, source: str = TEST) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="folder of a study")
+    parser.add_argument("study", type=Path, nargs="?", help="folder of a study")
     parser.add_argument("--json", type=Path, required=True, help="the record")
     parser.add_argument("--add", action="store_true", help="add the runs to the record instead of replacing it")
+    parser.add_argument("--figure", type=Path, help="a .png of the record to write")
     args = parser.parse_args()
-    record = kept(json.loads((args.study / "study.json").read_text()))
-    if args.add:
-        record = joined(json.loads(args.json.read_text()), record)
-    args.json.write_text(json.dumps(record, indent=1) + "\n")
+    if args.study is not None:
+        record = kept(json.loads((args.study / "study.json").read_text()))
+        if args.add:
+            record = joined(json.loads(args.json.read_text()), record)
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    record = json.loads(args.json.read_text())
+    if args.figure is not None:
+        study_figure("label efficiency", findings_of(findings(record, TEST)), ARMS).savefig(args.figure, dpi=120)
     print(means(record))
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import mean_interval
-from lvad.report.study_findings import Mean, savings_of
+from lvad.report.study_findings import Findings, Mean, savings_of
 
 Record = dict[str, Any]
 Key = tuple[str, int, int]
 """Arm, budget, seed."""
 
-SCORES = ("action_macro_f1", "reason_macro_f1")
+SCORES = {"action_macro_f1": "action", "reason_macro_f1": "reason"}
+"""What is published of a run, with its title."""
 TOLERANCE = 1e-6
 
 
@@ -51,6 +52,19 @@ def joined(record: Record, part: Record) -> Record:
             }
         )
     return record | {"runs": rows, "findings": findings}
+
+
+def findings_of(found: Record) -> Findings:
+    """What the figure draws of a record's findings: means with their intervals, and floors."""
+    means = [
+        Mean(**{**mean, "scores": {name: _read_interval(value) for name, value in mean["scores"].items()}})
+        for mean in found["means"]
+    ]
+    return Findings(**{**found, "means": means, "differences": [], "savings": []})
+
+
+def _read_interval(value: Record) -> Interval:
+    return Interval(**{name: math.nan if number is None else number for name, number in value.items()})
 
 
 def _key(run: Record) -> Key:

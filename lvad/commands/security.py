@@ -26,6 +26,8 @@ DENIED_MODULES: Final = (
     *("torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.utils.collect_env", "torch.distributed.run"),
     *("transformers.pipeline", "transformers.pipelines", "transformers.dynamic_module_utils", "transformers.commands"),
 )
+_ALLOWED_NAMES: Final[list[str]] = []
+"""Names that an earlier configuration of this process asked for; jsonargparse remembers them as allowed."""
 _DENIED: Final = re.compile(r"Importing '([\w.]+)' is not allowed, denied by the '([\w.*]+)' entry")
 
 
@@ -55,7 +57,10 @@ def with_import_checks(parse: Callable[[], T]) -> T:
         ArgumentError: as ``parse`` does; with ``--safe`` for any such name, and always for one that runs programs,
             opens files or connections (``os``, ``subprocess``, ``builtins.exec``, ...).
     """
-    set_parsing_settings(import_path_denylist=["*", *DENIED_MODULES], import_path_allowlist=list(TRUSTED_PACKAGES))
+    denied_again = _ALLOWED_NAMES if GLOBAL_OPTIONS.safe else []
+    set_parsing_settings(
+        import_path_denylist=["*", *DENIED_MODULES, *denied_again], import_path_allowlist=list(TRUSTED_PACKAGES)
+    )
     if not GLOBAL_OPTIONS.safe and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a file of this folder hides no library
     said: set[tuple[str, str]] = set()  # a class has a second name where it is defined
@@ -67,13 +72,14 @@ def with_import_checks(parse: Callable[[], T]) -> T:
             if denied is None:
                 raise
             name, entry = denied.groups()
-            if GLOBAL_OPTIONS.safe or entry != "*":
+            if GLOBAL_OPTIONS.safe or entry not in ("*", *_ALLOWED_NAMES):
                 raise ArgumentError(None, _import_refusal(name, entry)) from error
             if (key := (name.partition(".")[0], name.rpartition(".")[2])) not in said:
                 said.add(key)
                 _print_to_stderr(
                     f"a configuration asks for {name}, which is not of lvad or its libraries: its code runs here"
                 )
+            _ALLOWED_NAMES.append(name)
             set_parsing_settings(import_path_allowlist=[name])
 
 
@@ -113,7 +119,9 @@ def api_keys_sent(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _import_refusal(name: str, entry: str) -> str:
-    why = "--safe imports only" if entry == "*" else "it can run any program; a configuration may name"
+    why = (
+        "--safe imports only" if entry in ("*", *_ALLOWED_NAMES) else "it can run any program; a configuration may name"
+    )
     return f"a configuration asks for {name}, which is refused: {why} {', '.join(TRUSTED_PACKAGES)}"
 
 

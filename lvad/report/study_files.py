@@ -7,21 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure, pixels
+from lvad.report.curves import pixels
 from lvad.report.runs import markdown, write_atomically
+from lvad.report.study_figure import study_figure
 from lvad.report.study_findings import SHOWN, TEST, CellResult, Difference, Findings, Mean
 from lvad.types import Table
 
 STUDY: Final = "study"
-_COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
-_MARKS: Final = "osD^vPX*"
-_DASHES: Final = (":", "--")
 
 
 def study_tables(found: Findings) -> list[Table]:
@@ -112,39 +109,6 @@ def _write_curves(folder: Path, findings: Sequence[Findings], figures: Mapping[s
                         writer.add_scalar(f"{found.source}/{score}", value.mean, mean.budget)
         with SummaryWriter(folder / STUDY) as writer:
             writer.add_image(f"{STUDY}/{found.source}", pixels(figures[found.source]), dataformats="HWC")
-
-
-def study_figure(name: str, found: Findings) -> Figure:
-    """Scores against labels: a line with its interval for each arm, floors as horizontal lines."""
-    figure = new_figure(11.0, 5.0)
-    figure.suptitle(f"{name}: {found.num_scenes} {found.source} scenes, mean and 95 % interval over seeds", color=INK)
-    for place, (score, title) in enumerate(SHOWN.items(), start=1):
-        axes = figure.add_subplot(1, 2, place, xlabel="labels, over all stages", ylabel=f"{title}, %", xscale="log")
-        for number, arm in enumerate(dict.fromkeys(mean.arm for mean in found.means)):
-            own = sorted((mean for mean in found.means if mean.arm == arm), key=lambda mean: mean.budget)
-            _draw_arm(axes, arm if place == 1 else None, own, score, number)
-        for (floor, own), dashes in zip(found.floors.items(), _DASHES, strict=True):
-            if score in own:
-                label = f"floor: {floor.replace('_', ' ')}" if place == 1 else None
-                axes.axhline(100 * own[score], color=INK, linestyle=dashes, linewidth=1, label=label)
-        budgets = sorted({mean.budget for mean in found.means if mean.budget > 0})
-        axes.set_xticks(budgets, [str(budget) for budget in budgets])
-        axes.minorticks_off()
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    figure.legend(frameon=False, loc="outside lower center", ncols=5)
-    return figure
-
-
-def _draw_arm(axes: Axes, label: str | None, means: Sequence[Mean], score: str, number: int) -> None:
-    shift = 1.02 ** (number - 2)  # so that intervals at one budget do not cover each other
-    shown = [(mean.budget * shift, mean.scores[score]) for mean in means if mean.budget > 0]
-    places, values = [place for place, _ in shown], [100 * value.mean for _, value in shown]
-    reach = [100 * (value.high - value.mean) for _, value in shown]
-    reach = [0.0 if math.isnan(half) else half for half in reach]
-    colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
-    axes.errorbar(places, values, yerr=reach, color=colour, marker=mark, markersize=5, capsize=2, label=label)
 
 
 def percent(value: Interval, sign: str = "") -> str:

@@ -64,6 +64,16 @@ def test_safe_imports_nothing_but_what_is_known(folder):
     assert with_import_checks(lambda: parse("lvad.rewards.Repetition")).reward.class_path == "lvad.rewards.Repetition"
 
 
+def test_what_was_let_through_before_is_refused_by_safe_and_let_through_after_it(folder):
+    (folder / "mine_e.py").write_text(GOOD.format(name="Mine"))
+    with_import_checks(lambda: parse("mine_e.Mine"))
+    parse_global_options(["--safe"])
+    with pytest.raises(ArgumentError, match=r"asks for mine_e\.Mine, which is refused: --safe imports only lvad, "):
+        with_import_checks(lambda: parse("mine_e.Mine"))
+    parse_global_options([])
+    assert with_import_checks(lambda: parse("mine_e.Mine")).reward.class_path == "mine_e.Mine"
+
+
 @pytest.mark.parametrize("name", ["os._exit", "subprocess.run", "torch.hub.load", "torch.load"])
 def test_what_runs_programs_is_always_refused(name, folder):
     with pytest.raises(ArgumentError, match=f"asks for {name}, which is refused"):

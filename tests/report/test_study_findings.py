@@ -8,7 +8,7 @@ from answered import FORWARD, NO_REASON, REASON, STOP, scene
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
-from lvad.report.study_files import label_lines, percent, study_figure, study_tables, study_text, write_study
+from lvad.report.study_files import label_lines, percent, study_tables, study_text, write_study
 from lvad.report.study_findings import ACTIONS, CellResult, score, seed_answers, summarise_cells
 
 TRUE = (FORWARD, STOP, STOP, STOP)
@@ -100,10 +100,3 @@ def test_files_hold_a_row_per_run_and_nothing_that_json_lacks(tmp_path):
     assert found["runs"][0]["labels"] == 10
     assert found["findings"][0]["means"][0]["scores"]["action_macro_f1"] == {"mean": 0.5, "low": None, "high": None}
     assert files[2].stat().st_size > 10_000
-
-
-def test_the_figure_has_each_arm_and_floor():
-    figure = study_figure("mine", summarise_cells(cells(), ["sft"]))
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(names) == ["floor: all positive", "floor: always stop", "rl", "sft"]
-    assert all(axes.get_xscale() == "log" for axes in figure.axes)
