@@ -157,7 +157,7 @@ def run_timed(name: str, args: list[str], log_line: LogLine, run: RunProcess) ->
 
 
 def lvad_command(args: list[str]) -> list[str]:
-    """The command of a process that runs ``lvad ARGS`` with the flags of this one."""
+    """The command of a process that runs ``lvad ARGS`` with the global options of this one."""
     return [sys.executable, "-m", "lvad.cli", *args, *global_option_args()]
 
 
