@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGE_CONFIGS = {
     *(ROOT / "configs").glob("*.yaml"),
     *(ROOT / "configs/bddoia").glob("*.yaml"),
+    *(ROOT / "configs/bddx").glob("*.yaml"),
     *(ROOT / "configs/study").glob("*.yaml"),
     *(ROOT / "configs/study/bddoia").glob("*.yaml"),
 } - {
