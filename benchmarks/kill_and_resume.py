@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-import lvad.commands.stages  # noqa: F401 - the libraries that a fit needs, before it is forked
+import lvad.commands.lightning_cli  # noqa: F401 - the libraries that a fit needs, before it is forked
 from lvad.cli import main as main_of_lvad
 from lvad.report.tags import tag
 

@@ -9,7 +9,7 @@ import os
 import sys
 
 from lvad import __version__
-from lvad.commands.flags import given_flags, take_flags
+from lvad.commands.global_options import global_option_args, parse_global_options
 
 STAGE_COMMANDS = ("fit", "validate", "test", "predict")
 OTHER_COMMANDS = ("audit", "data", "demo", "embedded", "export", "pipeline", "report", "study")
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         _use_utf8()
     _print_everything()
-    args = take_flags(sys.argv[1:] if argv is None else argv)
+    args = parse_global_options(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -104,7 +104,7 @@ def _run(command: str, args: list[str]) -> int:
     elif command == "demo":
         from lvad.demo.command import run
     elif command == "embedded":
-        from lvad.commands.models import run
+        from lvad.commands.embedded import run
     elif command == "export":
         from lvad.commands.export import run
     elif command == "pipeline":
@@ -128,12 +128,12 @@ def _run_stage(command: str, args: list[str]) -> int:
 
     with StopSignals() as stop:  # before the libraries are loaded, which takes seconds
         try:
-            from lvad.commands.stages import run_stage
+            from lvad.commands.lightning_cli import run_lightning_command
 
-            return run_stage(command, args, stop)
+            return run_lightning_command(command, args, stop)
         except Stopped:
             if not stop.is_child:
-                print(f"lvad: {stop.farewell([command, *args, *given_flags()])}", file=sys.stderr)
+                print(f"lvad: {stop.exit_message([command, *args, *global_option_args()])}", file=sys.stderr)
             return stop.code
 
 

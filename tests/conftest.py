@@ -30,7 +30,7 @@ def shared_cases() -> Path:
 @pytest.fixture(scope="session")
 def vlm_folder(tmp_path_factory) -> Path:
     """The embedded captioner's architecture with random weights."""
-    from lvad.commands.embedded import make_vlm
+    from lvad.commands.embedded_models import make_vlm
 
     folder = tmp_path_factory.mktemp("models") / "vlm"
     make_vlm(folder, vocab_size=320, num_scenes=20)
@@ -40,7 +40,7 @@ def vlm_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def clip_folder(vlm_folder) -> Path:
     """The embedded CLIP's architecture with random weights around that captioner's vision tower."""
-    from lvad.commands.embedded import make_clip
+    from lvad.commands.embedded_models import make_clip
 
     make_clip(vlm_folder.parent / "clip", vlm_folder)
     return vlm_folder.parent / "clip"

@@ -7,7 +7,7 @@ from rloo_bench.geometries import GEOMETRIES, SPECIAL, make_smolvlm
 
 from lvad.answers.describer import Description
 from lvad.assets import CONFIGS
-from lvad.commands.stages import make_cli
+from lvad.commands.lightning_cli import make_cli
 from lvad.policy.families.idefics3 import TiledFrames
 from lvad.policy.tokens import PromptIds, chat_inputs
 from lvad.rewards.clip import CLIP

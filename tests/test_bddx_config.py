@@ -8,7 +8,7 @@ import yaml
 from layouts import write_video
 
 from lvad.assets import CONFIGS
-from lvad.commands.stages import make_cli
+from lvad.commands.lightning_cli import make_cli
 
 POLICY = "--model.init_args.policy.init_args"
 QUESTION = "What does the car do, and why?"

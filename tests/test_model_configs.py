@@ -6,7 +6,7 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from lvad.commands.stages import StageCLI, make_cli
+from lvad.commands.lightning_cli import StageCLI, make_cli
 from lvad.policy import Lora
 
 ROOT = Path(__file__).parents[1]

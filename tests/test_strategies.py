@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lvad.commands.stages import StageCLI
+from lvad.commands.lightning_cli import StageCLI
 from lvad.policy import HFPolicy, Lora
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def test_a_strategy_stands_on_top_of_a_stage(strategy, stage, monkeypatch):
     parsed = []
     monkeypatch.setattr(StageCLI, "instantiate_classes", lambda cli: parsed.append(cli.config["fit"]))
     monkeypatch.setattr(StageCLI, "_run_subcommand", lambda cli, name: None)
-    from lvad.commands.stages import make_cli
+    from lvad.commands.lightning_cli import make_cli
 
     make_cli(["--config", str(ROOT / f"configs/bddoia/{stage}.yaml"), "--config", str(STRATEGIES[strategy])], "fit")
     (config,) = parsed

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lvad.commands.resume import find_broken
+from lvad.commands.run_folder import find_interrupted_run
 from lvad.report.board import tag
 
 POLICY = "--model.init_args.policy.init_args"
@@ -116,7 +116,7 @@ def test_two_nodes_are_killed_and_go_on(start, tmp_path):
     nodes = start(tmp_path)
     nodes.wait_for(runs / "version_0/checkpoints/last.ckpt")
     nodes.kill()
-    broken = find_broken(runs)
+    broken = find_interrupted_run(runs)
     assert 0 < broken.step < STEPS
     nodes = start(tmp_path)
     nodes.finish()

@@ -7,7 +7,7 @@ A process that has spoken to the GPU is not fit to be forked, so here it is not 
 import sys
 from importlib import import_module
 
-_LIBRARIES = ("lvad.commands.stages", "lvad.commands.export", "lvad.commands.audit")
+_LIBRARIES = ("lvad.commands.lightning_cli", "lvad.commands.export", "lvad.commands.audit")
 _SECTIONS = ("parity", "runs", "stages", "steps", "tokens")
 
 sys.modules["bitsandbytes"] = None  # type: ignore[assignment]

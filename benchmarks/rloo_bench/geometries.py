@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from lvad.assets import resolve_model
-from lvad.commands.embedded import CHAT_TEMPLATE, corpus, train_tokenizer
+from lvad.commands.embedded_models import CHAT_TEMPLATE, corpus, train_tokenizer
 
 BASE_TOKENS, VOCABULARY = 49152, 49280
 GRID = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]

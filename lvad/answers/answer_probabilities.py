@@ -21,29 +21,29 @@ TEXTS_AT_ONCE: Final = 8
 
 
 @cache
-def every_set(num_actions: int) -> Tensor:
+def all_action_sets(num_actions: int) -> Tensor:
     """int64[2^A, A], every answer to what may be done."""
     return torch.tensor(list(itertools.product((0, 1), repeat=num_actions)))
 
 
 @cache
 def mirrored_sets(taxonomy: Taxonomy) -> tuple[int, ...]:
-    """Entry i: the row of ``every_set`` that is right in the mirrored scene where row i is right in the scene."""
-    sets = every_set(taxonomy.num_actions)
+    """Entry i: the row of ``all_action_sets`` that is right in the mirrored scene where row i is right in the scene."""
+    sets = all_action_sets(taxonomy.num_actions)
     rows = sets.tolist()
     return tuple(rows.index(row) for row in sets[:, list(taxonomy.mirrored_actions)].tolist())
 
 
 def sets_of(logps: Tensor) -> Tensor:
     """int64[2^A, A], the sets that float[B, 2^A] speaks of, on its device."""
-    return every_set(logps.shape[-1].bit_length() - 1).to(logps.device)
+    return all_action_sets(logps.shape[-1].bit_length() - 1).to(logps.device)
 
 
 class AnswerProbabilities(NamedTuple):
     """How probable the parts of an answer are in the model's own law."""
 
     action_sets: Tensor
-    """float[B, 2^A], log-probabilities of the rows of ``every_set``."""
+    """float[B, 2^A], log-probabilities of the rows of ``all_action_sets``."""
     reasons: Tensor | None
     """float[B, R]; None where the stage names none."""
 
@@ -82,7 +82,7 @@ def action_set_logps(policy: HFPolicy, prefix: Prefix, taxonomy: Taxonomy = BDD_
         prefix: B scenes with the prompt.
         taxonomy: what the actions are called.
     """
-    texts = [render(row, None, taxonomy) for row in every_set(taxonomy.num_actions).tolist()]
+    texts = [render(row, None, taxonomy) for row in all_action_sets(taxonomy.num_actions).tolist()]
     return _text_logps(policy, prefix, [texts] * len(prefix.lengths), with_end=False).log_softmax(-1)
 
 

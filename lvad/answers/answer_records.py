@@ -18,7 +18,7 @@ SHOWN_SCORES: Final = ("macro_f1", "micro_f1", "f1_all", "exact_match", "bit_acc
 """What the table of floors shows of actions and of reasons."""
 
 
-def read_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Answer]:
+def parse_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Answer]:
     """Parse B answers.
 
     Args:
@@ -49,30 +49,28 @@ def answered_scenes(
         descriptions: what stood in the prompt; empty texts without one.
         probabilities: None where they were not computed.
     """
-    found = []
     labels = batch.actions.tolist(), batch.reasons.tolist()
     of_actions = [()] * len(texts) if probabilities is None else probabilities.actions.clamp(0, 1).tolist()
     of_reasons = (
         [()] * len(texts) if probabilities is None or probabilities.reasons is None else probabilities.reasons.tolist()
     )
     rows = zip(batch.ids, texts, answers, descriptions, of_actions, of_reasons, *labels, batch.recordings, strict=True)
-    for name, text, answer, description, p_actions, p_reasons, actions, reasons, recording in rows:
-        found.append(
-            AnsweredScene(
-                id=name,
-                description=description,
-                text=text,
-                actions=answer.actions,
-                reasons=answer.reasons,
-                is_valid=answer.is_valid,
-                action_probabilities=tuple(p_actions),
-                reason_probabilities=tuple(p_reasons),
-                true_actions=None if UNLABELLED in actions else tuple(actions),
-                true_reasons=None if UNLABELLED in reasons else tuple(reasons),
-                recording=recording,
-            )
+    return [
+        AnsweredScene(
+            id=name,
+            description=description,
+            text=text,
+            actions=answer.actions,
+            reasons=answer.reasons,
+            is_valid=answer.is_valid,
+            action_probabilities=tuple(p_actions),
+            reason_probabilities=tuple(p_reasons),
+            true_actions=None if UNLABELLED in actions else tuple(actions),
+            true_reasons=None if UNLABELLED in reasons else tuple(reasons),
+            recording=recording,
         )
-    return found
+        for name, text, answer, description, p_actions, p_reasons, actions, reasons, recording in rows
+    ]
 
 
 def training_labels(scenes: Sequence[Scene], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> Labels | None:

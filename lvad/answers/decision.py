@@ -14,7 +14,7 @@ from lvad.answers.answer_probabilities import (
     mean_probabilities,
     reason_probabilities,
 )
-from lvad.answers.answer_records import answered_scenes, read_answers
+from lvad.answers.answer_records import answered_scenes, parse_answers
 from lvad.answers.describer import Describer
 from lvad.data.augment import mirrored
 from lvad.policy.grammar import AnswerGrammar
@@ -156,7 +156,7 @@ def name_reasons(policy: HFPolicy, view: View, actions: Tensor, grammar: AnswerG
     """int64[B, R], the reasons that a view names behind given actions int[B, A]; both as of the scenes themselves."""
     names = view.frames.taxonomy
     texts = _written_behind(policy, policy.encode(view.frames, view.queries), view, actions, grammar)
-    reasons = torch.tensor([answer.reasons for answer in read_answers(texts, True, names)])
+    reasons = torch.tensor([answer.reasons for answer in parse_answers(texts, True, names)])
     return reasons[:, list(names.mirrored_reasons)] if view.is_mirrored else reasons
 
 
@@ -164,7 +164,7 @@ def record_answers(
     batch: Batch, decoded: DecodedAnswers, descriptions: Sequence[str], with_reasons: bool
 ) -> list[AnsweredScene]:
     """B answers as read, beside what is true."""
-    answers = read_answers(decoded.texts, with_reasons, batch.taxonomy)
+    answers = parse_answers(decoded.texts, with_reasons, batch.taxonomy)
     return answered_scenes(batch, decoded.texts, answers, descriptions, decoded.probabilities)
 
 
@@ -193,7 +193,7 @@ def _written_behind(
 
 
 def _reasons(policy: HFPolicy, prefix: Prefix, texts: list[str], taxonomy: Taxonomy) -> Tensor:
-    answers = read_answers(texts, with_reasons=True, taxonomy=taxonomy)
+    answers = parse_answers(texts, with_reasons=True, taxonomy=taxonomy)
     actions, reasons = (torch.tensor(part) for part in zip(*((a.actions, a.reasons) for a in answers), strict=True))
     return reason_probabilities(policy, prefix, actions, reasons, taxonomy)
 

@@ -71,18 +71,22 @@ class PseudoLabels:
         data, was_training = data_of(module.trainer), module.training
         module.eval()
         held_out, said = (
-            [one for batch in _batches(module, data, scenes) for one in say(batch, *decide(batch), with_reasons)]
+            [
+                one
+                for batch in _batches(module, data, scenes)
+                for one in answers_with_probability(batch, *decide(batch), with_reasons)
+            ]
             for scenes in (data.scenes["val"], data.pool)
         )
         module.train(was_training)
         platt = calibration_on(held_out)
-        kept = sure_labels(said, platt, self.threshold)
+        kept = confident_labels(said, platt, self.threshold)
         how = "as they are: no validation scenes to calibrate them on" if platt is None else "calibrated on validation"
         rank_zero_info(f"pseudo-labels: {len(kept)} of {len(said)} scenes; probabilities {how}")
         return write_pseudo_labels(folder, kept)
 
 
-def say(
+def answers_with_probability(
     batch: Batch, decoded: DecodedAnswers, descriptions: Sequence[str], with_reasons: bool
 ) -> list[AnswerWithProbability]:
     """B decisions with the probability of each answered set of actions."""
@@ -111,7 +115,7 @@ def calibration_on(said: Sequence[AnswerWithProbability]) -> Tensor | None:
     return fit_platt(_logit(probabilities), torch.tensor(is_right))
 
 
-def sure_labels(
+def confident_labels(
     said: Sequence[AnswerWithProbability], platt: Tensor | None, threshold: float
 ) -> dict[str, PseudoLabel]:
     """The valid answers whose calibrated probability is at least the threshold.

@@ -32,7 +32,7 @@ def mean_tokens(policy: Policy, texts: list[str]) -> float:
     return policy.targets([counted]).completion_mask.sum().item() / len(counted)
 
 
-def right_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[list[str]]:
+def target_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[list[str]]:
     """B rows of texts to learn, as many in each.
 
     Raises:

@@ -17,8 +17,8 @@ from lvad.api.abilities import Abilities, abilities_of_clip, abilities_of_policy
 from lvad.api.predictor import Predictor
 from lvad.assets import resolve_model
 from lvad.commands.export_load import BEST, load_run
-from lvad.commands.flags import with_flags
-from lvad.commands.terminal import HARMLESS_WARNINGS
+from lvad.commands.global_options import override_global_options
+from lvad.commands.library_messages import HARMLESS_WARNINGS
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import is_text, read_json
 from lvad.errors import DataError
@@ -66,7 +66,7 @@ def load(
     name = os.fspath(source)
     if "://" in name:
         raise DataError(f"{name} is an address; download it, and give the folder or file")
-    with with_flags(safe, key_hosts), _isolated():
+    with override_global_options(safe, key_hosts), _isolated():
         try:
             abilities, data = _found(name, checkpoint)
         except DataError as error:

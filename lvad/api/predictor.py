@@ -13,7 +13,7 @@ from torch import Tensor
 from lvad.api.abilities import REMEDIES, Abilities
 from lvad.api.results import Decision, SampledText, TextScore, decision, sampled_texts, text_scores
 from lvad.api.scenes import Frames, SceneReader
-from lvad.commands.export_load import scenes_to_try
+from lvad.commands.export_load import load_trial_scenes
 from lvad.data.collate import collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import is_text
@@ -167,7 +167,7 @@ class Predictor:
         Returns:
             uint8[M, H, W, 3] for each, as the methods above take them.
         """
-        shown = scenes_to_try(self._data, count).frames
+        shown = load_trial_scenes(self._data, count).frames
         return [frames.permute(0, 2, 3, 1).numpy() for frames in shown]
 
     def frames(self, frames: Frames) -> Tensor:

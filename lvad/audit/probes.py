@@ -56,7 +56,7 @@ def probe_texts(right: RightTexts, generator: torch.Generator) -> dict[str, list
     Returns:
         For each probe N texts, None where the scene does not qualify.
     """
-    partners = right.pair_off(generator)
+    partners = right.swap_partners(generator)
     swapped = [_swapped(right, i) for i in range(len(right.texts))]
     found: dict[str, list[str | None]] = {
         "other_scene": [None if j is None else right.texts[j] for j in partners],

@@ -106,7 +106,7 @@ class RightTexts:
         said = set(_claims(text))
         return bool(said - set(_claims(own))) if said else text.lower().split() != own.lower().split()
 
-    def pair_off(self, generator: torch.Generator) -> list[int | None]:
+    def swap_partners(self, generator: torch.Generator) -> list[int | None]:
         """N partners: scenes in twos, the text of either wrong of the other; None where nobody is left.
 
         In twos, because then the same texts stand on both sides, and a judge that looks at no image gains nothing.

@@ -1,1 +1,1 @@
-"""The commands beside LightningCLI's own: data, embedded models."""
+"""The commands of ``lvad``, one module each, and what they share."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lvad.assets import resolve_config
-from lvad.commands.checkpoint_file import check_checkpoint
+from lvad.commands.checkpoint_io import check_checkpoint
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.reading import encoding_of
 from lvad.errors import DataError
 from lvad.report.runs import CONFIG, LOGS, best_checkpoint, newest_run
 
-START: Final = "configs/rloo.yaml"
+DEFAULT_PREDICT_CONFIG: Final = "configs/rloo.yaml"
 """The model that describes where there is no run yet."""
 _CONFIG_OPTIONS: Final = ("--config", "-c")
 _FLAGS: Final = ("--help", "-h", "--print_config")  # options without a value
@@ -37,7 +37,7 @@ class _Source(NamedTuple):
     options: list[_Option]
 
 
-def complete(command: str, args: list[str]) -> list[str]:
+def complete_arguments(command: str, args: list[str]) -> list[str]:
     """Complete a command line.
 
     Without a configuration the one beside the checkpoint is taken, without either the newest run. Without a checkpoint
@@ -57,12 +57,12 @@ def complete(command: str, args: list[str]) -> list[str]:
     options, paths = _split(args)
     if any(option.name in ("--help", "-h") for option in options):
         return args
-    options = [_found(option) for option in options]
+    options = [_resolve_config_path(option) for option in options]
     if command == "fit":
         return [*_tokens(options), *paths]
     source = _complete_source(command, options)
     if command == "predict":
-        return [*source.before, *_tokens(_with_path(source.options, paths)), *source.behind]
+        return [*source.before, *_tokens(_predict_options(source.options, paths)), *source.behind]
     return [*source.before, *_tokens(source.options), *source.behind, *paths]
 
 
@@ -91,7 +91,7 @@ def _option(name: str, value: str) -> _Option:
     return _Option(name, value, [name, value])
 
 
-def _found(option: _Option) -> _Option:
+def _resolve_config_path(option: _Option) -> _Option:
     """A configuration by the path of the file, which the parser, that has no bounds, can be given."""
     if option.name not in _CONFIG_OPTIONS or option.value is None:
         return option
@@ -102,7 +102,7 @@ def _found(option: _Option) -> _Option:
     return _option(option.name, str(path))
 
 
-def _with_path(options: list[_Option], paths: list[str]) -> list[_Option]:
+def _predict_options(options: list[_Option], paths: list[str]) -> list[_Option]:
     """Options of a prediction: what stands before a file would be overridden by it."""
     if len(paths) > 1:
         raise DataError(f"predict takes one picture, video or folder of them, got {len(paths)}: {paths}")
@@ -120,14 +120,14 @@ def _complete_source(command: str, options: list[_Option]) -> _Source:
     if name is not None and name not in _IN_RUN:
         if not configs and name in _NO_CHECKPOINT:
             raise DataError(f"{_CHECKPOINT} {name} is the model as a configuration names it: give one with --config")
-        return _Source([] if configs else ["--config", str(_beside(name))], [], options)
+        return _Source([] if configs else ["--config", str(_config_beside(name))], [], options)
     if not configs and name is None and command == "predict" and not _has_run():
         print("lvad: no run under logs/ yet: describing with the embedded model as it ships")
-        return _Source(["--config", str(resolve_config(START))], [], options)
-    run = _run_of(configs) if configs else newest_run(LOGS)
+        return _Source(["--config", str(resolve_config(DEFAULT_PREDICT_CONFIG))], [], options)
+    run = _run_of_configs(configs) if configs else newest_run(LOGS)
     if run is None:
         if name is None:
-            _without_checkpoint(command, configs[-1])
+            _check_untrained(command, configs[-1])
         return _Source([], [], options)
     checkpoint = best_checkpoint(run) if name is None else run / "checkpoints" / f"{name}.ckpt"
     print(f"lvad: run {run}, checkpoint {checkpoint.name}")
@@ -136,7 +136,7 @@ def _complete_source(command: str, options: list[_Option]) -> _Source:
     return _Source(before, [_CHECKPOINT, str(checkpoint)], others)
 
 
-def _beside(name: str) -> Path:
+def _config_beside(name: str) -> Path:
     """The configuration of the run that wrote a checkpoint."""
     check_checkpoint(name)
     checkpoint = Path(name)
@@ -157,7 +157,7 @@ def _has_run() -> bool:
     return True
 
 
-def _run_of(configs: list[str]) -> Path | None:
+def _run_of_configs(configs: list[str]) -> Path | None:
     """The run whose own configuration is among these; None where none has a checkpoint beside it."""
     for folder in (Path(config).parent for config in configs if Path(config).name == CONFIG):
         if any((folder / "checkpoints" / f"{name}.ckpt").exists() for name in _IN_RUN):
@@ -165,7 +165,7 @@ def _run_of(configs: list[str]) -> Path | None:
     return None
 
 
-def _without_checkpoint(command: str, config: str) -> None:
+def _check_untrained(command: str, config: str) -> None:
     """Say, or refuse, what would be the model before its training."""
     content = read_yaml(Path(config))
     if isinstance(content, dict) and content.get("ckpt_path"):

@@ -15,9 +15,9 @@ from lvad.audit import Audit, run_audit
 from lvad.audit.probes import PROBES
 from lvad.audit.texts import TEXT_SOURCES
 from lvad.commands.accelerators import accelerator
-from lvad.commands.one_line import in_one_line, innermost
-from lvad.commands.renamed import check_keys
-from lvad.commands.trust import ask_for_keys, parsed, with_consent
+from lvad.commands.error_messages import innermost_message, report_user_errors
+from lvad.commands.renamed_keys import check_keys
+from lvad.commands.security import confirm_api_keys, parse_command_line, with_import_checks
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
@@ -26,7 +26,7 @@ from lvad.data.source import Source
 from lvad.data.splitting import seeded_subset
 from lvad.errors import DataError
 from lvad.report.audit_report import audit_picture, audit_table
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.rewards import CLIPCosine, Reader
 from lvad.rewards.reader import CONFIG as READER_CONFIG
 from lvad.types import Reward
@@ -70,11 +70,11 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad audit ARGS`` and return the exit code: 0 for a reward that passes, 1 for one that fails."""
-    config = parsed(make_parser(), args)
-    folder = _folder(config.out)
+    config = parse_command_line(make_parser(), args)
+    folder = _output_folder(config.out)
     audit = run_audit(build_reward(config.reward, config.pretrained), _scenes(config), config.texts, config.seed)
     _write(audit, config, folder)
     return int(audit.verdict == "fail")
@@ -100,7 +100,7 @@ def build_reward(name: str, pretrained: str | None = None) -> Reward:
             reward = CLIPCosine(name, pretrained)
         # open_clip has an error of every kind: an unknown architecture, missing weights, weights of another shape.
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            raise _one_line(name, error) from error
+            raise _reward_error(name, error) from error
     if isinstance(reward, nn.Module):
         reward.to(accelerator())
     return reward
@@ -116,18 +116,20 @@ def _from_configuration(path: Path) -> Reward:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--reward", type=Reward)
     try:
-        config = with_consent(lambda: parser.parse_object({"reward": found}))
-        ask_for_keys(config)
+        config = with_import_checks(lambda: parser.parse_object({"reward": found}))
+        confirm_api_keys(config)
         return cast(Reward, parser.instantiate_classes(config)["reward"])
     except Exception as error:  # the constructor may be anyone's
-        raise _one_line(str(path), error) from error
+        raise _reward_error(str(path), error) from error
 
 
-def _one_line(name: str, error: Exception) -> DataError:
-    return DataError(f"no reward from {name!r}: {shorten(innermost(str(error)), 300, placeholder=' ...')}; {_REMEDY}")
+def _reward_error(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"no reward from {name!r}: {shorten(innermost_message(str(error)), 300, placeholder=' ...')}; {_REMEDY}"
+    )
 
 
-def _folder(out: str | None) -> Path:
+def _output_folder(out: str | None) -> Path:
     """Where no audit lies yet."""
     if out is not None:
         if (Path(out) / AUDIT).exists():
@@ -140,14 +142,14 @@ def _folder(out: str | None) -> Path:
 def _write(audit: Audit, config: Namespace, folder: Path) -> None:
     found = {"reward": config.reward, **audit.as_dict()}
     text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / AUDIT, text)
+    write_atomically(folder / AUDIT, text)
     title = f"{config.reward}, texts: {audit.texts}, {audit.num_scenes} scenes: {audit.verdict}"
     picture = audit_picture(audit, title, folder / "audit.png")
     if config.json == "":
         print(text, end="")
         return
     if config.json:
-        write_whole(Path(config.json), text)
+        write_atomically(Path(config.json), text)
     print(f"audit of {config.reward}, written to {folder / AUDIT} and {picture}\n\n{audit_table(audit)}")
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser
 
-from lvad.commands.one_line import in_one_line
-from lvad.commands.trust import parsed
+from lvad.commands.error_messages import report_user_errors
+from lvad.commands.security import parse_command_line
 from lvad.data.check import main_check
 
 
@@ -149,7 +149,7 @@ def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
         parser.add_argument(f"--{flag.name}", action=ActionYesNo, default=flag.default, help=said[1] if said else None)
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad data ARGS`` and return the exit code."""
     description = "Check a data set, convert or draw one, or make shards of footage."
@@ -160,5 +160,5 @@ def run(args: list[str]) -> int:
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
         _add_options(sub, function)
         commands.add_subcommand(name, sub, help=sub.description)
-    config = parsed(parser, args)
+    config = parse_command_line(parser, args)
     return functions[config.subcommand](**config[config.subcommand].as_dict())

@@ -12,17 +12,17 @@ from typing import Final
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lvad.commands.export_load import BEST, Run, load_run, scenes_to_try, sources
-from lvad.commands.export_write import Written, write_adapter, write_clip, write_policy
-from lvad.commands.one_line import in_one_line
-from lvad.commands.terminal import quieten
-from lvad.commands.trust import parsed
+from lvad.commands.error_messages import report_user_errors
+from lvad.commands.export_load import BEST, Run, base_model_folders, load_run, load_trial_scenes
+from lvad.commands.export_write import ExportResult, write_adapter, write_clip, write_policy
+from lvad.commands.library_messages import filter_library_messages
+from lvad.commands.security import parse_command_line
 from lvad.data import ledger
 from lvad.errors import DataError
 from lvad.modules import ActionSFT, CLIPReward, TextReader
 from lvad.policy import HFPolicy
 from lvad.report.model_card import CARD, Exported, model_card
-from lvad.report.runs import MODEL, read_metrics, write_whole
+from lvad.report.runs import MODEL, read_metrics, write_atomically
 from lvad.taxonomy import FILE, dump_taxonomy
 
 PROMPTS: Final = "prompts.json"
@@ -44,11 +44,11 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad export ARGS`` and return the exit code: 0, or 1 where nothing was written."""
-    config = parsed(make_parser(), args)
-    quieten()
+    config = parse_command_line(make_parser(), args)
+    filter_library_messages()
     _export(config)
     return 0
 
@@ -61,24 +61,24 @@ def _export(config: Namespace) -> None:
     if config.num_scenes < 1:
         raise DataError(f"--num_scenes must be at least 1, got {config.num_scenes}: nothing is written untried")
     check_target(target, config.overwrite)
-    check_apart(target, [folder / name for name in _KEPT])
+    check_no_overlap(target, [folder / name for name in _KEPT])
     run = load_run(folder, config.checkpoint)
     budget = ledger.ledger_of_run(folder)
-    check_apart(target, sources(run.module))
-    _say(f"{type(run.module).__name__} of {folder}, checkpoint {run.checkpoint.name}, step {run.step}")
-    with new_folder(target, config.overwrite) as scratch:
+    check_no_overlap(target, base_model_folders(run.module))
+    _print_line(f"{type(run.module).__name__} of {folder}, checkpoint {run.checkpoint.name}, step {run.step}")
+    with atomic_folder(target, config.overwrite) as scratch:
         written = _write(run, scratch, config)
         for check in written.checks:
-            _say(check)
-        _write_papers(run, scratch, written, budget, config)
-    _say(f"exported to {config.folder} ({_size_mb(target):.1f} MB), see {Path(config.folder) / CARD}")
+            _print_line(check)
+        _write_metadata(run, scratch, written, budget, config)
+    _print_line(f"exported to {config.folder} ({_size_mb(target):.1f} MB), see {Path(config.folder) / CARD}")
 
 
-def _write(run: Run, scratch: Path, config: Namespace) -> Written:
+def _write(run: Run, scratch: Path, config: Namespace) -> ExportResult:
     if isinstance(run.module, TextReader):
         problem = "a reader has no weights for other tools, and its policy is as it was"
         raise DataError.at(run.folder, "", problem, "take the run's folder model/ as it is")
-    shown = scenes_to_try(run.data, config.num_scenes)
+    shown = load_trial_scenes(run.data, config.num_scenes)
     if isinstance(run.module, CLIPReward):
         if config.adapter:
             raise DataError("a reward has no adapters; leave --adapter out to export the CLIP")
@@ -88,14 +88,14 @@ def _write(run: Run, scratch: Path, config: Namespace) -> Written:
     return write_policy(run.module, shown, scratch, config.dtype)
 
 
-def _write_papers(run: Run, scratch: Path, written: Written, budget: ledger.Ledger, config: Namespace) -> None:
+def _write_metadata(run: Run, scratch: Path, written: ExportResult, budget: ledger.Ledger, config: Namespace) -> None:
     """Prompts, ledger, label set and model card."""
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
         prompts = asdict(policy.prompts) | {"decide": policy.prompts.question(run.data.taxonomy)}
-        write_whole(scratch / PROMPTS, json.dumps(prompts, indent=2) + "\n")
-    write_whole(scratch / ledger.LEDGER, ledger.dump(budget))
-    write_whole(scratch / FILE, dump_taxonomy(run.data.taxonomy))
+        write_atomically(scratch / PROMPTS, json.dumps(prompts, indent=2) + "\n")
+    write_atomically(scratch / ledger.LEDGER, ledger.dump(budget))
+    write_atomically(scratch / FILE, dump_taxonomy(run.data.taxonomy))
     of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
     exported = Exported(
         kind=written.kind,
@@ -106,12 +106,12 @@ def _write_papers(run: Run, scratch: Path, written: Written, budget: ledger.Ledg
         trained=f"checkpoint `{run.checkpoint.name}`, step {run.step}",
         is_best=of_best,
         dtype=written.dtype,
-        data=_data_in_words(run),
-        asks=_asks(run),
+        data=_data_description(run),
+        asks=_prompt_name(run),
         checks=written.checks,
         limits=_limits(run),
     )
-    write_whole(scratch / CARD, model_card(exported, budget, read_metrics(run.folder)))
+    write_atomically(scratch / CARD, model_card(exported, budget, read_metrics(run.folder)))
     for file in filter(Path.is_file, scratch.rglob("*")):  # safetensors are written for their owner alone
         shutil.copymode(scratch / CARD, file)
 
@@ -122,12 +122,12 @@ def _hub_id(run: Run) -> str | None:
     return None if Path(name).is_dir() or "/" not in name else name.removeprefix("hf-hub:")
 
 
-def _asks(run: Run) -> str:
+def _prompt_name(run: Run) -> str:
     """The entry of the prompts that the model of one stage is asked."""
     return "decide" if isinstance(run.module, ActionSFT) and run.module.target != "caption" else "describe"
 
 
-def _data_in_words(run: Run) -> str:
+def _data_description(run: Run) -> str:
     data = run.data
     size = "" if data.source.image_size_px is None else f", reduced to {data.source.image_size_px} px"
     return f"`{data.source.path.name}` ({data.source.format}), at most {data.source.num_frames} frames per scene{size}"
@@ -176,7 +176,7 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise DataError.at(target, "", problem, "move it away, or give another folder")
 
 
-def check_apart(target: Path, kept: list[Path]) -> None:
+def check_no_overlap(target: Path, kept: list[Path]) -> None:
     """Refuse to write into, over or around what the run is made of.
 
     Raises:
@@ -188,7 +188,7 @@ def check_apart(target: Path, kept: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """A folder beside the target that takes its place when the block ends well, and is gone when it does not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
@@ -210,5 +210,5 @@ def _size_mb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(f"lvad: {text}", flush=True)

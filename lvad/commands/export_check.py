@@ -30,7 +30,7 @@ class Trial(NamedTuple):
     """int64[T], with its end."""
 
 
-class Gap(NamedTuple):
+class LogitDifference(NamedTuple):
     """How far merging moves the logits of prompts and answers."""
 
     largest: float
@@ -45,7 +45,7 @@ class Gap(NamedTuple):
         return TOLERANCE * self.scale
 
 
-def ask(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> list[Trial]:
+def run_trials(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> list[Trial]:
     """The policy's own greedy texts, one scene at a time."""
     trials = []
     for shown, query in zip(frames, queries, strict=True):
@@ -54,7 +54,7 @@ def ask(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> list[Tria
     return trials
 
 
-def generation_of(policy: HFPolicy) -> GenerationConfig:
+def greedy_generation_config(policy: HFPolicy) -> GenerationConfig:
     """Greedy, as long as the run's, and never a token that the policy may not write."""
     banned = policy.banned.nonzero().flatten().tolist()
     return GenerationConfig(
@@ -68,7 +68,7 @@ def generation_of(policy: HFPolicy) -> GenerationConfig:
 
 
 @torch.no_grad()
-def merge_gap(policy: HFPolicy, merged: Any, trials: list[Trial]) -> Gap:
+def merge_difference(policy: HFPolicy, merged: Any, trials: list[Trial]) -> LogitDifference:
     """Compare the policy's logits on prompts and answers with those of its merged copy."""
     rows = []
     for trial in trials:
@@ -85,19 +85,20 @@ def merge_gap(policy: HFPolicy, merged: Any, trials: list[Trial]) -> Gap:
                 start = policy.vlm(**inputs).logits
         after = merged(**inputs).logits
         rows.append(torch.stack([part.abs().max() for part in (after - before, before, start - before)]))
-    return Gap(*torch.stack(rows).amax(0).tolist())  # amax keeps what is not a number, max() would not
+    return LogitDifference(*torch.stack(rows).amax(0).tolist())  # amax keeps what is not a number, max() would not
 
 
-def check_gap(gap: Gap) -> None:
+def check_difference(difference: LogitDifference) -> None:
     """Refuse a merged model that says something else.
 
     Raises:
         DataError: with the numbers.
     """
-    if not gap.largest <= gap.allowed:  # not a number is refused too
+    if not difference.largest <= difference.allowed:  # not a number is refused too
         raise DataError(
-            f"merging changed the model: a logit moved by {gap.largest:.3g}, allowed are {gap.allowed:.3g} "
-            f"({TOLERANCE:g} of the largest logit, {gap.scale:.3g}); nothing was written"
+            f"merging changed the model: a logit moved by {difference.largest:.3g}, allowed are "
+            f"{difference.allowed:.3g} ({TOLERANCE:g} of the largest logit, {difference.scale:.3g}); "
+            "nothing was written"
         )
 
 

@@ -14,9 +14,9 @@ import yaml
 from lightning import LightningModule
 from torch import Tensor
 
-from lvad.commands.checkpoint_file import read_checkpoint
-from lvad.commands.renamed import check_keys
-from lvad.commands.stages import make_cli
+from lvad.commands.checkpoint_io import read_checkpoint
+from lvad.commands.lightning_cli import make_cli
+from lvad.commands.renamed_keys import check_keys
 from lvad.commands.yaml_files import read_yaml
 from lvad.data.collate import decode
 from lvad.data.synthetic import draw_scene, render
@@ -27,8 +27,8 @@ from lvad.report.runs import CONFIG, best_checkpoint
 from lvad.taxonomy import Taxonomy
 
 BEST, LAST = "best", "last"
-_OF_THE_FIT: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote
-_TALKATIVE: Final = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+_FIT_OPTIONS: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote
+_NOISY_LOGGERS: Final = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 _BUILD_ONLY: Final = (
     *("--trainer.logger", "false", "--trainer.accelerator", "cpu", "--trainer.devices", "1"),
     *("--trainer.num_nodes", "1", "--trainer.strategy", "auto", "--trainer.precision", "32-true"),
@@ -49,7 +49,7 @@ class Run(NamedTuple):
     """Optimizer steps of the checkpoint."""
 
 
-class Shown(NamedTuple):
+class TrialScenes(NamedTuple):
     """Scenes that a model is tried on."""
 
     frames: list[Tensor]
@@ -76,13 +76,13 @@ def load_run(folder: Path, checkpoint: str = BEST) -> Run:
     content = read_checkpoint(path, "give another checkpoint: best, last, or a file")
     config, cli = _build(folder / CONFIG)
     module = cli.model
-    _take_labels(module, cli.datamodule.taxonomy)
+    _set_taxonomy(module, cli.datamodule.taxonomy)
     module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
     _load(module, content, path)
     return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
 
 
-def scenes_to_try(data: Any, count: int) -> Shown:
+def load_trial_scenes(data: Any, count: int) -> TrialScenes:
     """So many validation scenes of the run; drawn ones where its data is not there any more."""
     try:
         with _quiet():
@@ -90,15 +90,15 @@ def scenes_to_try(data: Any, count: int) -> Shown:
         scenes = data.scenes["val"][:count]
         if scenes:
             frames = [decode(scene, data.source.num_frames, data.source.image_size_px) for scene in scenes]
-            return Shown(frames, "validation scenes of the run")
+            return TrialScenes(frames, "validation scenes of the run")
         reason = "the run has no validation scenes"
     except (DataError, OSError) as error:
         reason = f"the run's data cannot be read ({error})"
     print(f"lvad: {reason}: trying the model on drawn frames")
-    return Shown(_drawn(data, count), "drawn frames")
+    return TrialScenes(_synthetic_frames(data, count), "drawn frames")
 
 
-def sources(module: LightningModule) -> list[Path]:
+def base_model_folders(module: LightningModule) -> list[Path]:
     """The folders of the models that a module was built from."""
     names = {getattr(part, "source", None) for part in module.modules()}
     return [Path(name) for name in sorted(name for name in names if isinstance(name, str)) if Path(name).is_dir()]
@@ -130,7 +130,7 @@ def _build(path: Path) -> tuple[dict[str, Any], Any]:
         problem = f"is no configuration ({type(config).__name__} at its top)"
         raise DataError.at(path, "", problem, "restore the file that 'lvad fit' wrote")
     check_keys(config, path)
-    kept = {key: value for key, value in config.items() if key not in _OF_THE_FIT}
+    kept = {key: value for key, value in config.items() if key not in _FIT_OPTIONS}
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         file = Path(scratch) / CONFIG
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
@@ -148,7 +148,7 @@ def _base_name(config: dict[str, Any]) -> str:
     return str(part.get("model", "unknown"))
 
 
-def _take_labels(module: LightningModule, taxonomy: Taxonomy) -> None:
+def _set_taxonomy(module: LightningModule, taxonomy: Taxonomy) -> None:
     """What the stages learn from their trainer, which is not there."""
     if isinstance(module, ActionSFT):
         module.take_labels(taxonomy)
@@ -167,7 +167,7 @@ def _load(module: LightningModule, content: dict[str, Any], path: Path) -> None:
         raise DataError.at(path, "", " ".join(str(error).split())[:200], remedy) from error
 
 
-def _drawn(data: Any, count: int) -> list[Tensor]:
+def _synthetic_frames(data: Any, count: int) -> list[Tensor]:
     num_frames = data.source.num_frames
     states = [draw_scene(0, index).state for index in range(count)]
     pictures = [[np.asarray(render(state, i, num_frames)) for i in range(num_frames)] for state in states]
@@ -177,7 +177,7 @@ def _drawn(data: Any, count: int) -> list[Tensor]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what Lightning says of seed, devices and data at every start."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

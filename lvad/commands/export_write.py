@@ -12,20 +12,20 @@ from transformers import GenerationConfig
 
 from lvad.commands.accelerators import accelerator
 from lvad.commands.export_check import (
-    Gap,
+    LogitDifference,
     Trial,
-    ask,
-    check_gap,
+    check_difference,
     check_texts,
-    generation_of,
+    greedy_generation_config,
     load_plain,
     load_processor,
-    merge_gap,
+    merge_difference,
     plain_texts,
+    run_trials,
 )
-from lvad.commands.export_load import Shown
+from lvad.commands.export_load import TrialScenes
 from lvad.errors import DataError
-from lvad.evaluation.clip_similarity import blended
+from lvad.evaluation.clip_similarity import interpolated_weights
 from lvad.modules import ActionSFT, CLIPReward
 from lvad.modules.action_sft import ANSWER
 from lvad.policy import HFPolicy
@@ -39,7 +39,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 _COSINE_TOLERANCE: Final = 1e-5
 
 
-class Written(NamedTuple):
+class ExportResult(NamedTuple):
     """What lies in a folder, and how that is known."""
 
     kind: Kind
@@ -49,8 +49,8 @@ class Written(NamedTuple):
     """A sentence per comparison."""
 
 
-class _Piece(NamedTuple):
-    """A model to write."""
+class _ModelPart(NamedTuple):
+    """One of the models to write."""
 
     name: str
     """Its folder inside the whole; empty for the whole itself."""
@@ -59,7 +59,7 @@ class _Piece(NamedTuple):
     trials: list[Trial]
 
 
-def write_policy(module: nn.Module, shown: Shown, folder: Path, dtype: Dtype) -> Written:
+def write_policy(module: nn.Module, shown: TrialScenes, folder: Path, dtype: Dtype) -> ExportResult:
     """Write a whole policy, or both stages where answers stand behind descriptions.
 
     Args:
@@ -74,24 +74,24 @@ def write_policy(module: nn.Module, shown: Shown, folder: Path, dtype: Dtype) ->
     policy = _policy(module)
     _prepare(policy)
     if isinstance(module, ActionSFT) and module.describer.is_policy:
-        gap, pieces = None, _two_stages(module, policy, shown.frames)
+        difference, parts = None, _two_stages(module, policy, shown.frames)
     else:
-        trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
-        whole = _plain(merged(policy.model))
-        gap, pieces = merge_gap(policy, whole, trials), [_Piece("", whole, trials)]
-        check_gap(gap)
-    checks = [] if gap is None else [_in_words(gap, len(shown.frames), shown.source)]
-    generation, processor = generation_of(policy), _processor(policy)
-    for piece in pieces:
-        checks += _write(piece, folder, dtype, generation, processor)
-    kind: Kind = "model" if len(pieces) == 1 else "stages"
-    if isinstance(pieces[-1].model, PeftModel):
+        trials = run_trials(policy, shown.frames, [_query(module)] * len(shown.frames))
+        whole = _plain_model(merged(policy.model))
+        difference, parts = merge_difference(policy, whole, trials), [_ModelPart("", whole, trials)]
+        check_difference(difference)
+    checks = [] if difference is None else [_difference_sentence(difference, len(shown.frames), shown.source)]
+    generation, processor = greedy_generation_config(policy), _processor(policy)
+    for part in parts:
+        checks += _write(part, folder, dtype, generation, processor)
+    kind: Kind = "model" if len(parts) == 1 else "stages"
+    if isinstance(parts[-1].model, PeftModel):
         kind = "adapter_stages"
     same = "the greedy texts of plain transformers on the written files are identical"
-    return Written(kind, dtype, [*checks, f"{len(shown.frames)} prompts with {shown.source}: {same}"])
+    return ExportResult(kind, dtype, [*checks, f"{len(shown.frames)} prompts with {shown.source}: {same}"])
 
 
-def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
+def write_adapter(module: nn.Module, shown: TrialScenes, folder: Path) -> ExportResult:
     """Write the adapters alone.
 
     Raises:
@@ -107,25 +107,25 @@ def write_adapter(module: nn.Module, shown: Shown, folder: Path) -> Written:
     if isinstance(module, ActionSFT) and module.describer.is_policy:
         trials = _two_stages(module, policy, shown.frames)[-1].trials
     else:
-        trials = ask(policy, shown.frames, [_query(module)] * len(shown.frames))
+        trials = run_trials(policy, shown.frames, [_query(module)] * len(shown.frames))
     save_adapter(policy.model, folder, policy.source)
-    generation = generation_of(policy)
+    generation = greedy_generation_config(policy)
     generation.save_pretrained(folder)
     again = load_plain(policy.source, folder, dtype).float().to(accelerator())
     found = plain_texts(again, load_processor(policy.source), trials, generation)
     check_texts([trial.text for trial in trials], found, "the written adapter on its base model")
     same = "the greedy texts of plain transformers and peft on the base model are identical"
-    return Written("adapter", dtype, [f"{len(trials)} prompts with {shown.source}: {same}"])
+    return ExportResult("adapter", dtype, [f"{len(trials)} prompts with {shown.source}: {same}"])
 
 
-def write_clip(module: CLIPReward, shown: Shown, folder: Path, dtype: Dtype, taxonomy: Taxonomy) -> Written:
+def write_clip(module: CLIPReward, shown: TrialScenes, folder: Path, dtype: Dtype, taxonomy: Taxonomy) -> ExportResult:
     """Write a tuned CLIP, and try it on the texts of the reasons.
 
     Raises:
         DataError: if plain open_clip finds other cosines in what is written.
     """
     texts = list(taxonomy.reason_texts)
-    with blended(module.clip, module.start, module.share.item()), torch.no_grad():
+    with interpolated_weights(module.clip, module.start, module.share.item()), torch.no_grad():
         before = module.clip.embed_frames(shown.frames) @ module.clip.embed_texts(texts).T
     module.export(folder)
     _check_cosines(before, _open_clip_cosines(module, shown, folder, texts), "the written CLIP")
@@ -142,51 +142,51 @@ def write_clip(module: CLIPReward, shown: Shown, folder: Path, dtype: Dtype, tax
         module.clip.save_pretrained(folder, dtype)
         _check_cosines(rounded, _open_clip_cosines(module, shown, folder, texts), f"the CLIP written as {dtype}")
         checks.append(f"rounding to {dtype} moves a cosine by at most {(rounded - before).abs().max():.2g}")
-    return Written("reward", dtype, checks)
+    return ExportResult("reward", dtype, checks)
 
 
-def _two_stages(module: ActionSFT, policy: HFPolicy, frames: list[Tensor]) -> list[_Piece]:
+def _two_stages(module: ActionSFT, policy: HFPolicy, frames: list[Tensor]) -> list[_ModelPart]:
     question = policy.prompts.question(module.taxonomy)
     with policy.as_reference() as start:
-        described = ask(start.float(), frames, [policy.prompts.describe] * len(frames))
-        first = _plain(start_of(start.model))
+        described = run_trials(start.float(), frames, [policy.prompts.describe] * len(frames))
+        first = _plain_model(start_of(start.model))
     queries = [f"{trial.text} {question}".strip() for trial in described]
-    answered = ask(policy, frames, queries)
+    answered = run_trials(policy, frames, queries)
     second = float_copy(policy.model)
-    return [_Piece("", first, described), _Piece(ANSWER, _plain(second), answered)]
+    return [_ModelPart("", first, described), _ModelPart(ANSWER, _plain_model(second), answered)]
 
 
-def _write(piece: _Piece, folder: Path, dtype: Dtype, generation: GenerationConfig, processor: Any) -> list[str]:
-    """Write a piece, rounded in place, once it says what the policy says, and read it again."""
-    said = [trial.text for trial in piece.trials]
-    expected = plain_texts(piece.model, processor, piece.trials, generation)
+def _write(part: _ModelPart, folder: Path, dtype: Dtype, generation: GenerationConfig, processor: Any) -> list[str]:
+    """Write a part, rounded in place, once it says what the policy says, and read it again."""
+    said = [trial.text for trial in part.trials]
+    expected = plain_texts(part.model, processor, part.trials, generation)
     check_texts(said, expected, "the model in plain transformers, before it is written,")
     checks = []
     if dtype != "float32":  # then the policy itself is no measure of what is read again
-        _round(piece.model, dtype)
-        expected = plain_texts(piece.model, processor, piece.trials, generation)
+        _round_weights(part.model, dtype)
+        expected = plain_texts(part.model, processor, part.trials, generation)
         changed = sum(one != other for one, other in zip(said, expected, strict=True))
-        what = f"{piece.name}s" if piece.name else "texts"
+        what = f"{part.name}s" if part.name else "texts"
         checks = [f"rounding to {dtype} changes {changed} of {len(said)} greedy {what}"]
-    _save(piece, folder / piece.name, generation, processor)
-    is_adapter = isinstance(piece.model, PeftModel)
-    again = load_plain(folder, folder / piece.name) if is_adapter else load_plain(folder / piece.name)
+    _save(part, folder / part.name, generation, processor)
+    is_adapter = isinstance(part.model, PeftModel)
+    again = load_plain(folder, folder / part.name) if is_adapter else load_plain(folder / part.name)
     if again.dtype != getattr(torch, dtype):
         raise DataError(f"the written model reads as {again.dtype}, not as {dtype}; nothing was written")
     found = plain_texts(
-        again.to(accelerator()), load_processor(folder), piece.trials, GenerationConfig.from_pretrained(folder)
+        again.to(accelerator()), load_processor(folder), part.trials, GenerationConfig.from_pretrained(folder)
     )
     check_texts(expected, found, "the written folder, read by plain transformers,")
     return checks
 
 
-def _save(piece: _Piece, folder: Path, generation: GenerationConfig, processor: Any) -> None:
-    if isinstance(piece.model, PeftModel):
-        save_adapter(piece.model, folder)
+def _save(part: _ModelPart, folder: Path, generation: GenerationConfig, processor: Any) -> None:
+    if isinstance(part.model, PeftModel):
+        save_adapter(part.model, folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's own, which would stand beside the model card
         return
-    piece.model.generation_config = generation
-    piece.model.save_pretrained(folder)
+    part.model.generation_config = generation
+    part.model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
@@ -212,7 +212,7 @@ def _prepare(policy: HFPolicy) -> None:
     multiply_in_float32(policy)
 
 
-def _plain(model: Any) -> Any:
+def _plain_model(model: Any) -> Any:
     """The model with transformers' own attention in place of lvad's."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     whole.set_attn_implementation("sdpa")
@@ -226,25 +226,25 @@ def _processor(policy: HFPolicy) -> Any:
     return processor
 
 
-def _round(model: Any, dtype: Dtype) -> None:
+def _round_weights(model: Any, dtype: Dtype) -> None:
     """In place, but for adapters, which are small and are merged by nobody here."""
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             parameter.data = parameter.data.to(getattr(torch, dtype))
 
 
-def _in_words(gap: Gap, num_prompts: int, source: str) -> str:
+def _difference_sentence(difference: LogitDifference, num_prompts: int, source: str) -> str:
     what, moved = "copying", ""
-    if gap.moved:
-        what, moved = "merging", f"; the adapters move one by up to {gap.moved:.2g}"
+    if difference.moved:
+        what, moved = "merging", f"; the adapters move one by up to {difference.moved:.2g}"
     return (
-        f"{num_prompts} prompts with {source}: {what} moves a logit by at most {gap.largest:.1e}, allowed are "
-        f"{gap.allowed:.1e}{moved}"
+        f"{num_prompts} prompts with {source}: {what} moves a logit by at most {difference.largest:.1e}, allowed are "
+        f"{difference.allowed:.1e}{moved}"
     )
 
 
 @torch.no_grad()
-def _open_clip_cosines(module: CLIPReward, shown: Shown, folder: Path, texts: list[str]) -> Tensor:
+def _open_clip_cosines(module: CLIPReward, shown: TrialScenes, folder: Path, texts: list[str]) -> Tensor:
     """float[B, R] from the written files, by open_clip's own model and tokenizer."""
     model: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
@@ -254,7 +254,7 @@ def _open_clip_cosines(module: CLIPReward, shown: Shown, folder: Path, texts: li
 
 
 def _check_cosines(expected: Tensor, found: Tensor, where: str) -> None:
-    gap = (expected - found).abs().max().item()
-    if not gap <= _COSINE_TOLERANCE:  # not a number is refused too
-        problem = f"differ by up to {gap:.3g}, allowed are {_COSINE_TOLERANCE:g}"
+    difference = (expected - found).abs().max().item()
+    if not difference <= _COSINE_TOLERANCE:  # not a number is refused too
+        problem = f"differ by up to {difference:.3g}, allowed are {_COSINE_TOLERANCE:g}"
         raise DataError(f"cosines of {where}, read by plain open_clip, {problem}; nothing was written")

@@ -9,7 +9,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lvad.commands.place import count_batches, set_place
+from lvad.commands.loop_progress import restore_batch_progress, rewrite_progress
 from lvad.commands.signals import Stopped, StopSignals
 from lvad.data.loaders import ANEW
 from lvad.errors import DataError
@@ -33,10 +33,10 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, stop: StopSignals | None = None) -> None:
         self.stop = stop or StopSignals()
         self._path = Path()
-        self._is_off = False
+        self._is_disabled = False
         self._is_due = False  # a checkpoint, at the next good moment
         self._is_validation_due = False
-        self._written = -1  # training batches in the file
+        self._num_batches_saved = -1  # training batches in the file
         self._is_resumed = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -54,27 +54,27 @@ class LastCheckpoint(Checkpoint):
         loops = checkpoint.get("loops")
         if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict) or _DUE not in checkpoint:
             raise DataError(f"the checkpoint does not say where its fit stopped, as this version of lvad does; {ANEW}")
-        set_place(loops["fit_loop"], bool(checkpoint[_DUE]))
+        rewrite_progress(loops["fit_loop"], bool(checkpoint[_DUE]))
         self._is_resumed = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the file's place."""
         # Here, where every rank comes by: log_dir is a broadcast.
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        self._is_off = stage != "fit" or bool(getattr(trainer, "fast_dev_run", False))
+        self._is_disabled = stage != "fit" or bool(getattr(trainer, "fast_dev_run", False))
         cluster = getattr(trainer.strategy, "cluster_environment", None)
         self.stop.is_child = isinstance(cluster, LightningEnvironment) and trainer.local_rank > 0
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note signals from now on, and obey them when it is time."""
-        self.stop.wait()
+        self.stop.defer()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same where there is no such check; count the batches of an epoch that goes on."""
-        self.stop.wait()
+        self.stop.defer()
         if self._is_resumed:
-            count_batches(trainer)
-            self._note(trainer, Path(str(trainer.ckpt_path)))
+            restore_batch_progress(trainer)
+            self._report_progress(trainer, Path(str(trainer.ckpt_path)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the end of the last epoch left to be written."""
@@ -91,7 +91,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Obey a signal; write what was left to be written, where no validation follows that will."""
-        self._obey(trainer)
+        self._stop_if_signalled(trainer)
         loop = trainer.fit_loop
         if self._is_due and not loop._should_accumulate() and loop._data_fetcher is not None:
             if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
@@ -99,7 +99,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Obey a signal."""
-        self._obey(trainer)
+        self._stop_if_signalled(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, or as soon as nothing is half done."""
@@ -113,7 +113,7 @@ class LastCheckpoint(Checkpoint):
         """Where there is no validation, an epoch is what is written after, but not every one of a few batches."""
         batches = trainer.num_val_batches
         has_validation = bool(sum(batches) if isinstance(batches, list) else batches)
-        num_new = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self._written
+        num_new = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self._num_batches_saved
         self._is_due |= not has_validation and num_new >= _BATCHES_APART
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,27 +123,27 @@ class LastCheckpoint(Checkpoint):
             Stopped: if a signal came too late for a batch to obey it.
         """
         self._write(trainer)
-        self.stop.obey()
-        if self._is_asked(trainer):
+        self.stop.stop_deferring()
+        if self._is_stop_requested(trainer):
             raise Stopped(self.stop.code)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write where a signal ended the loop; after an error nobody knows what is half done."""
-        self.stop.obey()
+        self.stop.stop_deferring()
         if not isinstance(exception, SIGTERMException) or not trainer.global_step:
             return
         self._is_validation_due = trainer.validating
-        if self._is_validation_due or trainer.fit_loop.epoch_loop.total_batch_idx + 1 != self._written:
+        if self._is_validation_due or trainer.fit_loop.epoch_loop.total_batch_idx + 1 != self._num_batches_saved:
             self._write(trainer)
 
-    def _obey(self, trainer: Trainer) -> None:
-        if trainer.state.fn != "fit" or not self._is_asked(trainer):
+    def _stop_if_signalled(self, trainer: Trainer) -> None:
+        if trainer.state.fn != "fit" or not self._is_stop_requested(trainer):
             return
         if trainer.sanity_checking or not trainer.fit_loop._should_accumulate():
             # Lightning's loops end at this, with SIGTERMException, once the batch is behind them.
             trainer._signal_connector.received_sigterm = True
 
-    def _is_asked(self, trainer: Trainer) -> bool:
+    def _is_stop_requested(self, trainer: Trainer) -> bool:
         """Whether any device's process has received a signal: all must stop at one batch."""
         is_asked = trainer.strategy.reduce_boolean_decision(self.stop.received is not None, all=False)
         if is_asked and self.stop.received is None:
@@ -152,15 +152,15 @@ class LastCheckpoint(Checkpoint):
 
     def _write(self, trainer: Trainer) -> None:
         self._is_due = False
-        if self._is_off or not trainer.global_step:
+        if self._is_disabled or not trainer.global_step:
             return
         for logger in trainer.loggers if trainer.is_global_zero else ():
             logger.save()  # what it holds back would be lost with the process
         trainer.save_checkpoint(self._path)
-        self._written = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        self._note(trainer, self._path)
+        self._num_batches_saved = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self._report_progress(trainer, self._path)
 
-    def _note(self, trainer: Trainer, path: Path) -> None:
+    def _report_progress(self, trainer: Trainer, path: Path) -> None:
         self.stop.checkpoint, self.stop.step = path, trainer.global_step
 
 

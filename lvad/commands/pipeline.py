@@ -5,25 +5,28 @@ stages are skipped, a killed one goes on from its last checkpoint, a changed one
 it; what it replaces is moved to ``replaced/``, never deleted.
 """
 
-import contextlib
-import fcntl
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lvad.assets import resolve_config
-from lvad.commands.one_line import in_one_line
-from lvad.commands.stage_plan import Pipeline, Record, expected_record, read_pipeline
-from lvad.commands.stage_run import Asked, lvad_process, run_process, run_stage, test_args, until_signal
-from lvad.commands.trust import parsed
-from lvad.errors import DataError
-from lvad.report.runs import CONFIG, best_checkpoint, write_whole
+from lvad.commands.error_messages import report_user_errors
+from lvad.commands.pipeline_config import Pipeline, Record, expected_record, read_pipeline
+from lvad.commands.security import parse_command_line
+from lvad.commands.stage_runner import (
+    StageRequest,
+    folder_lock,
+    lvad_command,
+    run_process,
+    run_stage,
+    run_until_signal,
+    test_args,
+)
+from lvad.report.runs import CONFIG, best_checkpoint, write_atomically
 
 SUMMARY: Final = "pipeline.json"
 
@@ -42,16 +45,16 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad pipeline ARGS`` and return the exit code."""
-    config = parsed(make_parser(), args)
-    return until_signal("pipeline", partial(_run_config, config))
+    config = parse_command_line(make_parser(), args)
+    return run_until_signal("pipeline", partial(_run_config, config))
 
 
 def _run_config(config: Namespace) -> int:
     pipeline = read_pipeline(resolve_config(config.config), seed=config.seed, name=config.name)
-    with alone(pipeline.folder) as lock:
+    with folder_lock(pipeline.folder) as lock:
         run_pipeline(pipeline, lock)
     return 0
 
@@ -68,10 +71,12 @@ def run_pipeline(pipeline: Pipeline, lock: int | None = None) -> None:
     """
     records: dict[str, Record] = {}
     for number, stage in enumerate(pipeline.stages, start=1):
-        _say(f"stage {number} of {len(pipeline.stages)}, {stage.name}")
+        _print_line(f"stage {number} of {len(pipeline.stages)}, {stage.name}")
         expected = expected_record(pipeline, stage, records)
         folder = pipeline.folder / stage.name
-        records[stage.name] = run_stage(Asked(stage.name, folder, expected, stage.test), _say, partial(_run, lock))
+        records[stage.name] = run_stage(
+            StageRequest(stage.name, folder, expected, stage.test), _print_line, partial(_run, lock)
+        )
         _write_summary(pipeline, records)
     if pipeline.compare:
         from lvad.commands.report import report  # takes seconds to import, and the first stage need not wait for it
@@ -79,22 +84,6 @@ def run_pipeline(pipeline: Pipeline, lock: int | None = None) -> None:
         print()
         report({arm: pipeline.folder / name for arm, name in pipeline.compare.items()}, pipeline.folder)
     _print_times(pipeline, records)
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Hold the pipeline's folder.
-
-    Raises:
-        DataError: if another pipeline, or a stage that outlived its own, is at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"a pipeline or one of its stages is at work in {folder}; wait for it or end it") from error
-        yield file.fileno()
 
 
 def _write_summary(pipeline: Pipeline, records: dict[str, Record]) -> None:
@@ -113,7 +102,7 @@ def _write_summary(pipeline: Pipeline, records: dict[str, Record]) -> None:
             }
         )
     summary = {"name": pipeline.name, "seed": pipeline.seed, "compare": pipeline.compare, "stages": rows}
-    write_whole(pipeline.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_atomically(pipeline.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def _print_times(pipeline: Pipeline, records: dict[str, Record]) -> None:
@@ -130,8 +119,8 @@ def _print_times(pipeline: Pipeline, records: dict[str, Record]) -> None:
 
 def _run(lock: int | None, args: list[str]) -> int:
     sys.stdout.flush()
-    return run_process(lvad_process(args), () if lock is None else (lock,))
+    return run_process(lvad_command(args), () if lock is None else (lock,))
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(f"lvad: {text}")

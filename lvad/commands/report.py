@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from lvad.commands.one_line import in_one_line
-from lvad.commands.trust import parsed
+from lvad.commands.error_messages import report_user_errors
+from lvad.commands.security import parse_command_line
 from lvad.errors import DataError
 from lvad.report.answers import ANSWERS
 from lvad.report.compare import compare, read_run, run_names
@@ -35,10 +35,10 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad report ARGS`` and return the exit code."""
-    config = parsed(make_parser(), args)
+    config = parse_command_line(make_parser(), args)
     folders = [Path(folder) for folder in config.runs]
     names = run_names(folders) if config.names is None else _given_names(config.names, len(folders))
     report(dict(zip(names, folders, strict=True)), Path(config.out))

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_WAIT: Final = "\nlvad: {}: finishing this step, then writing last.ckpt (Ctrl-C ends at once)\n"
+_DEFERRED: Final = "\nlvad: {}: finishing this step, then writing last.ckpt (Ctrl-C ends at once)\n"
 
 
 class Stopped(SystemExit):
@@ -22,7 +22,7 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """What was received, and whether the command waits for a good moment to obey.
+    """What was received, and whether the command defers its end to a good moment.
 
     A context manager: within it the process listens, unless it is not the main thread, or the signal is ignored (as
     under ``nohup``).
@@ -39,38 +39,39 @@ class StopSignals:
         """What ``--ckpt_path`` calls it; None for its path."""
         self.is_child = False
         """Started by another process of the same fit, which stands for both."""
-        self._waits = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._is_deferring = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             found = {number: signal.getsignal(number) for number in _SIGNALS}
-            self._before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
-            self._listen()
+            self._previous = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+            self._install_handlers()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._previous = {}
 
     @property
     def code(self) -> int:
         """What the process exits with after a signal; 0 without one."""
         return 0 if self.received is None or self.is_child else 128 + self.received
 
-    def wait(self) -> None:
-        """From now on a signal is noted, for the training loop to obey; a second Ctrl-C still ends at once."""
-        self._waits = True
-        self._listen()  # alone: Lightning's own handler for SIGTERM talks to other devices in the midst of their work
+    def defer(self) -> None:
+        """From now on a signal is noted, for the training loop to end by; a second Ctrl-C still ends at once."""
+        self._is_deferring = True
+        # Alone: Lightning's own handler for SIGTERM talks to other devices in the midst of their work.
+        self._install_handlers()
 
-    def obey(self) -> None:
+    def stop_deferring(self) -> None:
         """From now on a signal ends the command at once."""
-        self._waits = False
+        self._is_deferring = False
 
-    def farewell(self, command: Sequence[str]) -> str:
+    def exit_message(self, command: Sequence[str]) -> str:
         """One line: what ended the command, and the command to go on with.
 
         Args:
@@ -82,23 +83,23 @@ class StopSignals:
         if self.checkpoint is None:
             return f"stopped by {name} before its first checkpoint; to start anew: {shlex.join(['lvad', *command])}"
         name_of_it = self.ckpt_path or str(self.checkpoint)
-        again = shlex.join(["lvad", *_without_checkpoint(command), "--ckpt_path", name_of_it])
+        again = shlex.join(["lvad", *_without_checkpoint_option(command), "--ckpt_path", name_of_it])
         return f"stopped by {name}; {self.checkpoint} is of step {self.step}; to go on: {again}"
 
-    def _listen(self) -> None:
-        for number in self._before:
+    def _install_handlers(self) -> None:
+        for number in self._previous:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_second, self.received = self.received is not None, self.received or signal.Signals(number)
-        if not self._waits or (is_second and number == signal.SIGINT):
+        if not self._is_deferring or (is_second and number == signal.SIGINT):
             raise Stopped(self.code)
         if not is_second and not self.is_child:
             with contextlib.suppress(OSError):  # not print(), which may be at work
-                os.write(2, _WAIT.format(signal.Signals(number).name).encode())
+                os.write(2, _DEFERRED.format(signal.Signals(number).name).encode())
 
 
-def _without_checkpoint(command: Sequence[str]) -> list[str]:
+def _without_checkpoint_option(command: Sequence[str]) -> list[str]:
     kept, is_value = [], False
     for word in command:
         if not is_value and word != "--ckpt_path" and not word.startswith("--ckpt_path="):

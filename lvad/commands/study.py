@@ -17,15 +17,14 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lvad.assets import resolve_config
-from lvad.commands.one_line import in_one_line
-from lvad.commands.pipeline import alone
-from lvad.commands.stage_plan import Record
-from lvad.commands.stage_run import Asked, lvad_process, run_stage, until_signal
-from lvad.commands.study_costs import Cost, costs, duration, plan_lines, total_line
+from lvad.commands.error_messages import report_user_errors
+from lvad.commands.pipeline_config import Record
+from lvad.commands.security import parse_command_line
+from lvad.commands.stage_runner import StageRequest, folder_lock, lvad_command, run_stage, run_until_signal
+from lvad.commands.study_costs import Cost, costs, format_duration, plan_lines, total_line
 from lvad.commands.study_plan import Job, Plan, Study, make_plan, read_study, repeat_args
-from lvad.commands.study_queue import Place, Processes, run_queue
-from lvad.commands.study_results import EXTRA, finished, read_cells, run_extra
-from lvad.commands.trust import parsed
+from lvad.commands.study_queue import Processes, Slot, run_queue
+from lvad.commands.study_results import EXTRA, finished_records, read_cells, run_extra_test
 from lvad.errors import DataError
 
 
@@ -42,11 +41,11 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad study ARGS`` and return the exit code."""
-    given = parsed(make_parser(), args)
-    return until_signal("study", partial(_run, given))
+    given = parse_command_line(make_parser(), args)
+    return run_until_signal("study", partial(_run, given))
 
 
 def _run(given: Namespace) -> int:
@@ -56,9 +55,9 @@ def _run(given: Namespace) -> int:
     if parallel < 1:
         raise DataError(f"--parallel must be at least 1, got {parallel}")
     if given.dry_run:
-        print("\n".join(plan_lines(study, plan, finished(plan), parallel)))
+        print("\n".join(plan_lines(study, plan, finished_records(plan), parallel)))
         return 0
-    with alone(study.folder) as lock:
+    with folder_lock(study.folder) as lock:
         failed = _run_jobs(study, plan, parallel, lock)
         _report(study, plan, given.config)
     for folder, problem in failed.items():
@@ -68,32 +67,32 @@ def _run(given: Namespace) -> int:
     return 1 if failed else 0
 
 
-class _Work:
+class _StageExecutor:
     """Does the stages of a study, in threads."""
 
     def __init__(self, study: Study, processes: Processes, commit: str | None) -> None:
         self.study, self.processes, self.commit = study, processes, commit
         self.records: dict[Path, Record] = {}
 
-    def __call__(self, job: Job, place: Place) -> None:
+    def __call__(self, job: Job, slot: Slot) -> None:
         """Fit, test, and test on the extra scenes; what is done is skipped."""
         log = job.folder.with_name(f"{job.folder.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        say, run = partial(_note, log), partial(self._run, log, place)
-        expected = job.record(self.records)._replace(commit=self.commit, device=_device_name(place))
+        log_line, run = partial(_append_to_log, log), partial(self._run, log, slot)
+        expected = job.record(self.records)._replace(commit=self.commit, device=_device_name(slot))
         try:
-            record = run_stage(Asked(job.name, job.folder, expected, job.test), say, run)
+            record = run_stage(StageRequest(job.name, job.folder, expected, job.test), log_line, run)
             if job.is_result and self.study.extra_test:
-                run_extra(self.study, job, record, say, run)
+                run_extra_test(self.study, job, record, log_line, run)
         except DataError as error:
             raise DataError(f"{error}; {_last_line(log)} in {log}") from error
         self.records[job.folder] = record
 
-    def _run(self, log: Path, place: Place, args: list[str]) -> int:
-        return self.processes.run(lvad_process(args), place.environment, log)
+    def _run(self, log: Path, slot: Slot, args: list[str]) -> int:
+        return self.processes.run(lvad_command(args), slot.environment, log)
 
 
-class _Display:
+class _ProgressDisplay:
     """A bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, each: dict[Path, Cost], total: int, parallel: int) -> None:
@@ -107,7 +106,7 @@ class _Display:
         """Say which."""
         self._started_s[job.folder] = time.perf_counter()
         if job.folder in self.each:
-            self._say(f"started {_short(job)}")
+            self._print_line(f"started {_job_label(job)}")
         self._show()
 
     def ended(self, job: Job, problem: str) -> None:
@@ -115,10 +114,10 @@ class _Display:
         self.num_ended += 1
         begun_s = self._started_s.pop(job.folder, None)
         is_new = self.each.pop(job.folder, None) is not None
-        took = "" if begun_s is None else f" in {duration(time.perf_counter() - begun_s)}"
+        took = "" if begun_s is None else f" in {format_duration(time.perf_counter() - begun_s)}"
         if is_new or problem:
-            self._say(
-                f"{'FAILED' if problem else 'finished'} {_short(job)}{took}; {total_line(self.each, self.parallel)}"
+            self._print_line(
+                f"{'FAILED' if problem else 'finished'} {_job_label(job)}{took}; {total_line(self.each, self.parallel)}"
             )
         self.bar.advance(self._task)
         self._show()
@@ -127,7 +126,7 @@ class _Display:
         names = ", ".join("/".join(folder.parts[-3:]) for folder in self._started_s)
         self.bar.update(self._task, description=names or "stages")
 
-    def _say(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         line = f"lvad: [{self.num_ended}/{self.total}] {text}"
         if self.bar.disable:
             print(line, flush=True)
@@ -137,11 +136,11 @@ class _Display:
 
 def _run_jobs(study: Study, plan: Plan, parallel: int, lock: int) -> dict[Path, str]:
     processes = Processes((lock,))
-    done = finished(plan)
-    display = _Display(costs(study, plan, done), len(plan.jobs), parallel)
-    places = [Place(study.threads, device) for device in _devices(parallel)]
+    done = finished_records(plan)
+    display = _ProgressDisplay(costs(study, plan, done), len(plan.jobs), parallel)
+    slots = [Slot(study.threads, device) for device in _devices(parallel)]
     with display.bar:
-        return run_queue(plan.jobs, places, _Work(study, processes, _commit()), display, processes.end)
+        return run_queue(plan.jobs, slots, _StageExecutor(study, processes, _commit()), display, processes.terminate)
 
 
 def _report(study: Study, plan: Plan, config: str) -> None:
@@ -149,7 +148,7 @@ def _report(study: Study, plan: Plan, config: str) -> None:
     from lvad.report.study_files import study_text, write_study
     from lvad.report.study_findings import (  # takes seconds to import, and the first stage need not wait for it
         TEST,
-        find,
+        summarise_cells,
     )
 
     whole = make_plan(study)
@@ -157,9 +156,9 @@ def _report(study: Study, plan: Plan, config: str) -> None:
     cells = list(read_cells(study, both, config))
     if not cells:
         return
-    findings = [find(cells, study.references, TEST)]
+    findings = [summarise_cells(cells, study.references, TEST)]
     if further := [cell for cell in cells if EXTRA in cell.answered]:
-        findings.append(find(further, study.references, EXTRA))
+        findings.append(summarise_cells(further, study.references, EXTRA))
     files = write_study(study.folder, study.name, cells, findings)
     print(f"\n{study_text(study.name, findings)}\nstudy: {', '.join(map(str, files))}")
 
@@ -176,12 +175,12 @@ def _devices(parallel: int) -> list[int | None]:
     return [known[i % len(known)] if known else None for i in range(parallel)]
 
 
-def _device_name(place: Place) -> str:
-    if place.device is None:
-        return f"cpu, {place.threads} threads"
+def _device_name(slot: Slot) -> str:
+    if slot.device is None:
+        return f"cpu, {slot.threads} threads"
     import torch
 
-    return torch.cuda.get_device_name(place.device) if torch.cuda.is_available() else f"cuda:{place.device}"
+    return torch.cuda.get_device_name(slot.device) if torch.cuda.is_available() else f"cuda:{slot.device}"
 
 
 def _commit() -> str | None:
@@ -197,7 +196,7 @@ def _commit() -> str | None:
 _LOG = threading.Lock()
 
 
-def _note(log: Path, text: str) -> None:
+def _append_to_log(log: Path, text: str) -> None:
     with _LOG, log.open("a", encoding="utf-8") as file:
         file.write(f"lvad: {text}\n")
 
@@ -208,5 +207,5 @@ def _last_line(log: Path) -> str:
     return repr((errors or lines or [""])[-1][:300])
 
 
-def _short(job: Job) -> str:
+def _job_label(job: Job) -> str:
     return "/".join(job.folder.parts[-3:])

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from lvad.commands.stage_plan import Record
-from lvad.commands.stage_run import read_record
+from lvad.commands.pipeline_config import Record
+from lvad.commands.stage_runner import read_record
 from lvad.commands.study_plan import Job, Plan, Study
 
 
@@ -56,7 +56,7 @@ def plan_lines(study: Study, plan: Plan, done: Mapping[Path, Record], parallel: 
             users.setdefault(folder, []).append(cell.arm)
     for number, (folder, job) in enumerate(plan.jobs.items(), start=1):
         arms = ", ".join(dict.fromkeys(users[folder]))
-        state = "done" if folder in done else f"to do, {duration(each[folder].seconds)} ({each[folder].source})"
+        state = "done" if folder in done else f"to do, {format_duration(each[folder].seconds)} ({each[folder].source})"
         yield f"{number}. {folder.relative_to(study.folder)} (for {arms}): {state}"
         yield f"   $ {shlex.join(['lvad', *job.command])}"
     yield f"{len(plan.jobs)} stages for {len(plan.cells)} cells, of which {len(done)} are done"
@@ -67,12 +67,12 @@ def total_line(each: Mapping[Path, Cost], parallel: int) -> str:
     """All that is to be done, and how long it takes several at a time."""
     known = sum(cost.seconds for cost in each.values() if cost.seconds is not None)
     unknown = sum(cost.seconds is None for cost in each.values())
-    line = f"to do: {len(each)} stages, {duration(known)}"
-    line += f", about {duration(known / parallel)} with {parallel} at a time" if parallel > 1 else ""
+    line = f"to do: {len(each)} stages, {format_duration(known)}"
+    line += f", about {format_duration(known / parallel)} with {parallel} at a time" if parallel > 1 else ""
     return line + (f"; unknown of {unknown} stages" if unknown else "")
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Hours, minutes and seconds, as far as they matter."""
     if seconds is None:
         return "unknown"

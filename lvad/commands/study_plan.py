@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.assets import resolve_config
-from lvad.commands.renamed import check_keys
-from lvad.commands.stage_plan import (
+from lvad.commands.pipeline_config import (
     Pipeline,
     Record,
     Stage,
     check_types,
     config_sha256,
-    fill,
     fit_args,
-    mapping_of,
+    read_mapping,
     read_stages,
     references,
+    substitute_references,
 )
+from lvad.commands.renamed_keys import check_keys
 from lvad.commands.yaml_files import read_yaml
 from lvad.errors import DataError
 from lvad.report.runs import MODEL
@@ -137,7 +137,7 @@ def read_study(path: Path) -> Study:
         DataError: naming what is wrong in which file.
         FileNotFoundError: for an arm's file or a configuration that does not exist.
     """
-    content = mapping_of(Study, read_yaml(path), str(path), _REMEDY)
+    content = read_mapping(Study, read_yaml(path), str(path), _REMEDY)
     for name, kind in _LISTS.items():
         _check_list(path, name, content.get(name, []), kind)
     given = content["arms"]
@@ -165,7 +165,7 @@ def _arm_entry(path: Path, name: str, given: Any) -> dict[str, Any]:
 
 
 def _read_arm(path: Path) -> Arm:
-    content = mapping_of(Arm, read_yaml(path), str(path), "see configs/study/arms")
+    content = read_mapping(Arm, read_yaml(path), str(path), "see configs/study/arms")
     stages = read_stages(content["stages"], path, given=(BUDGET, SEED))
     if taken := [stage.name for stage in stages if stage.name in (BUDGET, SEED)]:
         raise DataError.at(path, f"stage {taken[0]!r}", "its name has a meaning of its own", "choose another name")
@@ -249,7 +249,7 @@ def _jobs(study: Study, arm: Arm, budget: int, seed: int) -> Iterator[Job]:
             depends.add(stage.name)
         place = study.folder / (f"n{budget}" if stage.name in depends else SHARED) / f"seed-{seed}"
         meaning = {BUDGET: str(budget), SEED: str(seed)} | {key: str(job.folder / MODEL) for key, job in made.items()}
-        filled = {key: fill(value, meaning.__getitem__) for key, value in stage.overrides.items()}
+        filled = {key: substitute_references(value, meaning.__getitem__) for key, value in stage.overrides.items()}
         label = f"{stage.name}-{_digest(study, stage.config, filled)}"
         whole = Pipeline([], {}, name=place.name, root=str(place.parent), seed=seed)
         command = fit_args(whole, Stage(label, stage.config, filled))

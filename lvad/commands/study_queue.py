@@ -1,4 +1,4 @@
-"""A queue of stages over cores or devices: each starts when those that it is built on are finished and a place is free.
+"""A queue of stages over cores or devices: each starts when those that it is built on are finished and a slot is free.
 
 A stage that fails takes with it those that are built on it, and no other.
 """
@@ -16,7 +16,7 @@ from lvad.commands.study_plan import Job
 from lvad.errors import DataError
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Where a stage runs: some of the threads, and on a machine with GPUs one of them."""
 
     threads: int
@@ -29,7 +29,7 @@ class Place(NamedTuple):
         return given if self.device is None else {**given, "CUDA_VISIBLE_DEVICES": str(self.device)}
 
 
-class Watcher(Protocol):
+class QueueObserver(Protocol):
     """Is told what the queue does."""
 
     def started(self, job: Job) -> None:
@@ -48,7 +48,7 @@ class Processes:
         self.pass_fds = pass_fds
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._is_over = False
+        self._is_terminated = False
 
     def run(self, command: list[str], environment: Mapping[str, str], log: Path) -> int:
         """Run a command to its end, what it says appended to a file.
@@ -58,7 +58,7 @@ class Processes:
         """
         with log.open("ab") as output:
             with self._lock:
-                if self._is_over:
+                if self._is_terminated:
                     return -signal.SIGTERM
                 process = subprocess.Popen(
                     command,
@@ -75,68 +75,73 @@ class Processes:
                 with self._lock:
                     self._running.discard(process)
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         """Let each write its checkpoint and end; start no more."""
         with self._lock:
-            self._is_over = True
+            self._is_terminated = True
             for process in self._running:
                 process.send_signal(signal.SIGTERM)
 
 
 def run_queue(
     jobs: Mapping[Path, Job],
-    places: Sequence[Place],
-    work: Callable[[Job, Place], None],
-    watcher: Watcher,
-    end: Callable[[], None],
+    slots: Sequence[Slot],
+    work: Callable[[Job, Slot], None],
+    observer: QueueObserver,
+    terminate: Callable[[], None],
 ) -> dict[Path, str]:
-    """Do all jobs, as many at a time as there are places.
+    """Do all jobs, as many at a time as there are slots.
 
     Args:
         jobs: by folder, each behind those that it is built on.
-        places: at least one.
+        slots: at least one.
         work: does a job, in a thread of its own; a ``DataError`` is its failure.
-        watcher: is told of starts and ends.
-        end: makes those that are at work end soon, where this thread is interrupted.
+        observer: is told of starts and ends.
+        terminate: makes those that are at work end soon, where this thread is interrupted.
 
     Returns:
         Of each job that failed, or could not begin for want of another: what is wrong.
     """
     waiting, done, failed = dict(jobs), set[Path](), dict[Path, str]()
-    free = list(reversed(places))
-    running: dict[Future[None], tuple[Job, Place]] = {}
-    with ThreadPoolExecutor(len(places)) as pool:
+    free = list(reversed(slots))
+    running: dict[Future[None], tuple[Job, Slot]] = {}
+    with ThreadPoolExecutor(len(slots)) as pool:
         try:
             while waiting or running:
-                _give_up(waiting, failed, watcher)
+                _fail_dependents(waiting, failed, observer)
                 for job in [job for job in waiting.values() if done.issuperset(job.inputs)][: len(free)]:
-                    del waiting[job.folder]
-                    place = free.pop()
-                    watcher.started(job)
-                    running[pool.submit(work, job, place)] = (job, place)
+                    slot = free.pop()
+                    observer.started(waiting.pop(job.folder))
+                    running[pool.submit(work, job, slot)] = (job, slot)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job, place = running.pop(future)
-                    free.append(place)
-                    if problem := _problem(future):
-                        failed[job.folder] = problem
-                    else:
-                        done.add(job.folder)
-                    watcher.ended(job, problem)
+                    job, slot = running.pop(future)
+                    free.append(slot)
+                    _record_end(job, future, done, failed, observer)
         except BaseException:
-            end()
+            terminate()
             raise
     return failed
 
 
-def _give_up(waiting: dict[Path, Job], failed: dict[Path, str], watcher: Watcher) -> None:
+def _record_end(
+    job: Job, future: Future[None], done: set[Path], failed: dict[Path, str], observer: QueueObserver
+) -> None:
+    if problem := _failure(future):
+        failed[job.folder] = problem
+    else:
+        done.add(job.folder)
+    observer.ended(job, problem)
+
+
+def _fail_dependents(waiting: dict[Path, Job], failed: dict[Path, str], observer: QueueObserver) -> None:
     for folder, job in list(waiting.items()):
         if missing := [name for name in job.inputs if name in failed]:
             failed[folder] = f"not run: {missing[0]} failed"
             del waiting[folder]
-            watcher.ended(job, failed[folder])
+            observer.ended(job, failed[folder])
 
 
-def _problem(future: Future[None]) -> str:
+def _failure(future: Future[None]) -> str:
     try:
         future.result()
     except (DataError, OSError) as error:

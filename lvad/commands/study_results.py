@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from lvad.commands.stage_plan import Record, why_stale
-from lvad.commands.stage_run import Run, Say, call, is_whole, read_record, test_args
+from lvad.commands.pipeline_config import Record, why_stale
+from lvad.commands.stage_runner import LogLine, RunProcess, is_complete, read_record, run_timed, test_args
 from lvad.commands.study_plan import Cell, Job, Plan, Study, repeat_args
 from lvad.data.ledger import labelled_ids, ledger_of_run
 from lvad.data.reading import read_json
 from lvad.errors import DataError
 from lvad.report.answers import ANSWERS
 from lvad.report.compare import read_run
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.report.study_findings import TEST, CellResult, score
 
 EXTRA: Final = "extra_test"
@@ -22,51 +22,54 @@ EXTRA: Final = "extra_test"
 _DONE: Final = "test.json"
 
 
-def fitted(plan: Plan) -> dict[Path, Record]:
+def fitted_records(plan: Plan) -> dict[Path, Record]:
     """The records of the stages whose fits are done as the plan asks, with those that they are built on."""
     records: dict[Path, Record] = {}
     for folder, job in plan.jobs.items():
         known = read_record(folder)
-        if known is None or not is_whole(folder, known) or any(place not in records for place in job.inputs):
+        if known is None or not is_complete(folder, known) or any(place not in records for place in job.inputs):
             continue
         if not why_stale(known, job.record(records)):
             records[folder] = known
     return records
 
 
-def finished(plan: Plan) -> dict[Path, Record]:
-    """Of ``fitted``, those that are tested as well where the plan asks for a test."""
+def finished_records(plan: Plan) -> dict[Path, Record]:
+    """Of ``fitted_records``, those that are tested as well where the plan asks for a test."""
     return {
         folder: record
-        for folder, record in fitted(plan).items()
+        for folder, record in fitted_records(plan).items()
         if record.test_s is not None or not plan.jobs[folder].test
     }
 
 
-def extra_args(study: Study, folder: Path) -> list[str]:
+def extra_test_args(study: Study, folder: Path) -> list[str]:
     """What is typed after ``lvad`` to test a finished stage on the extra scenes, into a folder of its own."""
     place = ["--recorder.run_dir", str(folder / EXTRA), "--trainer.logger", "false"]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in study.extra_test.items()}
     return [*test_args(folder), *place, *(text for key, value in texts.items() for text in (f"--{key}", value))]
 
 
-def run_extra(study: Study, job: Job, record: Record, say: Say, run: Run) -> None:
+def run_extra_test(study: Study, job: Job, record: Record, log_line: LogLine, run: RunProcess) -> None:
     """Test a finished stage on the extra scenes, once.
 
     Raises:
         DataError: if it fails.
     """
-    if has_extra(study, job.folder, record):
+    if has_extra_test(study, job.folder, record):
         return
-    args = extra_args(study, job.folder)
-    call(job.name, args, say, run)
-    write_whole(job.folder / EXTRA / _DONE, json.dumps({"command": args, "of": record.finished}, indent=2) + "\n")
+    args = extra_test_args(study, job.folder)
+    run_timed(job.name, args, log_line, run)
+    write_atomically(job.folder / EXTRA / _DONE, json.dumps({"command": args, "of": record.finished}, indent=2) + "\n")
 
 
-def has_extra(study: Study, folder: Path, record: Record) -> bool:
+def has_extra_test(study: Study, folder: Path, record: Record) -> bool:
     """Whether the extra test was made, as it is asked for now, of the present fit."""
     path = folder / EXTRA / _DONE
-    return path.is_file() and read_json(path, dict) == {"command": extra_args(study, folder), "of": record.finished}
+    return path.is_file() and read_json(path, dict) == {
+        "command": extra_test_args(study, folder),
+        "of": record.finished,
+    }
 
 
 def read_cells(study: Study, plan: Plan, config: str) -> Iterator[CellResult]:
@@ -80,7 +83,7 @@ def read_cells(study: Study, plan: Plan, config: str) -> Iterator[CellResult]:
     Raises:
         DataError: for answers that cannot be read, or without labels.
     """
-    records = fitted(plan)
+    records = fitted_records(plan)
     for cell in plan.cells:
         # A stage that is one arm's result can be a step of another arm, which needs no test of it.
         if cell.folder in records and records[cell.folder].test_s is not None:
@@ -90,7 +93,7 @@ def read_cells(study: Study, plan: Plan, config: str) -> Iterator[CellResult]:
 def _read_cell(study: Study, plan: Plan, cell: Cell, records: Mapping[Path, Record], config: str) -> CellResult:
     folder, record = cell.folder, records[cell.folder]
     places = {TEST: folder}
-    if study.extra_test and has_extra(study, folder, record):
+    if study.extra_test and has_extra_test(study, folder, record):
         places[EXTRA] = folder / EXTRA
     runs = {source: read_run(place, source) for source, place in places.items()}
     answered, taxonomy = {source: run.answered for source, run in runs.items()}, runs[TEST].taxonomy

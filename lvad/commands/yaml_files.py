@@ -17,7 +17,7 @@ _BROKEN: Final = (yaml.YAMLError, ValueError, KeyError, IndexError, AttributeErr
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file as data; nothing is imported here (what a configuration names is, see ``trust``).
+    """Read a YAML file as data; nothing is imported here (what a configuration names is, see ``security``).
 
     Raises:
         DataError: if it cannot be read, is not YAML, or is larger than any configuration: too long, too deep, or with
@@ -30,11 +30,11 @@ def read_yaml(path: Path) -> Any:
         content = yaml.safe_load(text)
     except _BROKEN as error:
         raise DataError.at(path, "", f"is not YAML: {' '.join(str(error).split())}", _REMEDY) from error
-    _check_size(content, path)
+    _check_num_nodes(content, path)
     return content
 
 
-def _check_size(content: Any, path: Path) -> None:
+def _check_num_nodes(content: Any, path: Path) -> None:
     waiting, num_nodes = [(content, 1)], 0
     while waiting:
         node, depth = waiting.pop()

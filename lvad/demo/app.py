@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from lvad.api import Predictor
 from lvad.api.scenes import Frames
-from lvad.commands.one_line import is_mendable
+from lvad.commands.error_messages import is_user_error
 from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
-from lvad.demo.views import Asked, look
+from lvad.demo.views import PageInputs, build_view
 from lvad.errors import DataError, one_line
 from lvad.report.pages import STYLE, content_hash, inlined
 
@@ -33,10 +33,10 @@ _NUM_EXAMPLES: Final = 4
 _HERE: Final = Path(__file__).parent
 
 
-class Shown(NamedTuple):
+class PageContent(NamedTuple):
     """What a page is filled with."""
 
-    asked: Asked = Asked()
+    asked: PageInputs = PageInputs()
     frames: tuple[Any, ...] = ()
     views: tuple[Any, ...] = ()
     error: str = ""
@@ -63,29 +63,29 @@ class Demo:
 
     async def page(self, request: Request) -> HTMLResponse:
         """The empty form."""
-        return self._response(Shown(), 200)
+        return self._response(PageContent(), 200)
 
     async def ask(self, request: Request) -> HTMLResponse:
         """The form with the runs' views, or with the line that says what is wrong with what was sent."""
-        asked = Asked()
+        asked = PageInputs()
         try:
             async with uploaded(request, self.limits) as (form, folder):
                 try:
-                    asked = _asked(form)
-                    return self._response(await run_in_threadpool(self._look, form, folder, asked), 200)
+                    asked = _page_inputs(form)
+                    return self._response(await run_in_threadpool(self._build_page, form, folder, asked), 200)
                 except Exception as error:
-                    if not is_mendable(error):
+                    if not is_user_error(error):
                         raise  # a fault of lvad's: the server prints where, and answers 500
-                    return self._response(Shown(asked, error=without_folder(one_line(str(error)), folder)), 422)
+                    return self._response(PageContent(asked, error=without_folder(one_line(str(error)), folder)), 422)
         except DataError as error:
-            return self._response(Shown(asked, error=str(error)), 413)
+            return self._response(PageContent(asked, error=str(error)), 413)
 
-    def _look(self, form: FormData, folder: Path, asked: Asked) -> Shown:
+    def _build_page(self, form: FormData, folder: Path, asked: PageInputs) -> PageContent:
         with self._lock:
             frames = self._frames(form, folder)
             seen = self.predictors[0].frames(frames)
-            views = tuple(look(predictor, frames, asked) for predictor in self.predictors)
-        return Shown(asked, tuple(inlined(seen)), views)
+            views = tuple(build_view(predictor, frames, asked) for predictor in self.predictors)
+        return PageContent(asked, tuple(inlined(seen)), views)
 
     def _frames(self, form: FormData, folder: Path) -> Frames:
         example = form.get("example")
@@ -94,7 +94,7 @@ class Demo:
         number = _number(example, "example", 0, len(self.examples) - 1)
         return self.examples[int(number)]
 
-    def _response(self, shown: Shown, status: int) -> HTMLResponse:
+    def _response(self, shown: PageContent, status: int) -> HTMLResponse:
         policy = (
             f"default-src 'none'; img-src data:; style-src {content_hash(self._style)}; form-action 'self'; "
             f"script-src {content_hash(self._script)}; frame-ancestors 'none'; base-uri 'none'"
@@ -125,14 +125,14 @@ def make_app(demo: Demo, hosts: Sequence[str]) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])])
 
 
-def _asked(form: FormData) -> Asked:
+def _page_inputs(form: FormData) -> PageInputs:
     """What a form asks, within bounds."""
     text, given = form.get("text", ""), form.get("temperature", "")
     if not isinstance(text, str) or len(text) > _MAX_TEXT_CHARS:
         raise DataError(f"a text to score has at most {_MAX_TEXT_CHARS} characters; shorten it")
     temperature = None if given == "" else _number(given, "temperature", 0.01, MAX_TEMPERATURE)
     count = _number(form.get("num_completions", "0"), "the number of samples", 0, MAX_COMPLETIONS)
-    return Asked(int(count), temperature, " ".join(text.split()))
+    return PageInputs(int(count), temperature, " ".join(text.split()))
 
 
 def _number(given: object, name: str, least: float, most: float) -> float:

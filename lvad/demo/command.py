@@ -7,9 +7,9 @@ from typing import Final
 from jsonargparse import ArgumentParser, Namespace
 
 from lvad.api.loading import load
-from lvad.commands.one_line import in_one_line
-from lvad.commands.terminal import quieten
-from lvad.commands.trust import parsed
+from lvad.commands.error_messages import report_user_errors
+from lvad.commands.library_messages import filter_library_messages
+from lvad.commands.security import parse_command_line
 from lvad.errors import DataError
 
 EXTRA: Final = ("python_multipart", "starlette", "uvicorn")
@@ -33,17 +33,17 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-@in_one_line
+@report_user_errors
 def run(args: list[str]) -> int:
     """Run ``lvad demo ARGS`` until it is ended, and return the exit code."""
-    config = parsed(make_parser(), args)
+    config = parse_command_line(make_parser(), args)
     check_extra()
     if len(config.runs) > _MAX_RUNS:
         raise DataError(f"lvad demo shows one run or two side by side, got {len(config.runs)}; name fewer")
     for name in ("max_mb", "max_frames"):
         if not getattr(config, name) > 0:
             raise DataError(f"--{name} must be positive, got {getattr(config, name)}")
-    quieten()
+    filter_library_messages()
     with _listening(config.host, config.port) as listener:
         _serve(config, listener)
     return 0

@@ -13,7 +13,7 @@ _MAX_REASONS: Final = 5
 _LEAST_PROBABILITY: Final = 0.01
 
 
-class Asked(NamedTuple):
+class PageInputs(NamedTuple):
     """What the form asks beside the frames."""
 
     num_completions: int = 4
@@ -65,7 +65,7 @@ class View(NamedTuple):
 _IN_WORDS: Final = {"describe": "describe", "decide": "decide on actions", "score": "score texts"}
 
 
-def look(predictor: Predictor, frames: Frames, asked: Asked) -> View:
+def build_view(predictor: Predictor, frames: Frames, asked: PageInputs) -> View:
     """Ask a run everything that it can be asked about one scene.
 
     Args:

@@ -20,13 +20,13 @@ WHEN: Final = ("before", "after")
 _PROBES: Final = "probes"
 
 
-def between(start: Tensor, tuned: Tensor, share: float) -> Tensor:
+def interpolate(start: Tensor, tuned: Tensor, share: float) -> Tensor:
     """``share * tuned + (1 - share) * start``, in the start's precision: the tuned weight may have 16 bits."""
     return start.to(tuned.device).lerp(tuned.to(start.dtype), share)
 
 
 @contextmanager
-def blended(clip: CLIP, start: Mapping[str, Tensor], share: float) -> Iterator[None]:
+def interpolated_weights(clip: CLIP, start: Mapping[str, Tensor], share: float) -> Iterator[None]:
     """Give a CLIP the weights ``share * tuned + (1 - share) * start`` for a while.
 
     Source:
@@ -39,7 +39,7 @@ def blended(clip: CLIP, start: Mapping[str, Tensor], share: float) -> Iterator[N
     tuned = {name: p.detach().clone() for name, p in parameters.items()}
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(between(start[name], parameter, share))
+            parameter.copy_(interpolate(start[name], parameter, share))
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lvad.answers.answer_records import answered_scenes, gather_answers, read_answers
+from lvad.answers.answer_records import answered_scenes, gather_answers, parse_answers
 from lvad.metrics.description import DescriptionScore
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.fact_scores import fact_counts
@@ -46,7 +46,7 @@ class GreedyScores(nn.Module):
         if self.answers:
             texts = [row[0] for row in rollouts.texts]
             self.taxonomy = batch.taxonomy
-            read = read_answers(texts, with_reasons=True, taxonomy=self.taxonomy)
+            read = parse_answers(texts, with_reasons=True, taxonomy=self.taxonomy)
             found = answered_scenes(batch, texts, read, [""] * len(texts), None)
             answers_of(found, with_reasons=True, taxonomy=self.taxonomy)  # says at once which scene cannot be scored
             self.answered += found

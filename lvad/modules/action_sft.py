@@ -17,7 +17,7 @@ from lvad.answers.answer_records import gather_answers, log_floors, training_lab
 from lvad.answers.decision import DecodedAnswers, Voting, decide, questions, record_answers, views_of, vote
 from lvad.answers.describer import Describer, Description
 from lvad.answers.pseudo_labelling import PseudoLabels
-from lvad.answers.target_texts import Target, label_texts, mean_tokens, right_texts
+from lvad.answers.target_texts import Target, label_texts, mean_tokens, target_texts
 from lvad.data.augment import Augment
 from lvad.evaluation.answer_judge import judge_answers
 from lvad.fit_state import fit_progress
@@ -222,7 +222,7 @@ class ActionSFT(Shardable):
 
     def _supervised_batch(self, batch: Batch) -> SupervisedBatch:
         weights = torch.tensor([self.scene_weights.get(name, 1.0) for name in batch.ids], device=self.device)
-        texts = right_texts(self.target, batch, self.num_targets)
+        texts = target_texts(self.target, batch, self.num_targets)
         return SupervisedBatch(self._encode(batch), texts, weights, self.grammar, self.mean_tokens)
 
     def _encode(self, batch: Batch) -> Prefix:
@@ -237,7 +237,7 @@ class ActionSFT(Shardable):
 
     def _evaluate(self, batch: Batch, with_probabilities: bool) -> list[AnsweredScene]:
         prefix = self._encode(batch)
-        targets = self.policy.targets(right_texts(self.target, batch, self.num_targets))
+        targets = self.policy.targets(target_texts(self.target, batch, self.num_targets))
         self.text_loss.update(batch.ids, self.policy.logprobs(prefix, targets), targets.completion_mask)
         if self.target == "caption":
             said = self.policy.generate(prefix, 1, greedy=True).texts

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lvad.data.augment import Augment
 from lvad.data.pairs import TextKind, candidates, mirrored_candidates
-from lvad.evaluation.clip_similarity import Similarity, between, blended, calibrate, probability
+from lvad.evaluation.clip_similarity import Similarity, calibrate, interpolate, interpolated_weights, probability
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
 from lvad.modules.common import MeanOverScenes, check_checkpoint_of, keep_trained_weights, make_optimizer
@@ -123,7 +123,7 @@ class CLIPReward(MeanOverScenes):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Every text of the kind against every scene; every caption against the batch's scenes."""
         for share, table in zip(self.shares, self.tables, strict=True):
-            with blended(self.clip, self.start, share):
+            with interpolated_weights(self.clip, self.start, share):
                 images, _ = self._match(table, batch)
         if all(batch.captions):
             texts = self.clip.embed_texts([captions[0] for captions in batch.captions])
@@ -140,7 +140,7 @@ class CLIPReward(MeanOverScenes):
         _, matches = self._match(self.tables[-1], batch)
         self.scored += scene_scores(batch.ids, matches)
         self.similarity.update("after", self.clip, batch)
-        with blended(self.clip, self.start, 0.0):
+        with interpolated_weights(self.clip, self.start, 0.0):
             self.similarity.update("before", self.clip, batch)
 
     def configure_optimizers(self) -> Any:
@@ -202,7 +202,7 @@ class CLIPReward(MeanOverScenes):
         with torch.no_grad():
             for name, parameter in self.clip.named_parameters():
                 if name in self.start:
-                    parameter.copy_(between(self.start[name], parameter, self.share.item()))
+                    parameter.copy_(interpolate(self.start[name], parameter, self.share.item()))
         self.share.fill_(TUNED)
 
 

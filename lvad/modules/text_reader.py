@@ -13,7 +13,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lvad.answers.answer_records import answered_scenes, gather_answers, log_floors, read_answers
+from lvad.answers.answer_records import answered_scenes, gather_answers, log_floors, parse_answers
 from lvad.data.augment import mirrored
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.data.recordings import recording_of_id
@@ -205,7 +205,7 @@ class TextReader(LightningModule):
         probabilities = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), names)
         actions, reasons = probabilities.split([names.num_actions, names.num_reasons], 1)
         said = [render(*row, names) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
-        read = read_answers(said, with_reasons=True, taxonomy=names)
+        read = parse_answers(said, with_reasons=True, taxonomy=names)
         found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
         rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
         return [scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows]

@@ -34,7 +34,7 @@ PATIENCE = 2
 """Validations in a row: one alone may be noise."""
 
 
-class Raised(TypedDict):
+class RaisedAlarm(TypedDict):
     """An alarm as it was raised."""
 
     step: int
@@ -117,7 +117,7 @@ class Alarms(Callback):
         self.window, self.kl_limit = window, kl_limit
         self.judge_tolerance = judge_tolerance
         self.common_share, self.length_ratio, self.truncated_share = common_share, length_ratio, truncated_share
-        self.raised: list[Raised] = []
+        self.raised: list[RaisedAlarm] = []
         self.is_on: dict[str, bool] = {}  # of those that were judged
         self.quiet: dict[str, int] = {}  # times in a row that each was judged to have no cause
         self.first: dict[str, list[float]] = {}
@@ -145,7 +145,7 @@ class Alarms(Callback):
             if len(self.first.setdefault(name, [])) < self.window:
                 self.first[name].append(value)
         for alarm, fault in self._training_faults().items():
-            self._ring(trainer, alarm, fault, self.window)
+            self._update_alarm(trainer, alarm, fault, self.window)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the held-out scores for faults."""
@@ -161,16 +161,16 @@ class Alarms(Callback):
             return
         is_hacked = is_hacking(self.first_scores, scores, judge, self.judge_tolerance)
         self.hacked = self.hacked + 1 if is_hacked else 0
-        self._ring(trainer, "hacking", self._hacking_text(judge) if self.hacked >= PATIENCE else "", 1)
+        self._update_alarm(trainer, "hacking", self._hacking_text(judge) if self.hacked >= PATIENCE else "", 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise what would otherwise wait for one more validation, which does not come."""
         if known := self.first_scores.keys() & self.last_scores.keys() & {HELD_OUT, *JUDGES}:
             fallen = [name for name in (HELD_OUT, *JUDGES) if name in known and self._has_fallen(name)]
-            self._ring(trainer, "worse", self._worse_text(fallen) if fallen else "", 1)
+            self._update_alarm(trainer, "worse", self._worse_text(fallen) if fallen else "", 1)
         judge = judge_of(self.first_scores, self.last_scores)
         if judge is not None and self.hacked:
-            self._ring(trainer, "hacking", self._hacking_text(judge), 1)
+            self._update_alarm(trainer, "hacking", self._hacking_text(judge), 1)
 
     def _hacking_text(self, judge: str) -> str:
         first, now = self.first_scores, self.last_scores
@@ -237,7 +237,7 @@ class Alarms(Callback):
         remedy = f" (means of {self.window} batches): add a Length term to the reward, or raise kl.beta"
         return ", ".join(found) + remedy if found else ""
 
-    def _ring(self, trainer: Trainer, alarm: str, fault: str, patience: int) -> None:
+    def _update_alarm(self, trainer: Trainer, alarm: str, fault: str, patience: int) -> None:
         """Raise an alarm that has a cause; end one that had none for the last ``patience`` times."""
         was_on, step = self.is_on.get(alarm), trainer.global_step
         self.quiet[alarm] = 0 if fault else self.quiet.get(alarm, 0) + 1

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -69,7 +69,7 @@ def write_answers(path: Path, answered: Iterable[AnsweredScene], taxonomy: Taxon
         known.add(scene.id)
         # ASCII only: a text may hold half a surrogate pair, which UTF-8 cannot carry and \udXXX can.
         lines.append(json.dumps(row) + "\n")
-    write_whole(path, "".join(lines))
+    write_atomically(path, "".join(lines))
     return path
 
 

@@ -15,7 +15,7 @@ from lvad.metrics.intervals import Interval
 from lvad.report.compare import Comparison, Scores, excludes_zero
 from lvad.report.curves import BLUE, INK, ORANGE, new_figure
 from lvad.report.label_tables import label_comparison
-from lvad.report.runs import markdown, write_whole
+from lvad.report.runs import markdown, write_atomically
 from lvad.types import Table
 
 COMPARISON: Final = "comparison"
@@ -99,7 +99,7 @@ def write_comparison(folder: Path, found: Comparison) -> list[Path]:
     }
     files = [folder / f"{COMPARISON}.{kind}" for kind in (*texts, "png")]
     for file, text in zip(files, texts.values(), strict=False):
-        write_whole(file, text)
+        write_atomically(file, text)
     comparison_figure(found).savefig(files[-1], dpi=120)
     return files
 

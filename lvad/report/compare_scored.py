@@ -15,7 +15,7 @@ from lvad.report.compare import excludes_zero, label_budget
 from lvad.report.compare_files import label_count, label_line
 from lvad.report.curves import BLUE, ORANGE, new_figure
 from lvad.report.run_curves import read_curves
-from lvad.report.runs import markdown, read_metrics, write_whole
+from lvad.report.runs import markdown, read_metrics, write_atomically
 from lvad.report.scored import SCORED, read_scored
 from lvad.types import SceneScores, Table
 
@@ -119,8 +119,8 @@ def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]
         "differences": {name: _numbers(own) for name, own in found.differences.items()},
     }
     files = [folder / f"{COMPARISON}.{kind}" for kind in ("md", "json")]
-    write_whole(files[0], scored_text(found))
-    write_whole(files[1], json.dumps(whole, indent=1) + "\n")
+    write_atomically(files[0], scored_text(found))
+    write_atomically(files[1], json.dumps(whole, indent=1) + "\n")
     figure = curves_figure({run.name: read_curves(run.folder, CURVES) for run in found.runs})
     if figure is not None:
         files.append(folder / f"{COMPARISON}.png")

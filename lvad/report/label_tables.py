@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import (
     multilabel_stat_scores,
 )
 
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.types import Table
 
 _CSV_COLUMNS: Final = ("label", "support", "predicted", "precision", "recall", "f1")
@@ -68,7 +68,7 @@ def write_label_csv(path: Path, scores: Sequence[LabelScore]) -> Path:
     table = csv.writer(lines, lineterminator="\n")
     table.writerow(_CSV_COLUMNS)
     table.writerows([getattr(score, name) for name in _CSV_COLUMNS] for score in scores)
-    write_whole(path, lines.getvalue())
+    write_atomically(path, lines.getvalue())
     return path
 
 

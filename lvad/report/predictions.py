@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lvad.errors import one_line
 from lvad.report.answer_picture import draw_answer
 from lvad.report.figures import annotate
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction
 
@@ -77,7 +77,7 @@ class PredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier("predictions written")
         if trainer.is_global_zero:
             parts = [part for rank in range(trainer.world_size) if (part := self._part(rank)).is_file()]
-            write_whole(self.written / ROWS, "".join(part.read_text(encoding="utf-8") for part in parts))
+            write_atomically(self.written / ROWS, "".join(part.read_text(encoding="utf-8") for part in parts))
             for part in parts:
                 part.unlink()
             rank_zero_info(f"predictions: {self.written / ROWS}")

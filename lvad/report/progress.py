@@ -1,5 +1,6 @@
 """How a fit is followed: a bar on a terminal, plain lines in a file or in a job's log."""
 
+import sys
 import time
 from typing import Any, Final
 
@@ -8,6 +9,11 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 EVERY_S: Final = 30.0
 """Seconds between two plain lines, at least; the first step and the last one always have theirs."""
+
+
+def default_progress_bar() -> ProgressBar:
+    """A bar where it can move, lines where it cannot."""
+    return Bar() if sys.stdout.isatty() else PlainLines()
 
 
 class Bar(RichProgressBar):

@@ -28,8 +28,8 @@ from lvad.report.runs import (
     command_to_test,
     forget_start,
     update_metrics,
+    write_atomically,
     write_tables,
-    write_whole,
 )
 from lvad.report.sample_rows import rows_before, sample_row, write_rows
 from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
@@ -119,8 +119,8 @@ class RunRecorder(Callback):
             seen = [seen_before(trainer, self._run_folder, self.ledger), seen_by(data, pl_module)]
             self.ledger = ledger.merge(seen)
         if self._folder is not None:
-            write_whole(self._folder / ledger.LEDGER, ledger.dump(self.ledger or {}))
-            write_whole(self._folder / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
+            write_atomically(self._folder / ledger.LEDGER, ledger.dump(self.ledger or {}))
+            write_atomically(self._folder / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -178,8 +178,8 @@ class RunRecorder(Callback):
         update_metrics(folder, metrics)
         self._draw_curves(trainer, pl_module, folder)
         if self.export and isinstance(pl_module, _Exports):
-            write_whole(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
-            write_whole(folder / MODEL / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
+            write_atomically(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
+            write_atomically(folder / MODEL / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
         next_step = command_to_test(folder) if next_step == TEST else next_step
@@ -210,7 +210,7 @@ class RunRecorder(Callback):
         assert self._folder is not None
         taxonomy = trainer_taxonomy(trainer)
         headline = {name: value for name, value in _group(trainer, "test/").items() if name in _HEADLINE}
-        write_whole(self._folder / FILE, dump_taxonomy(taxonomy))  # also where no fit was
+        write_atomically(self._folder / FILE, dump_taxonomy(taxonomy))  # also where no fit was
         files = write_driving_report(self._folder, answered, shown, headline, taxonomy)
         pictures = {path.stem: Image.open(path).convert("RGB") for path in files if path.suffix == ".png"}
         scenes = zip(answered[:NUM_PICTURES], shown, strict=False)

@@ -110,7 +110,7 @@ def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:
     path = run / METRICS
     known = read_metrics(run)
     known |= {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
-    write_whole(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    write_atomically(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
     return path
 
 
@@ -136,7 +136,7 @@ def write_tables(run: Path, tables: Iterable[Table]) -> Path:
     Returns:
         The file.
     """
-    write_whole(run / TABLES, "\n".join(markdown(table) for table in tables))
+    write_atomically(run / TABLES, "\n".join(markdown(table) for table in tables))
     return run / TABLES
 
 
@@ -146,7 +146,7 @@ def markdown(table: Table) -> str:
     return f"## {table.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step, so that a reader or a crash never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.tmp")

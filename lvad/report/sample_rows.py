@@ -6,7 +6,7 @@ from typing import Any
 
 from lvad.data.reading import load_json, read_text
 from lvad.errors import DataError
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.types import SceneSamples
 
 
@@ -45,4 +45,4 @@ def _step_of(row: str, path: Path, where: str) -> int:
 def write_rows(path: Path, rows: list[str]) -> None:
     """Replace the file's rows; none make no file."""
     if rows or path.is_file():
-        write_whole(path, "".join(f"{row}\n" for row in rows))
+        write_atomically(path, "".join(f"{row}\n" for row in rows))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lvad.data.reading import load_json, read_text
 from lvad.errors import DataError
-from lvad.report.runs import write_whole
+from lvad.report.runs import write_atomically
 from lvad.types import SceneScores
 
 SCORED: Final = "scored.jsonl"
@@ -17,7 +17,7 @@ _REMEDY: Final = "test the run anew"
 
 def write_scored(path: Path, scored: Iterable[SceneScores]) -> Path:
     """Write one row per scene, whole or not at all."""
-    write_whole(path, "".join(json.dumps(scene._asdict()) + "\n" for scene in scored))
+    write_atomically(path, "".join(json.dumps(scene._asdict()) + "\n" for scene in scored))
     return path
 
 

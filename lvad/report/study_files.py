@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
 from lvad.report.curves import pixels
-from lvad.report.runs import markdown, write_whole
+from lvad.report.runs import markdown, write_atomically
 from lvad.report.study_figure import study_figure
 from lvad.report.study_findings import SHOWN, TEST, CellResult, Difference, Findings, Mean
 from lvad.types import Table
@@ -87,9 +87,9 @@ def write_study(folder: Path, name: str, cells: Sequence[CellResult], findings: 
         The files.
     """
     files = [folder / f"{STUDY}.{kind}" for kind in ("md", "json")]
-    write_whole(files[0], study_text(name, findings))
+    write_atomically(files[0], study_text(name, findings))
     whole = {"name": name, "runs": study_rows(cells), "findings": [_plain(found) for found in findings]}
-    write_whole(files[1], json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    write_atomically(files[1], json.dumps(whole, indent=1, allow_nan=False) + "\n")
     figures = {found.source: study_figure(name, found) for found in findings}
     for source, figure in figures.items():
         files.append(folder / (f"{STUDY}.png" if source == TEST else f"{STUDY}_{source}.png"))

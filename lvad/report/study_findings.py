@@ -103,7 +103,7 @@ def score(answered: Sequence[AnsweredScene], taxonomy: Taxonomy = BDD_OIA) -> di
     return {name: float(value) for name, value in driving_scores(answers).items()}
 
 
-def find(cells: Sequence[CellResult], references: Sequence[str], source: Source = TEST) -> Findings:
+def summarise_cells(cells: Sequence[CellResult], references: Sequence[str], source: Source = TEST) -> Findings:
     """Compute the means, differences and label savings of a study from its cells.
 
     Args:
@@ -144,8 +144,8 @@ def _difference(group: Sequence[CellResult], other: Sequence[CellResult], source
     over_seeds = {name: mean_interval([one[name] - two[name] for one, two in each]) for name in SHOWN}
     over_scenes = {
         name: paired_difference(
-            [said(one.answered[source], name) for one, _ in pairs],
-            [said(two.answered[source], name) for _, two in pairs],
+            [seed_answers(one.answered[source], name) for one, _ in pairs],
+            [seed_answers(two.answered[source], name) for _, two in pairs],
         )
         for name in SHOWN
     }
@@ -154,7 +154,7 @@ def _difference(group: Sequence[CellResult], other: Sequence[CellResult], source
     yield Difference(group[0].arm, other[0].arm, group[0].budget, seeds, has_equal_labels, over_seeds, over_scenes)
 
 
-def said(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
+def seed_answers(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
     """The answers that a score is computed from, in the order of the scenes' names."""
     scenes = sorted(answered, key=lambda scene: scene.id)
     if score == ACTIONS:

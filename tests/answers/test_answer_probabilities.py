@@ -8,8 +8,8 @@ import torch
 from lvad.answers.answer_probabilities import (
     AnswerProbabilities,
     action_set_logps,
+    all_action_sets,
     balanced_choice,
-    every_set,
     mean_probabilities,
     mirrored_sets,
     reason_probabilities,
@@ -68,12 +68,12 @@ def test_reason_probabilities_are_the_laws_full_conditionals(policy, make_batch)
 def test_a_choice_without_strength_is_the_most_probable_set():
     logps = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     chosen = balanced_choice(logps, torch.tensor([0.9, 0.5, 0.1, 0.2]), 0.0)
-    assert torch.equal(chosen, every_set(4)[logps.argmax(-1)])
+    assert torch.equal(chosen, all_action_sets(4)[logps.argmax(-1)])
 
 
 def test_common_actions_are_dearer_by_the_logit_of_their_share():
     """Stop, true of 3 scenes in 4, costs log 3 = 1.1; left, true of 1 in 4, is paid as much."""
-    sets = [row.tolist() for row in every_set(4)]
+    sets = [row.tolist() for row in all_action_sets(4)]
     stop, left = sets.index([0, 1, 0, 0]), sets.index([0, 0, 1, 0])
     shares = torch.tensor([0.5, 0.75, 0.25, 0.5])
     for margin, expected in ((2.1, left), (2.3, stop)):  # 2 log 3 = 2.197
@@ -88,7 +88,7 @@ def test_an_action_that_is_never_true_has_a_finite_price():
 
 
 def test_a_mirrored_set_has_left_and_right_exchanged():
-    sets = [tuple(row) for row in every_set(4).tolist()]
+    sets = [tuple(row) for row in all_action_sets(4).tolist()]
     forward_left, forward_right = sets.index((1, 0, 1, 0)), sets.index((1, 0, 0, 1))
     assert mirrored_sets(BDD_OIA)[forward_left] == forward_right
     assert mirrored_sets(BDD_OIA)[sets.index((0, 1, 0, 0))] == sets.index((0, 1, 0, 0))
@@ -98,7 +98,7 @@ def test_a_mirrored_set_has_left_and_right_exchanged():
 def test_mirrored_probabilities_are_those_of_the_other_side():
     """Left, the third action, becomes right; no lane on the left (16) becomes no lane on the right (19)."""
     logps = torch.full((1, 16), -50.0)
-    logps[0, [row.tolist() for row in every_set(4)].index([1, 0, 1, 0])] = 0.0
+    logps[0, [row.tolist() for row in all_action_sets(4)].index([1, 0, 1, 0])] = 0.0
     reasons = torch.zeros(1, 21)
     reasons[0, 16] = 0.75
     found = AnswerProbabilities(logps, reasons).mirrored()
@@ -124,7 +124,7 @@ def test_views_are_averaged_as_probabilities():
 def test_autocast_leaves_probabilities_and_prices_in_float32():
     """In bfloat16 the margins of 0.001 below are under the rounding of a price of 2.2."""
     logps = torch.randn(3, 16, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    sets = [row.tolist() for row in every_set(4)]
+    sets = [row.tolist() for row in all_action_sets(4)]
     near = torch.full((2, 16), -50.0)
     near[:, sets.index([0, 1, 0, 0])] = 0.0
     near[:, sets.index([0, 0, 1, 0])] = -2.1972 + torch.tensor([0.001, -0.001])  # 2 log 3 is 2.1972

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvad.answers.answer_probabilities import AnswerProbabilities
-from lvad.answers.answer_records import answered_scenes, floors, floors_table, read_answers, training_labels
+from lvad.answers.answer_records import answered_scenes, floors, floors_table, parse_answers, training_labels
 from lvad.metrics.driving import answers_of
 from lvad.text import render
 from lvad.types import Scene
@@ -19,7 +19,7 @@ def test_an_action_alone_is_an_answer_only_where_no_reason_is_asked_for(make_bat
     batch = labelled(make_batch, [[0, 1, 0, 0]] * 3, [[0] * 21] * 3)
     texts = ["Action: stop.", "Action: stop. Reason: traffic sign.", "I would stop."]
     for with_reasons, valid in ((False, [True, True, False]), (True, [False, True, False])):
-        answers = read_answers(texts, with_reasons)
+        answers = parse_answers(texts, with_reasons)
         probabilities = AnswerProbabilities(
             torch.full((3, 16), 1 / 16).log(), torch.full((3, 21), 0.25) if with_reasons else None
         )
@@ -34,7 +34,7 @@ def test_an_action_alone_is_an_answer_only_where_no_reason_is_asked_for(make_bat
 
 def test_scenes_without_labels_are_recorded_without_truth(make_batch):
     text = ["Action: stop."]
-    (scene,) = answered_scenes(make_batch(1), text, read_answers(text, False), [""], None)
+    (scene,) = answered_scenes(make_batch(1), text, parse_answers(text, False), [""], None)
     assert (scene.true_actions, scene.true_reasons) == (None, None)
     assert training_labels([Scene("a", (), "train")], with_reasons=False) is None
 
@@ -43,7 +43,7 @@ def test_the_truth_has_full_marks_in_the_table_and_constants_do_not(make_batch):
     actions = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]]
     batch = labelled(make_batch, actions, [[0] * 21] * 4)
     texts = [render(row) for row in actions]
-    answered = answered_scenes(batch, texts, read_answers(texts, False), [""] * 4, None)
+    answered = answered_scenes(batch, texts, parse_answers(texts, False), [""] * 4, None)
     train = [Scene(str(i), (), "train", (0, 1, 0, 0), (0,) * 21) for i in range(3)]
     labels = training_labels(train, with_reasons=False)
     answers = answers_of(answered, with_reasons=False)

@@ -8,8 +8,8 @@ from answered import FORWARD, NO_REASON, NOTHING, REASON, STOP, scene
 from lightning import Trainer
 
 from lvad.answers import PseudoLabels, Voting
-from lvad.answers.answer_probabilities import every_set
-from lvad.answers.pseudo_labelling import AnswerWithProbability, calibration_on, set_probability, sure_labels
+from lvad.answers.answer_probabilities import all_action_sets
+from lvad.answers.pseudo_labelling import AnswerWithProbability, calibration_on, confident_labels, set_probability
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.ledger import read_ledger
 from lvad.data.pseudo_labels import PSEUDO_LABELS, PseudoLabel, read_pseudo_labels
@@ -23,7 +23,7 @@ from lvad.report.recorder import RunRecorder
 def test_the_probability_is_that_of_the_set_which_was_answered():
     """Not of the most probable one: a decision may be another."""
     logps = torch.full((2, 16), 0.04 / 14)
-    stop, left = (every_set(4).tolist().index(row) for row in ([0, 1, 0, 0], [0, 0, 1, 0]))
+    stop, left = (all_action_sets(4).tolist().index(row) for row in ([0, 1, 0, 0], [0, 0, 1, 0]))
     logps[:, stop], logps[:, left] = 0.7, 0.26
     found = set_probability(logps.log(), torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0]]))
     assert found.tolist() == pytest.approx([0.26, 0.7], abs=1e-6)
@@ -38,7 +38,7 @@ def test_only_sure_and_valid_answers_become_labels():
         said("sure", 0.95, reasons=REASON), said("edge", 0.9), said("unsure", 0.89),
         said("broken", 0.99, is_valid=False),
     ]  # fmt: skip
-    assert sure_labels(answers, None, 0.9) == {
+    assert confident_labels(answers, None, 0.9) == {
         "sure": PseudoLabel(STOP, REASON, 0.95),
         "edge": PseudoLabel(STOP, NO_REASON, 0.9),
     }
@@ -47,9 +47,9 @@ def test_only_sure_and_valid_answers_become_labels():
 def test_probabilities_are_calibrated_before_the_threshold():
     """sigmoid(0.5 logit(0.95) + 0) = sqrt(19) / (1 + sqrt(19)) = 0.8134."""
     platt = torch.tensor([0.5, 0.0], dtype=torch.float64)
-    found = sure_labels([said("a", 0.95)], platt, 0.8)
+    found = confident_labels([said("a", 0.95)], platt, 0.8)
     assert found["a"].probability == pytest.approx(math.sqrt(19) / (1 + math.sqrt(19)), abs=1e-6)
-    assert sure_labels([said("a", 0.95)], platt, 0.82) == {}
+    assert confident_labels([said("a", 0.95)], platt, 0.82) == {}
 
 
 def test_a_model_that_is_too_sure_is_believed_less():
@@ -57,7 +57,7 @@ def test_a_model_that_is_too_sure_is_believed_less():
     answers = [said(str(i), 0.99 - 0.001 * (i % 3), true=FORWARD if i % 4 == 0 else STOP) for i in range(40)]
     platt = calibration_on(answers)
     assert platt is not None
-    (label,) = sure_labels([said("new", 0.989)], platt, 0.0).values()
+    (label,) = confident_labels([said("new", 0.989)], platt, 0.0).values()
     assert label.probability == pytest.approx(0.75, abs=0.03)
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lvad.cli import main
 from lvad.commands import export_check
-from lvad.commands.export_load import load_run, scenes_to_try
+from lvad.commands.export_load import load_run, load_trial_scenes
 
 
 @functools.cache
@@ -18,12 +18,12 @@ def loaded(run_folder):
 def policy_texts(run_folder, query):
     """What lvad's own policy says of the validation scenes, greedily."""
     run = loaded(run_folder)
-    frames = scenes_to_try(run.data, 4).frames
+    frames = load_trial_scenes(run.data, 4).frames
     return [t.text for t in export_check.ask(run.module.policy, frames, [query] * len(frames))]
 
 
 def frames_of(run_folder):
-    scenes = scenes_to_try(loaded(run_folder).data, 4).frames
+    scenes = load_trial_scenes(loaded(run_folder).data, 4).frames
     return [[Image.fromarray(f.permute(1, 2, 0).numpy()) for f in scene] for scene in scenes]
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 import torch
-from going import Remembers, fit, last
+from resuming import Remembers, fit, last
 
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.errors import DataError

@@ -108,7 +108,7 @@ def test_elsewhere_a_signal_ends_at_once(capsys):
     with pytest.raises(SystemExit) as stopped, StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.code == stop.code == 143
-    assert stop.farewell(["test"]) == "stopped by SIGTERM"
+    assert stop.exit_message(["test"]) == "stopped by SIGTERM"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -125,7 +125,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 def test_the_command_to_go_on_with_names_one_checkpoint(tmp_path):
     stop = StopSignals()
     stop.received, stop.checkpoint, stop.step = signal.SIGINT, tmp_path / "a b.ckpt", 7
-    words = shlex.split(stop.farewell(["fit", "--ckpt_path=x", "--config", "c", "--ckpt_path", "y", "--seed", "1"]))
+    words = shlex.split(stop.exit_message(["fit", "--ckpt_path=x", "--config", "c", "--ckpt_path", "y", "--seed", "1"]))
     assert words[-7:] == ["fit", "--config", "c", "--seed", "1", "--ckpt_path", f"{tmp_path}/a b.ckpt"]
 
 

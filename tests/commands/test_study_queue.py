@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lvad.commands.study_plan import Job
-from lvad.commands.study_queue import Place, Processes, run_queue
+from lvad.commands.study_queue import Processes, Slot, run_queue
 from lvad.errors import DataError
 
 
@@ -34,7 +34,7 @@ class Notes:
 
 def run(given, work, num_places=1, end=lambda: None):
     notes = Notes()
-    return run_queue(given, [Place(1, None)] * num_places, work, notes, end), notes.rows
+    return run_queue(given, [Slot(1, None)] * num_places, work, notes, end), notes.rows
 
 
 def test_one_at_a_time_they_run_in_order():
@@ -74,7 +74,7 @@ def test_as_many_run_at_a_time_as_there_are_places():
 
 def test_each_has_a_place_of_its_own():
     used, both = [], threading.Barrier(2, timeout=20)
-    places = [Place(2, 0), Place(2, 1)]
+    places = [Slot(2, 0), Slot(2, 1)]
 
     def work(job, place):
         both.wait()
@@ -83,7 +83,7 @@ def test_each_has_a_place_of_its_own():
     run_queue(jobs(a="", b=""), places, work, Notes(), lambda: None)
     assert sorted(used) == places
     assert places[1].environment == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "1"}
-    assert Place(3, None).environment == {"OMP_NUM_THREADS": "3"}
+    assert Slot(3, None).environment == {"OMP_NUM_THREADS": "3"}
 
 
 def test_a_mistake_of_ours_is_no_failed_cell():
@@ -108,7 +108,7 @@ def test_all_processes_are_ended_and_no_more_begin(tmp_path):
     deadline_s = time.monotonic() + 30
     while not (log.is_file() and "begun" in log.read_text()) and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    processes.end()
+    processes.terminate()
     thread.join(timeout=30)
     start()
     assert codes == [-signal.SIGTERM] * 2

@@ -9,7 +9,7 @@ from layouts import FACTS, GO, GREEN, RED, STOP, flags, gt, lastframe, picture, 
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DistributedSampler
 
-from lvad.commands.number_types import count_before_share
+from lvad.commands.jsonargparse_patches import prefer_int_to_float
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import SceneCounts, Split
@@ -269,7 +269,7 @@ def test_what_is_overridden_leaves_what_stands_beside_it(
         "data:\n  source: {root: drawn, num_frames: 3, num_drawn: {train: 5, val: 2}}\n"
         "  split: {budget: 4, rest: unlabelled, num_scenes: {test: 7}}\n  batch_size: 6\n"
     )
-    count_before_share()
+    prefer_int_to_float()
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(BDDOIADataModule, "data")

@@ -98,7 +98,7 @@ def measure() -> Waits:
     from lightning.pytorch.callbacks import Callback
 
     from lvad.cli import main
-    from lvad.commands.stages import StageCLI
+    from lvad.commands.lightning_cli import StageCLI
     from lvad.modules import RLOOPolicy
     from lvad.policy import HFPolicy
     from lvad.rewards import CLIPCosine

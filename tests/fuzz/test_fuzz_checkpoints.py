@@ -14,9 +14,9 @@ from hostile import LEAVES, break_bytes, cases, one_line, refused
 from safetensors.torch import save
 
 from lvad.cli import main
-from lvad.commands.checkpoint_file import check_checkpoint, read_checkpoint
+from lvad.commands.checkpoint_io import check_checkpoint, read_checkpoint
 from lvad.commands.export_load import load_run
-from lvad.commands.resume import find_broken
+from lvad.commands.run_folder import find_interrupted_run
 from lvad.errors import DataError
 from lvad.policy.vision import FeatureStore, VisionCache
 
@@ -74,7 +74,7 @@ def test_checkpoints(tmp_path: Path, rng: random.Random) -> None:
         content = read_checkpoint(path, "do without")
         assert all(value.sum().isfinite() in (True, False) for value in content["state_dict"].values())
     with refused(DataError, path, "delete it"):
-        found = find_broken(tmp_path)
+        found = find_interrupted_run(tmp_path)
         assert found
         assert isinstance(found.step, int)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hostile import LEAVES, break_bytes, break_json, cases, one_line, refused
 
-from lvad.commands.stage_plan import Record, read_pipeline
-from lvad.commands.stage_run import RECORD, read_record
+from lvad.commands.pipeline_config import Record, read_pipeline
+from lvad.commands.stage_runner import RECORD, read_record
 from lvad.errors import ChatError, DataError
 from lvad.report.answers import read_answers, write_answers
 from lvad.report.compare import compare, read_run

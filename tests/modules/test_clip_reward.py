@@ -16,7 +16,7 @@ from lvad.data.pairs import candidates
 from lvad.data.source import Source
 from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
-from lvad.evaluation.clip_similarity import blended
+from lvad.evaluation.clip_similarity import interpolated_weights
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.modules import CLIPReward
@@ -176,10 +176,10 @@ def test_blended_weights_are_interpolated_and_given_back(make_reward):
         for p in clip.parameters():
             p.add_(1.0)
     tuned = copy.deepcopy(clip.state_dict())
-    with blended(clip, start, 0.25):
+    with interpolated_weights(clip, start, 0.25):
         for name, p in clip.named_parameters():
             torch.testing.assert_close(p, start[name] + 0.25)
-    with pytest.raises(RuntimeError, match="inside"), blended(clip, start, 0.0):
+    with pytest.raises(RuntimeError, match="inside"), interpolated_weights(clip, start, 0.0):
         raise RuntimeError("inside")
     assert all(torch.equal(value, tuned[name]) for name, value in clip.state_dict().items())
 
@@ -200,7 +200,7 @@ def test_the_share_with_the_best_auroc_is_kept_tested_and_exported(make_reward, 
     for share in shares:
         other = make_reward()
         other.clip.load_state_dict(module.clip.state_dict())
-        with blended(other.clip, {k: start[k] for k in dict(other.clip.named_parameters())}, share):
+        with interpolated_weights(other.clip, {k: start[k] for k in dict(other.clip.named_parameters())}, share):
             other.clip = copy.deepcopy(other.clip)
         by_share[share] = trainer.validate(other, trainer.datamodule, verbose=False)[0]["val/auroc"]
     assert scores["val/auroc"] == pytest.approx(max(by_share.values()), abs=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, every_set
+from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, all_action_sets
 from lvad.answers.decision import questions
 from lvad.answers.describer import Description
 from lvad.data.augment import mirrored
@@ -61,7 +61,7 @@ def test_the_weak_view_labels_what_it_is_sure_of(policy, data):
         assert taught.ids == [batch.ids[i] for i in sure]
         assert len(sure) == 3
         assert values["fixmatch/kept"].item() == pytest.approx(0.5)
-        assert taught.actions.tolist() == every_set(4)[choice[sure]].tolist()
+        assert taught.actions.tolist() == all_action_sets(4)[choice[sure]].tolist()
         seen.add(is_mirrored)
     assert seen == {False, True}
 

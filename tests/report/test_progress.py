@@ -1,10 +1,12 @@
 """How a fit is followed, and what it leaves where it breaks off."""
 
+import sys
+
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from lvad.report.progress import PlainLines
+from lvad.report.progress import Bar, PlainLines, default_progress_bar
 from lvad.report.traceback_file import TRACEBACK, TracebackFile
 
 
@@ -32,6 +34,12 @@ def fit(module, *callbacks, folder, **options):
         default_root_dir=folder, callbacks=list(callbacks), **options,
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(7, 1)))
+
+
+@pytest.mark.parametrize(("is_terminal", "kind"), [(True, Bar), (False, PlainLines)])
+def test_a_bar_only_where_it_can_move(is_terminal, kind, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert type(default_progress_bar()) is kind
 
 
 @pytest.mark.filterwarnings("ignore")

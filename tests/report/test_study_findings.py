@@ -9,7 +9,7 @@ from answered import FORWARD, NO_REASON, REASON, STOP, scene
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
 from lvad.report.study_files import label_lines, percent, study_tables, study_text, write_study
-from lvad.report.study_findings import ACTIONS, CellResult, find, said, score
+from lvad.report.study_findings import ACTIONS, CellResult, score, seed_answers, summarise_cells
 
 TRUE = (FORWARD, STOP, STOP, STOP)
 ALL = ("00000001-00000001", "00000001-00000002", "00000002-00000003", "00000002-00000004")
@@ -32,7 +32,7 @@ def cells():
 
 
 def test_means_differences_and_savings_by_hand():
-    found = find(cells(), ["sft"])
+    found = summarise_cells(cells(), ["sft"])
     means = {(mean.arm, mean.budget): mean for mean in found.means}
     low, high = 6 / 7 / 4, 0.5
     assert means["sft", 10].scores["action_macro_f1"].mean == pytest.approx(low)
@@ -56,18 +56,18 @@ def test_means_differences_and_savings_by_hand():
 def test_scenes_are_drawn_by_the_recording_that_the_source_names():
     named = scene("b", STOP, STOP, recording="drive")
     answered = [scene("00000001-00000001", STOP, STOP), named, scene("c", STOP, STOP)]
-    assert said(answered, ACTIONS).recordings == ["00000001", "drive", "c"]
+    assert seed_answers(answered, ACTIONS).recordings == ["00000001", "drive", "c"]
 
 
 def test_seeds_that_an_arm_lacks_are_left_out_of_its_differences():
-    assert find(cells()[:-1], ["sft"]).differences[0].seeds == [0]
-    assert find([*cells()[:4], cell("rl", 10, 7, GOOD)], ["sft"]).differences == []
+    assert summarise_cells(cells()[:-1], ["sft"]).differences[0].seeds == [0]
+    assert summarise_cells([*cells()[:4], cell("rl", 10, 7, GOOD)], ["sft"]).differences == []
 
 
 def test_equal_labels_are_said_where_they_are():
-    assert label_lines(find(cells(), ["sft"]).means)[0].startswith("Labels are equal at every budget")
+    assert label_lines(summarise_cells(cells(), ["sft"]).means)[0].startswith("Labels are equal at every budget")
     more = [*cells()[:-2], cell("rl", 10, 0, GOOD, 1610), cell("rl", 10, 1, POOR, 1610)]
-    found = find(more, ["sft"])
+    found = summarise_cells(more, ["sft"])
     assert not found.differences[0].has_equal_labels
     assert label_lines(found.means) == ["Labels DIFFER from the budget, over all stages: rl at 10: 1,610."]
     text = study_text("mine", [found])
@@ -77,12 +77,12 @@ def test_equal_labels_are_said_where_they_are():
 
 
 def test_tables_are_read_from_left_to_right():
-    means, differences, savings = study_tables(find(cells(), ["sft"]))
+    means, differences, savings = study_tables(summarise_cells(cells(), ["sft"]))
     assert means.rows[0][:5] == ("sft", "10", "10", "2", "21.4 (21.4 to 21.4)")
     assert means.rows[-2] == ("always stop", "0", "0", "-", "21.4", "-")
     assert differences.rows[0][:4] == ("rl - sft", "10", "equal", "2")
     assert savings.rows[0] == ("rl", "10", "action macro-F1", "20", "2.0")
-    assert len(study_tables(find([cell("sft", 10, 0, GOOD)], []))) == 1
+    assert len(study_tables(summarise_cells([cell("sft", 10, 0, GOOD)], []))) == 1
 
 
 def test_numbers_without_an_interval_stand_alone():
@@ -94,7 +94,7 @@ def test_numbers_without_an_interval_stand_alone():
 
 def test_files_hold_a_row_per_run_and_nothing_that_json_lacks(tmp_path):
     one = [cell("sft", 10, 0, GOOD)]
-    files = write_study(tmp_path, "mine", one, [find(one, [])])
+    files = write_study(tmp_path, "mine", one, [summarise_cells(one, [])])
     assert [file.name for file in files] == ["study.md", "study.json", "study.png"]
     found = json.loads(files[1].read_text())
     assert found["runs"][0]["labels"] == 10

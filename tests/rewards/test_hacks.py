@@ -8,7 +8,7 @@ from test_clip import batch, frames
 from test_rules import EVERYTHING, rollouts, score
 from torch import nn
 
-from lvad.commands.stages import make_cli
+from lvad.commands.lightning_cli import make_cli
 from lvad.rewards import CLIPCosine, CLIPMargin, Consistency, Ensemble, Format, Length, Mix, Repetition
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Scores

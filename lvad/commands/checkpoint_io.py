@@ -1,5 +1,6 @@
-"""Checkpoints as anyone may have written them: read as tensors and plain values, never executed."""
+"""Checkpoint files: read as tensors and plain values, never executed; written whole or not at all."""
 
+import contextlib
 import os
 import pickle
 import struct
@@ -8,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from lvad.data.reading import plain_file
 from lvad.errors import DataError
 
 # What torch.load makes of a broken file: it has no error of its own.
-_BROKEN: Final = (
+_LOAD_ERRORS: Final = (
     *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     *(AssertionError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
@@ -34,10 +36,10 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         DataError: if it cannot be read, is something else, or holds more than tensors and plain values.
     """
     try:
-        _check_size(path)
+        _check_unpacked_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        _check_parts(content)
-    except _BROKEN as error:
+        _check_entries(content)
+    except _LOAD_ERRORS as error:
         # Torch's advice, to load it all the same, is not repeated.
         reason = " ".join(str(error).partition("\n")[0].split())[:120]
         raise DataError.at(path, "", f"is no checkpoint that can be read ({reason})", remedy) from error
@@ -57,7 +59,39 @@ def check_checkpoint(name: str) -> None:
         read_checkpoint(path, "give another one with --ckpt_path")
 
 
-def _check_size(path: Path) -> None:
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the one that it replaces, and puts it in its place once the disk has it.
+
+    Lightning's own writes into the folder of temporary files and moves it from there: between two disks that is a copy,
+    and a kill or a full disk in the midst of it leaves neither the old checkpoint nor the new one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write; addresses that are no local paths are left to Lightning.
+
+        Raises:
+            DataError: if the disk does not take it; what was there before still is.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except (OSError, RuntimeError) as error:  # a full disk is either, as torch was told of it
+            with contextlib.suppress(OSError):  # it may be the folder that is amiss
+                part.unlink()
+            problem = f"could not be written ({' '.join(str(error).split())[:200]}), what was there before is kept"
+            raise DataError.at(target, "", problem, "make room and go on with --ckpt_path last") from error
+
+
+def _check_unpacked_size(path: Path) -> None:
     """Torch stores what it writes as it is; a few packed kilobytes may unfold to more than there is memory."""
     size = plain_file(path).st_size
     with zipfile.ZipFile(path) as archive:
@@ -65,7 +99,7 @@ def _check_size(path: Path) -> None:
             raise ValueError("it unfolds to more than it holds")
 
 
-def _check_parts(content: Any) -> None:
+def _check_entries(content: Any) -> None:
     state, step = (content.get(name) if isinstance(content, dict) else None for name in ("state_dict", "global_step"))
     if not isinstance(state, dict) or type(step) is not int:
         raise ValueError("it holds no state_dict and global_step")

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, in one line that names the thing."""
+"""The messages of errors that a user can mend: one line that names the thing."""
 
 import difflib
 import functools
@@ -11,18 +11,18 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, ParamSpec
 
-from lvad.commands.flags import FLAGS
+from lvad.commands.global_options import GLOBAL_OPTIONS
 
 P = ParamSpec("P")
 MAX_CHARS: Final = 600
 
-_MENDABLE: Final = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
-_MENDABLE_BY_NAME: Final = ("MisconfigurationException", "SafetensorError")  # their libraries take seconds to import
-_BUGS: Final = (NotImplementedError, RecursionError)  # RuntimeErrors that no user can mend
+_USER_ERRORS: Final = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
+_USER_ERRORS_BY_NAME: Final = ("MisconfigurationException", "SafetensorError")  # their libraries take seconds to import
+_PROGRAMMING_ERRORS: Final = (NotImplementedError, RecursionError)  # RuntimeErrors that no user can mend
 _KEY: Final = re.compile(r'Parser key "([^"]*)":? *(.*)')
 _CLASS: Final = re.compile(r"Problem with given class_path '([^']*)':$")
 # What jsonargparse says around the sentence that matters, and the alternative of every optional value.
-_AROUND: Final = re.compile(
+_WRAPPING: Final = re.compile(
     r"(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Given value: "
     r"|(- )?Expected a <class 'NoneType'>|Expected a path but .* either not accessible or invalid)"
 )
@@ -51,47 +51,47 @@ class _Leaf(NamedTuple):
     classes: list[str]
 
 
-def in_one_line(command: Callable[P, int]) -> Callable[P, int]:
+def report_user_errors(command: Callable[P, int]) -> Callable[P, int]:
     """Let a command end with one line where a user can mend what went wrong: exit code 1, or 2 for its command line.
 
     Other errors (TypeError, KeyError, ...) are lvad's own faults and keep their traceback, as all do with ``--debug``.
     """
 
     @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
             return command(*args, **kwargs)
         except ArgumentError as error:
-            if FLAGS.debug:
+            if GLOBAL_OPTIONS.debug:
                 raise
-            print(f"lvad: error: {innermost(str(error))}", file=sys.stderr)
+            print(f"lvad: error: {innermost_message(str(error))}", file=sys.stderr)
             raise SystemExit(2) from error
         except Exception as error:
-            if FLAGS.debug or not is_mendable(error):
+            if GLOBAL_OPTIONS.debug or not is_user_error(error):
                 raise
-            print(f"lvad: error: {line_of(error)}", file=sys.stderr)
+            print(f"lvad: error: {error_line(error)}", file=sys.stderr)
             return 1
 
-    return run
+    return wrapper
 
 
-def is_mendable(error: BaseException) -> bool:
+def is_user_error(error: BaseException) -> bool:
     """Whether an error speaks of what a user gave: files, values, libraries, memory, Lightning's use."""
-    is_theirs = type(error).__name__ in _MENDABLE_BY_NAME
-    return is_theirs or (isinstance(error, _MENDABLE) and not isinstance(error, _BUGS))
+    is_theirs = type(error).__name__ in _USER_ERRORS_BY_NAME
+    return is_theirs or (isinstance(error, _USER_ERRORS) and not isinstance(error, _PROGRAMMING_ERRORS))
 
 
-def line_of(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """What an error says, in one line; where it does not come from lvad, how to learn more."""
-    if isinstance(error, FileNotFoundError) or _is_own(error):
+    if isinstance(error, FileNotFoundError) or _is_raised_by_lvad(error):
         return " ".join(str(error).split())  # whole: the remedy stands at its end
-    text = innermost(str(error)) or type(error).__name__
+    text = innermost_message(str(error)) or type(error).__name__
     remedy = next((f"; {helps}" for pattern, helps in _REMEDIES if re.search(pattern, text)), "")
     traceback = next((note for note in getattr(error, "__notes__", []) if note.startswith("traceback: ")), "")
     return f"{text}{remedy} ({type(error).__name__}; {traceback or 'lvad --debug shows where'})"
 
 
-def _is_own(error: BaseException) -> bool:
+def _is_raised_by_lvad(error: BaseException) -> bool:
     """Whether lvad itself raised it: its messages say what helps."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -100,7 +100,7 @@ def _is_own(error: BaseException) -> bool:
     return "lvad" in (raised_in.partition(".")[0], type(error).__module__.partition(".")[0])
 
 
-def innermost(message: str, known: Iterable[str] = ()) -> str:
+def innermost_message(message: str, known: Iterable[str] = ()) -> str:
     """The sentence of a nested message that says what is wrong, after the key that it is about.
 
     Args:
@@ -112,9 +112,9 @@ def innermost(message: str, known: Iterable[str] = ()) -> str:
         return _shorten(message)
     leaf = max(leaves, key=lambda leaf: leaf.depth)  # the first of the deepest
     alternatives = [other.text for other in leaves if other.depth == leaf.depth and other.keys == leaf.keys]
-    text = _plain(leaf.text if len(alternatives) == 1 else " or ".join(dict.fromkeys(alternatives)), message)
+    text = _plain_english(leaf.text if len(alternatives) == 1 else " or ".join(dict.fromkeys(alternatives)), message)
     where = ".".join(leaf.keys)
-    return _shorten(f"{where}: {text}" if where else text) + _hint(leaf, known)
+    return _shorten(f"{where}: {text}" if where else text) + _suggestion(leaf, known)
 
 
 def _leaves(message: str) -> list[_Leaf]:
@@ -135,13 +135,13 @@ def _leaves(message: str) -> list[_Leaf]:
         elif found:
             open_keys.append((depth, found[1], False))
             text = ""
-        if text and not _AROUND.match(text):
+        if text and not _WRAPPING.match(text):
             keys = [name for _, name, is_key in open_keys if is_key]
             leaves.append(_Leaf(depth, text, keys, [name for _, name, is_key in open_keys if not is_key]))
     return leaves
 
 
-def _plain(text: str, message: str) -> str:
+def _plain_english(text: str, message: str) -> str:
     """Without what only Python's readers understand."""
     text = re.sub(r"Expected an? (?:<class ')?(?:\w+\.)*(\w+)(?:'>)?( or |, got |\. Got |$)", r"must be \1\2", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"must be one of \1", text)
@@ -153,11 +153,11 @@ def _plain(text: str, message: str) -> str:
         text = f"{text}, got {given[1]}"
     text = re.sub(r"Subcommand '\w+' does not accept option '([^']*)'", r"Option '\1' is not accepted", text)
     if found := _NO_PROTOCOL.search(text):
-        return f"{found[1]} is no {found[2]}: {_protocol(found[2])}"
+        return f"{found[1]} is no {found[2]}: {_protocol_methods(found[2])}"
     return text
 
 
-def _protocol(name: str) -> str:
+def _protocol_methods(name: str) -> str:
     """How the methods of one of lvad's protocols must look."""
     from lvad import types as protocols  # heavy, and loaded where a protocol was refused
 
@@ -171,25 +171,25 @@ def _signature(method: types.FunctionType) -> str:
     return re.sub(r"(?:\w+\.)+(\w+)", r"\1", str(inspect.signature(method))).replace("'", "")
 
 
-def _hint(leaf: _Leaf, known: Iterable[str]) -> str:
+def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
     """What may have been meant."""
     if found := _NO_ATTRIBUTE.search(leaf.text):
-        return _nearest(found[2], dir(sys.modules.get(found[1])))
+        return _closest_match(found[2], dir(sys.modules.get(found[1])))
     if leaf.text.startswith("unrecognized arguments: "):
         given = leaf.text.removeprefix("unrecognized arguments: ").split()[0]
-        return _nearest(given.partition("=")[0], [f"--{name}" for name in known])
+        return _closest_match(given.partition("=")[0], [f"--{name}" for name in known])
     found = _UNKNOWN.match(leaf.text)
     if not found:
         return ""
     key = found["key"]
     if not leaf.classes:
         first = key.partition(".")[0]
-        close = _nearest(key, known)
-        return close or _nearest(first, {name.partition(".")[0] for name in known})
-    return _nearest(key, _parameters(leaf.classes[-1], found["of"]))
+        close = _closest_match(key, known)
+        return close or _closest_match(first, {name.partition(".")[0] for name in known})
+    return _closest_match(key, _parameters(leaf.classes[-1], found["of"]))
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _closest_match(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -1,12 +1,12 @@
 """On resuming, file and command line win over the optimizer and the schedule of a checkpoint."""
 
 import pytest
-from going import Remembers, fit, last
 from lightning.pytorch.callbacks import EarlyStopping
+from resuming import Remembers, fit, last
 from torch.optim import SGD, Adam, lr_scheduler
 
 from lvad.callbacks.kl_rate import KLRate
-from lvad.commands.configured import changes
+from lvad.commands.config_precedence import changed_settings
 from lvad.errors import DataError
 
 
@@ -110,7 +110,7 @@ def test_patience_is_the_configured_one(tmp_path):
 def test_what_is_another_value_is_said():
     before = {"groups": [{"lr": 0.1, "betas": (0.9, 0.99)}], "schedules": [{"kind": "LinearLR"}]}
     now = {"groups": [{"lr": 0.2, "betas": (0.9, 0.99)}], "schedules": []}
-    assert changes(before, now) == [
+    assert changed_settings(before, now) == [
         "groups[0].lr was 0.1 and is 0.2", "schedules was [{'kind': 'LinearLR'}] and is []",
     ]  # fmt: skip
-    assert changes(now, now) == []
+    assert changed_settings(now, now) == []

@@ -6,8 +6,8 @@ from argparse import ArgumentError
 import pytest
 from jsonargparse import ArgumentParser
 
-from lvad.commands.flags import take_flags
-from lvad.commands.trust import ask_for_keys, keys_sent, parsed, with_consent
+from lvad.commands.global_options import parse_global_options
+from lvad.commands.security import api_keys_sent, confirm_api_keys, parse_command_line, with_import_checks
 from lvad.errors import DataError
 from lvad.types import Reward
 
@@ -20,9 +20,9 @@ class {name}:
 
 @pytest.fixture(autouse=True)
 def _no_flags():
-    take_flags([])
+    parse_global_options([])
     yield
-    take_flags([])
+    parse_global_options([])
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def parse(class_path):
 
 def test_a_reward_of_the_current_folder_is_said_and_imported(folder, capsys):
     (folder / "mine_a.py").write_text("print('IMPORTED')" + GOOD.format(name="Mine"))
-    found = with_consent(lambda: parse("mine_a.Mine"))
+    found = with_import_checks(lambda: parse("mine_a.Mine"))
     assert found.reward.class_path == "mine_a.Mine"
     said = capsys.readouterr()
     assert "asks for mine_a.Mine, which is not of lvad or its libraries" in said.err
@@ -51,33 +51,33 @@ def test_a_reward_of_the_current_folder_is_said_and_imported(folder, capsys):
 def test_the_name_is_said_before_it_is_imported(folder, capsys):
     (folder / "mine_b.py").write_text("raise SystemExit('imported')")
     with pytest.raises(SystemExit, match="imported"):
-        with_consent(lambda: parse("mine_b.Mine"))
+        with_import_checks(lambda: parse("mine_b.Mine"))
     assert "mine_b.Mine" in capsys.readouterr().err
 
 
 def test_safe_imports_nothing_but_what_is_known(folder):
     (folder / "mine_c.py").write_text("raise SystemExit('imported')")
-    take_flags(["--safe"])
+    parse_global_options(["--safe"])
     with pytest.raises(ArgumentError, match=r"asks for mine_c\.Mine, which is refused: --safe imports only lvad, "):
-        with_consent(lambda: parse("mine_c.Mine"))
+        with_import_checks(lambda: parse("mine_c.Mine"))
     assert str(folder) not in sys.path
-    assert with_consent(lambda: parse("lvad.rewards.Repetition")).reward.class_path == "lvad.rewards.Repetition"
+    assert with_import_checks(lambda: parse("lvad.rewards.Repetition")).reward.class_path == "lvad.rewards.Repetition"
 
 
 def test_what_was_let_through_before_is_refused_by_safe_and_let_through_after_it(folder):
     (folder / "mine_e.py").write_text(GOOD.format(name="Mine"))
-    with_consent(lambda: parse("mine_e.Mine"))
-    take_flags(["--safe"])
+    with_import_checks(lambda: parse("mine_e.Mine"))
+    parse_global_options(["--safe"])
     with pytest.raises(ArgumentError, match=r"asks for mine_e\.Mine, which is refused: --safe imports only lvad, "):
-        with_consent(lambda: parse("mine_e.Mine"))
-    take_flags([])
-    assert with_consent(lambda: parse("mine_e.Mine")).reward.class_path == "mine_e.Mine"
+        with_import_checks(lambda: parse("mine_e.Mine"))
+    parse_global_options([])
+    assert with_import_checks(lambda: parse("mine_e.Mine")).reward.class_path == "mine_e.Mine"
 
 
 @pytest.mark.parametrize("name", ["os._exit", "subprocess.run", "torch.hub.load", "torch.load"])
 def test_what_runs_programs_is_always_refused(name, folder):
     with pytest.raises(ArgumentError, match=f"asks for {name}, which is refused"):
-        with_consent(lambda: parse(name))
+        with_import_checks(lambda: parse(name))
 
 
 def test_a_reward_without_score_is_told_what_it_must_look_like(folder):
@@ -85,7 +85,7 @@ def test_a_reward_without_score_is_told_what_it_must_look_like(folder):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--reward", type=Reward)
     with pytest.raises(ArgumentError) as refused:
-        parsed(parser, ["--reward", "mine_d.Mine"])
+        parse_command_line(parser, ["--reward", "mine_d.Mine"])
     assert "`def score(self, batch: Batch, rollouts: Rollouts) -> Scores`" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -95,20 +95,20 @@ def judge(url, variable="MY_KEY"):
 
 
 def test_every_host_that_a_key_goes_to_is_found():
-    assert list(keys_sent(judge("https://a.org/v1"))) == [("MY_KEY", "a.org")]
-    assert list(keys_sent(judge("https://a.org/v1", None))) == []
+    assert list(api_keys_sent(judge("https://a.org/v1"))) == [("MY_KEY", "a.org")]
+    assert list(api_keys_sent(judge("https://a.org/v1", None))) == []
 
 
 def test_a_key_is_not_sent_without_consent(monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     with pytest.raises(DataError, match=r"sends the key in \$MY_KEY to a\.org: .*--key_host a\.org"):
-        ask_for_keys(judge("https://a.org/v1"))
-    take_flags(["--key_host", "a.org"])
-    ask_for_keys(judge("https://a.org/v1"))
-    ask_for_keys(judge("http://localhost:8000/v1"))
-    take_flags(["--key_host", "a.org", "--safe"])
+        confirm_api_keys(judge("https://a.org/v1"))
+    parse_global_options(["--key_host", "a.org"])
+    confirm_api_keys(judge("https://a.org/v1"))
+    confirm_api_keys(judge("http://localhost:8000/v1"))
+    parse_global_options(["--key_host", "a.org", "--safe"])
     with pytest.raises(DataError, match="--safe refuses"):
-        ask_for_keys(judge("https://a.org/v1"))
+        confirm_api_keys(judge("https://a.org/v1"))
 
 
 @pytest.mark.parametrize(("answer", "is_sent"), [("y", True), ("", False), ("n", False)])
@@ -116,7 +116,7 @@ def test_on_a_terminal_it_is_asked(answer, is_sent, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda question: answer)
     if is_sent:
-        ask_for_keys(judge("https://a.org/v1"))
+        confirm_api_keys(judge("https://a.org/v1"))
     else:
         with pytest.raises(DataError, match="not agreed to"):
-            ask_for_keys(judge("https://a.org/v1"))
+            confirm_api_keys(judge("https://a.org/v1"))

@@ -1,15 +1,12 @@
-"""What the libraries say on the terminal, brought to what helps whoever runs lvad."""
+"""Filters for the warnings and log messages of the libraries: what is true by design, or advertises, is left out."""
 
 import logging
-import sys
 import warnings
 from typing import Any, Final
 
-from lightning.pytorch.callbacks import ProgressBar
 from transformers.utils import logging as transformers_logging
 
-from lvad.commands.flags import FLAGS
-from lvad.report.progress import Bar, PlainLines
+from lvad.commands.global_options import GLOBAL_OPTIONS
 
 # Said by the libraries at every start, true by design here, and of no use to whoever runs lvad.
 HARMLESS_WARNINGS: Final = (
@@ -21,36 +18,31 @@ HARMLESS_WARNINGS: Final = (
     r"LightningCLI's args parameter is intended",
     r"The dirpath has changed from",  # a checkpoint is evaluated from another folder than it was written to
 )
-_TALKATIVE: Final = (
+_NOISY_LOGGERS: Final = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
 )
-# Adverts, and what checkpoint_file decides.
-_OF_NO_USE: Final = ("\U0001f4a1 Tip: ", "`weights_only` was not set")
+# Adverts, and what checkpoint_io decides.
+_IGNORED_MESSAGES: Final = ("\U0001f4a1 Tip: ", "`weights_only` was not set")
 
 
-def quieten() -> None:
+def filter_library_messages() -> None:
     """Leave out what is true by design and what advertises; a warning is one line without a line of source."""
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
     transformers_logging.disable_progress_bar()
-    for name in _TALKATIVE:
+    for name in _NOISY_LOGGERS:
         logger = logging.getLogger(name)
-        if _is_of_use not in logger.filters:
-            logger.addFilter(_is_of_use)
-    if not FLAGS.debug:
-        warnings.formatwarning = _line
+        if _is_relevant not in logger.filters:
+            logger.addFilter(_is_relevant)
+    if not GLOBAL_OPTIONS.debug:
+        warnings.formatwarning = _format_warning
 
 
-def progress_bar() -> ProgressBar:
-    """A bar where it can move, lines where it cannot."""
-    return Bar() if sys.stdout.isatty() else PlainLines()
+def _is_relevant(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_IGNORED_MESSAGES)
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_OF_NO_USE)
-
-
-def _line(message: Warning | str, *where: Any, **more: Any) -> str:
+def _format_warning(message: Warning | str, *where: Any, **more: Any) -> str:
     return f"lvad: warning: {' '.join(str(message).split())}\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.assets import resolve_config
-from lvad.commands.renamed import check_keys
+from lvad.commands.renamed_keys import check_keys
 from lvad.commands.yaml_files import read_yaml
 from lvad.errors import DataError
 from lvad.report.runs import MODEL
@@ -24,7 +24,7 @@ REPLACED: Final = "replaced"
 _REFERENCE: Final = re.compile(r"\{([A-Za-z_][\w-]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z][\w-]*")
 _LOGGER: Final = "lvad.report.board.TensorBoard"
-_SET_HERE: Final = ("config", "ckpt_path", "seed_everything", "trainer.logger", "recorder.run_dir")
+_RESERVED_KEYS: Final = ("config", "ckpt_path", "seed_everything", "trainer.logger", "recorder.run_dir")
 _REMEDY: Final = "see configs/pipeline.yaml"
 
 
@@ -103,7 +103,7 @@ def read_pipeline(path: Path, **given: Any) -> Pipeline:
             reference to a stage that does not come before.
         FileNotFoundError: for a stage's configuration that does not exist.
     """
-    content = mapping_of(Pipeline, read_yaml(path), str(path))
+    content = read_mapping(Pipeline, read_yaml(path), str(path))
     content |= {key: value for key, value in given.items() if value is not None}
     stages = read_stages(content["stages"], path)
     pipeline = Pipeline(**{**content, "stages": stages})
@@ -130,7 +130,7 @@ def read_stages(rows: Any, path: Path, given: Collection[str] = ()) -> list[Stag
     """
     if not isinstance(rows, list) or not rows:
         raise DataError.at(path, "stages", f"must be a list of stages, got {rows!r:.80}", _REMEDY)
-    stages = [Stage(**mapping_of(Stage, row, f"{path}, stages[{i}]")) for i, row in enumerate(rows)]
+    stages = [Stage(**read_mapping(Stage, row, f"{path}, stages[{i}]")) for i, row in enumerate(rows)]
     for i, stage in enumerate(stages):
         types = {"name": str, "config": str, "overrides": dict, "test": bool}
         check_types(stage, types, str(path), f"stages[{i}].")
@@ -140,7 +140,7 @@ def read_stages(rows: Any, path: Path, given: Collection[str] = ()) -> list[Stag
 
 def references(stage: Stage) -> list[str]:
     """The earlier stages whose models a stage is built on."""
-    texts = [_text(value) for value in stage.overrides.values()]
+    texts = [_argument_text(value) for value in stage.overrides.values()]
     return list(dict.fromkeys(name for text in texts for name in _REFERENCE.findall(text)))
 
 
@@ -150,15 +150,15 @@ def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
     if pipeline.seed is not None:
         args += ["--seed_everything", str(pipeline.seed), "--data.seed", str(pipeline.seed)]
     for key, value in stage.overrides.items():
-        args += [f"--{key}", fill(value, lambda name: str(pipeline.folder / name / MODEL))]
+        args += [f"--{key}", substitute_references(value, lambda name: str(pipeline.folder / name / MODEL))]
     place = {"save_dir": pipeline.root, "name": pipeline.name, "version": stage.name}
     args += ["--trainer.logger", _LOGGER]
     return args + [part for key, value in place.items() for part in (f"--trainer.logger.init_args.{key}", value)]
 
 
-def fill(value: Any, meaning: Callable[[str], str]) -> str:
+def substitute_references(value: Any, meaning: Callable[[str], str]) -> str:
     """A value as it is typed on the command line, with what the names in braces mean."""
-    return _REFERENCE.sub(lambda found: meaning(found[1]), _text(value))
+    return _REFERENCE.sub(lambda found: meaning(found[1]), _argument_text(value))
 
 
 def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Record]) -> Record:
@@ -195,12 +195,12 @@ def _options(command: Sequence[str]) -> list[str]:
     return [f"{key} {value}" for key, value in zip(command[1::2], command[2::2], strict=True)]
 
 
-def _text(value: Any) -> str:
+def _argument_text(value: Any) -> str:
     """A value as it is typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def mapping_of(kind: type, content: Any, where: str, remedy: str = _REMEDY) -> dict[str, Any]:
+def read_mapping(kind: type, content: Any, where: str, remedy: str = _REMEDY) -> dict[str, Any]:
     """The keys of a part of a file that a dataclass names, none unknown and none missing.
 
     Raises:
@@ -242,7 +242,7 @@ def _check_stages(stages: Sequence[Stage], path: Path, given: Collection[str]) -
         if stage.name in names[:i]:
             raise DataError.at(path, where, "its name is given twice", "each stage has a folder of its own")
         resolve_config(stage.config)
-        if taken := [key for key in stage.overrides if str(key).startswith(_SET_HERE)]:
+        if taken := [key for key in stage.overrides if str(key).startswith(_RESERVED_KEYS)]:
             raise DataError.at(path, where, f"overrides {taken[0]!r}, which the pipeline sets", "leave it out")
         check_keys(stage.overrides, f"{path}, {where}")
         for name in references(stage):

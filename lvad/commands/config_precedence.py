@@ -1,4 +1,4 @@
-"""What the configuration says of optimizer, schedule and early stopping holds, whatever a checkpoint remembers."""
+"""The configuration's optimizer, schedule and early stopping take precedence over those of a checkpoint."""
 
 import copy
 import warnings
@@ -16,7 +16,7 @@ from lvad.errors import DataError
 Settings = dict[str, Any]
 
 
-class Configured(Callback):
+class ConfigPrecedence(Callback):
     """Lets a resumed fit take optimizer and schedule from its configuration, and says what is another one now.
 
     A checkpoint holds the values of the run that wrote it, and PyTorch puts them back over the configured ones. Here
@@ -26,17 +26,17 @@ class Configured(Callback):
     """
 
     def __init__(self) -> None:
-        self._now: list[Settings] = []
-        self._before: list[Settings] = []
+        self._configured: list[Settings] = []
+        self._checkpointed: list[Settings] = []
         self._patience: list[tuple[EarlyStopping, int]] = []
 
     def state_dict(self) -> dict[str, Any]:
         """What was configured, of each optimizer."""
-        return {"optimizers": copy.deepcopy(self._now)}
+        return {"optimizers": copy.deepcopy(self._configured)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what was configured before."""
-        self._before = state_dict["optimizers"]
+        self._checkpointed = state_dict["optimizers"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note what a checkpoint's callbacks will be put over."""
@@ -45,7 +45,7 @@ class Configured(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what is configured; here, where a checkpoint's optimizer is not back yet."""
-        self._now = [_settings(trainer, optimizer) for optimizer in trainer.optimizers]
+        self._configured = [_settings(trainer, optimizer) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put back what differs.
@@ -55,10 +55,10 @@ class Configured(Callback):
         """
         for callback, patience in self._patience:
             callback.patience = patience
-        for optimizer, before, now in zip(trainer.optimizers, self._before, self._now, strict=False):
-            if changed := changes(before, now):
+        for optimizer, before, now in zip(trainer.optimizers, self._checkpointed, self._configured, strict=False):
+            if changed := changed_settings(before, now):
                 rank_zero_info("the configuration wins over the checkpoint: " + ", ".join(changed))
-                _configure(trainer, optimizer, before, now)
+                _apply_settings(trainer, optimizer, before, now)
 
 
 def _settings(trainer: Trainer, optimizer: Optimizer) -> Settings:
@@ -75,26 +75,34 @@ def _schedules(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
     return [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is optimizer]
 
 
-def changes(before: Any, now: Any, name: str = "") -> list[str]:
+def changed_settings(before: Any, now: Any, name: str = "") -> list[str]:
     """Each value that differs, as "name was this and is that"; values are compared as they are written."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*now, *(key for key in before if key not in now)]
-        return [text for key in keys for text in changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+        return [
+            text
+            for key in keys
+            for text in changed_settings(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [text for i, pair in enumerate(zip(before, now, strict=True)) for text in changes(*pair, f"{name}[{i}]")]
+        return [
+            text
+            for i, pair in enumerate(zip(before, now, strict=True))
+            for text in changed_settings(*pair, f"{name}[{i}]")
+        ]
     return [] if repr(before) == repr(now) else [f"{name} was {before!r:.60} and is {now!r:.60}"]
 
 
-def _configure(trainer: Trainer, optimizer: Optimizer, before: Settings, now: Settings) -> None:
+def _apply_settings(trainer: Trainer, optimizer: Optimizer, before: Settings, now: Settings) -> None:
     if before["kind"] != now["kind"]:
         problem = f"the optimizer was {before['kind']} and is {now['kind']}, which cannot go on with the other's state"
         raise DataError(f"{problem}: take that back, or start anew without --ckpt_path")
     schedules = _schedules(trainer, optimizer)
     if any(not isinstance(config.scheduler, ReduceLROnPlateau) for config in schedules):
-        _follow(trainer, optimizer, now, schedules)
+        _replay_schedules(trainer, optimizer, now, schedules)
         return
     for group, old, new in zip(optimizer.param_groups, before["groups"], now["groups"], strict=True):
-        factor = group["lr"] / old["lr"] if old["lr"] and not _lost_schedule(before, now) else 1.0
+        factor = group["lr"] / old["lr"] if old["lr"] and not _has_other_schedules(before, now) else 1.0
         group |= {name: value for name, value in new.items() if repr(value) != repr(old.get(name))}
         group["lr"] = new["lr"] * factor
     for i, (config, new) in enumerate(zip(schedules, now["schedules"], strict=True)):
@@ -104,11 +112,11 @@ def _configure(trainer: Trainer, optimizer: Optimizer, before: Settings, now: Se
         vars(config.scheduler).update(copy.deepcopy(state))
 
 
-def _lost_schedule(before: Settings, now: Settings) -> bool:
+def _has_other_schedules(before: Settings, now: Settings) -> bool:
     return [s["kind"] for s in before["schedules"]] != [s["kind"] for s in now["schedules"]]
 
 
-def _follow(trainer: Trainer, optimizer: Optimizer, now: Settings, schedules: list[Any]) -> None:
+def _replay_schedules(trainer: Trainer, optimizer: Optimizer, now: Settings, schedules: list[Any]) -> None:
     """Walk along the configured schedules from their first step to the present one."""
     for group, new in zip(optimizer.param_groups, now["groups"], strict=True):
         group |= copy.deepcopy(new)

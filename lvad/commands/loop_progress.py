@@ -1,4 +1,4 @@
-"""Where a fit goes on, told to Lightning's loops.
+"""The progress counters of Lightning's loops, set to the last whole batch of a checkpoint.
 
 Lightning 2.6 understands some of the moments at which a checkpoint can be written, and not those that matter here: a
 stop by ``max_steps`` or ``max_time`` within an epoch counts the epoch as done, a validation that was broken off is
@@ -16,7 +16,7 @@ from lvad.errors import DataError
 _EPOCHS, _BATCHES, _VALIDATION = "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
 
 
-def set_place(loops: dict[str, Any], is_validation_due: bool) -> None:
+def rewrite_progress(loops: dict[str, Any], is_validation_due: bool) -> None:
     """Rewrite the counters of a checkpoint's fit loop, in place: its last whole batch is done, the next not begun.
 
     Args:
@@ -31,13 +31,15 @@ def set_place(loops: dict[str, Any], is_validation_due: bool) -> None:
         num_total, num_now = batches["total"]["processed"], batches["current"]["processed"]
         is_complete = bool(batches["is_last_batch"])  # of its epoch
         begins_epoch = is_complete and not is_validation_due
-        epochs = _counts(done + 1, done + 1) if begins_epoch else _counts(done + 1, done)
+        epochs = _progress(done + 1, done + 1) if begins_epoch else _progress(done + 1, done)
         loops[_EPOCHS] |= {"total": epochs, "current": dict(epochs)}
         now = 0 if begins_epoch else num_now
-        batches |= {"total": _counts(num_total, num_total), "current": _counts(now, now)}
+        batches |= {"total": _progress(num_total, num_total), "current": _progress(now, now)}
         batches["is_last_batch"] = is_complete and is_validation_due
-        validation = _counts(1, 0) if is_validation_due else _counts(0, 0)  # in the midst of its first batch, or none
-        loops[_VALIDATION] |= {"total": validation, "current": _counts(0, 0), "is_last_batch": False}
+        validation = (
+            _progress(1, 0) if is_validation_due else _progress(0, 0)
+        )  # in the midst of its first batch, or none
+        loops[_VALIDATION] |= {"total": validation, "current": _progress(0, 0), "is_last_batch": False}
         if is_complete:  # also one that limit_train_batches made shorter than the scenes
             for loader in loops["state_dict"].get("combined_loader", []):
                 loader["seen"] = 0
@@ -45,7 +47,7 @@ def set_place(loops: dict[str, Any], is_validation_due: bool) -> None:
         raise DataError(f"the checkpoint does not say where its fit stopped ({error!r:.60}); {ANEW}") from error
 
 
-def count_batches(trainer: Trainer) -> None:
+def restore_batch_progress(trainer: Trainer) -> None:
     """Count the batches of the present epoch so that with those behind the last scene seen they are all.
 
     To be called at the start of training: with another batch size or number of devices they are others than the
@@ -67,5 +69,5 @@ def count_batches(trainer: Trainer) -> None:
     )
 
 
-def _counts(begun: int, ended: int) -> dict[str, int]:
+def _progress(begun: int, ended: int) -> dict[str, int]:
     return {"ready": begun, "started": begun, "processed": ended, "completed": ended}

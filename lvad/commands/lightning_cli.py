@@ -1,4 +1,4 @@
-"""``lvad fit | validate | test | predict``: LightningCLI over the stages and one data module."""
+"""``lvad fit | validate | test | predict``: LightningCLI over the modules and one data module."""
 
 import sys
 from pathlib import Path
@@ -12,25 +12,23 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.step_seeds import StepSeeds
-from lvad.commands.arguments import complete
-from lvad.commands.checkpoint_file import check_checkpoint
-from lvad.commands.checkpoint_write import WholeFileIO
-from lvad.commands.configured import Configured
+from lvad.commands.arguments import complete_arguments
+from lvad.commands.checkpoint_io import AtomicCheckpointIO, check_checkpoint
+from lvad.commands.config_precedence import ConfigPrecedence
+from lvad.commands.error_messages import innermost_message, report_user_errors
+from lvad.commands.jsonargparse_patches import pass_null_to_classes, prefer_int_to_float
 from lvad.commands.last_checkpoint import LastCheckpoint
-from lvad.commands.nested_values import keep_null
-from lvad.commands.number_types import count_before_share
-from lvad.commands.one_line import in_one_line, innermost
-from lvad.commands.renamed import check_arguments
-from lvad.commands.resume import LAST, go_on, runs_of
-from lvad.commands.run_folder import trainer_root
+from lvad.commands.library_messages import filter_library_messages
+from lvad.commands.renamed_keys import check_arguments
+from lvad.commands.run_folder import LAST, default_root_dir, resume_run, runs_folder
+from lvad.commands.security import confirm_api_keys, parse_command_line
 from lvad.commands.signals import Stopped, StopSignals
-from lvad.commands.terminal import progress_bar, quieten
-from lvad.commands.trust import ask_for_keys, parsed
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.errors import DataError
 from lvad.report.alarms import Alarms
 from lvad.report.board import TensorBoard
 from lvad.report.predictions import PredictionWriter
+from lvad.report.progress import default_progress_bar
 from lvad.report.recorder import RunRecorder
 from lvad.report.scored_file import ScoredFile
 from lvad.report.summary import scores_text
@@ -74,7 +72,7 @@ class StageCLI(LightningCLI):
             DataError: for a configuration with a key of an earlier lvad.
         """
         check_arguments(args)
-        self.config = parsed(parser, args)
+        self.config = parse_command_line(parser, args)
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses is the user's to mend.
@@ -82,23 +80,23 @@ class StageCLI(LightningCLI):
         Raises:
             DataError: with the constructor's message, or where a key would go to a host that was not agreed to.
         """
-        ask_for_keys(self.config)
+        confirm_api_keys(self.config)
         try:
             super().instantiate_classes()
         except (ValueError, OSError, RuntimeError) as error:
             if isinstance(error, FileNotFoundError):
                 raise
-            raise DataError(innermost(str(error))) from error
+            raise DataError(innermost_message(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's trainer; checkpoints are written whole, unless the configuration has a plugin for them."""
         if self.subcommand == "fit":
             # Beside the configuration, so that another fit of it has a folder of its own.
-            kwargs |= trainer_root(self.config["fit"], self.resumed)
+            kwargs |= default_root_dir(self.config["fit"], self.resumed)
         trainer = super().instantiate_trainer(**kwargs)
         strategy = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = WholeFileIO()
+            strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
@@ -106,7 +104,7 @@ class StageCLI(LightningCLI):
         has_bar = any(isinstance(part, ProgressBar) for part in (given if isinstance(given, list) else [given]))
         is_wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
         scored = [ScoredFile(part.run_dir) for part in callbacks if isinstance(part, RunRecorder)]
-        bars = [progress_bar()] if is_wanted and not has_bar else []
+        bars = [default_progress_bar()] if is_wanted and not has_bar else []
         return super()._instantiate_trainer(config, [*callbacks, *scored, *bars])
 
     def _parse_ckpt_path(self) -> None:
@@ -122,9 +120,9 @@ class StageCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         if self.subcommand == "fit":
-            self.stop.ckpt_path = LAST if runs_of(config) else None
+            self.stop.ckpt_path = LAST if runs_folder(config) else None
             if config.ckpt_path == LAST:
-                self.resumed = go_on(config)
+                self.resumed = resume_run(config)
             elif config.ckpt_path:
                 check_checkpoint(config.ckpt_path)
             return
@@ -201,7 +199,7 @@ def make_cli(args: list[str], command: str | None = None, stop: StopSignals | No
         datamodule_class=BDDOIADataModule,
         subclass_mode_model=True,
         auto_configure_optimizers=False,
-        trainer_defaults={"callbacks": [StepSeeds(), Configured(), LastCheckpoint(stop), TracebackFile()]},
+        trainer_defaults={"callbacks": [StepSeeds(), ConfigPrecedence(), LastCheckpoint(stop), TracebackFile()]},
         seed_everything_default=0,
         save_config_callback=SaveConfig if command == "fit" else None,
         save_config_kwargs={"overwrite": True},  # where no versioned logger is set, a second run replaces the first
@@ -211,8 +209,8 @@ def make_cli(args: list[str], command: str | None = None, stop: StopSignals | No
     )
 
 
-@in_one_line
-def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
+@report_user_errors
+def run_lightning_command(command: str, args: list[str], stop: StopSignals) -> int:
     """Run one LightningCLI subcommand.
 
     Args:
@@ -223,11 +221,11 @@ def run_stage(command: str, args: list[str], stop: StopSignals) -> int:
     Returns:
         The exit code.
     """
-    quieten()
-    count_before_share()
-    keep_null()
+    filter_library_messages()
+    prefer_int_to_float()
+    pass_null_to_classes()
     try:
-        make_cli(complete(command, args), command, stop)
+        make_cli(complete_arguments(command, args), command, stop)
     except SIGTERMException:  # by which Lightning's loops end
         raise Stopped(stop.code) from None
     return 0

@@ -1,5 +1,7 @@
 """One stage of a pipeline or study: run what is not done, go on with what was broken off, replace what is stale."""
 
+import contextlib
+import fcntl
 import json
 import shlex
 import shutil
@@ -7,25 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lvad.commands.flags import given_flags
-from lvad.commands.stage_plan import REPLACED, Record, why_stale
+from lvad.commands.global_options import global_option_args
+from lvad.commands.pipeline_config import REPLACED, Record, why_stale
 from lvad.data.reading import read_json
 from lvad.errors import DataError
-from lvad.report.runs import CONFIG, METRICS, MODEL, best_checkpoint, write_whole
+from lvad.report.runs import CONFIG, METRICS, MODEL, best_checkpoint, write_atomically
 
 RECORD: Final = "stage.json"
 
-Say = Callable[[str], None]
-Run = Callable[[list[str]], int]
+LogLine = Callable[[str], None]
+RunProcess = Callable[[list[str]], int]
 """Runs ``lvad ARGS`` in a process of its own; returns its exit code."""
 
 
-class Asked(NamedTuple):
+class StageRequest(NamedTuple):
     """What a stage's folder should hold."""
 
     name: str
@@ -37,12 +39,12 @@ class Asked(NamedTuple):
     """Run ``lvad test`` after the fit."""
 
 
-def run_stage(asked: Asked, say: Say, run: Run) -> Record:
+def run_stage(request: StageRequest, log_line: LogLine, run: RunProcess) -> Record:
     """Fit and test what is not done yet.
 
     Args:
-        asked: the stage.
-        say: takes a line of what is done and why.
+        request: the stage.
+        log_line: takes a line of what is done and why.
         run: starts a process.
 
     Returns:
@@ -51,35 +53,35 @@ def run_stage(asked: Asked, say: Say, run: Run) -> Record:
     Raises:
         DataError: if it fails, naming it, its exit code and the command to repeat.
     """
-    name, folder, record, test = asked
+    name, folder, record, test = request
     known = read_record(folder)
     reason = why_stale(known, record)
-    if not reason and known is not None and is_whole(folder, known):
-        say(f"fit skipped: finished at {known.finished}")
+    if not reason and known is not None and is_complete(folder, known):
+        log_line(f"fit skipped: finished at {known.finished}")
         record = known
     else:
-        record = _fit(asked, reason, say, run)
+        record = _fit(request, reason, log_line, run)
     if not test:
         return record
     if record.test_s is not None:
-        say("test skipped: done after the fit")
+        log_line("test skipped: done after the fit")
         return record
-    return _write_record(folder, record._replace(test_s=call(name, test_args(folder), say, run)))
+    return _write_record(folder, record._replace(test_s=run_timed(name, test_args(folder), log_line, run)))
 
 
-def _fit(asked: Asked, reason: str, say: Say, run: Run) -> Record:
-    name, folder, record, _ = asked
+def _fit(request: StageRequest, reason: str, log_line: LogLine, run: RunProcess) -> Record:
+    name, folder, record, _ = request
     last = folder / "checkpoints/last.ckpt"
     is_resumed = not reason and last.exists()
     if is_resumed:
-        say(f"fit goes on from {last}: it was broken off")
+        log_line(f"fit goes on from {last}: it was broken off")
     else:
-        say(f"fit: {reason or 'it was broken off before its first checkpoint, or its model is gone'}")
-        _clear(folder, say)
+        log_line(f"fit: {reason or 'it was broken off before its first checkpoint, or its model is gone'}")
+        _archive_previous(folder, log_line)
     _write_record(folder, record)
-    seconds = call(name, [*record.command, *(["--ckpt_path", str(last)] if is_resumed else [])], say, run)
+    seconds = run_timed(name, [*record.command, *(["--ckpt_path", str(last)] if is_resumed else [])], log_line, run)
     finished = record._replace(finished=datetime.now(UTC).isoformat(), fit_s=seconds)
-    if not is_whole(folder, finished):
+    if not is_complete(folder, finished):
         raise DataError(f"stage {name!r} left no {MODEL}/ and {METRICS} in {folder}; its export must be on")
     return _write_record(folder, finished)
 
@@ -89,7 +91,7 @@ def test_args(folder: Path) -> list[str]:
     return ["test", "--config", str(folder / CONFIG), "--ckpt_path", str(best_checkpoint(folder))]
 
 
-def is_whole(folder: Path, record: Record) -> bool:
+def is_complete(folder: Path, record: Record) -> bool:
     """Whether a fit ended and what it left is still there."""
     return record.finished is not None and (folder / MODEL).is_dir() and (folder / METRICS).is_file()
 
@@ -113,11 +115,11 @@ def read_record(folder: Path) -> Record | None:
 
 
 def _write_record(folder: Path, record: Record) -> Record:
-    write_whole(folder / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
+    write_atomically(folder / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
     return record
 
 
-def _clear(folder: Path, say: Say) -> None:
+def _archive_previous(folder: Path, log_line: LogLine) -> None:
     """Move an earlier fit out of the way; what never reached a checkpoint is not worth keeping.
 
     Raises:
@@ -135,17 +137,17 @@ def _clear(folder: Path, say: Say) -> None:
     parent.mkdir(exist_ok=True)
     number = next(n for n in range(1, sys.maxsize) if not (parent / f"{folder.name}-{n}").exists())
     folder.rename(parent / f"{folder.name}-{number}")
-    say(f"the earlier one was moved to {parent / f'{folder.name}-{number}'}")
+    log_line(f"the earlier one was moved to {parent / f'{folder.name}-{number}'}")
 
 
-def call(name: str, args: list[str], say: Say, run: Run) -> float:
+def run_timed(name: str, args: list[str], log_line: LogLine, run: RunProcess) -> float:
     """Run ``lvad ARGS`` in a process of its own; returns its wall seconds.
 
     Raises:
         DataError: if it fails.
     """
     line = shlex.join(["lvad", *args])
-    say(f"$ {line}")
+    log_line(f"$ {line}")
     start_s = time.perf_counter()
     code = run(args)
     if code:
@@ -154,9 +156,9 @@ def call(name: str, args: list[str], say: Say, run: Run) -> float:
     return time.perf_counter() - start_s
 
 
-def lvad_process(args: list[str]) -> list[str]:
-    """The command of a process that runs ``lvad ARGS`` with the flags of this one."""
-    return [sys.executable, "-m", "lvad.cli", *args, *given_flags()]
+def lvad_command(args: list[str]) -> list[str]:
+    """The command of a process that runs ``lvad ARGS`` with the global options of this one."""
+    return [sys.executable, "-m", "lvad.cli", *args, *global_option_args()]
 
 
 def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
@@ -183,7 +185,23 @@ def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
         raise
 
 
-def until_signal(what: str, work: Callable[[], int]) -> int:
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[int]:
+    """Hold the folder of a pipeline or study, so that no second process works in it.
+
+    Raises:
+        DataError: if another pipeline, or a stage that outlived its own, is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"a pipeline or one of its stages is at work in {folder}; wait for it or end it") from error
+        yield file.fileno()
+
+
+def run_until_signal(what: str, work: Callable[[], int]) -> int:
     """Run stages until they are done, or until SIGTERM or Ctrl-C ends them with the stages that are at work.
 
     Args:

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lvad.callbacks.step_seeds import StepSeeds
-from lvad.commands.configured import Configured
+from lvad.commands.config_precedence import ConfigPrecedence
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.commands.signals import StopSignals
 from lvad.data.loaders import ResumableLoader
@@ -77,7 +77,7 @@ def fit(
     defaults = {"max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
     trainer = Trainer(
         accelerator="cpu", logger=False, default_root_dir=root, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[At(stop, train, val), *callbacks, best, StepSeeds(), Configured(), LastCheckpoint(stop)],
+        callbacks=[At(stop, train, val), *callbacks, best, StepSeeds(), ConfigPrecedence(), LastCheckpoint(stop)],
         **(defaults | options),
     )  # fmt: skip
     with contextlib.suppress(SystemExit):

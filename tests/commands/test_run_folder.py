@@ -6,8 +6,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from lvad.commands.resume import find_broken, go_on
-from lvad.commands.run_folder import trainer_root
+from lvad.commands.run_folder import default_root_dir, find_interrupted_run, resume_run
 from lvad.errors import DataError
 
 
@@ -31,7 +30,7 @@ def test_the_run_that_wrote_last_goes_on_in_its_own_folder(tmp_path, capsys):
     newest = write_run(tmp_path / "rloo/version_2", 17)
     (tmp_path / "rloo/version_4").mkdir()  # it never reached a checkpoint
     config = make_config(tmp_path)
-    go_on(config)
+    resume_run(config)
     assert config.ckpt_path == str(newest / "checkpoints/last.ckpt")
     assert config.trainer.logger.init_args.version == 2
     assert config.trainer.logger.dict_kwargs == {"purge_step": 17}
@@ -40,7 +39,7 @@ def test_the_run_that_wrote_last_goes_on_in_its_own_folder(tmp_path, capsys):
 
 def test_without_a_run_it_starts_anew(tmp_path, capsys):
     config = make_config(tmp_path)
-    go_on(config)
+    resume_run(config)
     assert config.ckpt_path is None
     assert "starting anew" in capsys.readouterr().out
 
@@ -49,24 +48,24 @@ def test_a_run_without_a_logger_goes_on_too(tmp_path, capsys):
     newest = write_run(tmp_path / "RLOOPolicy/version_0", 17)
     trainer = Namespace(logger=False, default_root_dir=str(tmp_path))
     config = Namespace(ckpt_path="last", trainer=trainer, model=Namespace(class_path="lvad.modules.RLOOPolicy"))
-    assert go_on(config) == newest
+    assert resume_run(config) == newest
     assert config.ckpt_path == str(newest / "checkpoints/last.ckpt")
-    assert trainer_root(config, newest) == {"default_root_dir": str(newest)}
-    assert trainer_root(config, None) == {"default_root_dir": str(tmp_path / "RLOOPolicy/version_1")}
+    assert default_root_dir(config, newest) == {"default_root_dir": str(newest)}
+    assert default_root_dir(config, None) == {"default_root_dir": str(tmp_path / "RLOOPolicy/version_1")}
     trainer.logger, trainer.default_root_dir = True, None
-    assert trainer_root(config, None) == {"default_root_dir": "logs"}
+    assert default_root_dir(config, None) == {"default_root_dir": "logs"}
 
 
 def test_a_folder_of_shards_is_not_called_broken(tmp_path):
     (tmp_path / "version_0/checkpoints/last.ckpt").mkdir(parents=True)
     with pytest.raises(DataError, match="is a folder of shards; go on with it by --ckpt_path"):
-        find_broken(tmp_path)
+        find_interrupted_run(tmp_path)
 
 
 def test_a_logger_without_a_folder_is_refused():
     config = Namespace(ckpt_path="last", trainer=Namespace(logger=True))
     with pytest.raises(DataError, match="needs one logger with a save_dir"):
-        go_on(config)
+        resume_run(config)
 
 
 def test_a_broken_checkpoint_is_named_with_the_remedy(tmp_path):
@@ -74,7 +73,7 @@ def test_a_broken_checkpoint_is_named_with_the_remedy(tmp_path):
     path = run / "checkpoints/last.ckpt"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"last\.ckpt: is no checkpoint that can be read .*delete it"):
-        find_broken(tmp_path)
+        find_interrupted_run(tmp_path)
 
 
 def test_no_pickle_is_executed(tmp_path):
@@ -85,5 +84,5 @@ def test_no_pickle_is_executed(tmp_path):
     run = write_run(tmp_path / "version_0", 3)
     torch.save({"global_step": Bomb()}, run / "checkpoints/last.ckpt")
     with pytest.raises(DataError, match="is no checkpoint that can be read"):
-        find_broken(tmp_path)
+        find_interrupted_run(tmp_path)
     assert not (tmp_path / "harm").exists()

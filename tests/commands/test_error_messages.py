@@ -3,8 +3,8 @@
 import pytest
 
 from lvad.cli import main
-from lvad.commands.flags import FLAGS, given_flags, take_flags
-from lvad.commands.one_line import in_one_line, innermost, line_of
+from lvad.commands.error_messages import error_line, innermost_message, report_user_errors
+from lvad.commands.global_options import GLOBAL_OPTIONS, global_option_args, parse_global_options
 
 NESTED = """Parser key "model":
   Does not validate against any of the Union subtypes
@@ -42,7 +42,7 @@ CASES = [
 def test_the_innermost_sentence_and_what_was_meant(message, line):
     from lvad.objectives.regularisation import KL  # noqa: F401  # as it is imported where the message arises
 
-    assert innermost(message, ["data.batch_size", "model"]) == line
+    assert innermost_message(message, ["data.batch_size", "model"]) == line
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_innermost_sentence_and_what_was_meant(message, line):
     ],
 )
 def test_what_libraries_refuse_is_one_line_with_a_remedy(error, part, capsys):
-    @in_one_line
+    @report_user_errors
     def command():
         raise error
 
@@ -69,7 +69,7 @@ def test_what_libraries_refuse_is_one_line_with_a_remedy(error, part, capsys):
 def test_misconfiguration_is_the_users_to_mend():
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    @in_one_line
+    @report_user_errors
     def command():
         raise MisconfigurationException("`enable_checkpointing=False` but found `ModelCheckpoint`")
 
@@ -78,7 +78,7 @@ def test_misconfiguration_is_the_users_to_mend():
 
 @pytest.mark.parametrize("kind", [TypeError, KeyError, NotImplementedError, RecursionError, AssertionError])
 def test_a_fault_of_lvad_keeps_its_traceback(kind):
-    @in_one_line
+    @report_user_errors
     def command():
         raise kind("x")
 
@@ -87,32 +87,32 @@ def test_a_fault_of_lvad_keeps_its_traceback(kind):
 
 
 def test_debug_lets_every_error_through():
-    @in_one_line
+    @report_user_errors
     def command():
         raise ValueError("x")
 
-    take_flags(["--debug"])
+    parse_global_options(["--debug"])
     try:
         with pytest.raises(ValueError, match="x"):
             command()
     finally:
-        take_flags([])
+        parse_global_options([])
 
 
 def test_flags_stand_anywhere_and_are_handed_on():
     given = ["fit", "--key_host", "a.org", "--safe", "--config", "x", "--key_host=b.org"]
     try:
-        assert take_flags(given) == ["fit", "--config", "x"]
-        assert FLAGS.key_hosts == ["a.org", "b.org"]
-        assert given_flags() == ["--safe", "--key_host", "a.org", "--key_host", "b.org"]
+        assert parse_global_options(given) == ["fit", "--config", "x"]
+        assert GLOBAL_OPTIONS.key_hosts == ["a.org", "b.org"]
+        assert global_option_args() == ["--safe", "--key_host", "a.org", "--key_host", "b.org"]
     finally:
-        take_flags([])
+        parse_global_options([])
 
 
 def test_the_note_with_the_traceback_is_said():
     error = RuntimeError("some library")
     error.add_note("traceback: logs/x/traceback.txt")
-    assert line_of(error) == "some library (RuntimeError; traceback: logs/x/traceback.txt)"
+    assert error_line(error) == "some library (RuntimeError; traceback: logs/x/traceback.txt)"
 
 
 @pytest.mark.parametrize(

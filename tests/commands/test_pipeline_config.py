@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from lvad.assets import CONFIGS
-from lvad.commands.stage_plan import Record, expected_record, fit_args, read_pipeline, references, why_stale
+from lvad.commands.pipeline_config import Record, expected_record, fit_args, read_pipeline, references, why_stale
 from lvad.commands.yaml_files import read_yaml
 from lvad.errors import DataError
 

@@ -10,8 +10,8 @@ import yaml
 
 from lvad.cli import main
 from lvad.commands.export_load import load_run
-from lvad.commands.renamed import RENAMED, check_arguments, check_keys
-from lvad.commands.stage_plan import read_pipeline
+from lvad.commands.pipeline_config import read_pipeline
+from lvad.commands.renamed_keys import RENAMED, check_arguments, check_keys
 from lvad.commands.study_plan import read_study
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source

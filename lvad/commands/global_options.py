@@ -1,0 +1,63 @@
+"""The options that every command takes, before or behind its own: they say how lvad runs, not what."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+KEY_HOST: Final = "--key_host"
+
+
+@dataclass
+class GlobalOptions:
+    """How this process runs.
+
+    Attributes:
+        debug: let an error through with its traceback, instead of saying it in one line.
+        safe: import nothing that a configuration names outside ``security.TRUSTED_PACKAGES``, and send no key.
+        key_hosts: hosts that may be sent the key of a judge without asking.
+    """
+
+    debug: bool = False
+    safe: bool = False
+    key_hosts: list[str] = field(default_factory=list)
+
+
+GLOBAL_OPTIONS: Final = GlobalOptions()
+
+
+def parse_global_options(args: list[str]) -> list[str]:
+    """Set ``GLOBAL_OPTIONS`` by the arguments; returns the others, in order."""
+    GLOBAL_OPTIONS.debug, GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts = "--debug" in args, "--safe" in args, []
+    rest: list[str] = []
+    waiting = iter(args)
+    for arg in waiting:
+        if arg == KEY_HOST:
+            GLOBAL_OPTIONS.key_hosts += [host for host in [next(waiting, None)] if host is not None]
+        elif arg.startswith(f"{KEY_HOST}="):
+            GLOBAL_OPTIONS.key_hosts.append(arg.partition("=")[2])
+        elif arg not in ("--debug", "--safe"):
+            rest.append(arg)
+    return rest
+
+
+@contextmanager
+def override_global_options(safe: bool, key_hosts: Sequence[str]) -> Iterator[None]:
+    """Add to the options for the time of a block.
+
+    Args:
+        safe: as of ``GlobalOptions``; where it is set already, it stays.
+        key_hosts: further hosts, as of ``GlobalOptions``.
+    """
+    before = GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts
+    GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts = GLOBAL_OPTIONS.safe or safe, [*GLOBAL_OPTIONS.key_hosts, *key_hosts]
+    try:
+        yield
+    finally:
+        GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts = before
+
+
+def global_option_args() -> list[str]:
+    """The options as they are typed, for a command that starts another one."""
+    named = [arg for host in GLOBAL_OPTIONS.key_hosts for arg in (KEY_HOST, host)]
+    return [*["--debug"] * GLOBAL_OPTIONS.debug, *["--safe"] * GLOBAL_OPTIONS.safe, *named]
