@@ -59,9 +59,7 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
     make_norms_lean(vlm)
     make_gates_lean(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
-    ends = end_tokens(processor.tokenizer, vlm.generation_config)
-    _check_ends(source, ends, config.text_config.vocab_size)
-    vlm.generation_config.eos_token_id = ends[0] if len(ends) == 1 else list(ends)  # is written with the model
+    _set_end_tokens(source, vlm, processor.tokenizer, config.text_config.vocab_size)
     return vlm, processor
 
 
@@ -109,6 +107,13 @@ def _check_tokenizer(source: str, tokenizer: Any, vocab_size: int) -> None:
     if len(tokenizer) > vocab_size:
         sizes = f"{len(tokenizer)} tokens for a vocabulary of {vocab_size}"
         raise ValueError(f"model {source!r} has a tokenizer of {sizes}; restore its files")
+
+
+def _set_end_tokens(source: str, vlm: Any, tokenizer: Any, vocab_size: int) -> None:
+    """Keep the ids that end a text where they are written with the model."""
+    end_ids = end_tokens(tokenizer, vlm.generation_config)
+    _check_ends(source, end_ids, vocab_size)
+    vlm.generation_config.eos_token_id = end_ids[0] if len(end_ids) == 1 else list(end_ids)
 
 
 def _check_ends(source: str, end_ids: tuple[Any, ...], vocab_size: int) -> None:
