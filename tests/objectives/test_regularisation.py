@@ -4,67 +4,14 @@ import math
 
 import pytest
 import torch
-from lightning import Callback, Trainer, seed_everything
+from letters import Letters
+from lightning import Callback
 
-from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.source import Source
-from lvad.data.split import SceneCounts, Split
 from lvad.errors import BrokenReward, DataError
 from lvad.estimators import A2C, GRPO, RLOO, SCST, BestOfN, MinimumRisk, Reinforce
-from lvad.modules import RLOOPolicy
-from lvad.objectives import KL, Regularisation, Rehearsal
+from lvad.objectives import KL, Regularisation
 from lvad.objectives.regularisation import AdaptiveKL
-from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.types import Scores
-
-
-class Letters(torch.nn.Module):
-    """The share of "a" among the letters; ``spoil`` breaks one reward of the first scene."""
-
-    def __init__(self, spoil=None):
-        super().__init__()
-        self.spoil = spoil
-
-    def score(self, batch, rollouts):
-        total = torch.tensor([[text.count("a") / max(len(text), 1) for text in row] for row in rollouts.texts])
-        if self.spoil is not None:
-            total[0, 0] = self.spoil
-        return Scores(total, {"letters": total})
-
-
-class Watch(Callback):
-    """Keeps every logged number of every step."""
-
-    def __init__(self):
-        self.rows = []
-
-    def on_train_batch_end(self, trainer, module, *_):
-        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-    def column(self, name):
-        return [row[name] for row in self.rows]
-
-
-@pytest.fixture
-def fit(vlm_folder, drawn_root, tmp_path):
-    def run(reward=None, steps=2, lora=True, lr=3e-3, trainer=None, ckpt=None, dry=False, **options):
-        seed_everything(0, verbose=False)
-        policy = HFPolicy(str(vlm_folder), Sampling(max_new_tokens=5), lora=Lora(rank=4) if lora else None)
-        options = {"num_completions": 3, "kl": None, "audit": "off"} | options
-        module = RLOOPolicy(
-            policy, reward or Letters(), optimizer=lambda p: torch.optim.AdamW(p, lr=lr, weight_decay=0.0), **options
-        )
-        watch = Watch()
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-        quiet |= {"logger": False, "limit_val_batches": 0, "default_root_dir": tmp_path, "accelerator": "cpu"}
-        more = {"callbacks": [watch, *(trainer or {}).pop("callbacks", [])]}
-        loop = Trainer(max_steps=steps, **(quiet | (trainer or {}) | more))
-        data = BDDOIADataModule(Source("lastframe", str(drawn_root)), Split(unlabelled=True), batch_size=4)
-        if not dry:
-            loop.fit(module, data, ckpt_path=ckpt, weights_only=True if ckpt else None)
-        return module, watch, loop
-
-    return run
 
 
 def trained(module):
@@ -159,44 +106,6 @@ def test_the_entropy_bonus_keeps_the_law_wide(fit):
         _, watch, _ = fit(regularisation=options, steps=20, lora=False, trainer={"max_epochs": 5})
         entropies[bonus] = sum(watch.column("rollout/entropy")[-4:])
     assert entropies[1.0] > entropies[0.0] + 0.05
-
-
-def labelled(root, unlabelled=False):
-    split = Split(num_scenes=SceneCounts(train=5), unlabelled=unlabelled)
-    return BDDOIADataModule(Source("lastframe", str(root)), split)
-
-
-def test_rehearsal_takes_every_scene_once_before_any_again(drawn_root):
-    rehearsal = Rehearsal(labelled(drawn_root), batch_size=2)
-    rehearsal.setup()
-    of_two_ranks = [rehearsal.batch_at(step, rank, 2).ids for step in range(5) for rank in (0, 1)]
-    seen = [name for ids in of_two_ranks for name in ids]
-    assert len(seen) == 20
-    for epoch in range(4):
-        assert sorted(seen[5 * epoch : 5 * epoch + 5]) == sorted(scene.id for scene in rehearsal.scenes)
-
-
-def test_rehearsal_lowers_its_loss_and_fades(fit, drawn_root):
-    rehearsal = Rehearsal(labelled(drawn_root), weight=2.0, decay_steps=40, batch_size=5)
-    _, watch, _ = fit(
-        regularisation=Regularisation(rehearsal=rehearsal), steps=20, lora=False, trainer={"max_epochs": 5}
-    )
-    losses = watch.column("rehearsal/loss")
-    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    assert watch.column("rehearsal/weight")[10] == pytest.approx(1.5)
-
-
-def test_rehearsal_refuses_what_it_cannot_use(drawn_root):
-    with pytest.raises(ValueError, match="needs labels"):
-        Rehearsal(labelled(drawn_root, unlabelled=True))
-    for options, message in (
-        ({"weight": 0}, "weight must be > 0"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
-        ({"decay_steps": 0}, "decay_steps must be >= 1"),
-        ({"target": "reason"}, "target must be caption or answer"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Rehearsal(labelled(drawn_root), **options)
 
 
 def test_reuse_takes_more_steps_with_the_same_rollouts(fit):
