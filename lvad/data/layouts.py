@@ -133,7 +133,7 @@ def read_valid_source(
     video_stream: int | None = None,
     taxonomy: Taxonomy = BDD_OIA,
 ) -> Reading:
-    """Read a source of which every row must be usable; arguments as in ``collect``.
+    """Read a source of which every row must be usable; arguments as in ``read_source``.
 
     Raises:
         DataError: at the first fault (with the number of further ones), and for labels without pictures.
