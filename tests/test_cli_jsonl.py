@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from layouts import write_video
 from pages import blocks, lvad_commands
-from test_cli import run
 
 from lvad.cli import main
 from lvad.data.ledger import ledger_of_run
@@ -38,31 +37,31 @@ model:
 pytestmark = pytest.mark.slow
 
 
-def test_all_stages_by_the_commands_of_the_page(tmp_path):
+def test_all_stages_by_the_commands_of_the_page(tmp_path, monkeypatch):
     """Pictures with three actions of one's own, as docs/data.md says it, on few scenes and for one epoch."""
-    run("data", "draw", "drawn", *"--num_train 16 --num_val 8 --num_test 8 --taxonomy lanes".split(), cwd=tmp_path)
-    run("data", "convert", "drawn", "depot/scenes.jsonl", "--taxonomy", "drawn/taxonomy.yaml", cwd=tmp_path)
-    (tmp_path / "depot/labels.yaml").write_text((tmp_path / "drawn/taxonomy.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "draw", "drawn", *"--num_train 16 --num_val 8 --num_test 8 --taxonomy lanes".split()]) == 0
+    assert main(["data", "convert", "drawn", "depot/scenes.jsonl", "--taxonomy", "drawn/taxonomy.yaml"]) == 0
+    Path("depot/labels.yaml").write_text(Path("drawn/taxonomy.yaml").read_text())
     (data,) = (block for block in blocks("docs/data.md", "yaml") if block.file == "depot/data.yaml")
-    (tmp_path / data.file).write_text(data.text)
+    Path(data.file).write_text(data.text)
+    Path("depot/cam").mkdir()
+    Path("depot/cam/b.jpg").write_bytes(next(Path("drawn/data").glob("*.jpg")).read_bytes())
     commands = [words for words in lvad_commands("docs/data.md") if "depot" in " ".join(words)]
-    (tmp_path / "depot/cam").mkdir()
-    (tmp_path / "depot/cam/b.jpg").write_bytes(next((tmp_path / "drawn/data").glob("*.jpg")).read_bytes())
     assert [words[0] for words in commands] == ["data", "fit", "fit", "fit", "predict", "export"]
     for words in commands:
-        more = SHORT if words[0] == "fit" else []
         # So few scenes tune no reward that an audit lets through.
-        more = [*more, "--model.init_args.audit", "warn"] if "configs/rloo.yaml" in words else more
-        run(*words, *more, cwd=tmp_path)
+        more = ["--model.init_args.audit", "warn"] if "configs/rloo.yaml" in words else []
+        assert main([*words, *(SHORT if words[0] == "fit" else []), *more]) == 0
         if "configs/two_stage.yaml" in words:
-            run("test", cwd=tmp_path)
-    metrics = json.loads((tmp_path / "logs/two_stage/version_0/metrics.json").read_text())
+            assert main(["test"]) == 0
+    metrics = json.loads(Path("logs/two_stage/version_0/metrics.json").read_text())
     assert {f"test/action_f1/{name}" for name in LANES.action_names} <= set(metrics)
-    (row,) = [json.loads(line) for line in (tmp_path / "seen/predictions.jsonl").read_text().splitlines()]
+    (row,) = [json.loads(line) for line in Path("seen/predictions.jsonl").read_text().splitlines()]
     assert list(row["action_probabilities"]) == list(LANES.action_names)
     assert row["description"]
-    assert find_taxonomy(tmp_path / "depot_model") == LANES
-    seen = ledger_of_run(tmp_path / "logs/two_stage/version_0")
+    assert find_taxonomy(Path("depot_model")) == LANES
+    seen = ledger_of_run(Path("logs/two_stage/version_0"))
     assert {"CLIPReward train, labelled", "RLOOPolicy train, unlabelled", "ActionSFT train, labelled"} <= set(seen)
 
 

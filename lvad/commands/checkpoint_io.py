@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import pickletools
 import struct
 import zipfile
 from pathlib import Path
@@ -20,6 +21,8 @@ _LOAD_ERRORS: Final = (
     *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     *(AssertionError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
+_MAX_NAME_CHARS: Final = 1000
+"""Of a class in a pickle. Torch searches its own message about a name in the square of the name's length."""
 
 
 def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
@@ -36,7 +39,7 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
         DataError: if it cannot be read, is something else, or holds more than tensors and plain values.
     """
     try:
-        _check_unpacked_size(path)
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         _check_entries(content)
     except _LOAD_ERRORS as error:
@@ -91,12 +94,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise DataError.at(target, "", problem, "make room and go on with --ckpt_path last") from error
 
 
-def _check_unpacked_size(path: Path) -> None:
+def _check_archive(path: Path) -> None:
     """Torch stores what it writes as it is; a few packed kilobytes may unfold to more than there is memory."""
     size = plain_file(path).st_size
     with zipfile.ZipFile(path) as archive:
         if sum(part.file_size for part in archive.infolist()) > size:
             raise ValueError("it unfolds to more than it holds")
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                _check_names(archive.read(name))
+
+
+def _check_names(pickled: bytes) -> None:
+    for code, name, _ in pickletools.genops(pickled):
+        if code.name == "GLOBAL" and len(name) > _MAX_NAME_CHARS:
+            raise ValueError(f"it names a class by {len(name):,} characters")
 
 
 def _check_entries(content: Any) -> None:

@@ -19,7 +19,7 @@ def policy_texts(run_folder, query):
     """What lvad's own policy says of the validation scenes, greedily."""
     run = loaded(run_folder)
     frames = load_trial_scenes(run.data, 4).frames
-    return [t.text for t in export_check.ask(run.module.policy, frames, [query] * len(frames))]
+    return [t.text for t in export_check.run_trials(run.module.policy, frames, [query] * len(frames))]
 
 
 def frames_of(run_folder):

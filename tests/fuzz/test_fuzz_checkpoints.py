@@ -115,12 +115,26 @@ def a_tensor_without_end(path: Path, mark: Path) -> None:
     path.write_bytes(file.getvalue())
 
 
+def a_name_without_end(path: Path, mark: Path) -> None:
+    """A class is named by 600,000 characters."""
+    with zipfile.ZipFile(io.BytesIO(saved(WHOLE))) as old, zipfile.ZipFile(path, "w") as new:
+        for part in old.infolist():
+            data = old.read(part)
+            if part.filename.endswith("data.pkl"):
+                data = data.replace(b"ccollections\n", b"c" + b'{"a":' * 120_000 + b"\n")
+                assert len(data) > 600_000
+            new.writestr(part, data)
+
+
 def a_pipe(path: Path, mark: Path) -> None:
     os.mkfifo(path)
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("make", [a_legacy_pickle, a_pickle, a_plain_pickle, a_zip_bomb, a_tensor_without_end, a_pipe])
+@pytest.mark.parametrize(
+    "make",
+    [a_legacy_pickle, a_pickle, a_plain_pickle, a_zip_bomb, a_tensor_without_end, a_name_without_end, a_pipe],
+)
 def test_a_malicious_checkpoint_is_refused_and_not_executed(make: Any, tmp_path: Path, capsys, monkeypatch) -> None:
     path, mark = tmp_path / "logs/rloo/version_0/checkpoints/last.ckpt", tmp_path / "executed"
     path.parent.mkdir(parents=True)
