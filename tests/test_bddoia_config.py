@@ -32,6 +32,7 @@ def vit_b_32(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, vit_b_32, make_batch, tmp_path):
     untrained = tmp_path / "untrained.yaml"
     reward = f"{{init_args: {{model: {vit_b_32}, pretrained: null}}}}"
@@ -63,6 +64,7 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, vit_b_32, make_batc
     assert policy.prompt_ids.frame_tokens(720, 1280) == 468
 
 
+@pytest.mark.slow
 def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):
     """Appendix B with random weights of ViT-B/32: AdamW 2e-5 / 0.01, plateau, early stopping, batch 32."""
     untrained = tmp_path / "untrained.yaml"
@@ -88,6 +90,7 @@ def test_the_papers_reward_is_built_and_takes_a_step(make_batch, tmp_path):
     assert module.clip.clip.visual.conv1.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["action_sft", "two_stage"])
 def test_the_papers_second_stage_is_built_with_the_real_shapes(smolvlm_256m, config):
     """Section 5.3: AdamW 1e-4 / 0.01, 4 x 4 scenes, 10 epochs for the baseline and 3 for stage 2."""

@@ -213,6 +213,7 @@ def test_the_checkpoint_of_other_adapters_is_refused_by_name(finished_run, monke
     assert "weights of another shape: policy." in said
 
 
+@pytest.mark.slow
 def test_a_run_can_be_continued(finished_run):
     """From last.ckpt for another epoch; the start's scores are those of the first start."""
     cwd, _ = finished_run

@@ -37,6 +37,7 @@ def test_data_check_reports_on_names_beyond_ascii(tmp_path, environment):
     assert "1 errors, 0 warnings" in said
 
 
+@pytest.mark.slow
 def test_a_configuration_beyond_ascii_is_read_and_printed(tmp_path):
     (tmp_path / "größe.yaml").write_text("data:\n  source:\n    root: straße\n", encoding="utf-8")
     configs = ["--config", ROOT / "configs/toy_sft.yaml", "--config", "größe.yaml"]

@@ -25,6 +25,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_with_ones_own_policy_reward_and_estimator(folder, drawn_root):
     own = [word for name in ("policy", "reward", "estimator") for word in ("--config", f"{name}.yaml")]
     small = (

@@ -3,6 +3,8 @@
 import pytest
 from jobs import PIXELS, STAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def done(on_device):

@@ -14,6 +14,9 @@ BOUNDS = {
 }
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def waits(on_device):
     return on_device("waits")

@@ -146,7 +146,7 @@ def climb(loss_of_group, theta, steps=2000, lr=0.1):
     return token_logps(theta).detach().sum(1).exp()
 
 
-@pytest.mark.parametrize("form", ["reward", "k2"])
+@pytest.mark.parametrize("form", ["reward", pytest.param("k2", marks=pytest.mark.slow)])
 def test_with_kl_the_policy_becomes_the_tilted_reference(form):
     """p_ref exp(r / beta) / Z, with the real losses, each pair weighted by its probability."""
     beta, ref = 0.7, token_logps(make_theta(5)).detach()

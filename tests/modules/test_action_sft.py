@@ -44,7 +44,9 @@ def make_sft(vlm_folder):
     return make
 
 
-@pytest.mark.parametrize("target", ["action", "answer", "caption"])
+@pytest.mark.parametrize(
+    "target", ["answer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("action", "caption"))]
+)
 def test_answers_are_learnt(make_sft, drawn_root, tmp_path, target):
     module = make_sft(target, num_targets=2 if target == "caption" else 1)
     before = fit(module, drawn_root, tmp_path, 1)

@@ -75,6 +75,7 @@ def train(module, steps, lr, shuffled=False):
         schedule.step()
 
 
+@pytest.mark.slow
 def test_it_reads_the_picture_and_ends_at_the_tilted_reference(make_module):
     """p_ref exp(r / beta) / Z, another law for each picture, from samples alone."""
     beta, two = 0.5, make_batch(2)

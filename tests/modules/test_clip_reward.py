@@ -50,7 +50,9 @@ def fit(module, root, tmp_path, max_epochs, callbacks=(), **options):
     return trainer, {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
-@pytest.mark.parametrize("kind", ["reason", "action", "output"])
+@pytest.mark.parametrize(
+    "kind", ["reason", *(pytest.param(name, marks=pytest.mark.slow) for name in ("action", "output"))]
+)
 def test_it_learns_which_texts_are_true(make_reward, drawn_root, tmp_path, kind):
     """Of the scenes that it is shown: sixteen are too few for others."""
     module = make_reward(kind=kind)

@@ -55,7 +55,7 @@ def test_a_critic_is_in_the_checkpoint_with_its_count(fit, tmp_path):
     del module
 
 
-@pytest.mark.parametrize("form", ["reward", "k2", "k3"])
+@pytest.mark.parametrize("form", ["reward", *(pytest.param(name, marks=pytest.mark.slow) for name in ("k2", "k3"))])
 def test_every_form_of_the_kl_holds_the_policy_back(fit, form):
     kls = {}
     for beta in (0.0, 1.0):
