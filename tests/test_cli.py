@@ -226,6 +226,7 @@ def test_a_run_can_be_continued(finished_run):
     assert {json.loads(line)["step"] for line in (folder / "samples.jsonl").read_text().splitlines()} == {3, 4}
 
 
+@pytest.mark.slow
 def test_the_main_job_runs_on_real_frames(shared_data, tmp_path):
     run(
         "fit", "--config", "configs/rloo.yaml", *SMALL[4:], "--data.source.format", "frames",

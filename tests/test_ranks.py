@@ -73,18 +73,21 @@ def found(tmp_path_factory):
     return [found[rank] for rank in range(NUM_RANKS)]
 
 
+@pytest.mark.slow
 def test_rows_come_in_the_order_of_one_rank_and_each_scene_once(found):
     assert [rank["rows"] for rank in found] == [[0, 1, 2, 3, 4]] * NUM_RANKS
     assert [rank["empty"] for rank in found] == [[]] * NUM_RANKS
     assert [rank["gathered"] for rank in found] == [[0, 1]] * NUM_RANKS
 
 
+@pytest.mark.slow
 def test_different_texts_are_counted_over_all_ranks(found):
     """One text of eight scenes is 0.125; each rank by itself, of four, would say 0.25. The rewards are 0 to 7."""
     for rank in found:
         assert rank["described"] == {"reward": 3.5, "length": 1.0, "truncated": 0.0, "distinct": 0.125}
 
 
+@pytest.mark.slow
 def test_values_of_a_step_are_means_over_the_ranks_that_have_one(found):
     for rank in found:
         assert {name: value for name, value in rank["mean"].items() if value == value} == {"mean": 0.5, "one has it": 3}
@@ -92,6 +95,7 @@ def test_values_of_a_step_are_means_over_the_ranks_that_have_one(found):
         assert math.isnan(rank["plain"])  # a NaN that stands for nothing else is seen
 
 
+@pytest.mark.slow
 def test_what_breaks_on_one_rank_ends_them_all(found):
     assert [rank["fine"] for rank in found] == [0, 1]
     assert found[0]["broken"] == "OtherRankFailed: rank 1 failed: ValueError: the judge is broken"

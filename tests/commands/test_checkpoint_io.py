@@ -60,6 +60,7 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one(last):
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_one_and_is_named_in_one_line(last):
     done = run(FULL, last)
     assert done.returncode == 0, done.stderr
@@ -69,6 +70,7 @@ def test_a_full_disk_leaves_the_last_one_and_is_named_in_one_line(last):
     assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_kill_while_writing_leaves_the_last_one_and_does_not_hinder_the_next(last):
     assert run(KILLED, last).returncode == -9
     assert step_of(last) == 1

@@ -104,6 +104,7 @@ def test_the_adapters_alone(lora_run, vlm_folder, tmp_path, monkeypatch, capsys)
     assert "leave one of the two out" in fails(capsys, lora_run, folder, "--adapter", "--dtype", "float16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "dtype"), [("lora", "bfloat16"), ("whole", "float32")])
 def test_both_stages(fit, tmp_path, weights, dtype, monkeypatch, capsys):
     run = fit("two_stage", *(LORA if weights == "lora" else WHOLE), LEARN, "0.01")

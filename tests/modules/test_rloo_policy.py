@@ -73,6 +73,7 @@ def test_a_judge_without_an_opinion_moves_nothing(make_module, drawn_root, tmp_p
     assert all(torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_strong_kl_holds_the_policy_at_its_start(make_module, drawn_root, tmp_path):
     """The KL of the last updates, by its own estimate, is smaller the heavier it weighs."""
     kls = {}
