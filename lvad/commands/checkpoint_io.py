@@ -107,8 +107,8 @@ def _check_archive(path: Path) -> None:
 
 def _check_names(pickled: bytes) -> None:
     for code, name, _ in pickletools.genops(pickled):
-        if code.name == "GLOBAL" and len(name) > _MAX_NAME_CHARS:
-            raise ValueError(f"it names a class by {len(name):,} characters")
+        if code.name == "GLOBAL" and len(str(name)) > _MAX_NAME_CHARS:
+            raise ValueError(f"it names a class by {len(str(name)):,} characters")
 
 
 def _check_entries(content: Any) -> None:
