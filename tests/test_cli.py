@@ -106,6 +106,7 @@ def finished_run(tmp_path_factory):
     return cwd, done
 
 
+@pytest.mark.slow
 def test_the_main_job_ends_with_its_run_folder(finished_run):
     cwd, done = finished_run
     folder = cwd / "logs/rloo/version_0"
@@ -123,6 +124,7 @@ def test_the_main_job_ends_with_its_run_folder(finished_run):
     assert len(rows[0]["completions"]) == 8
 
 
+@pytest.mark.slow
 def test_the_result_opens_in_plain_transformers(finished_run):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -131,6 +133,7 @@ def test_the_result_opens_in_plain_transformers(finished_run):
     assert AutoProcessor.from_pretrained(folder).chat_template
 
 
+@pytest.mark.slow
 def test_test_without_arguments_evaluates_the_newest_run(finished_run):
     cwd, _ = finished_run
     done = run("test", cwd=cwd)
@@ -150,6 +153,7 @@ def write_video(path, pictures, fps=1):
         container.mux(stream.encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "num_scenes"), [("street.png", 1), ("frames", 4), ("drive.mp4", 4)])
 def test_predict_describes_a_picture_a_folder_and_a_video(
     finished_run, tmp_path, monkeypatch, source, num_scenes, capsys
@@ -172,6 +176,7 @@ def test_predict_describes_a_picture_a_folder_and_a_video(
     assert len(list((tmp_path / "out/pictures").iterdir())) == num_scenes
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_described(
     finished_run, tmp_path, monkeypatch, capsys
 ):
@@ -200,6 +205,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_described(
     assert sorted(Path("seen").rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["test", "validate", "predict", "fit"])
 def test_the_checkpoint_of_other_adapters_is_refused_by_name(finished_run, monkeypatch, capsys, command):
     cwd, _ = finished_run

@@ -60,6 +60,7 @@ def test_half_precision_is_read_as_such(lora_run, tmp_path, capsys):
     assert AutoModelForImageTextToText.from_pretrained(tmp_path / "half", dtype="auto").dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_all_weights(fit, tmp_path, capsys):
     run = fit("action_sft", *WHOLE)
     assert main(["export", str(run), str(tmp_path / "baseline")]) == 0
@@ -75,6 +76,7 @@ def test_all_weights(fit, tmp_path, capsys):
     assert not (tmp_path / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_a_base_in_four_bits_is_written_as_it_speaks(fit, tmp_path, capsys):
     run = fit("rloo", *LORA, LEARN, "0.05", f"{POLICY}.in_four_bits", "true")
     assert main(["export", str(run), str(tmp_path / "whole")]) == 0

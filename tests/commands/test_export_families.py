@@ -9,8 +9,9 @@ from tiny_families import FAMILIES
 from lvad.cli import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("weights", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weights", ["lora", "full"])
 def test_a_step_and_an_export(fit, family_folder, tmp_path, capsys, name, weights):
     """``lvad export`` refuses what plain transformers does not say like the policy."""
     options = LORA

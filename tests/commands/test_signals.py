@@ -138,6 +138,7 @@ def test_a_short_run_leaves_what_a_test_finds(arguments, tmp_path, capfd):
     assert "test/auroc" in metrics
 
 
+@pytest.mark.slow
 def test_without_a_logger_a_run_lies_where_it_is_looked_for(arguments, tmp_path, capfd):
     arguments += ["--trainer.logger", "false"]
     assert main([*arguments, "--trainer.max_steps", "1"]) == 0

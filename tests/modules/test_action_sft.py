@@ -108,6 +108,7 @@ def test_descriptions_are_stage_ones_before_and_after_training(make_sft, vlm_fol
     assert asked[-1] == [f"{text} {module.policy.prompts.question(BDD_OIA)}" for text in stage_one]
 
 
+@pytest.mark.slow
 def test_a_greedy_description_is_made_once_and_a_sampled_one_at_every_step(make_sft, drawn_root, tmp_path):
     counts = {}
     for sampled in (False, True):

@@ -99,6 +99,7 @@ def test_a_refreshed_reference_is_the_policy_and_outlives_a_checkpoint(fit, tmp_
     assert abs(resumed.column("train/kl")[0]) < 10 * abs(straight.column("train/kl")[3])
 
 
+@pytest.mark.slow
 def test_the_entropy_bonus_keeps_the_law_wide(fit):
     entropies = {}
     for bonus in (0.0, 1.0):

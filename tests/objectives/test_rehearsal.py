@@ -23,6 +23,7 @@ def test_rehearsal_takes_every_scene_once_before_any_again(drawn_root):
         assert sorted(seen[5 * epoch : 5 * epoch + 5]) == sorted(scene.id for scene in rehearsal.scenes)
 
 
+@pytest.mark.slow
 def test_rehearsal_lowers_its_loss_and_fades(fit, drawn_root):
     rehearsal = Rehearsal(labelled(drawn_root), weight=2.0, decay_steps=40, batch_size=5)
     _, watch, _ = fit(

@@ -91,6 +91,7 @@ def wait_for(address, process, log):
     raise TimeoutError(log.read_text())
 
 
+@pytest.mark.slow
 def test_a_real_server_with_a_model_that_judges(transformers_server):
     url, folder = transformers_server
     judge = LLMJudge(Endpoint(url, str(folder / "half"), concurrency=2, max_tokens=8))
@@ -98,6 +99,7 @@ def test_a_real_server_with_a_model_that_judges(transformers_server):
     assert scores.total.tolist() == [[0.5, 0.5, 0.0]]
 
 
+@pytest.mark.slow
 def test_a_real_server_with_a_model_that_babbles(transformers_server):
     url, folder = transformers_server
     endpoint = Endpoint(url, str(folder / "random"), retries=1, max_tokens=8)
