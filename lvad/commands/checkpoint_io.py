@@ -95,9 +95,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _check_archive(path: Path) -> None:
-    """Torch stores what it writes as it is; a few packed kilobytes may unfold to more than there is memory."""
+    """Refuse, before torch reads it, an archive that would take all memory or minutes of work."""
     size = plain_file(path).st_size
     with zipfile.ZipFile(path) as archive:
+        # Torch stores what it writes as it is; a few packed kilobytes may unfold to more than there is memory.
         if sum(part.file_size for part in archive.infolist()) > size:
             raise ValueError("it unfolds to more than it holds")
         for name in archive.namelist():
@@ -106,6 +107,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_names(pickled: bytes) -> None:
+    """Refuse a pickle that names a class by more than ``_MAX_NAME_CHARS``."""
     for code, name, _ in pickletools.genops(pickled):
         if code.name == "GLOBAL" and len(str(name)) > _MAX_NAME_CHARS:
             raise ValueError(f"it names a class by {len(str(name)):,} characters")
