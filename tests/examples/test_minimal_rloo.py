@@ -65,6 +65,14 @@ def minimal_step(minimal, policy, reference, processor, scenes, rollouts, reward
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
 
+def pixel_rounding(minimal, engine, processor, batch, scenes):
+    """How far the page's pixel values are from the engine's: 0 but for older versions of transformers."""
+    tiling = engine.prompt_ids.frames.tiling
+    ours = [tiling.pixel_values(tiling.tiles(frames).flatten(0, 1)) for frames in batch.frames]
+    theirs = [minimal.prompt_of(processor, scene)["pixel_values"][0] for scene in scenes]
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
 def moved(parameters):
     """Away from the reference, so that the KL is not zero."""
     with torch.no_grad():
@@ -91,9 +99,11 @@ def test_the_page_takes_the_gradient_of_the_engine(minimal, make_batch, monkeypa
     moved(policy.parameters())
     found = minimal_step(minimal, policy, reference, processor, scenes, rollouts, rewards)
     assert set(found) == set(wanted)
+    rounding = pixel_rounding(minimal, engine, processor, batch, scenes)
+    assert rounding < 1e-7  # half a unit of float32 in the last place of 1
     for name, gradient in wanted.items():
         assert 0 < gradient.norm()
-        assert (found[name] - gradient).norm() <= 1e-8 * gradient.norm(), name
+        assert (found[name] - gradient).norm() <= (1e-8 + 10 * rounding) * gradient.norm(), name
 
 
 def test_completions_end_with_their_end_and_hold_nothing_banned(minimal):

@@ -64,7 +64,7 @@ def plain_model(policy, **options):
     if policy.model is not policy.vlm:
         model = adapted(model, ADAPTERS)
     model.load_state_dict(policy.model.state_dict())
-    return model.train(policy.training)
+    return model.to(policy.vlm.dtype).train(policy.training)  # also buffers that are in no checkpoint
 
 
 def plain_inputs(policy, batch, scene):
