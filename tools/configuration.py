@@ -3,6 +3,7 @@
 python tools/configuration.py
 """
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import yaml
 from docstring_parser import parse_from_object
 
 import lvad.estimators
@@ -62,7 +64,7 @@ def sections() -> list[Section]:
         ),
         Section("Estimators", "`estimator` of `RLOOPolicy`", tuple(one for one in estimators if one not in OPEN_TYPES)),
         Section("Supervised objectives", "`objective` of `ActionSFT`", (CrossEntropy, ExpectedBLEU, MinimumRiskBLEU)),
-        Section("FitPlan of a fit", "`plan`", (FitPlan,)),
+        Section("Plan of a fit", "`plan`", (FitPlan,)),
         Section("Record of a run", "`recorder`", (RunRecorder,)),
         Section("Alarms", "`alarms`", (Alarms,)),
         Section("Predictions", "`predictions`", (PredictionWriter,)),
@@ -121,14 +123,16 @@ def _table(one: type) -> str:
     """
     said = {part.arg_name: part.description for part in parse_from_object(one).params}
     rows = [
-        f"| `{each.name}` | {_type(each.annotation)} | {_default(each.default)} | {_cell(said[each.name])} |"
+        f"| `{each.name}` | {_type(each.annotation)} | {_default(one, each)} | {_cell(said[each.name])} |"
         for each in parameters(one)
     ]
     return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows]) if rows else "No arguments."
 
 
 def _cell(text: str | None) -> str:
-    return " ".join((text or "").replace("``", "`").replace("|", "\\|").split())
+    """A docstring's text in a cell, with YAML's word for None."""
+    text = re.sub(r"\bNone\b(?! of)", "null", text or "")
+    return " ".join(text.replace("``", "`").replace("|", "\\|").split())
 
 
 def _type(annotation: Any) -> str:
@@ -143,15 +147,22 @@ def _type(annotation: Any) -> str:
     return f"`{text.replace('None', 'null').replace(' | ', ' or ')}`"
 
 
-def _default(value: Any) -> str:
+def _default(one: type, parameter: inspect.Parameter) -> str:
+    """A default as a configuration has it."""
+    value = parameter.default
+    if repr(value) == "<factory>":
+        (factory,) = (f.default_factory for f in dataclasses.fields(one) if f.name == parameter.name)  # type: ignore
+        value = factory()
     if value is inspect.Parameter.empty:
         return "required"
     if isinstance(value, type):
         return f"`{value.__name__}`"
     if type(value).__module__.startswith("lvad."):
         return f"`{type(value).__name__}()`"
-    plain = {None: "null", True: "true", False: "false"}
-    return f"`{plain[value] if value is None or isinstance(value, bool) else repr(value)}`"
+    value = list(value) if isinstance(value, tuple) else value
+    written = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    written = written.removesuffix("...\n").strip()  # the end of a document, behind a bare value
+    return f"`{written}`"
 
 
 def page() -> str:
