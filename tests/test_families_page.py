@@ -59,3 +59,21 @@ def test_every_known_type_has_a_tiny_model():
 
 def test_the_page_names_the_list_of_text_models():
     assert "`TEXT_MODEL_TYPES`" in PAGE
+
+
+def header_of(file):
+    """The comment that a file of ``configs/models`` begins with, as one line."""
+    lines = (ROOT / "configs/models" / file).read_text().splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+
+
+def test_the_table_of_models_says_what_each_file_says_of_itself():
+    section = PAGE.split("## Use a model")[1].split("\n## ")[0]
+    rows = [cells(line) for line in section.splitlines() if line.startswith("| `") and ".yaml" in line]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(p.name for p in (ROOT / "configs/models").iterdir())
+    for file, _, stage, parameters, memory, licence in rows:
+        header = header_of(file.strip("`"))
+        assert f"{parameters} parameters" in header
+        assert f"take {memory} of a GPU" in header
+        assert f"Licence: {licence}." in header
+        assert ("clip_reward.yaml" in header) == (stage == "reward")
