@@ -35,3 +35,12 @@ def test_formulas_are_drawn_without_a_script(site):
     text = (site / "algorithms.html").read_text()
     assert text.count("<math") > 40
     assert r"\(" not in re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
+
+
+def test_no_formula_is_left_as_it_was_written(site):
+    for path in site.rglob("*.html"):
+        text = re.sub(r"<(script|style|pre|code).*?</\1>", "", path.read_text(), flags=re.S)
+        found = [math for math in re.findall(r"<math.*?</math>", text, re.S) if "\\" in re.sub(r'="[^"]*"', "", math)]
+        assert not found, path.name
+        assert "$$" not in text, path.name
+        assert not re.search(r"<p>\$\s*<", text), path.name
