@@ -66,9 +66,7 @@ def interval(value: dict[str, Any], sign: str = "") -> str:
     return f"{100 * mean:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
 
 
-def means(
-    record: Record, source: str = TEST, score: str = "action_macro_f1", arms: Sequence[str] = tuple(ARMS)
-) -> str:
+def means(record: Record, source: str = TEST, score: str = "action_macro_f1", arms: Sequence[str] = tuple(ARMS)) -> str:
     """Arms over budgets: mean over seeds and its interval."""
     found = findings(record, source)["means"]
     budgets = sorted({mean["budget"] for mean in found})
