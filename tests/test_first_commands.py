@@ -27,6 +27,7 @@ TINY = {"--trainer.max_steps": "2", "--trainer.check_val_every_n_epoch": "1", "-
 FEW_SCENES = "{train: 16, val: 8, test: 64}"
 """Scenes that the first fit draws; 64 are what an audit needs to be sure."""
 OF_A_STAGE = {
+    "data.source.format": "lastframe",  # the scenes that are drawn already
     "data.split.num_scenes": {"train": None, "val": 8, "test": 8},
     "data.split.budget": 8,
     "trainer.max_steps": 2,
