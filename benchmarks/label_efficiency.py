@@ -11,6 +11,7 @@ The third form adds runs of another folder to the record, the last one draws wha
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ ARMS = {
     "oracle": "two stages behind true descriptions (no method)",
 }
 """As the documents call them, in their order."""
+MAIN_ARMS = ("supervised", "reader_vote", "rloo_clip", "rloo_clip_vote", "reader_clip")
+"""Those of the short table in README.md."""
 WITH_RL = ("rloo_clip", "rloo_clip_vote", "clip_tuned", "reader", "reader_clip", "reversed")
 TEST, HELD_OUT = "test", "extra_test"
 
@@ -63,17 +66,17 @@ def interval(value: dict[str, Any], sign: str = "") -> str:
     return f"{100 * mean:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
 
 
-def means(record: Record, source: str = TEST, score: str = "action_macro_f1") -> str:
+def means(record: Record, source: str = TEST, score: str = "action_macro_f1", arms: Sequence[str] = tuple(ARMS)) -> str:
     """Arms over budgets: mean over seeds and its interval."""
     found = findings(record, source)["means"]
     budgets = sorted({mean["budget"] for mean in found})
     rows = []
-    for arm, title in ARMS.items():
+    for arm in arms:
         own = {mean["budget"]: mean for mean in found if mean["arm"] == arm}
         if own:
             cells = [_mean(own[n], score) if n in own else "" for n in budgets]
             seeds = sorted({len(mean["seeds"]) for mean in own.values()})
-            rows.append([title, " to ".join(map(str, seeds)), *cells])
+            rows.append([ARMS[arm], " to ".join(map(str, seeds)), *cells])
     title = f"{SCORES[score]} macro-F1, {findings(record, source)['num_scenes']} test scenes, %"
     return markdown((title, "seeds", *(f"{n} labels" for n in budgets)), rows)
 

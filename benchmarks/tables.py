@@ -111,7 +111,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pipeline_differences": lambda: pipeline.differences_table(record("pipeline"), "sft baseline"),
     "estimators": lambda: estimators.table(record("estimators")),
     "toy": lambda: toy.table(record("toy")),
-    "labels": lambda: label_efficiency.means(record("label_efficiency")),
+    "labels": lambda: label_efficiency.means(record("label_efficiency"), arms=label_efficiency.MAIN_ARMS),
     "label_actions": lambda: label_efficiency.means(record("label_efficiency")),
     "label_reasons": lambda: label_efficiency.means(record("label_efficiency"), score="reason_macro_f1"),
     "label_differences": lambda: label_efficiency.differences(record("label_efficiency")),

@@ -53,7 +53,7 @@ def test_every_layout_and_key_is_on_the_page():
 def test_the_conversion_is_as_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(SECTIONS["BDD-OIA: `lastframe`"])
-    (command,) = re.findall(r"```bash\n(lvad data convert .*)\n```", SECTIONS["From one to the other"])
+    (command,) = re.findall(r"```bash\n(lvad data convert .*)\n```", SECTIONS["Convert a data set"])
     assert main(shlex.split(command)[1:]) == 0
     assert capsys.readouterr().out == "1 scenes: mine/scenes.jsonl\n"
 

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -137,6 +138,13 @@ def test_blocks_are_of_their_language(page):
         assert all(json.loads(line) for line in lines)
     for block in blocks(page, "python"):
         ast.parse(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_shell_blocks_are_understood_by_bash(page):
+    for block in blocks(page, "bash"):
+        done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+        assert not done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("block", YAML, ids=[f"{block.page}-{i}" for i, block in enumerate(YAML)])

@@ -47,7 +47,7 @@ def make_family(name: str, folder: Path, seed: int = 0, **text: Any) -> None:
     """Write the folder of a model, as a hub has it.
 
     Args:
-        name: one of ``FAMILIES``.
+        name: one of ``FAMILIES``, or ``llava``, which the page on extending adds.
         folder: where to.
         seed: of the weights.
         text: changes of the text model's configuration.
@@ -146,6 +146,8 @@ def _internvl(name: str, text: dict[str, Any], places: dict[str, int], tokenizer
 
 
 def _llava(name: str, text: dict[str, Any], places: dict[str, int], tokenizer: Any, chat: str) -> tuple[Any, Any]:
+    if name == "llava":
+        return _llava_one_piece(text, places, tokenizer, chat)
     vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "num_hidden_layers": 3, "patch_size": 14,
               "num_attention_heads": 2, "intermediate_size": 48, "image_size": 42,
               "vision_use_head": False}  # fmt: skip
@@ -158,4 +160,18 @@ def _llava(name: str, text: dict[str, Any], places: dict[str, int], tokenizer: A
     return config, t.LlavaOnevisionProcessor(
         eyes, tokenizer, t.LlavaOnevisionVideoProcessor(), num_image_tokens=9, chat_template=chat,
         vision_feature_select_strategy="full", image_token="<image>", video_token="<video>",
+    )  # fmt: skip
+
+
+def _llava_one_piece(text: dict[str, Any], places: dict[str, int], tokenizer: Any, chat: str) -> tuple[Any, Any]:
+    vision = {"model_type": "clip_vision_model", "hidden_size": 32, "num_hidden_layers": 3, "patch_size": 14,
+              "num_attention_heads": 2, "intermediate_size": 48, "image_size": 28}  # fmt: skip
+    config = t.LlavaConfig(
+        text_config={"model_type": "llama", **text}, vision_config=vision, image_token_index=places["image_token_id"],
+        image_seq_length=4,
+    )  # fmt: skip
+    eyes = t.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    return config, t.LlavaProcessor(
+        eyes, tokenizer, patch_size=14, vision_feature_select_strategy="default", chat_template=chat,
+        num_additional_image_tokens=1,
     )  # fmt: skip
