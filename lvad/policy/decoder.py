@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from lvad.policy.adapters import is_lora_layer
-from lvad.policy.attention import Part, attend, merged_output
+from lvad.policy.attention import PartialAttention, attend, merge_outputs
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.layers import rms_norm
-from lvad.policy.layout import lay_out, lay_out_prompts
+from lvad.policy.packing import completion_packing, prompt_packing
 from lvad.policy.passes import PromptCache
 from lvad.policy.sampling import Sampling, log_density
 
@@ -209,10 +209,12 @@ class Decoder:
         seen = self._num_fed + 1
         # One query, the last token, which sees all that its completion has: nothing is left to hide.
         own = attend(q.unsqueeze(1), own_k[:, :seen], own_v[:, :seen], scale, causal=False)
-        groups = zip(self._layout.split_scenes(q), self._prompts[layer], strict=True)
+        groups = zip(self._packing.to_scene_grids(q), self._prompts[layer], strict=True)
         parts = [attend(queries, *keys, scale, causal=False) for queries, keys in groups]
-        prompt = Part(*(self._layout.join([x.flatten(0, 1) for x in column]) for column in zip(*parts, strict=True)))
-        return merged_output(prompt, Part(*(x.squeeze(1) for x in own)))
+        prompt = PartialAttention(
+            *(self._packing.from_grids([x.flatten(0, 1) for x in column]) for column in zip(*parts, strict=True))
+        )
+        return merge_outputs(prompt, PartialAttention(*(x.squeeze(1) for x in own)))
 
     def _make_room(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor]:
         shape = (len(k), self.room, *k.shape[1:])
@@ -226,13 +228,13 @@ class Decoder:
         if not self._prompts or 2 * len(alive) <= len(self._among):
             # Leaving prompts behind costs a copy of the others.
             self._among = alive
-            prompts = lay_out_prompts(self.prompt_cache.lengths, device, alive)
+            prompts = prompt_packing(self.prompt_cache.lengths, device, alive)
             self._prompts = [
-                list(zip(prompts.split_scenes(k.detach()), prompts.split_scenes(v.detach()), strict=True))
+                list(zip(prompts.to_scene_grids(k.detach()), prompts.to_scene_grids(v.detach()), strict=True))
                 for k, v in zip(self.prompt_cache.keys, self.prompt_cache.values, strict=True)
             ]
         is_alive = [[int(k < count) for k in range(max(counts))] for count in counts]
-        self._layout = lay_out(is_alive, self.prompt_cache.lengths, device, self._among)
+        self._packing = completion_packing(is_alive, self.prompt_cache.lengths, device, self._among)
 
 
 class DensityDecoder:

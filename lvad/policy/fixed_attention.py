@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.policy.layout import upload
+from lvad.policy.packing import upload
 from lvad.policy.passes import PromptCache
 from lvad.policy.plain_attention import wide_product
 

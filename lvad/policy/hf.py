@@ -14,9 +14,9 @@ from lvad.policy.families.family import Family
 from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.layers import TokenLogps, shared_lookup
-from lvad.policy.layout import token_cells, token_counts, upload
 from lvad.policy.loading import load_vlm
-from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, read_prompts
+from lvad.policy.packing import token_cells, token_counts, upload
+from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, prompt_pass
 from lvad.policy.pixels import Images
 from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
@@ -140,7 +140,7 @@ class HFPolicy(HasReference):
         scenes = zip(batch.ids, ids, map(len, batch.frames), written, features, strict=True)
         lookup = shared_lookup(self.vlm.get_input_embeddings())
         inputs = prompt_inputs(self.vlm, self._family, lookup, [ScenePrompt(*scene) for scene in scenes])
-        return Prefix(inputs.embeds, inputs.lengths, lookup, read_prompts(self.text_model, inputs))
+        return Prefix(inputs.embeds, inputs.lengths, lookup, prompt_pass(self.text_model, inputs))
 
     @torch.no_grad()
     def generate(
@@ -237,7 +237,7 @@ class HFPolicy(HasReference):
             return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
 
     def _read_again(self, prefix: Prefix) -> Prefix:
-        return prefix._replace(prompt_cache=read_prompts(self.text_model, _prompt_cache(prefix).inputs))
+        return prefix._replace(prompt_cache=prompt_pass(self.text_model, _prompt_cache(prefix).inputs))
 
     def shared_with_reference(self) -> list[object]:
         """One store of visual tokens, whose keys tell towers apart, serves both."""

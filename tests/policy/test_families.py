@@ -13,7 +13,7 @@ from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.policy.adapters import adapted
 from lvad.policy.decoder import Decoder
 from lvad.policy.families.idefics3 import TiledFrames
-from lvad.policy.passes import read_completions
+from lvad.policy.passes import completion_pass
 from lvad.policy.sampling import draw
 from lvad.policy.tokens import chat_inputs
 from lvad.policy.vision import VisionCache
@@ -204,7 +204,7 @@ def test_states_token_by_token_are_those_of_the_layers(make, in_float64, name):
         prompt_cache = policy.encode(two_scenes(), QUERIES).prompt_cache
         embeds = policy.vlm.get_input_embeddings()(tokens)
         counts = [[LENGTH] * NUM_COMPLETIONS] * 2
-        expected = read_completions(policy.text_model, prompt_cache, embeds.flatten(0, 2), counts)
+        expected = completion_pass(policy.text_model, prompt_cache, embeds.flatten(0, 2), counts)
         steps = Decoder(policy.text_model, prompt_cache, NUM_COMPLETIONS, LENGTH)
         found = [steps.advance(embeds[:, :, t].flatten(0, 1)) for t in range(LENGTH)]
     torch.testing.assert_close(torch.stack(found, 1).flatten(0, 1), expected, rtol=0, atol=1e-11)

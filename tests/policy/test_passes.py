@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from lvad.losses.policy_gradient import reinforce
 from lvad.policy.decoder import Decoder, TokenPass
 from lvad.policy.hf import HFPolicy, Lora
-from lvad.policy.passes import read_prompts
+from lvad.policy.passes import prompt_pass
 from lvad.policy.pixels import Tiling
 from lvad.policy.sampling import Sampling, draw
 from lvad.policy.tokens import chat_inputs
@@ -210,6 +210,6 @@ def test_prompts_alone_give_the_models_own_states(vlm_folder, make_batch):
     with torch.no_grad():
         own = policy.vlm.model(**{k: inputs[k] for k in ("input_ids", "pixel_values")}).last_hidden_state[0, -1]
         prefix = policy.encode(batch)
-        again = read_prompts(policy.text_model, prefix.prompt_cache.inputs)
+        again = prompt_pass(policy.text_model, prefix.prompt_cache.inputs)
     torch.testing.assert_close(prefix.prompt_cache.last[0], own, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again.last, prefix.prompt_cache.last)
