@@ -11,7 +11,6 @@ from lvad.policy.adapters import HasReference, Lora, adapted, is_peft_model, mer
 from lvad.policy.decoder import Decoder, DensityDecoder
 from lvad.policy.families import family_of
 from lvad.policy.families.family import Family
-from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.layers import TokenLogps, shared_lookup
 from lvad.policy.loading import load_vlm
@@ -19,6 +18,7 @@ from lvad.policy.packing import token_cells, token_counts, upload
 from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, prompt_pass
 from lvad.policy.pixels import Images
 from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
+from lvad.policy.static_sampler import SamplerOptions, StaticSamplerCache
 from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
 from lvad.policy.vision import VisionCache, VisionEncoder
 from lvad.text import Prompts
@@ -84,7 +84,7 @@ class HFPolicy(HasReference):
         self.model = _trainable(vlm, self._family, lora, freeze_vision, gradient_checkpointing)
         banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
-        self.cuda_graphs, self._samplers = cuda_graphs, FixedSamplers()
+        self.cuda_graphs, self._samplers = cuda_graphs, StaticSamplerCache()
         self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
         self.train()  # transformers loads in evaluation mode, in which gradient checkpointing is ignored
 
@@ -168,10 +168,10 @@ class HFPolicy(HasReference):
         stop = StopCriteria(self.end_ids, self.pad_id, self.sampling.max_new_tokens)
         num_rows = len(prompt_cache.lengths) * num_completions
         grammar_states = grammar and self._tokens_of(grammar).start(num_rows, stop.max_new_tokens)
-        if uses_fixed_shapes(prompt_cache.last.device):
-            law = SamplerOptions(self.sampling, stop, greedy, grammar_states is not None)
-            captures = self.cuda_graphs and prompt_cache.last.is_cuda
-            sampler = self._samplers.get(self.vlm, self.banned, law, prompt_cache, num_completions, captures)
+        if uses_static_shapes(prompt_cache.last.device):
+            options = SamplerOptions(self.sampling, stop, greedy, grammar_states is not None)
+            use_graph = self.cuda_graphs and prompt_cache.last.is_cuda
+            sampler = self._samplers.get(self.vlm, self.banned, options, prompt_cache, num_completions, use_graph)
             drawn = sampler(prompt_cache, grammar_states, begin)
         else:
             decoder = Decoder(self.text_model, prompt_cache, num_completions, stop.max_new_tokens)
@@ -279,8 +279,8 @@ def _trainable(vlm: Any, family: Family, lora: Lora | None, freeze_vision: bool,
     return adapted(vlm, lora) if lora else vlm
 
 
-def uses_fixed_shapes(device: torch.device) -> bool:
-    """Whether the sampler of fixed shapes is the faster one: a CPU gains more from rows that leave the batch."""
+def uses_static_shapes(device: torch.device) -> bool:
+    """Whether the sampler of static shapes is the faster one: a CPU gains more by dropping rows that have ended."""
     return device.type != "cpu"
 
 

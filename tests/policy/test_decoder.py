@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from lvad.policy.adapters import Lora, adapted
 from lvad.policy.attention import attend
-from lvad.policy.decoder import TokenPass, product
+from lvad.policy.decoder import TokenPass, fused_linear
 from lvad.policy.layers import make_norms_lean
 
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "vocab_size": 11, "head_dim": 8}
@@ -38,7 +38,7 @@ class Causal:
 
 def states(model, embeds):
     """float[R, T, E] token by token."""
-    one, past = TokenPass(model, partial(product, num_rows=len(embeds))), Causal()
+    one, past = TokenPass(model, partial(fused_linear, num_rows=len(embeds))), Causal()
     positions = torch.arange(embeds.shape[1])
     return torch.stack([one(embeds[:, t], positions[t].expand(len(embeds)), past) for t in positions], 1)
 

@@ -180,12 +180,12 @@ def test_the_sampler_draws_by_inversion_of_the_plain_models_law(make, in_float64
 
 
 @families
-def test_the_sampler_of_fixed_shapes_draws_the_same(make, name, monkeypatch):
+def test_the_sampler_of_static_shapes_draws_the_same(make, name, monkeypatch):
     policy = make(name, True, torch.float64).eval()
     with torch.no_grad():
         prefix, drawn = policy.encode(two_scenes(), QUERIES), []
-    for is_fixed in (False, True):
-        monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _, answer=is_fixed: answer)
+    for is_static in (False, True):
+        monkeypatch.setattr("lvad.policy.hf.uses_static_shapes", lambda _, answer=is_static: answer)
         torch.manual_seed(1)
         drawn.append(policy.generate(prefix, NUM_COMPLETIONS))
     plain, fixed = drawn
