@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lvad.policy.adapters import is_lora_layer
 from lvad.policy.attention import PartialAttention, attend, merge_outputs
+from lvad.policy.autograd_functions import rms_norm
 from lvad.policy.grammar import GrammarStates
-from lvad.policy.layers import rms_norm
 from lvad.policy.packing import Packing, completion_packing, prompt_packing
 from lvad.policy.passes import PromptCache
 from lvad.policy.sampling import Sampling, log_density

@@ -36,7 +36,7 @@ def is_in_four_bits(model: nn.Module) -> bool:
     return any(_is_packed(part) for part in model.modules())
 
 
-def multiply_alike(model: Any) -> None:
+def keep_packed_weights(model: Any) -> None:
     """Let a CPU multiply by the same numbers in training and in evaluation, in place.
 
     bitsandbytes packs the weights anew for products in bfloat16 when it meets them in evaluation: the sampler's density

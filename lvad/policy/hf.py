@@ -8,18 +8,17 @@ from torch import Tensor
 
 from lvad.assets import resolve_model
 from lvad.policy.adapters import HasReference, Lora, adapted, is_peft_model, merged, save_adapter, save_start
+from lvad.policy.autograd_functions import TokenLogps, shared_lookup
 from lvad.policy.decoder import Decoder, DensityDecoder
 from lvad.policy.families import family_of
-from lvad.policy.families.family import Family
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
-from lvad.policy.layers import TokenLogps, shared_lookup
-from lvad.policy.loading import load_vlm
 from lvad.policy.packing import token_cells, token_counts, upload
 from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, prompt_pass
 from lvad.policy.pixels import Images
+from lvad.policy.pretrained import load_vlm
 from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
 from lvad.policy.static_sampler import SamplerOptions, StaticSamplerCache
-from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
+from lvad.policy.tokens import PromptIds, banned_tokens, decode_completions, end_tokens, token_texts, write_targets
 from lvad.policy.vision import VisionCache, VisionEncoder
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
@@ -81,7 +80,7 @@ class HFPolicy(HasReference):
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
         self.prompt_ids = PromptIds(self.processor, frames)
         self._vision_encoder = VisionEncoder(self._family, frames, vision_cache)
-        self.model = _trainable(vlm, self._family, lora, freeze_vision, gradient_checkpointing)
+        self.model = _trainable(vlm, self._vision_encoder if freeze_vision else None, lora, gradient_checkpointing)
         banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
         self.cuda_graphs, self._samplers = cuda_graphs, StaticSamplerCache()
@@ -135,7 +134,7 @@ class HFPolicy(HasReference):
         """
         questions = queries or [self.prompts.describe] * len(batch.ids)
         ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
-        written = [self.prompt_ids.frames.written(len(frames), *frames.shape[2:]) for frames in batch.frames]
+        written = [self.prompt_ids.frames.frame_tokens(len(frames), *frames.shape[2:]) for frames in batch.frames]
         features = self._vision_encoder.encode_images(self.vlm, batch.frames)
         scenes = zip(batch.ids, ids, map(len, batch.frames), written, features, strict=True)
         lookup = shared_lookup(self.vlm.get_input_embeddings())
@@ -179,7 +178,8 @@ class HFPolicy(HasReference):
             hidden = prompt_cache.last.detach().repeat_interleave(num_completions, 0)
             drawn = sample_completions(hidden, steps, stop, greedy, grammar_states, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
-        return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
+        texts = decode_completions(self.processor.tokenizer, tokens, mask)
+        return Rollouts(tokens, mask, logps, entropies, is_truncated, texts)
 
     def _tokens_of(self, grammar: AnswerGrammar) -> TokenGrammar:
         if grammar not in self._grammars:
@@ -231,16 +231,16 @@ class HFPolicy(HasReference):
         KL(q || p_ref) would be infinite there.
         """
         with self.as_reference() as start:
-            # Embeddings are others too where the vision encoder is adapted.
-            is_same = start is self and not self._family.adapts_vision(self.vlm)
-            seen = self._read_again(prefix) if is_same else start.encode(batch)
-            return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
+            # With an adapted vision encoder the visual tokens differ too, so the frames are encoded again.
+            shares_inputs = start is self and not self._vision_encoder.is_adapted(self.vlm)
+            own = self._repeat_prompt_pass(prefix) if shares_inputs else start.encode(batch)
+            return start._logprobs(own, rollouts, self.sampling.without_truncation(), grammar)
 
-    def _read_again(self, prefix: Prefix) -> Prefix:
+    def _repeat_prompt_pass(self, prefix: Prefix) -> Prefix:
         return prefix._replace(prompt_cache=prompt_pass(self.text_model, _prompt_cache(prefix).inputs))
 
     def shared_with_reference(self) -> list[object]:
-        """One store of visual tokens, whose keys tell towers apart, serves both."""
+        """Objects that the reference copy shares with the policy: the visual-token cache."""
         return [self._vision_encoder]
 
     def targets(self, texts: list[list[str]]) -> Rollouts:
@@ -270,10 +270,10 @@ class HFPolicy(HasReference):
             self.save_pretrained(folder / name)
 
 
-def _trainable(vlm: Any, family: Family, lora: Lora | None, freeze_vision: bool, gradient_checkpointing: bool) -> Any:
-    """A loaded model as it is trained, in place: parts frozen, activations computed again, adapters put on."""
-    if freeze_vision:
-        family.freeze_vision(vlm)
+def _trainable(vlm: Any, frozen: VisionEncoder | None, lora: Lora | None, gradient_checkpointing: bool) -> Any:
+    """Prepare a loaded model for training, in place: freeze the vision encoder, add checkpointing and adapters."""
+    if frozen is not None:
+        frozen.freeze(vlm)
     if gradient_checkpointing:
         vlm.get_decoder().gradient_checkpointing_enable()
     return adapted(vlm, lora) if lora else vlm

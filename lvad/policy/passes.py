@@ -16,8 +16,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lvad.policy.attention import TreeAttention
-from lvad.policy.families.family import Family, WrittenFrame
-from lvad.policy.layers import Lookup
+from lvad.policy.autograd_functions import Lookup
+from lvad.policy.families.family import Family, FrameTokens
 from lvad.policy.packing import Packing, completion_packing, prompt_packing, token_cells, upload
 
 ATTENTION = "lvad_tree"
@@ -239,10 +239,10 @@ class ScenePrompt(NamedTuple):
     ids: Tensor
     """int64[P] on the CPU."""
     num_frames: int
-    frame: WrittenFrame
-    """How each of its frames stands in it."""
+    frame: FrameTokens
+    """The tokens of each of its frames."""
     features: Tensor
-    """float[V, L E], its visual tokens as of ``FrameEncoder.encode``."""
+    """float[V, L E], its visual tokens, as in ``FrameEncoder.encode``."""
 
 
 def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[ScenePrompt]) -> PromptInputs:
@@ -262,6 +262,13 @@ def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[Sc
     embeds = lookup(upload(ids, vlm.device))
     first, *deep = torch.cat([prompt.features for prompt in prompts]).to(embeds.dtype).split(size, -1)
     embeds = embeds.index_copy(0, upload(is_visual.nonzero().squeeze(1), vlm.device), first)
-    positions = torch.cat([family.positions(vlm, prompt.ids, prompt.num_frames, prompt.frame) for prompt in prompts], 1)
+    positions = torch.cat([_positions(vlm, family, prompt) for prompt in prompts], 1)
     lengths = tuple(len(prompt.ids) for prompt in prompts)
     return PromptInputs(embeds, lengths, positions, tuple(deep), upload(is_visual, vlm.device) if deep else None)
+
+
+def _positions(vlm: Any, family: Family, prompt: ScenePrompt) -> Tensor:
+    """int64[A, P] on the CPU."""
+    if family.positions is None:
+        return torch.arange(len(prompt.ids)).unsqueeze(0)
+    return family.positions(vlm, prompt.ids, prompt.num_frames, prompt.frame)

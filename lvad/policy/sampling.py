@@ -86,7 +86,7 @@ def _kept(logits: Tensor, sampling: Sampling) -> Tensor | None:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, tokens, ~values.isneginf())
 
 
-def draw(logps: Tensor, uniform: Tensor | None) -> Tensor:
+def sample_tokens(logps: Tensor, uniform: Tensor | None) -> Tensor:
     """One token per row of normalised log-probabilities, by inversion: int64[N].
 
     Args:
@@ -170,7 +170,7 @@ def sample_completions(
     for step in range(stop.max_new_tokens):
         logps = model.density(hidden, grammar_states)
         uniform = None if greedy else torch.rand(drawn.size, device=hidden.device)[rows]
-        token = draw(logps, uniform)
+        token = sample_tokens(logps, uniform)
         token = drawn.write(rows, given[step].over(token, rows) if step < len(given) else token, logps)
         alive = drawn.alive[rows]
         if step + 1 == stop.max_new_tokens or not alive.any():

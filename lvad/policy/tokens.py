@@ -38,7 +38,7 @@ class PromptIds:
             ValueError: if the question contains the image token.
         """
         text = _chat(self._processor, len(frames), query)
-        frame = self.frames.written(len(frames), *frames.shape[2:]).ids
+        frame = self.frames.frame_tokens(len(frames), *frames.shape[2:]).ids
         ids: list[int] = []
         num_images = 0
         for token in self._processor.tokenizer(text)["input_ids"]:
@@ -49,9 +49,9 @@ class PromptIds:
             raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
         return torch.tensor(ids)
 
-    def frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
-        """How many tokens of the prompt one of ``num_frames`` frames of this size is."""
-        return len(self.frames.written(num_frames, height, width).ids)
+    def num_frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
+        """The number of tokens of one frame in a prompt with ``num_frames`` frames of this size."""
+        return len(self.frames.frame_tokens(num_frames, height, width).ids)
 
 
 def _chat(processor: Any, num_frames: int, query: str) -> str:
@@ -59,7 +59,7 @@ def _chat(processor: Any, num_frames: int, query: str) -> str:
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
-def decode(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
+def decode_completions(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
     """B times K texts without special tokens, from int64[B, K, T] where bool[B, K, T] is True."""
     rows = zip(tokens.tolist(), completion_mask.tolist(), strict=True)
     kept = [[list(compress(*row)) for row in zip(*scene, strict=True)] for scene in rows]

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaModel
 
 from lvad.policy.adapters import Lora, adapted
 from lvad.policy.attention import attend
+from lvad.policy.autograd_functions import patch_norms
 from lvad.policy.decoder import TokenPass, fused_linear
-from lvad.policy.layers import make_norms_lean
 
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "vocab_size": 11, "head_dim": 8}
 
@@ -64,7 +64,7 @@ def test_states_are_those_of_the_model(options):
 
 def test_in_float64_they_are_equal():
     model = make().double()
-    make_norms_lean(model)  # transformers normalises in float32 whatever it is given
+    patch_norms(model)  # transformers normalises in float32 whatever it is given
     embeds = torch.randn(2, 4, 48, dtype=torch.float64)
     with torch.no_grad():
         expected = model(inputs_embeds=embeds).last_hidden_state

@@ -52,7 +52,7 @@ class RMSNorm(torch.autograd.Function):
         return of_normed.addcmul_(normed, along, value=-1).mul_(scale).to(x.dtype), of_weight, None
 
 
-class _LeanNorm(LlamaRMSNorm):
+class _PatchedRMSNorm(LlamaRMSNorm):
     def forward(self, hidden_states: Tensor) -> Tensor:
         if hidden_states.is_cuda:  # which has a kernel for both passes
             return rms_norm(hidden_states, self.weight, self.variance_epsilon)
@@ -64,15 +64,15 @@ _NORM_CLASSES: Final = (
 )  # fmt: skip
 
 
-def make_norms_lean(model: nn.Module) -> None:
+def patch_norms(model: nn.Module) -> None:
     """Let the normalisations of a text model compute by ``RMSNorm``, in place; their weights stay."""
     for part in model.modules():
-        if is_of_transformers(part, _NORM_CLASSES):
+        if is_transformers_class(part, _NORM_CLASSES):
             # The class and not the module: names in checkpoints, hooks and whoever holds the module stay as they are.
-            part.__class__ = _LeanNorm
+            part.__class__ = _PatchedRMSNorm
 
 
-def is_of_transformers(part: nn.Module, names: Sequence[str]) -> bool:
+def is_transformers_class(part: nn.Module, names: Sequence[str]) -> bool:
     """Whether a module is of one of these classes of transformers; those of other models need not be imported."""
     kind = type(part)
     return kind.__name__ in names and kind.__module__.startswith("transformers.models.")
@@ -119,7 +119,7 @@ class SwiGLU(torch.autograd.Function):
         return of_gate, nn.functional.silu(gate).mul_(grads[0])
 
 
-class _LeanMLP(LlamaMLP):
+class _PatchedMLP(LlamaMLP):
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
 
@@ -127,12 +127,12 @@ class _LeanMLP(LlamaMLP):
 _GATED_CLASSES: Final = ("LlamaMLP", "Qwen2MLP", "Qwen2_5_VLMLP", "Qwen3MLP", "Qwen3VLTextMLP")
 
 
-def make_gates_lean(model: nn.Module) -> None:
+def patch_gates(model: nn.Module) -> None:
     """Let the gated layers of a text model compute by ``SwiGLU``, in place; their weights stay."""
     for part in model.modules():
-        if is_of_transformers(part, _GATED_CLASSES) and isinstance(part.act_fn, _SILU):
+        if is_transformers_class(part, _GATED_CLASSES) and isinstance(part.act_fn, _SILU):
             # The class alone, as above; adapters put on the three projections later are called all the same.
-            part.__class__ = _LeanMLP
+            part.__class__ = _PatchedMLP
 
 
 Lookup = Callable[[Tensor], Tensor]

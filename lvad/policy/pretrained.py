@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import loading
+from lvad.policy.autograd_functions import patch_gates, patch_norms
 from lvad.policy.families import FAMILIES
-from lvad.policy.four_bits import four_bits, multiply_alike
-from lvad.policy.layers import make_gates_lean, make_norms_lean
+from lvad.policy.four_bits import four_bits, keep_packed_weights
 from lvad.policy.passes import ATTENTION
 from lvad.policy.tokens import end_tokens
 
@@ -55,9 +55,9 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"model {source!r} lacks {len(missing)} weights, such as {missing[:3]}; restore its files")
-    multiply_alike(vlm)
-    make_norms_lean(vlm)
-    make_gates_lean(vlm)
+    keep_packed_weights(vlm)
+    patch_norms(vlm)
+    patch_gates(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
     _set_end_tokens(source, vlm, processor.tokenizer, config.text_config.vocab_size)
     return vlm, processor
