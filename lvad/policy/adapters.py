@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from lvad.policy.four_bits import in_float32, is_in_four_bits
+from lvad.policy.four_bits import dequantized, is_in_four_bits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -92,7 +92,7 @@ def active_weights(*parts: nn.Module) -> list[Tensor]:
 def float_copy(model: Any) -> Any:
     """A copy on the CPU in float32, adapters in place, that says what the model says; also of a base in 4 bits."""
     if is_peft_model(model) and is_in_four_bits(model):
-        return in_float32(model)
+        return dequantized(model)
     return copy.deepcopy(model).float().cpu()
 
 

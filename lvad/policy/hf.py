@@ -1,4 +1,4 @@
-"""A vision-language checkpoint as a policy: images and prompt are read once for K completions."""
+"""A transformers vision-language model as a policy; frames and prompt are read once for K completions."""
 
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,23 @@ from lvad.types import Batch, Prefix, Rollouts
 
 
 class HFPolicy(HasReference):
-    """A vision-language model by name or folder.
+    """A vision-language model of transformers, by name or folder.
 
     Args:
         model: ``embedded/vlm``, a folder, or a hub name of a checkpoint of one of the ``FAMILIES``.
-        sampling: the law of the completions.
-        prompts: what the model is asked.
+        sampling: temperature, top-k, top-p and length limit of the completions.
+        prompts: the questions that the model is asked.
         lora: adapters to train; None trains the weights themselves, and KL then needs a second model.
-        freeze_vision: keep the vision tower and the connector as they are, and never differentiate them.
+        freeze_vision: freeze the vision encoder and the connector.
         gradient_checkpointing: trade a second forward for the memory of activations.
-        completions_at_once: completions of a scene in one forward of the gradient pass, the same gradient in less
-            memory and with a second forward of the completions; None takes all.
-        vision_cache: where the visual tokens of a frozen tower are kept.
+        completions_at_once: completions of a scene in one forward of the completion pass: the same gradient in less
+            memory, with a second forward of the completions; None takes all.
+        vision_cache: where the visual tokens of a frozen vision encoder are kept.
         dtype: of the weights, as transformers names them.
         in_four_bits: keep the text model's frozen layers in 4 bits under the adapters.
-        cuda_graphs: on CUDA, launch a sampled token as one captured graph: the same tokens, several times as fast. Its
+        cuda_graphs: on CUDA, decode each token by one captured graph: the same tokens, several times as fast. Its
             keys and values stay in memory between rollouts.
-        images: how much of a frame the model is shown, and so how long its prompts are; an export has it too.
+        images: how much of a frame the model is shown, and so how long its prompts are; an export keeps it.
 
     Raises:
         ValueError: for a model that ``load_vlm`` refuses, ``images`` that its processor cannot do,
@@ -85,16 +85,16 @@ class HFPolicy(HasReference):
         self.register_buffer("banned", banned, persistent=False)
         self.cuda_graphs, self._samplers = cuda_graphs, StaticSamplerCache()
         self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
-        self.train()  # transformers loads in evaluation mode, in which gradient checkpointing is ignored
+        self.train()  # transformers loads in evaluation mode, which ignores gradient checkpointing
 
     @property
     def vlm(self) -> Any:
-        """The transformers model, adapters in place."""
+        """The transformers model, with adapters inside its layers if there are any."""
         return self.model.get_base_model() if is_peft_model(self.model) else self.model
 
     @property
     def text_model(self) -> Any:
-        """Its layers and their norm, between embedding and head."""
+        """The text model: layers and final norm, without embedding and head."""
         return self.vlm.get_decoder()
 
     @property
@@ -104,12 +104,12 @@ class HFPolicy(HasReference):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a drawn completion, ``end_id`` first; transformers stops at the same ones."""
+        """The tokens that end a sampled completion, ``end_id`` first; transformers stops at the same ones."""
         return end_tokens(self.processor.tokenizer, self.vlm.generation_config)
 
     @property
     def pad_id(self) -> int:
-        """The token that fills the places after the end."""
+        """The token that fills positions after the end."""
         pad = self.processor.tokenizer.pad_token_id
         return self.end_id if pad is None else pad
 
@@ -119,24 +119,24 @@ class HFPolicy(HasReference):
         return self.vlm.config.text_config.hidden_size
 
     def states(self, prefix: Prefix) -> Tensor:
-        """float[B, D], the last hidden state of each prompt, which has attended to all of it; without gradient."""
+        """The last hidden state of each prompt, float[B, D], without gradient; it has attended to the whole prompt."""
         return _prompt_cache(prefix).last.detach()
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
-        """Read frames and prompt of each scene once: for the sampler and, where gradients are on, for the gradient.
+        """Run frames and prompt of each scene once, for ``generate`` and, where gradients are on, for ``logprobs``.
 
         Args:
             batch: B scenes.
-            queries: B prompts; None asks the stage-1 prompt of every scene.
+            queries: B questions; None asks every scene the stage-1 prompt.
 
         Raises:
             ValueError: if visual tokens and their places in the prompt do not match in number.
         """
         questions = queries or [self.prompts.describe] * len(batch.ids)
         ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
-        written = [self.prompt_ids.frames.frame_tokens(len(frames), *frames.shape[2:]) for frames in batch.frames]
+        tokens = [self.prompt_ids.frames.frame_tokens(len(frames), *frames.shape[2:]) for frames in batch.frames]
         features = self._vision_encoder.encode_images(self.vlm, batch.frames)
-        scenes = zip(batch.ids, ids, map(len, batch.frames), written, features, strict=True)
+        scenes = zip(batch.ids, ids, map(len, batch.frames), tokens, features, strict=True)
         lookup = shared_lookup(self.vlm.get_input_embeddings())
         inputs = prompt_inputs(self.vlm, self._family, lookup, [ScenePrompt(*scene) for scene in scenes])
         return Prefix(inputs.embeds, inputs.lengths, lookup, prompt_pass(self.text_model, inputs))
@@ -150,15 +150,15 @@ class HFPolicy(HasReference):
         grammar: AnswerGrammar | None = None,
         begin: Rollouts | None = None,
     ) -> Rollouts:
-        """Draw K completions behind each prompt; those that have ended leave the batch.
+        """Sample K completions of each prompt.
 
         Args:
             prefix: B encoded prompts.
             num_completions: K.
-            greedy: take the most probable token of the density at each step.
-            grammar: draw its answers alone, each complete within ``max_new_tokens``. The mask is part of the
+            greedy: take the most probable token at each step.
+            grammar: sample only its answers, each complete within ``max_new_tokens``. The mask is part of the
                 density, so the log-probability methods must be given the same grammar.
-            begin: tokens that the completions start with, B times K, as of ``targets`` without their end.
+            begin: tokens that the B times K completions start with, such as those of ``targets`` without their end.
 
         Raises:
             ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
@@ -190,7 +190,12 @@ class HFPolicy(HasReference):
         return self._grammars[grammar]
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None) -> Tensor:
-        """float[B, K, T] in the sampled density (``grammar``: that of ``generate``), differentiable: one forward.
+        """Compute log-probabilities float[B, K, T] in the sampled density, differentiably, in one forward.
+
+        Args:
+            prefix: B encoded prompts.
+            rollouts: K completions of each.
+            grammar: the one that ``generate`` was given.
 
         Raises:
             ValueError: if the grammar cannot have drawn a completion, or not within ``max_new_tokens``.
@@ -211,7 +216,7 @@ class HFPolicy(HasReference):
         )
 
         def density(logits: Tensor, rows: slice) -> Tensor:
-            # A grammar's masks over the vocabulary live no longer than the logits.
+            # A grammar's masks over the vocabulary are as large as the logits: made for these rows only.
             banned = self._banned_by(grammar_states and grammar_states.pick(range(*rows.indices(len(tokens)))))
             return log_density(logits, sampling, banned, always_keep=tokens[rows])
 
@@ -225,10 +230,9 @@ class HFPolicy(HasReference):
     def reference_logprobs(
         self, batch: Batch, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None
     ) -> Tensor:
-        """float[B, K, T] under the frozen start: temperature, bans and grammar, no truncation.
+        """Compute log-probabilities float[B, K, T] under the reference: temperature, bans and grammar, no truncation.
 
-        Truncation is left out because the start may give a drawn token no place in its own kept set, and
-        KL(q || p_ref) would be infinite there.
+        With truncation a token could lie outside the reference's kept set, and KL(q || p_ref) would be infinite.
         """
         with self.as_reference() as start:
             # With an adapted vision encoder the visual tokens differ too, so the frames are encoded again.
@@ -257,9 +261,10 @@ class HFPolicy(HasReference):
         self.processor.save_pretrained(folder)
 
     def save_on_start(self, folder: Path, name: str) -> None:
-        """Write the frozen start into ``folder`` and what was trained into ``folder/name``.
+        """Write the frozen start into ``folder`` and the trained weights into ``folder/name``.
 
-        Plain transformers loads the start; the other is a peft adapter on it, or without adapters a whole model.
+        Plain transformers loads the start. The trained weights are a peft adapter on it, or without adapters a whole
+        model.
         """
         with self.as_reference() as start:
             save_start(start.model, folder)

@@ -131,9 +131,8 @@ def free_bytes() -> int:
             stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):  # no limit ("max"), or none of version 2
             continue
-        free = min(
-            free, limit - used + int(stat["file"])
-        )  # the page cache of files counts as used, but is freed on demand
+        # The page cache of files counts as used, but is freed on demand.
+        free = min(free, limit - used + int(stat["file"]))
     return max(free, 0)
 
 
