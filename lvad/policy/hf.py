@@ -174,9 +174,9 @@ class HFPolicy(HasReference):
             drawn = sampler(prompt_cache, grammar_states, begin)
         else:
             decoder = Decoder(self.text_model, prompt_cache, num_completions, stop.max_new_tokens)
-            steps = DensityDecoder(self.vlm, decoder, self.sampling, self.banned)
+            density = DensityDecoder(self.vlm, decoder, self.sampling, self.banned)
             hidden = prompt_cache.last.detach().repeat_interleave(num_completions, 0)
-            drawn = sample_completions(hidden, steps, stop, greedy, grammar_states, begin)
+            drawn = sample_completions(hidden, density, stop, greedy, grammar_states, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         texts = decode_completions(self.processor.tokenizer, tokens, mask)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, texts)

@@ -148,19 +148,19 @@ class TokenDecoder(Protocol):
 
 def sample_completions(
     hidden: Tensor,
-    model: TokenDecoder,
+    decoder: TokenDecoder,
     stop: StopCriteria,
     greedy: bool = False,
     grammar_states: GrammarStates | None = None,
     begin: Rollouts | None = None,
 ) -> Samples:
-    """Sample N completions; those that have ended leave the model's batch.
+    """Sample N completions; those that have ended leave the decoder's batch.
 
     Each step takes one random number per completion, ended or not, so that no completion depends on when others end.
 
     Args:
         hidden: float[N, D], the hidden states that predict the first tokens.
-        model: predicts the next tokens.
+        decoder: predicts the next tokens.
         stop: end tokens, pad token and length limit.
         greedy: take the most probable token.
         grammar_states: the initial states of a grammar, if there is one.
@@ -170,11 +170,10 @@ def sample_completions(
     given = [] if begin is None else _given_tokens(begin)
     rows = torch.arange(len(hidden), device=hidden.device)
     for step in range(stop.max_new_tokens):
-        logps = model.density(hidden, grammar_states)
+        logps = decoder.density(hidden, grammar_states)
         uniform = None if greedy else torch.rand(buffer.size, device=hidden.device)[rows]
         token = sample_tokens(logps, uniform)
-        if step < len(given):
-            token = given[step].replace_in(token, rows)
+        token = given[step].replace_in(token, rows) if step < len(given) else token
         token = buffer.write(rows, token, logps)
         alive = buffer.alive[rows]
         if step + 1 == stop.max_new_tokens or not alive.any():
@@ -182,8 +181,8 @@ def sample_completions(
         if alive.sum() <= _MAX_ALIVE * len(rows):
             stay = alive.nonzero().squeeze(1)
             rows, token, grammar_states = rows[stay], token[stay], grammar_states and grammar_states.pick(stay.tolist())
-            model.keep(stay)
-        hidden = model.advance(token)
+            decoder.keep(stay)
+        hidden = decoder.advance(token)
         grammar_states = grammar_states and grammar_states.after(token)
     return buffer.samples()
 
