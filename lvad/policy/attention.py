@@ -1,6 +1,6 @@
 r"""Attention of completions that share a prompt, without copying the prompt's keys and without a mask.
 
-A completion's token sees the whole prompt and the earlier tokens of its own completion:
+A completion's token attends to the whole prompt and to the earlier tokens of its own completion:
 
     query \\ key   prompt   c_1     c_2
     c_1           all      causal   .
@@ -9,8 +9,8 @@ A completion's token sees the whole prompt and the earlier tokens of its own com
 The softmax over both parts is merged from two softmaxes, one per part, by their log-sum-exps (Dao et al. 2022,
 arXiv:2205.14135, sec. 3.1). The prompt's part is one call for all completions of a scene, the completions' part a
 plain causal call. With the merged output and log-sum-exp, the backward pass of each part alone gives the exact
-gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs that do
-not see each other.
+gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs of tokens
+that do not attend to each other.
 """
 
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Parti
         k: float[B, S, G, D]; the H heads share G key heads, H / G to each.
         v: float[B, S, G, D].
         scale: of the scores.
-        causal: query t sees the keys up to t; then S = T.
+        causal: query t attends to the keys up to t; then S = T.
     """
     # The kernels have heads before tokens; they read views, so nothing is copied.
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -185,7 +185,7 @@ def _attend_grid(group: _AttentionGrids, scale: float) -> PartialAttention:
     own = PartialAttention(own.out.flatten(0, 1), own.lse.flatten(0, 1))
     if group.prompt_k is None or group.prompt_v is None:
         return own
-    # The queries of all completions as one sequence: each of them sees the whole prompt, so its keys are read once.
+    # The queries of all completions are one sequence: each attends to the whole prompt, so its keys are read once.
     prompt = attend(_per_sequence(num_scenes, group.q), group.prompt_k, group.prompt_v, scale, causal=False)
     return merge_partial(PartialAttention(prompt.out.flatten(0, 1), prompt.lse.flatten(0, 1)), own)
 

@@ -208,9 +208,9 @@ class Decoder:
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         own_k, own_v = self._own.get(layer) or self._allocate(layer, k)
         own_k[:, self._num_fed], own_v[:, self._num_fed] = k, v
-        seen = self._num_fed + 1
-        # The only query is the last token, which sees all tokens of its completion: causal needs no mask.
-        own = attend(q.unsqueeze(1), own_k[:, :seen], own_v[:, :seen], scale, causal=False)
+        num_keys = self._num_fed + 1
+        # The only query is the last token, which attends to all tokens of its completion: no mask is needed.
+        own = attend(q.unsqueeze(1), own_k[:, :num_keys], own_v[:, :num_keys], scale, causal=False)
         groups = zip(self._packing.to_scene_grids(q), self._prompts[layer], strict=True)
         parts = [attend(queries, *keys, scale, causal=False) for queries, keys in groups]
         prompt = PartialAttention(

@@ -166,7 +166,7 @@ class HFPolicy(HasReference):
         prompt_cache = _prompt_cache(prefix)
         stop = StopCriteria(self.end_ids, self.pad_id, self.sampling.max_new_tokens)
         num_rows = len(prompt_cache.lengths) * num_completions
-        grammar_states = grammar and self._tokens_of(grammar).start(num_rows, stop.max_new_tokens)
+        grammar_states = grammar and self._token_grammar(grammar).start(num_rows, stop.max_new_tokens)
         if uses_static_shapes(prompt_cache.last.device):
             options = SamplerOptions(self.sampling, stop, greedy, grammar_states is not None)
             use_graph = self.cuda_graphs and prompt_cache.last.is_cuda
@@ -181,7 +181,7 @@ class HFPolicy(HasReference):
         texts = decode_completions(self.processor.tokenizer, tokens, mask)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, texts)
 
-    def _tokens_of(self, grammar: AnswerGrammar) -> TokenGrammar:
+    def _token_grammar(self, grammar: AnswerGrammar) -> TokenGrammar:
         if grammar not in self._grammars:
             is_no_text = self.banned.clone()
             is_no_text[list(self.end_ids)] = True  # an end need not be a special token
@@ -205,7 +205,7 @@ class HFPolicy(HasReference):
     def _logprobs(
         self, prefix: Prefix, rollouts: Rollouts, sampling: Sampling, grammar: AnswerGrammar | None
     ) -> Tensor:
-        grammar_states = grammar and self._tokens_of(grammar).replay(
+        grammar_states = grammar and self._token_grammar(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
         counts = token_counts(rollouts.completion_mask)

@@ -102,9 +102,7 @@ def sample_tokens(logps: Tensor, uniform: Tensor | None) -> Tensor:
     return torch.where(is_beyond.any(-1), is_beyond.int().argmax(-1), probs.argmax(-1))
 
 
-_MAX_ALIVE = (
-    7 / 8
-)  # of the rows; with more alive, dropping the others costs more (a copy of keys and values) than it saves
+_MAX_ALIVE = 7 / 8  # of the rows: dropping fewer than an eighth of them costs more (a copy of the cache) than it saves
 
 
 class StopCriteria(NamedTuple):

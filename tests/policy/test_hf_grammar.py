@@ -50,7 +50,7 @@ def test_greedy_answers_are_valid_and_the_same_twice(make_policy, make_batch):
 
 
 def every_answer(policy, grammar, num_tokens):
-    tokens = policy._tokens_of(grammar)
+    tokens = policy._token_grammar(grammar)
     frontier = [([], tokens.start(1, num_tokens).states[0])]
     while frontier:
         drawn, place = frontier.pop()
