@@ -8,7 +8,7 @@ from rloo_bench.geometries import GEOMETRIES, SPECIAL, make_smolvlm
 from lvad.answers.describer import Description
 from lvad.assets import CONFIGS
 from lvad.commands.lightning_cli import make_cli
-from lvad.policy.families.idefics3 import TiledFrames
+from lvad.policy.families.idefics3 import TiledFrameEncoder
 from lvad.policy.tokens import PromptIds, chat_inputs
 from lvad.rewards.clip import CLIP
 
@@ -57,11 +57,12 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, vit_b_32, make_batc
     inputs = chat_inputs(policy.processor, make_batch(1), [policy.prompts.describe])
     assert inputs["pixel_values"].shape == (1, 10, 3, 512, 512)
     assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 10 * 64
-    ids = PromptIds(policy.processor, TiledFrames(policy.processor))(policy.prompts.describe, make_batch(1).frames[0])
+    prompt_ids = PromptIds(policy.processor, TiledFrameEncoder(policy.processor))
+    ids = prompt_ids(policy.prompts.describe, make_batch(1).frames[0])
     assert ids.tolist() == inputs["input_ids"][0].tolist()
     # Of the data set's own frames, as docs/scale.md has it.
     assert policy.prompt_ids.frames.tiling.num_tiles(720, 1280) == 7
-    assert policy.prompt_ids.frame_tokens(720, 1280) == 468
+    assert policy.prompt_ids.num_frame_tokens(720, 1280) == 468
 
 
 @pytest.mark.slow

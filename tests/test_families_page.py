@@ -17,7 +17,7 @@ STEP = (COMMANDS, "test_a_step_and_an_export")
 TESTS = {
     "describe": [
         (EXACT, "test_the_sampler_draws_by_inversion_of_the_plain_models_law"),
-        (EXACT, "test_the_sampler_of_fixed_shapes_draws_the_same"),
+        (EXACT, "test_the_sampler_of_static_shapes_draws_the_same"),
     ],
     "fit, LoRA": [GRADIENTS, STEP],
     "fit, full": [GRADIENTS, STEP],

@@ -54,3 +54,9 @@ def test_a_step_of_the_main_job_passes_the_files_that_the_page_names(module, dra
     trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, max_steps=2, limit_val_batches=0, **QUIET)
     trainer.fit(module, scenes)
     assert sorted(module.files) == sorted(named_files())
+
+
+def test_the_files_in_the_figure_exist():
+    files = re.findall(r"[\w/]+\.py", text_of("docs/engine.svg"))
+    assert len(files) == 10
+    assert all((PACKAGE / file).is_file() for file in files)

@@ -82,19 +82,19 @@ class Ours:
         self.phases.wrap(policy, "logprobs", "forward")
         self.phases.wrap(self.module.reward, "score", "reward")
         self.phases.wrap(policy, "generate", "decode")
-        if not hasattr(engine.read_prompts, "watched"):
-            read_prompts, advance = engine.read_prompts, engine.Decoder.advance
+        if not hasattr(engine.prompt_pass, "watched"):
+            prompt_pass, advance = engine.prompt_pass, engine.Decoder.advance
 
             def timed(*args: Any, **kwargs: Any) -> Any:
                 with Ours.current.phases.phase("prefill"):
-                    return read_prompts(*args, **kwargs)
+                    return prompt_pass(*args, **kwargs)
 
             def counted(decoder: Any, embeds: Tensor) -> Tensor:
                 Ours.current.phases.count("positions", len(embeds))
                 return advance(decoder, embeds)
 
             timed.watched = True  # type: ignore[attr-defined]
-            engine.read_prompts, engine.Decoder.advance = timed, counted
+            engine.prompt_pass, engine.Decoder.advance = timed, counted
         Ours.current = self
 
     current: "Ours"

@@ -92,7 +92,7 @@ def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
     scenes = data.scenes["train"] or data.scenes["val"]  # a stream lists no training scenes
     if not scenes:
         return None
-    frame_tokens = getattr(getattr(policy, "prompt_ids", None), "frame_tokens", None)
+    frame_tokens = getattr(getattr(policy, "prompt_ids", None), "num_frame_tokens", None)
     chosen = worst_scenes(scenes, data.source.num_frames, data.batch_size, data.source.image_size_px, frame_tokens)
     return collate(
         [(scene, decode(scene, data.source.num_frames, data.source.image_size_px)) for scene in chosen], data.taxonomy
@@ -161,7 +161,7 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
         helps.append("policy completions_at_once 2")
     if policy is not None and not getattr(getattr(policy, "vlm", None), "is_gradient_checkpointing", True):
         helps.append("policy gradient_checkpointing true")
-    tokens = prompt_ids and prompt_ids.frame_tokens
+    tokens = prompt_ids and prompt_ids.num_frame_tokens
     # Most processors scale every frame to one size, whatever it was reduced to.
     if tokens is None or tokens(tall, wide) > tokens(-(-tall // 2), -(-wide // 2)):
         helps.append("a smaller data.source.image_size_px")

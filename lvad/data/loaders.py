@@ -46,7 +46,8 @@ class ResumableLoader(DataLoader):
         if not isinstance(self.sampler, EpochSampler):
             yield from super().__iter__()
             return
-        self.sampler.num_seen = self._seen = start
+        self._seen = start
+        self.sampler.skip(start)
         num_left, size = self.sampler.num_left(start), self.batch_size or 1
         for number, batch in enumerate(super().__iter__(), start=1):
             self._seen = start + min(number * size, num_left) * self.sampler.num_replicas

@@ -30,6 +30,10 @@ class EpochSampler(DistributedSampler[int]):
         self.num_seen = 0
         """Scenes at the beginning of the order, of all devices together, that the next pass alone leaves out."""
 
+    def skip(self, num_seen: int) -> None:
+        """Leave the first scenes of the order, of all devices together, out of the next pass."""
+        self.num_seen = num_seen
+
     def order(self) -> list[int]:
         """The scenes of all devices in the present epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)

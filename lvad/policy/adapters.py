@@ -1,6 +1,6 @@
-"""Low-rank adapters: what they adapt, how a model is written with them and without, and the reference without them.
+"""Low-rank adapters: adding them, saving a model with or without them, and the reference that they make possible.
 
-PEFT's models and layers are told apart without importing it: that takes seconds, and no plain model needs it.
+PEFT's classes are recognised without importing it, because the import takes seconds and a plain model needs none.
 """
 
 import copy
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from lvad.policy.four_bits import in_float32, is_in_four_bits
+from lvad.policy.four_bits import dequantized, is_in_four_bits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -38,7 +38,7 @@ def is_tuner_layer(layer: Any) -> "TypeGuard[BaseTunerLayer]":
 
 
 def _is_a(value: Any, module: str, name: str) -> bool:
-    """An instance of a class that was never loaded cannot exist."""
+    """Whether a value is an instance of a class; false if the module was never imported, since none can exist then."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, getattr(loaded, name))
 
@@ -59,10 +59,10 @@ class Lora:
 
 
 def adapted(model: Any, lora: Lora) -> "PeftModel":
-    """Put adapters on a model; all else is frozen.
+    """Put adapters on a model, in place, and freeze all other weights.
 
     Raises:
-        ValueError: for adapters on the embedding or the head, whose gradients go around their layers.
+        ValueError: for adapters on the embedding or the head: the engine uses their weights without calling the layers.
     """
     from peft import LoraConfig, get_peft_model  # takes seconds to import, and no plain model needs it
 
@@ -75,12 +75,12 @@ def adapted(model: Any, lora: Lora) -> "PeftModel":
 
 
 def has_adapters(*parts: nn.Module) -> bool:
-    """Whether an adapter lies in these parts, switched on or off."""
+    """Whether there are adapters in these modules, switched on or off."""
     return any(is_tuner_layer(module) for part in parts for module in part.modules())
 
 
 def active_weights(*parts: nn.Module) -> list[Tensor]:
-    """The weights that the output of these parts depends on: all but those of adapters that are switched off."""
+    """The weights that the outputs of these modules depend on: all but those of adapters that are switched off."""
     off: set[int] = set()
     for layer in (module for part in parts for module in part.modules()):
         if is_tuner_layer(layer) and layer.disable_adapters:
@@ -90,71 +90,72 @@ def active_weights(*parts: nn.Module) -> list[Tensor]:
 
 
 def float_copy(model: Any) -> Any:
-    """A copy on the CPU in float32, adapters in place, that says what the model says; also of a base in 4 bits."""
+    """Copy a model to the CPU in float32, adapters included; a 4-bit base is dequantised."""
     if is_peft_model(model) and is_in_four_bits(model):
-        return in_float32(model)
+        return dequantized(model)
     return copy.deepcopy(model).float().cpu()
 
 
 def merged(model: Any, dtype: str = "float32") -> Any:
-    """A copy on the CPU with the adapters merged in float32, a plain transformers model."""
+    """Copy a model to the CPU as a plain transformers model, with the adapters merged in float32."""
     whole: Any = float_copy(model)
     whole = whole.merge_and_unload() if is_peft_model(whole) else whole
     return whole.to(getattr(torch, dtype))
 
 
 def start_of(model: Any) -> Any:
-    """A copy on the CPU of a model as it was before its adapters, a plain transformers model."""
+    """Copy a model to the CPU as a plain transformers model, without its adapters."""
     plain: Any = float_copy(model) if is_in_four_bits(model) else copy.deepcopy(model).cpu()
     return plain.unload() if is_peft_model(plain) else plain
 
 
 def save_start(model: Any, folder: Path) -> None:
-    """Write a model as it was before its adapters, as plain transformers has it."""
+    """Save a model without its adapters, as a plain transformers model."""
     start_of(model).save_pretrained(folder)
 
 
 def save_adapter(model: "PeftModel", folder: Path, base: str = "..") -> None:
-    """Write the adapters alone, for ``PeftModel.from_pretrained`` on the model that they were trained on.
+    """Save only the adapters, for ``PeftModel.from_pretrained`` on the model that they were trained on.
 
     Args:
         model: with its adapters.
-        folder: where to.
+        folder: where they are saved.
         base: name or folder of that model; by default the folder above.
     """
     (config,) = model.peft_config.values()
     before, config.base_model_name_or_path = config.base_model_name_or_path, base
     try:
-        model.save_pretrained(str(folder), save_embedding_layers=False)  # looks for ".." otherwise
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # otherwise it looks ".." up on the hub
     finally:
         config.base_model_name_or_path = before
 
 
 class HasReference(nn.Module):
-    """A policy that remembers its start, or a later state of itself.
+    """A policy with a reference: its weights at the start, or at a later refresh.
 
-    With adapters the start costs nothing, they are switched off; anything else is a second copy of the policy.
+    With adapters the start needs no memory: it is the model with its adapters switched off. Any other reference is a
+    second copy of the policy.
     """
 
     model: Any
 
     def __init__(self) -> None:
         super().__init__()
-        self._reference: list[Self] = []  # in a list, so that it is no submodule and enters no checkpoint
+        self._reference: list[Self] = []  # in a list, so that it is no submodule and is not saved in checkpoints
         self._is_refreshed = False
 
     @property
     def kept_copy(self) -> Self | None:
-        """The second model that is the reference; None where adapters are switched off for it, or none is kept."""
+        """The second model that is the reference; None if adapters are switched off instead, or none is kept."""
         return self._reference[0] if self._reference else None
 
     def shared_with_reference(self) -> list[object]:
-        """What a copy does not need of its own."""
+        """Objects that the copy and the policy share."""
         return []
 
     @contextmanager
     def as_reference(self) -> Iterator[Self]:
-        """The reference, for the time of a block: the copy that was kept, or the start with adapters switched off.
+        """Yield the reference: the kept copy, or the policy itself, with its adapters switched off inside the block.
 
         Raises:
             RuntimeError: if there are no adapters and no copy.
@@ -168,27 +169,27 @@ class HasReference(nn.Module):
             raise RuntimeError("no reference was kept: call keep_reference() before the first update")
 
     def keep_reference(self) -> None:
-        """Remember the present weights as the reference; free where adapters are on (they are switched off)."""
+        """Make the present weights the reference; with adapters this needs no copy."""
         if not is_peft_model(self.model):
             self._keep_copy()
 
     def refresh_reference(self) -> None:
-        """Make a copy of the present weights, adapters included, the reference."""
+        """Make a copy of the present weights, adapters included, the new reference."""
         self._keep_copy()
         self._is_refreshed = True
 
     def reference_state(self) -> dict[str, Tensor] | None:
-        """The trained weights as they were at the last refresh; None while the reference is the start."""
+        """The trainable weights at the last refresh; None while the reference is the start."""
         if not self._is_refreshed:
             return None
         reference = dict(self._reference[0].named_parameters())
         return {name: reference[name].detach() for name, p in self.named_parameters() if p.requires_grad}
 
     def load_reference_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``reference_state`` gave.
+        """Restore a reference from what ``reference_state`` returned.
 
         Raises:
-            ValueError: if it is that of another model.
+            ValueError: if it is the state of another model.
         """
         self.refresh_reference()
         parameters = dict(self._reference[0].named_parameters())

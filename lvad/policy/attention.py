@@ -1,16 +1,16 @@
 r"""Attention of completions that share a prompt, without copying the prompt's keys and without a mask.
 
-A completion's token sees the whole prompt and the earlier tokens of its own completion:
+A completion's token attends to the whole prompt and to the earlier tokens of its own completion:
 
     query \\ key   prompt   c_1     c_2
     c_1           all      causal   .
     c_2           all       .      causal
 
-The softmax over both parts is put together from two softmaxes, one per part, by their log-sum-exps (Dao et al. 2022,
+The softmax over both parts is merged from two softmaxes, one per part, by their log-sum-exps (Dao et al. 2022,
 arXiv:2205.14135, sec. 3.1). The prompt's part is one call for all completions of a scene, the completions' part a
 plain causal call. With the merged output and log-sum-exp, the backward pass of each part alone gives the exact
-gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs that do
-not see each other.
+gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs of tokens
+that do not attend to each other.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from lvad.policy.attention_blocks import causal_backward, full_backward
-from lvad.policy.layout import Layout
+from lvad.policy.packing import Packing
 from lvad.policy.plain_attention import plain_attend, plain_backward
 
 
-class Part(NamedTuple):
-    """Attention to some of the keys."""
+class PartialAttention(NamedTuple):
+    """Output and log-sum-exp of attention over a subset of the keys, from which the whole is merged."""
 
     out: Tensor
     """float[B, T, H, D]."""
@@ -32,15 +32,15 @@ class Part(NamedTuple):
     """float[B, T, H], log of the sum of the exponentiated scores."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
-    """Softmax attention with its log-sum-exp, by the fastest exact kernel of the device.
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> PartialAttention:
+    """Compute softmax attention with its log-sum-exp, by the fastest exact kernel of the device.
 
     Args:
         q: float[B, T, H, D].
         k: float[B, S, G, D]; the H heads share G key heads, H / G to each.
         v: float[B, S, G, D].
         scale: of the scores.
-        causal: query t sees the keys up to t; then S = T.
+        causal: query t attends to the keys up to t; then S = T.
     """
     # The kernels have heads before tokens; they read views, so nothing is copied.
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -50,20 +50,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Part:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[:2]
     else:
         out, lse = plain_attend(q, k, v, scale, causal)
-    return Part(out.transpose(1, 2), lse.transpose(1, 2))
+    return PartialAttention(out.transpose(1, 2), lse.transpose(1, 2))
 
 
 def attend_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: Part, scale: float, causal: bool
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, part: PartialAttention, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, in their shapes.
+    """Compute the gradients of q, k and v, in their shapes.
 
     Args:
         grad: float[B, T, H, D], of the output.
         q: float[B, T, H, D].
         k: float[B, S, G, D].
         v: float[B, S, G, D].
-        part: output and log-sum-exp over all the keys that the queries saw, these and others.
+        part: output and log-sum-exp over all keys that the queries attended to, these and others.
         scale: as in ``attend``.
         causal: as in ``attend``.
     """
@@ -83,7 +83,7 @@ def attend_backward(
 
 
 def _has_cuda_kernel(q: Tensor) -> bool:
-    """PyTorch's flash kernel: half precision, from Ampere on, a head of at most 256 numbers."""
+    """Whether PyTorch's flash kernel takes these: half precision, Ampere or newer, a head of at most 256 numbers."""
     is_half = q.dtype in (torch.float16, torch.bfloat16)
     size = q.shape[-1]
     return q.is_cuda and is_half and size % 8 == 0 and size <= 256 and _capability(q.device) >= (8, 0)
@@ -93,29 +93,29 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def merge(first: Part, second: Part) -> Part:
-    """Attention to the keys of both."""
-    return Part(merged_output(first, second), torch.logaddexp(first.lse, second.lse))
+def merge_partial(first: PartialAttention, second: PartialAttention) -> PartialAttention:
+    """Merge attention over two subsets of the keys into attention over both."""
+    return PartialAttention(merge_outputs(first, second), torch.logaddexp(first.lse, second.lse))
 
 
-def merged_output(first: Part, second: Part) -> Tensor:
-    """The outputs weighted by exp(lse), which leaves one sigmoid."""
+def merge_outputs(first: PartialAttention, second: PartialAttention) -> Tensor:
+    """Average two outputs with weights exp(lse); the normalised weight of the first is one sigmoid."""
     weight = (first.lse - second.lse).sigmoid().unsqueeze(-1).to(first.out.dtype)
     return torch.lerp(second.out, first.out, weight)
 
 
 class TreeAttention(torch.autograd.Function):
-    """Causal attention inside each completion, and to the whole prompt of its scene if there is one.
+    """Causal attention inside each completion, and full attention to the prompt of its scene if there is one.
 
-    Rows are flat: q float[N, H, D], k and v float[N, G, D]; the prompts' keys float[S, G, D] in a layout of their own
-    with the same groups of the same scenes.
+    Tokens are packed: q float[N, H, D], k and v float[N, G, D]. The prompts' keys and values float[S, G, D] have a
+    packing of their own, with the same groups of the same scenes.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        layout: Layout,
-        prompts: Layout | None,
+        packing: Packing,
+        prompts: Packing | None,
         scale: float,
         q: Tensor,
         k: Tensor,
@@ -123,33 +123,35 @@ class TreeAttention(torch.autograd.Function):
         prompt_k: Tensor | None,
         prompt_v: Tensor | None,
     ) -> Tensor:
-        """Output float[N, H, D]."""
-        ctx.layouts, ctx.scale = (layout, prompts), scale
-        parts = [_attend_grid(seen, scale) for seen in _grids(layout, prompts, (q, k, v), (prompt_k, prompt_v))]
-        out, lse = layout.join([p.out for p in parts]), layout.join([p.lse for p in parts])
+        """Compute the output float[N, H, D]."""
+        ctx.packings, ctx.scale = (packing, prompts), scale
+        parts = [_attend_grid(group, scale) for group in _grids(packing, prompts, (q, k, v), (prompt_k, prompt_v))]
+        out, lse = packing.from_grids([p.out for p in parts]), packing.from_grids([p.lse for p in parts])
         ctx.save_for_backward(q, k, v, prompt_k, prompt_v, out, lse)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of q, k, v and the prompts' keys and values."""
+        """Compute the gradients of q, k, v and of the prompts' keys and values."""
         q, k, v, prompt_k, prompt_v, out, lse = ctx.saved_tensors
-        layout, prompts = ctx.layouts
+        packing, prompts = ctx.packings
         groups = zip(
-            _grids(layout, prompts, (q, k, v), (prompt_k, prompt_v)),
-            layout.split(grads[0], fill_zero=True),  # padding repeats a real row, which must not count again
-            layout.split(out),
-            layout.split(lse),
+            _grids(packing, prompts, (q, k, v), (prompt_k, prompt_v)),
+            packing.to_grids(grads[0], fill_zero=True),  # padding repeats a real token, which must not count again
+            packing.to_grids(out),
+            packing.to_grids(lse),
             strict=True,
         )
-        parts = [_grid_backward(seen, grad, Part(o, e), ctx.scale) for seen, grad, o, e in groups]
+        parts = [_grid_backward(group, grad, PartialAttention(o, e), ctx.scale) for group, grad, o, e in groups]
         columns = list(zip(*parts, strict=True))
-        of_prompts = (None, None) if prompts is None else (prompts.join(columns[3]), prompts.join(columns[4]))
-        return None, None, None, *(layout.join(column) for column in columns[:3]), *of_prompts
+        of_prompts = (
+            (None, None) if prompts is None else (prompts.from_grids(columns[3]), prompts.from_grids(columns[4]))
+        )
+        return None, None, None, *(packing.from_grids(column) for column in columns[:3]), *of_prompts
 
 
 class _AttentionGrids(NamedTuple):
-    """What one group's queries attend to, as grids."""
+    """Queries, keys and values of one group of scenes, in the cells of its grid."""
 
     shape: tuple[int, int, int]
     """B scenes, K completions, T tokens."""
@@ -158,50 +160,54 @@ class _AttentionGrids(NamedTuple):
     k: Tensor
     """float[B K T, G, D]."""
     v: Tensor
+    """float[B K T, G, D]."""
     prompt_k: Tensor | None
-    """float[B, P, G, D]."""
+    """float[B, P, G, D]; None in the prompt pass."""
     prompt_v: Tensor | None
+    """float[B, P, G, D]; None in the prompt pass."""
 
 
 def _grids(
-    layout: Layout, prompts: Layout | None, own: tuple[Tensor, ...], prompt: tuple[Tensor | None, ...]
+    packing: Packing, prompts: Packing | None, own: tuple[Tensor, ...], prompt: tuple[Tensor | None, ...]
 ) -> list[_AttentionGrids]:
-    shapes = [grid.shape for grid in layout.grids]
-    q, k, v = (layout.split(x) for x in own)
+    shapes = [grid.shape for grid in packing.grids]
+    q, k, v = (packing.to_grids(x) for x in own)
     if prompts is None:
         return [_AttentionGrids(*row, None, None) for row in zip(shapes, q, k, v, strict=True)]
-    prompt_k, prompt_v = (prompts.split_scenes(x) for x in prompt if x is not None)
+    prompt_k, prompt_v = (prompts.to_scene_grids(x) for x in prompt if x is not None)
     return [_AttentionGrids(*row) for row in zip(shapes, q, k, v, prompt_k, prompt_v, strict=True)]
 
 
-def _attend_grid(seen: _AttentionGrids, scale: float) -> Part:
-    scenes, completions, _ = seen.shape
-    q, k, v = (_per(scenes * completions, x) for x in (seen.q, seen.k, seen.v))
+def _attend_grid(group: _AttentionGrids, scale: float) -> PartialAttention:
+    num_scenes, num_completions, _ = group.shape
+    q, k, v = (_per_sequence(num_scenes * num_completions, x) for x in (group.q, group.k, group.v))
     own = attend(q, k, v, scale, causal=True)
-    own = Part(own.out.flatten(0, 1), own.lse.flatten(0, 1))
-    if seen.prompt_k is None or seen.prompt_v is None:
+    own = PartialAttention(own.out.flatten(0, 1), own.lse.flatten(0, 1))
+    if group.prompt_k is None or group.prompt_v is None:
         return own
-    # The queries of all completions as one sequence: each of them sees the whole prompt, so its keys are read once.
-    prompt = attend(_per(scenes, seen.q), seen.prompt_k, seen.prompt_v, scale, causal=False)
-    return merge(Part(prompt.out.flatten(0, 1), prompt.lse.flatten(0, 1)), own)
+    # The queries of all completions are one sequence: each attends to the whole prompt, so its keys are read once.
+    prompt = attend(_per_sequence(num_scenes, group.q), group.prompt_k, group.prompt_v, scale, causal=False)
+    return merge_partial(PartialAttention(prompt.out.flatten(0, 1), prompt.lse.flatten(0, 1)), own)
 
 
-def _grid_backward(seen: _AttentionGrids, grad: Tensor, part: Part, scale: float) -> tuple[Tensor, ...]:
-    scenes, completions, _ = seen.shape
+def _grid_backward(group: _AttentionGrids, grad: Tensor, part: PartialAttention, scale: float) -> tuple[Tensor, ...]:
+    num_scenes, num_completions, _ = group.shape
 
     def backward(batch: int, k: Tensor, v: Tensor, causal: bool) -> list[Tensor]:
-        # Output and log-sum-exp are those over both parts: with them each part's gradient is its share of the whole.
-        grad_part, q, out, lse = (_per(batch, x) for x in (grad, seen.q, *part))
-        grads = attend_backward(grad_part, q, k, v, Part(out, lse), scale, causal)
+        # With output and log-sum-exp over both subsets of keys, each subset's backward gives its share of the gradient.
+        grad_part, q, out, lse = (_per_sequence(batch, x) for x in (grad, group.q, *part))
+        grads = attend_backward(grad_part, q, k, v, PartialAttention(out, lse), scale, causal)
         return [x.flatten(0, 1) for x in grads]
 
-    branches = scenes * completions
-    gq, gk, gv = backward(branches, _per(branches, seen.k), _per(branches, seen.v), causal=True)
-    if seen.prompt_k is None or seen.prompt_v is None:
+    num_rows = num_scenes * num_completions
+    own_k, own_v = (_per_sequence(num_rows, x) for x in (group.k, group.v))
+    gq, gk, gv = backward(num_rows, own_k, own_v, causal=True)
+    if group.prompt_k is None or group.prompt_v is None:
         return gq, gk, gv
-    gq_prompt, *g_prompt = backward(scenes, seen.prompt_k, seen.prompt_v, causal=False)
+    gq_prompt, *g_prompt = backward(num_scenes, group.prompt_k, group.prompt_v, causal=False)
     return gq + gq_prompt, gk, gv, *g_prompt
 
 
-def _per(batch: int, rows: Tensor) -> Tensor:
-    return rows.unflatten(0, (batch, -1))
+def _per_sequence(num_sequences: int, cells: Tensor) -> Tensor:
+    """[N, T, ...] from [N T, ...], for N sequences."""
+    return cells.unflatten(0, (num_sequences, -1))

@@ -1,37 +1,37 @@
-"""The backward pass of attention on a CPU, by PyTorch's kernel in blocks.
+"""The backward pass of attention on a CPU: PyTorch's kernel, called on blocks of the score matrix.
 
-The kernel hands one core a key head of a sequence at a time, which for one prompt with three of them leaves one of two
-cores idle half of the time, and of a causal square it computes much that the mask hides. A causal square of T tokens
-is two of T / 2, which the kernel takes side by side like two sequences, and one block of the later queries and the
-earlier keys. Since output and log-sum-exp are those over all keys, the gradients of blocks add up (``attention``).
+The kernel gives each key head of a sequence to one core, so one prompt with three key heads leaves one of two cores
+idle half of the time. It also computes much of what the causal mask hides. A causal square of T tokens is two causal
+squares of T / 2, which the kernel takes like two sequences, and one full block of the later queries and the earlier
+keys. Output and log-sum-exp are those over all keys, so the gradients of the blocks add up (``attention``).
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-_SMALLEST_SQUARE = 128  # tokens; smaller halves cost more in calls than they save
-_FEWEST_KEYS = 256  # of a strip
+_SMALLEST_SQUARE = 128  # tokens; the calls for smaller halves cost more than they save
+_FEWEST_KEYS = 256  # in a strip
 _TASKS_PER_CORE = 2
 
 Inputs = tuple[Tensor, ...]
 """grad and q float[B, T, H, D], k and v float[B, S, G, D], output float[B, T, H, D], log-sum-exp float[B, T, H]."""
 Grads = tuple[Tensor, Tensor, Tensor]
-"""Of q, k and v, in their shapes."""
+"""The gradients of q, k and v, in their shapes."""
 
 
 def causal_backward(inputs: Inputs, scale: float) -> Grads:
-    """Gradients where query t sees the keys up to t."""
+    """Compute the gradients where query t attends to the keys up to t."""
     length = inputs[0].shape[1]
     num_halvings = max(0, (length // _SMALLEST_SQUARE).bit_length() - 1)
-    # Rows of zeros at the end change nothing: no other row sees them, and they have no gradient to pass on.
+    # Zero rows at the end change nothing: no other row attends to them, and their own gradient is zero.
     inputs = tuple(_padded(x, -length % 2**num_halvings) for x in inputs)
     gq, gk, gv = _square_backward(inputs, scale, num_halvings)
     return gq[:, :length], gk[:, :length], gv[:, :length]
 
 
 def full_backward(inputs: Inputs, scale: float) -> Grads:
-    """Gradients where every query sees every key."""
+    """Compute the gradients where every query attends to every key."""
     grad, q, k, v, out, lse = inputs
     length = k.shape[1]
     wanted = -(-_TASKS_PER_CORE * torch.get_num_threads() // (len(k) * k.shape[2]))
@@ -47,7 +47,7 @@ def full_backward(inputs: Inputs, scale: float) -> Grads:
 
 
 def _strips_backward(inputs: Inputs, scale: float, num_strips: int) -> Grads:
-    """The keys in strips side by side, like sequences that have the queries in common."""
+    """Split the keys into strips, and give them to the kernel like sequences with the same queries."""
     grad, q, k, v, out, lse = inputs
     k, v = (x.unflatten(1, (num_strips, -1)).flatten(0, 1) for x in (k, v))
     grad, q, out, lse = (x.unsqueeze(1).expand(-1, num_strips, *x.shape[1:]).flatten(0, 1) for x in (grad, q, out, lse))
@@ -63,7 +63,7 @@ def _square_backward(inputs: Inputs, scale: float, num_halvings: int) -> Grads:
     gq, gk, gv = (x.unflatten(0, (-1, 2)) for x in squares)
     (_, grad), (_, q), (k, _), (v, _), (_, out), (_, lse) = (x.unbind(1) for x in halves)
     of_later, *of_earlier = full_backward((grad, q, k, v, out, lse), scale)
-    # In place, into views of what the kernel has just made for this call.
+    # In place: the kernel made these tensors in this call, nobody else holds them.
     for total, more in zip((gq[:, 1], gk[:, 0], gv[:, 0]), (of_later, *of_earlier), strict=True):
         total += more
     return gq.flatten(1, 2), gk.flatten(1, 2), gv.flatten(1, 2)

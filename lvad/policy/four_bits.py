@@ -1,4 +1,4 @@
-"""A frozen base in 4 bits under trained adapters (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+"""QLoRA: a frozen base model quantised to 4 bits under trained adapters (Dettmers et al. 2023, arXiv:2305.14314)."""
 
 import copy
 from collections.abc import Sequence
@@ -12,35 +12,35 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def four_bits(dtype: torch.dtype, vision: Sequence[str]) -> BitsAndBytesConfig:
-    """The text model's linear layers as normal floats of 4 bits, multiplied in ``dtype``.
+def four_bit_config(dtype: torch.dtype, vision: Sequence[str]) -> BitsAndBytesConfig:
+    """Configure the text model's linear layers as 4-bit normal floats, multiplied in ``dtype``.
 
-    What the text model reads and how it speaks stay whole. The head's rounding would be in every probability, and some
-    models share its weights with the embedding, which looks rows up; SmolVLM-256M and 500M have a head of their own.
+    Vision encoder, embedding and head are not quantised. The head's rounding errors would be in every probability, and
+    some models share its weights with the embedding (SmolVLM-256M and 500M do not).
 
     Args:
-        dtype: of products.
-        vision: names of what makes visual tokens.
+        dtype: of matrix products.
+        vision: the attributes of ``vlm.model`` that compute visual tokens.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-        # Named after 8 bits, it holds for 4 bits too.
+        # The option is named after 8 bits, but holds for 4 bits too.
         llm_int8_skip_modules=[*(f"model.{name}" for name in vision), "lm_head"],
     )
 
 
 def is_in_four_bits(model: nn.Module) -> bool:
-    """Whether any layer is."""
+    """Whether any layer of a model is quantised to 4 bits."""
     return any(_is_packed(part) for part in model.modules())
 
 
-def multiply_alike(model: Any) -> None:
-    """Let a CPU multiply by the same numbers in training and in evaluation, in place.
+def keep_packed_weights(model: Any) -> None:
+    """Stop bitsandbytes from packing weights again in evaluation mode on a CPU, in place.
 
-    bitsandbytes packs the weights anew for products in bfloat16 when it meets them in evaluation: the sampler's density
-    would not be that of the gradient pass, and the weights could not be unpacked as they were.
+    It would do so for products in bfloat16: the sampler's density would differ from that of the completion pass, and
+    the original weights could not be unpacked again.
     """
     for part in model.modules():
         if _is_packed(part):
@@ -48,7 +48,7 @@ def multiply_alike(model: Any) -> None:
 
 
 def multiply_in_float32(model: Any) -> None:
-    """In place, for comparisons; no effect on layers that are not in 4 bits."""
+    """Make 4-bit layers multiply in float32, in place, for comparisons; other layers stay as they are."""
     for part in model.modules():
         if _is_packed(part):
             part.compute_dtype = torch.float32
@@ -56,10 +56,10 @@ def multiply_in_float32(model: Any) -> None:
 
 
 @torch.no_grad()
-def in_float32(model: "PeftModel") -> "PeftModel":
-    """A copy on the CPU whose base holds the 4-bit weights' own values in float32: it says what the model says.
+def dequantized(model: "PeftModel") -> "PeftModel":
+    """Copy a model to the CPU with its 4-bit weights dequantised to float32, which leaves its outputs the same.
 
-    Adapters merged into it are merged without another rounding to 4 bits.
+    Adapters can be merged into the copy without another rounding to 4 bits.
     """
     from bitsandbytes.functional import dequantize_4bit
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -83,7 +83,7 @@ def in_float32(model: "PeftModel") -> "PeftModel":
 
 
 def _unpacking_to_float32(part: Any) -> Any:
-    """How a layer's weight was packed; a model in 16 bits would round what it unpacks to those."""
+    """A layer's quantisation state for unpacking to float32; its own may round to 16 bits."""
     state = copy.copy(part.weight.quant_state)
     state.dtype = torch.float32
     return state

@@ -1,12 +1,12 @@
-"""The answers as a formal language: which token may come next, so that whatever is drawn parses.
+"""Grammar-constrained sampling: which tokens may come next, so that every sampled answer parses.
 
-Two automata. ``AnswerGrammar`` reads characters and accepts exactly the texts that ``render`` writes.
-``TokenGrammar`` reads the tokens of one tokenizer and knows, for every state, which tokens lead to an answer that
-still fits into the tokens that are left. Any division of a text into tokens is allowed: the model chooses it, and a
-mask that allowed one division alone would renormalise more than the grammar asks.
+There are two automata. ``AnswerGrammar`` reads characters and accepts exactly the texts that ``render`` writes.
+``TokenGrammar`` reads tokens of one tokenizer and knows for every state which tokens lead to an answer that still fits
+into the tokens that are left. Every way to split a text into tokens is allowed: a mask that allowed only one would
+renormalise more than the grammar asks for.
 
-The mask belongs to the sampled density: the gradient pass replays the automaton over the drawn tokens and applies
-the same masks, so the differentiated log-probabilities are those of the renormalised law.
+The mask is part of the sampled density: the completion pass replays the automaton over the drawn tokens and applies
+the same masks, so the differentiated log-probabilities are those of the renormalised distribution.
 """
 
 from collections import defaultdict
@@ -26,25 +26,25 @@ _UNREACHABLE: Final = 1 << 30
 
 
 class _After(NamedTuple):
-    """What was written last: a label of a part (0 actions, 1 reasons), or -1 for the words before its first."""
+    """What was written last: a label of a part (0 actions, 1 reasons), or -1 for the words before its first label."""
 
     part: int
     label: int
 
 
 State = frozenset[tuple[str, _After]]
-"""The texts that may be written next, each with what was written last once it is out."""
+"""The texts that may be written next, each with what will then have been written last."""
 
 
 @dataclass(frozen=True)
 class AnswerGrammar:
-    """The language of ``render``: labels once each, in index order, or ``none``.
+    """The texts that ``render`` writes: each label at most once, in index order, or ``none``.
 
-    A space before the answer is allowed, since tokenizers put one there and decoding strips it.
+    A space before the answer is allowed, because tokenizers put one there and decoding strips it.
 
     Args:
         with_reasons: True for "Action: stop. Reason: traffic sign.", False for "Action: stop.".
-        taxonomy: what the labels are called.
+        taxonomy: the names of the labels.
     """
 
     with_reasons: bool = True
@@ -65,16 +65,16 @@ class AnswerGrammar:
 
     @property
     def start(self) -> State:
-        """Nothing is written."""
+        """The state before the first character."""
         opening = self._frame[0]
         return frozenset({(opening, _After(0, -1)), (f" {opening}", _After(0, -1))})
 
     def is_complete(self, state: State) -> bool:
-        """True where a whole answer is written."""
+        """Whether a whole answer is written."""
         return ("", _After(len(self._frame) - 1, -1)) in state
 
     def successors(self, state: State) -> dict[str, State]:
-        """The next characters, each with the state that it leads to; empty after the last one."""
+        """The characters that may come next, each with the state that follows; empty after the last one."""
         found: defaultdict[str, set[tuple[str, _After]]] = defaultdict(set)
         for text, after in state:
             if text[1:]:
@@ -100,7 +100,7 @@ class AnswerGrammar:
 
 @dataclass
 class _Node:
-    """A place in the prefix tree of the token texts."""
+    """A node of the prefix tree of the token texts."""
 
     children: dict[str, "_Node"] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
@@ -109,7 +109,7 @@ class _Node:
 def _prefix_tree(texts: Sequence[str], alphabet: frozenset[str]) -> _Node:
     root = _Node()
     for token, text in enumerate(texts):
-        if text and alphabet.issuperset(text):  # an empty token would use up the budget and write nothing
+        if text and alphabet.issuperset(text):  # a token without text would use up the length limit and write nothing
             node = root
             for char in text:
                 node = node.children.setdefault(char, _Node())
@@ -121,18 +121,19 @@ class GrammarState(NamedTuple):
     """State of the token automaton for one completion."""
 
     state: int
+    """Index of the state: 0 after the end, 1 before the first token."""
     num_left: int
     """Tokens that may still be drawn, the next one included."""
 
 
 class GrammarStates(NamedTuple):
-    """Grammar states of N completions, or of N positions of given completions."""
+    """The grammar states of N completions, or of N positions in given completions."""
 
     grammar: "TokenGrammar"
     states: list[GrammarState]
 
     def banned(self, device: torch.device) -> Tensor:
-        """bool[N, V], True on the tokens that may not come next."""
+        """The mask bool[N, V], True on tokens that may not come next."""
         allowed = [self.grammar.allowed(state) for state in self.states]
         rows = torch.arange(len(allowed)).repeat_interleave(torch.tensor([len(a) for a in allowed], dtype=torch.long))
         banned = torch.ones(len(allowed), self.grammar.vocabulary, dtype=torch.bool, device=device)
@@ -141,23 +142,23 @@ class GrammarStates(NamedTuple):
         return banned
 
     def after(self, tokens: Tensor) -> "GrammarStates":
-        """The states one token later, int64[N]; a completion that has ended stays where it is."""
+        """The states after one more token each, int64[N]; a completion that has ended keeps its state."""
         drawn = zip(self.states, tokens.tolist(), strict=True)
         return GrammarStates(self.grammar, [self.grammar.after(state, token) for state, token in drawn])
 
     def pick(self, rows: Iterable[int]) -> "GrammarStates":
-        """Some of the N."""
+        """The states of some rows."""
         return GrammarStates(self.grammar, [self.states[row] for row in rows])
 
 
 class TokenGrammar:
-    """An answer grammar over one tokenizer's tokens, all states laid out.
+    """An answer grammar over the tokens of one tokenizer, with all states computed in advance.
 
     Args:
         grammar: over characters.
-        texts: V strings, what each token writes; empty for an end and for one that may never be drawn.
-        end_id: the token that ends an answer, allowed after a whole one and nowhere else. Other ends of the model's
-            are not allowed: nothing but an end may follow a whole answer, so that which one it is says nothing.
+        texts: the text of each of the V tokens; empty for end tokens and those that may never be drawn.
+        end_id: the token that ends an answer, allowed only after a whole one. Other end tokens are not allowed: nothing
+            else may follow a whole answer, so which of them it is carries no information.
 
     Raises:
         ValueError: if the tokens cannot write any answer.
@@ -177,7 +178,7 @@ class TokenGrammar:
         self._needs_after = [torch.tensor([needs[then] for then in row.values()]) for row in self._moves]
 
     def start(self, num_completions: int, max_new_tokens: int) -> GrammarStates:
-        """Before the first token of each completion.
+        """The states before the first token of each completion.
 
         Raises:
             ValueError: if not even the shortest answer fits.
@@ -190,11 +191,11 @@ class TokenGrammar:
         return GrammarStates(self, [GrammarState(_ENDED + 1, max_new_tokens)] * num_completions)
 
     def allowed(self, state: GrammarState) -> Tensor:
-        """int64[N], the tokens after which an answer can still be completed in time; at least one."""
+        """The tokens int64[N] after which an answer can still be completed in time; at least one."""
         return self._tokens[state.state][self._needs_after[state.state] < state.num_left]
 
     def after(self, state: GrammarState, token: int) -> GrammarState:
-        """The state one token later.
+        """The state after one more token.
 
         Raises:
             ValueError: if the token is not allowed.
@@ -207,18 +208,18 @@ class TokenGrammar:
         return GrammarState(then, 1 if then == _ENDED else state.num_left - 1)
 
     def replay(self, tokens: Tensor, completion_mask: Tensor, max_new_tokens: int) -> GrammarStates:
-        """The states at which given tokens were drawn.
+        """Find the states at which given tokens were drawn.
 
         Args:
             tokens: int64[B, K, T].
             completion_mask: bool[B, K, T], True on sampled tokens.
-            max_new_tokens: the budget under which they were drawn.
+            max_new_tokens: the length limit under which they were drawn.
 
         Returns:
             One state per True in ``completion_mask``, in its row-major order.
 
         Raises:
-            ValueError: naming the completion that this grammar and budget cannot have drawn.
+            ValueError: naming the completion that cannot have been drawn with this grammar and length limit.
         """
         states: list[GrammarState] = []
         first = self.start(1, max_new_tokens).states[0]
@@ -237,11 +238,11 @@ class TokenGrammar:
 
 
 def _all_moves(grammar: AnswerGrammar, tree: _Node, end_id: int) -> list[dict[int, int]]:
-    """Token to next state, for every state that tokens can reach: 0 has ended, 1 is the start."""
+    """The next state by token, for every state that tokens can reach: 0 has ended, 1 is the start."""
     steps = cache(grammar.successors)
     numbers = {grammar.start: _ENDED + 1}
     moves = [{end_id: _ENDED}]
-    for state in (queue := [grammar.start]):  # grows while it is walked
+    for state in (queue := [grammar.start]):  # the list grows during the loop
         row = {end_id: _ENDED} if grammar.is_complete(state) else {}
         frontier = [(state, tree)]
         while frontier:
@@ -257,14 +258,14 @@ def _all_moves(grammar: AnswerGrammar, tree: _Node, end_id: int) -> list[dict[in
 
 
 def _tokens_to_end(moves: list[dict[int, int]]) -> list[int]:
-    """The least number of tokens from each state to the end: breadth first, backwards."""
+    """The least number of tokens from each state to the end, by a breadth-first search backwards."""
     sources: list[set[int]] = [set() for _ in moves]
     for state, row in enumerate(moves):
         for then in row.values():
             sources[then].add(state)
     needs = [_UNREACHABLE] * len(moves)
     needs[_ENDED] = 0
-    for state in (queue := [_ENDED]):  # grows while it is walked
+    for state in (queue := [_ENDED]):  # the list grows during the loop
         for source in sources[state]:
             if needs[source] == _UNREACHABLE:
                 needs[source] = needs[state] + 1

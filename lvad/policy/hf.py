@@ -1,4 +1,4 @@
-"""A vision-language checkpoint as a policy: images and prompt are read once for K completions."""
+"""A transformers vision-language model as a policy; frames and prompt are read once for K completions."""
 
 from pathlib import Path
 from typing import Any
@@ -8,41 +8,40 @@ from torch import Tensor
 
 from lvad.assets import resolve_model
 from lvad.policy.adapters import HasReference, Lora, adapted, is_peft_model, merged, save_adapter, save_start
+from lvad.policy.autograd_functions import TokenLogps, shared_lookup
 from lvad.policy.decoder import Decoder, DensityDecoder
 from lvad.policy.families import family_of
-from lvad.policy.families.family import Family
-from lvad.policy.fixed_sampler import FixedSamplers, SamplerOptions
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
-from lvad.policy.layers import TokenLogps, shared_lookup
-from lvad.policy.layout import token_cells, token_counts, upload
-from lvad.policy.loading import load_vlm
-from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, read_prompts
+from lvad.policy.packing import token_cells, token_counts, upload
+from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, prompt_pass
 from lvad.policy.pixels import Images
+from lvad.policy.pretrained import load_vlm
 from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
-from lvad.policy.tokens import PromptIds, banned_tokens, decode, end_tokens, token_texts, write_targets
+from lvad.policy.static_sampler import SamplerOptions, StaticSamplerCache
+from lvad.policy.tokens import PromptIds, banned_tokens, decode_completions, end_tokens, token_texts, write_targets
 from lvad.policy.vision import VisionCache, VisionEncoder
 from lvad.text import Prompts
 from lvad.types import Batch, Prefix, Rollouts
 
 
 class HFPolicy(HasReference):
-    """A vision-language model by name or folder.
+    """A vision-language model of transformers, by name or folder.
 
     Args:
         model: ``embedded/vlm``, a folder, or a hub name of a checkpoint of one of the ``FAMILIES``.
-        sampling: the law of the completions.
-        prompts: what the model is asked.
+        sampling: temperature, top-k, top-p and length limit of the completions.
+        prompts: the questions that the model is asked.
         lora: adapters to train; None trains the weights themselves, and KL then needs a second model.
-        freeze_vision: keep the vision tower and the connector as they are, and never differentiate them.
+        freeze_vision: freeze the vision encoder and the connector.
         gradient_checkpointing: trade a second forward for the memory of activations.
-        completions_at_once: completions of a scene in one forward of the gradient pass, the same gradient in less
-            memory and with a second forward of the completions; None takes all.
-        vision_cache: where the visual tokens of a frozen tower are kept.
+        completions_at_once: completions of a scene in one forward of the completion pass: the same gradient in less
+            memory, with a second forward of the completions; None takes all.
+        vision_cache: where the visual tokens of a frozen vision encoder are kept.
         dtype: of the weights, as transformers names them.
         in_four_bits: keep the text model's frozen layers in 4 bits under the adapters.
-        cuda_graphs: on CUDA, launch a sampled token as one captured graph: the same tokens, several times as fast. Its
+        cuda_graphs: on CUDA, decode each token by one captured graph: the same tokens, several times as fast. Its
             keys and values stay in memory between rollouts.
-        images: how much of a frame the model is shown, and so how long its prompts are; an export has it too.
+        images: how much of a frame the model is shown, and so how long its prompts are; an export keeps it.
 
     Raises:
         ValueError: for a model that ``load_vlm`` refuses, ``images`` that its processor cannot do,
@@ -81,21 +80,21 @@ class HFPolicy(HasReference):
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
         self.prompt_ids = PromptIds(self.processor, frames)
         self._vision_encoder = VisionEncoder(self._family, frames, vision_cache)
-        self.model = _trainable(vlm, self._family, lora, freeze_vision, gradient_checkpointing)
+        self.model = _trainable(vlm, self._vision_encoder if freeze_vision else None, lora, gradient_checkpointing)
         banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
-        self.cuda_graphs, self._samplers = cuda_graphs, FixedSamplers()
+        self.cuda_graphs, self._samplers = cuda_graphs, StaticSamplerCache()
         self._grammars: dict[AnswerGrammar, TokenGrammar] = {}
-        self.train()  # transformers loads in evaluation mode, in which gradient checkpointing is ignored
+        self.train()  # transformers loads in evaluation mode, which ignores gradient checkpointing
 
     @property
     def vlm(self) -> Any:
-        """The transformers model, adapters in place."""
+        """The transformers model, with adapters inside its layers if there are any."""
         return self.model.get_base_model() if is_peft_model(self.model) else self.model
 
     @property
     def text_model(self) -> Any:
-        """Its layers and their norm, between embedding and head."""
+        """The text model: layers and final norm, without embedding and head."""
         return self.vlm.get_decoder()
 
     @property
@@ -105,12 +104,12 @@ class HFPolicy(HasReference):
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a drawn completion, ``end_id`` first; transformers stops at the same ones."""
+        """The tokens that end a sampled completion, ``end_id`` first; transformers stops at the same ones."""
         return end_tokens(self.processor.tokenizer, self.vlm.generation_config)
 
     @property
     def pad_id(self) -> int:
-        """The token that fills the places after the end."""
+        """The token that fills positions after the end."""
         pad = self.processor.tokenizer.pad_token_id
         return self.end_id if pad is None else pad
 
@@ -120,27 +119,27 @@ class HFPolicy(HasReference):
         return self.vlm.config.text_config.hidden_size
 
     def states(self, prefix: Prefix) -> Tensor:
-        """float[B, D], the last hidden state of each prompt, which has attended to all of it; without gradient."""
+        """The last hidden state of each prompt, float[B, D], without gradient; it has attended to the whole prompt."""
         return _prompt_cache(prefix).last.detach()
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
-        """Read frames and prompt of each scene once: for the sampler and, where gradients are on, for the gradient.
+        """Run frames and prompt of each scene once, for ``generate`` and, where gradients are on, for ``logprobs``.
 
         Args:
             batch: B scenes.
-            queries: B prompts; None asks the stage-1 prompt of every scene.
+            queries: B questions; None asks every scene the stage-1 prompt.
 
         Raises:
             ValueError: if visual tokens and their places in the prompt do not match in number.
         """
         questions = queries or [self.prompts.describe] * len(batch.ids)
         ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
-        written = [self.prompt_ids.frames.written(len(frames), *frames.shape[2:]) for frames in batch.frames]
+        tokens = [self.prompt_ids.frames.frame_tokens(len(frames), *frames.shape[2:]) for frames in batch.frames]
         features = self._vision_encoder.encode_images(self.vlm, batch.frames)
-        scenes = zip(batch.ids, ids, map(len, batch.frames), written, features, strict=True)
+        scenes = zip(batch.ids, ids, map(len, batch.frames), tokens, features, strict=True)
         lookup = shared_lookup(self.vlm.get_input_embeddings())
         inputs = prompt_inputs(self.vlm, self._family, lookup, [ScenePrompt(*scene) for scene in scenes])
-        return Prefix(inputs.embeds, inputs.lengths, lookup, read_prompts(self.text_model, inputs))
+        return Prefix(inputs.embeds, inputs.lengths, lookup, prompt_pass(self.text_model, inputs))
 
     @torch.no_grad()
     def generate(
@@ -151,15 +150,15 @@ class HFPolicy(HasReference):
         grammar: AnswerGrammar | None = None,
         begin: Rollouts | None = None,
     ) -> Rollouts:
-        """Draw K completions behind each prompt; those that have ended leave the batch.
+        """Sample K completions of each prompt.
 
         Args:
             prefix: B encoded prompts.
             num_completions: K.
-            greedy: take the most probable token of the density at each step.
-            grammar: draw its answers alone, each complete within ``max_new_tokens``. The mask is part of the
+            greedy: take the most probable token at each step.
+            grammar: sample only its answers, each complete within ``max_new_tokens``. The mask is part of the
                 density, so the log-probability methods must be given the same grammar.
-            begin: tokens that the completions start with, B times K, as of ``targets`` without their end.
+            begin: tokens that the B times K completions start with, such as those of ``targets`` without their end.
 
         Raises:
             ValueError: if ``max_new_tokens`` is too few for the grammar's shortest answer.
@@ -167,21 +166,22 @@ class HFPolicy(HasReference):
         prompt_cache = _prompt_cache(prefix)
         stop = StopCriteria(self.end_ids, self.pad_id, self.sampling.max_new_tokens)
         num_rows = len(prompt_cache.lengths) * num_completions
-        grammar_states = grammar and self._tokens_of(grammar).start(num_rows, stop.max_new_tokens)
-        if uses_fixed_shapes(prompt_cache.last.device):
-            law = SamplerOptions(self.sampling, stop, greedy, grammar_states is not None)
-            captures = self.cuda_graphs and prompt_cache.last.is_cuda
-            sampler = self._samplers.get(self.vlm, self.banned, law, prompt_cache, num_completions, captures)
+        grammar_states = grammar and self._token_grammar(grammar).start(num_rows, stop.max_new_tokens)
+        if uses_static_shapes(prompt_cache.last.device):
+            options = SamplerOptions(self.sampling, stop, greedy, grammar_states is not None)
+            use_graph = self.cuda_graphs and prompt_cache.last.is_cuda
+            sampler = self._samplers.get(self.vlm, self.banned, options, prompt_cache, num_completions, use_graph)
             drawn = sampler(prompt_cache, grammar_states, begin)
         else:
             decoder = Decoder(self.text_model, prompt_cache, num_completions, stop.max_new_tokens)
-            steps = DensityDecoder(self.vlm, decoder, self.sampling, self.banned)
+            density = DensityDecoder(self.vlm, decoder, self.sampling, self.banned)
             hidden = prompt_cache.last.detach().repeat_interleave(num_completions, 0)
-            drawn = sample_completions(hidden, steps, stop, greedy, grammar_states, begin)
+            drawn = sample_completions(hidden, density, stop, greedy, grammar_states, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
-        return Rollouts(tokens, mask, logps, entropies, is_truncated, decode(self.processor.tokenizer, tokens, mask))
+        texts = decode_completions(self.processor.tokenizer, tokens, mask)
+        return Rollouts(tokens, mask, logps, entropies, is_truncated, texts)
 
-    def _tokens_of(self, grammar: AnswerGrammar) -> TokenGrammar:
+    def _token_grammar(self, grammar: AnswerGrammar) -> TokenGrammar:
         if grammar not in self._grammars:
             is_no_text = self.banned.clone()
             is_no_text[list(self.end_ids)] = True  # an end need not be a special token
@@ -190,7 +190,12 @@ class HFPolicy(HasReference):
         return self._grammars[grammar]
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None) -> Tensor:
-        """float[B, K, T] in the sampled density (``grammar``: that of ``generate``), differentiable: one forward.
+        """Compute log-probabilities float[B, K, T] in the sampled density, differentiably, in one forward.
+
+        Args:
+            prefix: B encoded prompts.
+            rollouts: K completions of each.
+            grammar: the one that ``generate`` was given.
 
         Raises:
             ValueError: if the grammar cannot have drawn a completion, or not within ``max_new_tokens``.
@@ -200,7 +205,7 @@ class HFPolicy(HasReference):
     def _logprobs(
         self, prefix: Prefix, rollouts: Rollouts, sampling: Sampling, grammar: AnswerGrammar | None
     ) -> Tensor:
-        grammar_states = grammar and self._tokens_of(grammar).replay(
+        grammar_states = grammar and self._token_grammar(grammar).replay(
             rollouts.tokens, rollouts.completion_mask, sampling.max_new_tokens
         )
         counts = token_counts(rollouts.completion_mask)
@@ -211,7 +216,7 @@ class HFPolicy(HasReference):
         )
 
         def density(logits: Tensor, rows: slice) -> Tensor:
-            # A grammar's masks over the vocabulary live no longer than the logits.
+            # A grammar's masks over the vocabulary are as large as the logits: made for these rows only.
             banned = self._banned_by(grammar_states and grammar_states.pick(range(*rows.indices(len(tokens)))))
             return log_density(logits, sampling, banned, always_keep=tokens[rows])
 
@@ -225,22 +230,21 @@ class HFPolicy(HasReference):
     def reference_logprobs(
         self, batch: Batch, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None
     ) -> Tensor:
-        """float[B, K, T] under the frozen start: temperature, bans and grammar, no truncation.
+        """Compute log-probabilities float[B, K, T] under the reference: temperature, bans and grammar, no truncation.
 
-        Truncation is left out because the start may give a drawn token no place in its own kept set, and
-        KL(q || p_ref) would be infinite there.
+        With truncation a token could lie outside the reference's kept set, and KL(q || p_ref) would be infinite.
         """
         with self.as_reference() as start:
-            # Embeddings are others too where the vision encoder is adapted.
-            is_same = start is self and not self._family.adapts_vision(self.vlm)
-            seen = self._read_again(prefix) if is_same else start.encode(batch)
-            return start._logprobs(seen, rollouts, self.sampling.without_truncation(), grammar)
+            # With an adapted vision encoder the visual tokens differ too, so the frames are encoded again.
+            shares_inputs = start is self and not self._vision_encoder.is_adapted(self.vlm)
+            own = self._repeat_prompt_pass(prefix) if shares_inputs else start.encode(batch)
+            return start._logprobs(own, rollouts, self.sampling.without_truncation(), grammar)
 
-    def _read_again(self, prefix: Prefix) -> Prefix:
-        return prefix._replace(prompt_cache=read_prompts(self.text_model, _prompt_cache(prefix).inputs))
+    def _repeat_prompt_pass(self, prefix: Prefix) -> Prefix:
+        return prefix._replace(prompt_cache=prompt_pass(self.text_model, _prompt_cache(prefix).inputs))
 
     def shared_with_reference(self) -> list[object]:
-        """One store of visual tokens, whose keys tell towers apart, serves both."""
+        """Objects that the reference copy shares with the policy: the visual-token cache."""
         return [self._vision_encoder]
 
     def targets(self, texts: list[list[str]]) -> Rollouts:
@@ -257,9 +261,10 @@ class HFPolicy(HasReference):
         self.processor.save_pretrained(folder)
 
     def save_on_start(self, folder: Path, name: str) -> None:
-        """Write the frozen start into ``folder`` and what was trained into ``folder/name``.
+        """Write the frozen start into ``folder`` and the trained weights into ``folder/name``.
 
-        Plain transformers loads the start; the other is a peft adapter on it, or without adapters a whole model.
+        Plain transformers loads the start. The trained weights are a peft adapter on it, or without adapters a whole
+        model.
         """
         with self.as_reference() as start:
             save_start(start.model, folder)
@@ -270,17 +275,17 @@ class HFPolicy(HasReference):
             self.save_pretrained(folder / name)
 
 
-def _trainable(vlm: Any, family: Family, lora: Lora | None, freeze_vision: bool, gradient_checkpointing: bool) -> Any:
-    """A loaded model as it is trained, in place: parts frozen, activations computed again, adapters put on."""
-    if freeze_vision:
-        family.freeze_vision(vlm)
+def _trainable(vlm: Any, frozen: VisionEncoder | None, lora: Lora | None, gradient_checkpointing: bool) -> Any:
+    """Prepare a loaded model for training, in place: freeze the vision encoder, add checkpointing and adapters."""
+    if frozen is not None:
+        frozen.freeze(vlm)
     if gradient_checkpointing:
         vlm.get_decoder().gradient_checkpointing_enable()
     return adapted(vlm, lora) if lora else vlm
 
 
-def uses_fixed_shapes(device: torch.device) -> bool:
-    """Whether the sampler of fixed shapes is the faster one: a CPU gains more from rows that leave the batch."""
+def uses_static_shapes(device: torch.device) -> bool:
+    """Whether the sampler of static shapes is the faster one: a CPU gains more by dropping rows that have ended."""
     return device.type != "cpu"
 
 

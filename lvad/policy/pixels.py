@@ -1,8 +1,8 @@
-"""Frames to pixel values: what transformers' processors of Idefics3 and SmolVLM do, on the device of the frames.
+"""Tiling and normalisation of frames, as transformers' processors of Idefics3 and SmolVLM do it, on any device.
 
-Their PIL variant needs the frames on the host and a core for tens of milliseconds a tile; their torchvision variant
-takes another filter on a device than on the host. Here both have one result, PIL's to the last bit before the pixels
-are normalised. All frames of one size go through together, in a few dozen operations.
+Their PIL variant needs the frames on the host and tens of milliseconds of a core per tile; their torchvision variant
+uses another filter on a device than on the host. Here the result is everywhere that of PIL, to the last bit before
+normalisation. All frames of one size are processed together, in a few dozen operations.
 """
 
 import math
@@ -17,16 +17,16 @@ from lvad.policy.resampling import KERNELS, resize
 
 _FAMILIES: Final = ("Idefics3ImageProcessor", "SmolVLMImageProcessor")
 _MOST_PX: Final = 4096
-"""The processors reduce to this what is still larger after it was scaled to the longest edge."""
+"""The processors reduce frames to this edge if they are still larger after scaling to the longest edge."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """How much a model is shown of a frame; None keeps what its own processor does.
+    """How much of a frame a model is shown; None keeps the setting of its own processor.
 
     A released SmolVLM scales every frame, however small, to 2,048 pixels along its longest edge and cuts it into tiles
-    of 512: a frame of 1280x720 becomes 13 tiles, which are 13 times 64 tokens of every prompt. ``longest_edge_px``
-    1536 makes 7 tiles of it, 1024 makes 5, ``splitting`` false 1.
+    of 512: a frame of 1280x720 becomes 13 tiles, which are 13 times 64 tokens of every prompt. With ``longest_edge_px``
+    1536 it becomes 7 tiles, with 1024 5, with ``splitting`` false 1.
 
     Args:
         splitting: show the tiles and the whole frame (true), or the whole frame alone, reduced to one tile (false).
@@ -47,10 +47,10 @@ class Images:
             raise ValueError(f"images.max_tokens must be >= 1, got {self.max_tokens}")
 
     def most_tokens(self) -> int | None:
-        """The most visual tokens of a frame, for a model that takes no other setting.
+        """The most visual tokens of a frame, for a model that accepts only this setting.
 
         Raises:
-            ValueError: if another one is given.
+            ValueError: if another setting is given.
         """
         if self.splitting is not None or self.longest_edge_px is not None:
             raise ValueError(
@@ -60,11 +60,11 @@ class Images:
         return self.max_tokens
 
     def apply(self, processor: Any) -> None:
-        """Change a processor of Idefics3 or SmolVLM; what is saved of it later has the change.
+        """Change the settings of a processor of Idefics3 or SmolVLM, which are saved with it.
 
         Raises:
-            ValueError: if the longest edge is no multiple of the tile, or beyond what the model has row tokens for, or
-                for ``max_tokens``.
+            ValueError: if the longest edge is no multiple of the tile or makes more rows of tiles than the model has
+                tokens for, or if ``max_tokens`` is given.
         """
         if self.max_tokens is not None:
             raise ValueError(
@@ -93,13 +93,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Tiling:
-    """What a processor does with a frame.
+    """How a processor scales, cuts and normalises a frame.
 
     Args:
-        longest_edge_px: to which frames are scaled first; None leaves them as they are.
-        tile_px: edge of the square tiles that the vision tower takes.
-        is_split: cut frames into tiles, and show each whole one behind its own; else whole ones alone.
-        resample: Pillow's number of the filter.
+        longest_edge_px: the edge to which frames are scaled first; None leaves them as they are.
+        tile_px: edge of the square tiles that the vision encoder takes.
+        is_split: show the tiles of a frame and then the whole frame; else only the whole frame.
+        resample: the filter, by Pillow's number.
         mean: of 8-bit values, one for each channel.
         std: of 8-bit values, one for each channel.
     """
@@ -113,7 +113,7 @@ class Tiling:
 
     @classmethod
     def of(cls, processor: Any) -> "Tiling":
-        """Read a transformers image processor of either variant, PIL's or torchvision's.
+        """Read the settings of a transformers image processor, of the PIL or the torchvision variant.
 
         Raises:
             ValueError: naming a setting that is not known.
@@ -137,18 +137,18 @@ class Tiling:
         )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the tiles that a frame is cut into; (0, 0) for one that is shown whole alone."""
+        """Rows and columns of the tiles that a frame is cut into; (0, 0) if only the whole frame is shown."""
         height, width = self._sizes(height, width)[-1]
         rows, columns = height // self.tile_px, width // self.tile_px
         return (0, 0) if rows * columns == 1 else (rows, columns)
 
     def num_tiles(self, height: int, width: int) -> int:
-        """Of a frame: what it is cut into, and the whole of it."""
+        """The number of tiles of a frame, the whole frame included."""
         rows, columns = self.grid(height, width)
         return rows * columns + 1
 
     def fewer_tiles(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that make fewer tiles of a frame, the mildest first, each with their number."""
+        """Settings of ``Images`` that cut a frame into fewer tiles, with their number, the smallest reduction first."""
         now, px = self.num_tiles(height, width), self.tile_px
         edges = range(px * (max(self._sizes(height, width)[-1]) // px - 1), px, -px)
         fewer = [(edge, replace(self, longest_edge_px=edge).num_tiles(height, width)) for edge in edges]
@@ -168,18 +168,19 @@ class Tiling:
         for height, width in self._sizes(*frames.shape[2:]):
             frames = resize(frames, height, width, self.resample)
         rows, columns = (length // px for length in frames.shape[2:])
+        # [N, 3, rows, S, columns, S] to [N, rows columns, 3, S, S].
         cut = frames.unflatten(3, (columns, px)).unflatten(2, (rows, px)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         if rows * columns == 1:
             return cut
         return torch.cat([cut, resize(frames, px, px, self.resample).unsqueeze(1)], 1)
 
     def pixel_values(self, tiles: Tensor) -> Tensor:
-        """float32[N, 3, S, S], normalised, of uint8[N, 3, S, S]."""
+        """Normalise tiles uint8[N, 3, S, S] to float32[N, 3, S, S]."""
         mean, std = _constants(self.mean, tiles.device), _constants(self.std, tiles.device)
         return tiles.float().sub_(mean).div_(std)
 
     def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Heights and widths to which a frame is brought one after the other before it is cut."""
+        """The heights and widths to which a frame is resized in turn before it is cut."""
         sizes = []
         if self.longest_edge_px is not None:
             height, width = _at_most(*_scaled(height, width, self.longest_edge_px), _MOST_PX)
@@ -189,7 +190,7 @@ class Tiling:
 
 
 def _scaled(height: int, width: int, longest: int) -> tuple[int, int]:
-    """The longest edge as given, the other in proportion and even."""
+    """Scale to a longest edge; the other edge is in proportion and rounded up to an even number."""
     ratio = width / height
     if width >= height:
         short = int(longest / ratio)
@@ -199,6 +200,7 @@ def _scaled(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def _at_most(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Scale down to a longest edge, if the frame is larger."""
     ratio = width / height
     if max(height, width) <= longest:
         return height, width
@@ -206,7 +208,7 @@ def _at_most(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def _in_tiles(height: int, width: int, px: int) -> tuple[int, int]:
-    """Multiples of a tile: the longest edge rounded up, the other in proportion and rounded up."""
+    """Round the longest edge up to whole tiles, scale the other in proportion, and round it up too."""
     ratio = width / height
     if width >= height:
         width = math.ceil(width / px) * px
@@ -224,17 +226,17 @@ def _longest_edge(name: str, size: Any) -> int:
 
 
 def _channels(name: str, values: Any, factor: float) -> tuple[float, ...]:
-    """A number for each channel, brought to 8-bit values."""
+    """One number per channel, in units of 8-bit values."""
     values = [values] * 3 if isinstance(values, int | float) else list(values)
     is_number = [isinstance(value, int | float) and math.isfinite(value) for value in values]
     if len(values) != 3 or not all(is_number) or (name == "image_std" and min(values) <= 0) or not factor > 0:
         allowed = "three numbers, a std and rescale_factor above 0"
         raise ValueError(f"image processor's {name} must be {allowed}, got {values} and {factor}")
-    # Rounded as transformers rounds them.
+    # In float32 and in this order, so that the numbers are rounded like those of transformers.
     return tuple((torch.tensor(values, dtype=torch.float32) * (1.0 / factor)).tolist())
 
 
 @lru_cache(maxsize=16)
 def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """float[3, 1, 1]; copied to the device once."""
+    """float[3, 1, 1] on a device, cached, so that it is copied only once."""
     return torch.tensor(values, device=device).view(-1, 1, 1)

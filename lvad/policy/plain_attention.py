@@ -1,34 +1,34 @@
-"""Attention by plain products, for devices and precisions without a kernel: any dtype, a bounded memory.
+"""Attention by plain matrix products, for devices and dtypes without a kernel, in bounded memory.
 
-Some queries at a time, so that no more than ``SCORES_AT_ONCE`` scores are in memory; the backward pass computes them
-again.
+It computes some queries at a time, so that at most ``SCORES_AT_ONCE`` scores are in memory; the backward pass computes
+them again.
 """
 
 import torch
 from torch import Tensor
 
 SCORES_AT_ONCE = 2**24
-"""64 MiB of them in float32, in memory at a time."""
+"""The most scores in memory: 64 MiB in float32."""
 
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
-    """float[N, X, Z] from float[N, X, Y] and float[N, Y, Z], with the sums of half precision left in float32."""
+    """Multiply float[N, X, Y] by float[N, Y, Z] to float[N, X, Z], in at least float32 for half precision inputs."""
     if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16) and torch.version.cuda is not None:
         return torch.bmm(a, b, out_dtype=torch.float32)
     wide = torch.promote_types(a.dtype, torch.float32)
-    with torch.autocast(a.device.type, enabled=False):  # which would round what was widened
+    with torch.autocast(a.device.type, enabled=False):  # which would round the inputs again
         return torch.bmm(a.to(wide), b.to(wide))
 
 
 def plain_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """Output float[B, H, T, D] and log-sum-exp float[B, H, T].
+    """Compute the output float[B, H, T, D] and the log-sum-exp float[B, H, T].
 
     Args:
         q: float[B, H, T, D].
         k: float[B, G, S, D].
         v: float[B, G, S, D].
         scale: of the scores.
-        causal: query t sees the keys up to t; then S = T.
+        causal: query t attends to the keys up to t; then S = T.
     """
     outs, lses = [], []
     for rows, keys in _blocks(q, k, causal):
@@ -42,7 +42,7 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) ->
 def plain_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v of ``plain_attend``, heads before tokens."""
+    """Compute the gradients of q, k and v of ``plain_attend``, in their shapes."""
     along = (grad * out).sum(-1, keepdim=True)
     of_q = []
     of_k, of_v = (torch.zeros(x.shape, dtype=lse.dtype, device=x.device) for x in (k, v))
@@ -60,7 +60,7 @@ def plain_backward(
 
 
 def _blocks(q: Tensor, k: Tensor, causal: bool) -> list[tuple[slice, slice]]:
-    """Queries in turn, each with the keys that some of them see."""
+    """Split the queries into blocks, each with the keys that some of its queries attend to."""
     batch, heads, num_queries, _ = q.shape
     num_keys = k.shape[2]
     size = max(1, SCORES_AT_ONCE // (batch * heads * num_keys))
@@ -71,18 +71,18 @@ def _blocks(q: Tensor, k: Tensor, causal: bool) -> list[tuple[slice, slice]]:
 
 
 def _per_key_head(rows: Tensor, shared: Tensor) -> Tensor:
-    """float[B G, H / G T, N] from float[B, H, T, N]: the rows of all heads that share a key head."""
+    """Group the heads that share a key head: float[B G, H / G T, N] from float[B, H, T, N]."""
     return rows.unflatten(1, (shared.shape[1], -1)).flatten(2, 3).flatten(0, 1)
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, first: int | None) -> Tensor:
-    """float[B, H, T, S], at least float32.
+    """Compute the scores float[B, H, T, S] in at least float32.
 
     Args:
         q: float[B, H, T, D].
         k: float[B, G, S, D].
         scale: of the scores.
-        first: the place of the first query among the keys, where each sees the keys up to its own; None sees all.
+        first: the position of the first query, if each attends to the keys up to its own position; None for all keys.
     """
     scores = wide_product(_per_key_head(q, k), k.flatten(0, 1).transpose(1, 2)).view(*q.shape[:3], -1) * scale
     if first is None:

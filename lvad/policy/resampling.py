@@ -1,11 +1,11 @@
-"""Pillow's resize of 8-bit pictures as products of small matrices: the same bits on every device.
+"""Pillow's resize of 8-bit images as small matrix products, with the same bits on every device.
 
-Pillow resizes along the rows, then along the columns. Each result is a sum of a few neighbouring pixels with weights
-rounded to 22 bits behind the point; it is rounded to 8 bits after each of the two passes. All of it is arithmetic of
-integers, so the result can be had exactly and does not depend on who adds in which order.
+Pillow resizes along the rows, then along the columns. Each pixel is a sum of a few neighbours with weights rounded to
+22 bits after the binary point, and is rounded to 8 bits after each of the two passes. This is integer arithmetic, so
+the result is exact and does not depend on the order of the additions.
 
-Rows come first always, as in torchvision. Pillow from 13 on begins with the columns where a picture loses more than
-twice as much height as width; what overshoots is then clipped at another time, and the result differs.
+Rows always come first, as in torchvision. Pillow 13 and later begin with the columns where an image loses more than
+twice as much height as width; values out of range are then clipped at another time, and the result differs.
 """
 
 import math
@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-_BITS: Final = 22  # of Pillow's weights, behind the point
+_BITS: Final = 22  # of Pillow's weights, after the binary point
 _BLOCK: Final = 16
-"""Outputs side by side that share a window of inputs: more multiply more zeros, fewer are slow products."""
+"""Neighbouring outputs that share a window of inputs: larger blocks multiply more zeros, smaller ones are slower."""
 _DIGITS: Final = 3
 _MOST_TERMS: Final = 512  # of one sum, see ``_bands``
 _CPU_VALUES_AT_ONCE: Final = 2**18  # of sums: what fits the cache of a core
@@ -29,7 +29,7 @@ _DEVICE_VALUES_AT_ONCE: Final = 2**27  # half a gigabyte
 class _Kernel(NamedTuple):
     name: str
     radius: float
-    """In pixels of the coarser picture."""
+    """In pixels of the coarser image."""
     weight: Callable[[Tensor], Tensor]
 
 
@@ -52,20 +52,20 @@ KERNELS: Final = {
     2: _Kernel("bilinear", 1.0, _bilinear),
     3: _Kernel("bicubic", 2.0, _bicubic),
 }
-"""By Pillow's numbers."""
+"""The filters by Pillow's numbers."""
 
 
 class _Bands(NamedTuple):
-    """The matrix of one pass without most of its zeros: blocks of outputs, each with a window of inputs."""
+    """The banded matrix of one pass, as blocks of outputs with a window of inputs each, without most of its zeros."""
 
     digits: Tensor
-    """float[blocks, 3 * _BLOCK, window]: the weights' lowest digits to the base 256, then the middle, the highest."""
+    """float[blocks, 3 * _BLOCK, window], the weights' digits to the base 256: lowest, middle, highest."""
     inputs: Tensor
-    """int64[blocks * window], which inputs the windows show."""
+    """int64[blocks * window], the inputs of each window."""
 
 
 def resize(images: Tensor, height: int, width: int, resample: int) -> Tensor:
-    """What Pillow makes of each channel.
+    """Resize each channel as Pillow does.
 
     Args:
         images: uint8[N, C, H, W].
@@ -78,7 +78,7 @@ def resize(images: Tensor, height: int, width: int, resample: int) -> Tensor:
     """
     number, channels, rows, columns = images.shape
     if columns != width:
-        # As a matrix: a core turns that over in blocks, and anything of three dimensions byte by byte.
+        # As a matrix: PyTorch transposes two dimensions in blocks, but three dimensions byte by byte.
         by_column = images.reshape(-1, columns).t().contiguous()
         images = _pass(by_column, width, resample).t().contiguous()
     images = images.reshape(-1, rows, width)
@@ -89,12 +89,12 @@ def resize(images: Tensor, height: int, width: int, resample: int) -> Tensor:
 
 
 def _pass(values: Tensor, length: int, resample: int) -> Tensor:
-    """uint8[length, N] from uint8[n, N]."""
+    """Resize the first dimension: uint8[length, N] from uint8[n, N]."""
     bands = _bands(len(values), length, resample, values.device)
     blocks, sums, window = bands.digits.shape
     most = _CPU_VALUES_AT_ONCE if values.device.type == "cpu" else _DEVICE_VALUES_AT_ONCE
     parts = []
-    # Autocast would round the sums to bfloat16.
+    # Autocast would round the sums to bfloat16; switching it off where it is off would only cost time.
     is_cast = torch.is_autocast_enabled(values.device.type)
     with torch.autocast(values.device.type, enabled=False) if is_cast else nullcontext():
         for part in values.split(max(1, most // (blocks * sums)), 1):
@@ -108,11 +108,10 @@ def _pass(values: Tensor, length: int, resample: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _bands(old: int, new: int, resample: int, device: torch.device) -> _Bands:
-    """The matrix that resizes ``old`` pixels to ``new``.
+    """Compute the matrix that resizes ``old`` pixels to ``new``.
 
-    A digit and a pixel have 8 significant bits, so that they are the same numbers in float32, TF32 and bfloat16,
-    whatever precision of products was allowed; and 512 of their products add up to less than 2^24 in size, which
-    float32 adds exactly.
+    Digits and pixels have 8 significant bits, so they are exact in float32, TF32 and bfloat16, whatever precision of
+    matrix products is allowed. The sum of 512 of their products is below 2^24, which float32 adds exactly.
     """
     first, weights = _weights(old, new, KERNELS[resample])
     taps = weights.shape[1]
@@ -123,7 +122,7 @@ def _bands(old: int, new: int, resample: int, device: torch.device) -> _Bands:
     starts = starts.clamp(max=old - window)
     matrix = torch.zeros(blocks * _BLOCK, window, dtype=torch.int64)
     places = (first - starts.repeat_interleave(_BLOCK)[:new])[:, None] + torch.arange(taps)
-    # Weights beyond the picture's edge are zero.
+    # Indices past the window are clamped: they lie beyond the image's edge, where weights are zero.
     matrix[:new].scatter_add_(1, places.clamp(max=window - 1), weights)
     digits = []
     for _ in range(_DIGITS - 1):
@@ -135,7 +134,7 @@ def _bands(old: int, new: int, resample: int, device: torch.device) -> _Bands:
 
 
 def _weights(old: int, new: int, kernel: _Kernel) -> tuple[Tensor, Tensor]:
-    """For each output the first input that it sees, int64[new], and its weights times 2^22, int64[new, taps]."""
+    """The first input of each output, int64[new], and its weights times 2^22, int64[new, taps]."""
     scale = old / new
     reach = kernel.radius * max(scale, 1.0)
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) * scale

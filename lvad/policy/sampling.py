@@ -1,8 +1,8 @@
-"""How completions are sampled: the density of the next token, which the policy gradient differentiates, and the loop.
+"""Sampling: the density of the next token, which the policy gradient differentiates, and the loop that draws tokens.
 
-Temperature, top-k, top-p, banned tokens and an answer grammar change the law of the samples. A gradient taken in any
-other density (peers use the untruncated one) weights the samples wrongly, so both sampler and gradient pass call
-``log_density``.
+Temperature, top-k, top-p, banned tokens and an answer grammar change the distribution that completions are drawn from.
+The gradient has to be taken in that same distribution (other trainers use the untruncated one, which weights the
+samples wrongly), so both the sampler and the completion pass call ``log_density``.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Sampling:
     """How completions are drawn.
 
     Args:
-        temperature: divides the logits; 1 leaves the model's own law. The paper used 1.5.
+        temperature: divides the logits; 1 leaves the model's own distribution. The paper used 1.5.
         top_k: keep the k most probable tokens; 0 keeps all. The paper used 50.
         top_p: keep the smallest set of most probable tokens with at least this mass. The paper used 0.95.
         max_new_tokens: a completion that has not ended by then is cut and counted as truncated.
@@ -43,19 +43,19 @@ class Sampling:
             raise ValueError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
 
     def without_truncation(self) -> "Sampling":
-        """The same law before top-k and top-p, in which every token has a probability."""
+        """The same options without top-k and top-p, so that every token has a probability."""
         return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
 
 
 def log_density(logits: Tensor, sampling: Sampling, banned: Tensor, always_keep: Tensor | None = None) -> Tensor:
-    """Log-probabilities of the next token in the sampled density: bans, temperature, top-k, then top-p.
+    """Compute log-probabilities of the next token in the sampled density: bans, temperature, top-k, then top-p.
 
     Args:
         logits: float[..., V].
-        sampling: the law.
+        sampling: temperature, top-k and top-p.
         banned: bool[V], True on tokens that can never be drawn (image and other special tokens), or bool[..., V] where
-            a grammar bans other tokens at each place; every row leaves at least one.
-        always_keep: int64[...], tokens that truncation must not remove. In the gradient pass these are the drawn
+            a grammar bans other tokens at each position; every row leaves at least one.
+        always_keep: int64[...], tokens that truncation must not remove. In the completion pass these are the drawn
             tokens: rounding between two kernels may move a token across the edge of the kept set, and a drawn token
             was by definition inside it.
 
@@ -86,27 +86,27 @@ def _kept(logits: Tensor, sampling: Sampling) -> Tensor | None:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, tokens, ~values.isneginf())
 
 
-def draw(logps: Tensor, uniform: Tensor | None) -> Tensor:
-    """One token per row of normalised log-probabilities, by inversion: int64[N].
+def sample_tokens(logps: Tensor, uniform: Tensor | None) -> Tensor:
+    """Draw one token per row by inverse transform sampling: int64[N].
 
     Args:
-        logps: float[N, V].
+        logps: float[N, V], normalised log-probabilities.
         uniform: float[N] in [0, 1), one random number per row; None takes the most probable token.
     """
     if uniform is None:
         return logps.argmax(-1)
     probs = logps.exp()
     cumulative = probs.cumsum(-1)
-    # Sums in parallel may round so that an impossible token seems to be next, or none.
+    # A parallel cumulative sum may round so that the search ends at an impossible token, or at none.
     is_beyond = (cumulative > uniform.unsqueeze(-1) * cumulative[:, -1:]) & (probs > 0)
     return torch.where(is_beyond.any(-1), is_beyond.int().argmax(-1), probs.argmax(-1))
 
 
-_CROWDED = 7 / 8  # making room costs a copy of the completions' keys and values
+_MAX_ALIVE = 7 / 8  # of the rows: dropping fewer than an eighth of them costs more (a copy of the cache) than it saves
 
 
 class StopCriteria(NamedTuple):
-    """How completions end."""
+    """End tokens, pad token and length limit."""
 
     end_ids: tuple[int, ...]
     pad_id: int
@@ -114,7 +114,7 @@ class StopCriteria(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """N completions."""
+    """N sampled completions."""
 
     tokens: Tensor
     """int64[N, T], the pad token after the end."""
@@ -125,67 +125,68 @@ class Samples(NamedTuple):
     entropies: Tensor
     """float[N, T], 0 where masked out."""
     is_truncated: Tensor
-    """bool[N]."""
+    """bool[N], True where ``max_new_tokens`` came before an end token."""
 
 
 class TokenDecoder(Protocol):
-    """A model that R completions are drawn from, one token at a time."""
+    """A model that samples R completions, one token at a time."""
 
     def density(self, hidden: Tensor, grammar_states: GrammarStates | None) -> Tensor:
-        """float[R, V] log-probabilities of the next tokens from the states, and where the grammar stands."""
+        """Log-probabilities float[R, V] of the next tokens, from the hidden states and the grammar's states."""
         ...
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """The next states float[R, D] after int64[R] tokens; not called after the last ones."""
+        """Feed the tokens int64[R] and compute the next hidden states float[R, D]."""
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the completions: int64[R'], ascending."""
+        """Drop all completions but those of some rows: int64[R'], ascending."""
         ...
 
 
 def sample_completions(
     hidden: Tensor,
-    model: TokenDecoder,
+    decoder: TokenDecoder,
     stop: StopCriteria,
     greedy: bool = False,
     grammar_states: GrammarStates | None = None,
     begin: Rollouts | None = None,
 ) -> Samples:
-    """Draw N completions; those that have ended leave the model's batch.
+    """Sample N completions; those that have ended leave the decoder's batch.
 
-    Each token costs one random number per completion, ended or not: none depends on when the others end.
+    Each step takes one random number per completion, ended or not, so that no completion depends on when others end.
 
     Args:
-        hidden: float[N, D], the states that predict the first tokens.
-        model: what comes next.
-        stop: when to stop.
+        hidden: float[N, D], the hidden states that predict the first tokens.
+        decoder: predicts the next tokens.
+        stop: end tokens, pad token and length limit.
         greedy: take the most probable token.
-        grammar_states: where the grammar starts, if there is one.
-        begin: N rows of tokens that every completion starts with, as B scenes times K; they are given and not drawn.
+        grammar_states: the initial states of a grammar, if there is one.
+        begin: tokens that the N = B K completions start with; they are given and not drawn.
     """
-    drawn = _CompletionBuffer(len(hidden), hidden.device, stop)
+    buffer = _CompletionBuffer(len(hidden), hidden.device, stop)
     given = [] if begin is None else _given_tokens(begin)
     rows = torch.arange(len(hidden), device=hidden.device)
     for step in range(stop.max_new_tokens):
-        logps = model.density(hidden, grammar_states)
-        uniform = None if greedy else torch.rand(drawn.size, device=hidden.device)[rows]
-        token = draw(logps, uniform)
-        token = drawn.write(rows, given[step].over(token, rows) if step < len(given) else token, logps)
-        alive = drawn.alive[rows]
+        logps = decoder.density(hidden, grammar_states)
+        uniform = None if greedy else torch.rand(buffer.size, device=hidden.device)[rows]
+        token = sample_tokens(logps, uniform)
+        token = given[step].replace_in(token, rows) if step < len(given) else token
+        token = buffer.write(rows, token, logps)
+        alive = buffer.alive[rows]
         if step + 1 == stop.max_new_tokens or not alive.any():
             break
-        if alive.sum() <= _CROWDED * len(rows):
+        if alive.sum() <= _MAX_ALIVE * len(rows):
             stay = alive.nonzero().squeeze(1)
             rows, token, grammar_states = rows[stay], token[stay], grammar_states and grammar_states.pick(stay.tolist())
-            model.keep(stay)
-        hidden = model.advance(token)
+            decoder.keep(stay)
+        hidden = decoder.advance(token)
         grammar_states = grammar_states and grammar_states.after(token)
-    return drawn.finished()
+    return buffer.samples()
 
 
 class _CompletionBuffer:
-    """N completions being written."""
+    """The tokens of N completions while they are sampled, one column per step."""
 
     def __init__(self, size: int, device: torch.device, stop: StopCriteria) -> None:
         self.size, self.stop = size, stop
@@ -194,7 +195,7 @@ class _CompletionBuffer:
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def write(self, rows: Tensor, token: Tensor, logps: Tensor) -> Tensor:
-        """Add one token to some rows; the pad token where a row has ended."""
+        """Add one token to some rows, or the pad token where a row has ended, and return what was added."""
         token = token.where(self.alive[rows], torch.full_like(token, self.stop.pad_id))
 
         def column(values: Tensor, empty: float) -> Tensor:
@@ -205,25 +206,26 @@ class _CompletionBuffer:
         self.alive = self.alive & (step[0].unsqueeze(1) != self._end_ids).all(1)
         return token
 
-    def finished(self) -> Samples:
+    def samples(self) -> Samples:
+        """Stack the columns."""
         tokens, logps, entropies, mask = (torch.stack(column, 1) for column in zip(*self._steps, strict=True))
         return Samples(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self.alive)
 
 
 class _GivenTokens(NamedTuple):
-    """The tokens of one step that are given and not drawn."""
+    """The tokens of one step that ``begin`` gives instead of the sampler."""
 
     tokens: Tensor
     """int64[N]."""
     is_given: Tensor
     """bool[N]."""
 
-    def over(self, drawn: Tensor, rows: Tensor) -> Tensor:
-        """The given tokens of some rows, and the drawn ones int64[R] where none is given."""
+    def replace_in(self, drawn: Tensor, rows: Tensor) -> Tensor:
+        """Replace the drawn tokens int64[R] of some rows by the given ones, where there are any."""
         return self.tokens[rows].where(self.is_given[rows], drawn)
 
 
 def _given_tokens(begin: Rollouts) -> list[_GivenTokens]:
-    """The given tokens of each step."""
+    """Split given tokens into steps."""
     columns = (x.flatten(0, 1).unbind(1) for x in (begin.tokens, begin.completion_mask))
     return [_GivenTokens(*step) for step in zip(*columns, strict=True)]

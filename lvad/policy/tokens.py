@@ -1,4 +1,4 @@
-"""Between words and token ids: prompts in, completions out, and what each token of the vocabulary writes."""
+"""Token ids: of prompts with frames, of completions, of ends, and the text of each token in the vocabulary."""
 
 from itertools import compress
 from typing import Any
@@ -12,33 +12,33 @@ from lvad.types import Batch, Rollouts
 
 
 def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeature:
-    """B scenes' frames, each with a question, as the model's inputs, padded."""
+    """Process B scenes' frames and questions with transformers' processor, padded; a reference for ``PromptIds``."""
     texts = [_chat(processor, len(frames), query) for frames, query in zip(batch.frames, queries, strict=True)]
     images = [list(frames) for frames in batch.frames]
     return processor(text=texts, images=images, padding=True, return_tensors="pt")
 
 
 class PromptIds:
-    """Writes frames and a question as token ids, without looking at the frames' pixels.
+    """Writes frames and a question as token ids, without reading the frames' pixels.
 
-    An image stands in the prompt as so many tokens as its size asks for, whatever it shows.
+    The tokens of a frame depend only on its size.
 
     Args:
         processor: of the model.
-        frames: says how a frame is written.
+        frames: knows the tokens of a frame.
     """
 
     def __init__(self, processor: Any, frames: FrameEncoder) -> None:
         self._processor, self.frames = processor, frames
 
     def __call__(self, query: str, frames: Tensor) -> Tensor:
-        """int64[P], what ``chat_inputs`` gives, of uint8[M, 3, H, W] and a question.
+        """Write a prompt int64[P] of frames uint8[M, 3, H, W] and a question: the ids of ``chat_inputs``.
 
         Raises:
             ValueError: if the question contains the image token.
         """
         text = _chat(self._processor, len(frames), query)
-        frame = self.frames.written(len(frames), *frames.shape[2:]).ids
+        frame = self.frames.frame_tokens(len(frames), *frames.shape[2:]).ids
         ids: list[int] = []
         num_images = 0
         for token in self._processor.tokenizer(text)["input_ids"]:
@@ -49,9 +49,9 @@ class PromptIds:
             raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
         return torch.tensor(ids)
 
-    def frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
-        """How many tokens of the prompt one of ``num_frames`` frames of this size is."""
-        return len(self.frames.written(num_frames, height, width).ids)
+    def num_frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
+        """The number of tokens of one frame in a prompt with ``num_frames`` frames of this size."""
+        return len(self.frames.frame_tokens(num_frames, height, width).ids)
 
 
 def _chat(processor: Any, num_frames: int, query: str) -> str:
@@ -59,15 +59,15 @@ def _chat(processor: Any, num_frames: int, query: str) -> str:
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
-def decode(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
-    """B times K texts without special tokens, from int64[B, K, T] where bool[B, K, T] is True."""
+def decode_completions(tokenizer: Any, tokens: Tensor, completion_mask: Tensor) -> list[list[str]]:
+    """Decode tokens int64[B, K, T], where the mask bool[B, K, T] is True, as B times K texts without special tokens."""
     rows = zip(tokens.tolist(), completion_mask.tolist(), strict=True)
     kept = [[list(compress(*row)) for row in zip(*scene, strict=True)] for scene in rows]
     return [[text.strip() for text in tokenizer.batch_decode(scene, skip_special_tokens=True)] for scene in kept]
 
 
 def end_tokens(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
-    """Every token that ends a completion: the tokenizer's own, and what the model's generation settings add to it."""
+    """All tokens that end a completion: the tokenizer's own first, then those that the generation config adds."""
     named = generation_config.eos_token_id
     added = named if isinstance(named, list) else [] if named is None else [named]
     own = tokenizer.eos_token_id
@@ -75,19 +75,19 @@ def end_tokens(tokenizer: Any, generation_config: Any) -> tuple[int, ...]:
 
 
 def banned_tokens(tokenizer: Any, config: Any, end_ids: tuple[int, ...]) -> Tensor:
-    """bool[V], True on special tokens other than the ends, on places of frames, and on rows that stand for no token."""
+    """bool[V], True on special tokens except the ends, on image and video tokens, and on ids without a token."""
     banned = torch.zeros(config.text_config.vocab_size, dtype=torch.bool)
-    banned[len(tokenizer) :] = True  # rows that exist for the matrix product's sake only
+    banned[len(tokenizer) :] = True  # vocabularies are padded to a round size
     special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
-    # A drawn place of a frame would make the model look for a frame there, and it need not be a special token.
-    places = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
-    banned[torch.tensor([*special, *tokenizer.all_special_ids, *(i for i in places if i is not None)])] = True
+    # A drawn image token would make the model expect a frame there; it need not be a special token.
+    frame_ids = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+    banned[torch.tensor([*special, *tokenizer.all_special_ids, *(i for i in frame_ids if i is not None)])] = True
     banned[list(end_ids)] = False
     return banned
 
 
 def token_texts(tokenizer: Any, banned: Tensor) -> list[str]:
-    """V strings, what each token writes behind others; empty for special and banned tokens.
+    """The text of each of the V tokens inside a text; empty for special and banned tokens.
 
     Each token is decoded alone: in a byte-level vocabulary a whole text is its tokens' bytes one after the other. A
     token that holds part of a character gives U+FFFD, which no answer contains.
@@ -99,7 +99,7 @@ def token_texts(tokenizer: Any, banned: Tensor) -> list[str]:
 
 
 def write_targets(tokenizer: Any, texts: list[list[str]], end_id: int, pad_id: int, device: torch.device) -> Rollouts:
-    """Given completions, K per scene, as rollouts whose density is not known.
+    """Write given completions, K per scene, as rollouts with zeros for their log-probabilities.
 
     Raises:
         ValueError: if scenes have different numbers of texts.

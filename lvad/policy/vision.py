@@ -1,4 +1,4 @@
-"""The vision encoder: frames to visual tokens, each scene once, and with a frozen tower once for the whole run."""
+"""The vision encoder with a cache of visual tokens: each scene is encoded once, or once per run if it is frozen."""
 
 import hashlib
 import os
@@ -13,9 +13,10 @@ import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvad.ops import content_digest, fingerprints
+from lvad.policy.adapters import active_weights, has_adapters
 from lvad.policy.families.family import Family, FrameEncoder
 
 _BYTES_PER_MB: Final = 2**20
@@ -25,16 +26,16 @@ _CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class VisionCache:
-    """Where the visual tokens of a frozen tower are kept, so that each scene is encoded once and not once per epoch.
+    """Where the visual tokens of a frozen vision encoder are kept, so that it encodes each scene only once.
 
-    A tile of SmolVLM-256M is 64 tokens of 576 numbers: 0.07 MB where the tower runs in bfloat16, 0.14 MB in float32.
-    The 16,000 training scenes of BDD-OIA take 15 GB in bfloat16 at 13 tiles, 8 GB at 7 and 1.2 GB at one. What does
-    not find room is encoded again in every epoch, with the same bits.
+    A tile of SmolVLM-256M is 64 tokens of 576 numbers: 0.07 MB in bfloat16, 0.14 MB in float32. The 16,000 training
+    scenes of BDD-OIA take 15 GB in bfloat16 at 13 tiles, 8 GB at 7 and 1.2 GB at one. Scenes that do not fit are
+    encoded again in every epoch, with the same bits.
 
     Args:
-        memory_mb: at most so much memory; None takes a quarter of what is free when the first scene is kept, shared
+        memory_mb: the most memory to use; None takes a quarter of what is free when the first scene is kept, shared
             by the processes of the machine; 0 keeps none.
-        folder: also keep them in files there, without a bound, for later runs and other processes.
+        folder: also keep them in files of this folder, without limit, for later runs and other processes.
     """
 
     memory_mb: int | None = None
@@ -46,31 +47,31 @@ class VisionCache:
 
     @property
     def keeps(self) -> bool:
-        """Whether anything is kept at all."""
+        """Whether anything is kept, in memory or in files."""
         return self.memory_mb != 0 or self.folder is not None
 
 
-def store_key(scene: bytes, tower: bytes) -> str:
-    """What a tower with its settings says of a scene's frames, under a name for files."""
-    return f"{scene.hex()}-{tower.hex()}"
+def store_key(scene: bytes, encoder: bytes) -> str:
+    """Cache key of a scene's visual tokens: hash of the frames, hash of encoder and settings."""
+    return f"{scene.hex()}-{encoder.hex()}"
 
 
 class FeatureStore:
-    """Visual tokens by the keys of ``store_key``.
+    """Caches visual tokens in memory and in files, by the keys of ``store_key``.
 
-    Where memory is full the tokens of other towers leave, those that were not asked for the longest first. Those of
-    the same tower stay, and new ones are not kept: in a shuffled epoch over twice as many scenes as there is room
-    for, half of them are found so; one in seven would be if the oldest had to leave.
+    When memory is full, tokens of earlier states of the encoder are evicted, the least recently used first. Tokens of
+    the same state are never evicted; new ones are not kept instead. In a shuffled epoch over twice as many scenes as
+    fit, half of the look-ups succeed that way; with eviction of the oldest it would be one in seven.
     """
 
     def __init__(self, cache: VisionCache) -> None:
-        self._room = None if cache.memory_mb is None else cache.memory_mb * _BYTES_PER_MB
+        self._max_bytes = None if cache.memory_mb is None else cache.memory_mb * _BYTES_PER_MB
         self._folder = Path(cache.folder) if cache.folder else None
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self.num_bytes = 0
 
     def get(self, key: str) -> Tensor | None:
-        """What was put under the key, or None.
+        """Look the visual tokens of a key up; None if there are none.
 
         Raises:
             ValueError: naming a file of the folder that cannot be read.
@@ -91,13 +92,13 @@ class FeatureStore:
         return features
 
     def put(self, key: str, features: Tensor) -> None:
-        """Keep float[N, D] under the key."""
+        """Keep the visual tokens float[N, D] of a key."""
         features = features.detach().to("cpu", copy=True)
         self._remember(key, features)
         file = self._file(key)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Other processes read the folder: a file appears whole or not at all.
+            # Other processes read the folder: a rename makes the whole file appear at once.
             handle, written = tempfile.mkstemp(dir=file.parent)
             os.close(handle)
             save_file({"features": features.contiguous()}, written)
@@ -107,14 +108,14 @@ class FeatureStore:
         return self._folder / key[:2] / f"{key}.safetensors" if self._folder else None
 
     def _remember(self, key: str, features: Tensor) -> None:
-        if self._room is None:
-            self._room = int(_SHARE_OF_FREE * free_bytes() / _processes_here())
+        if self._max_bytes is None:
+            self._max_bytes = int(_SHARE_OF_FREE * free_bytes() / _processes_here())
         size = _size(features)
-        if size > self._room or key in self._kept:
+        if size > self._max_bytes or key in self._kept:
             return
-        while self.num_bytes + size > self._room:
+        while self.num_bytes + size > self._max_bytes:
             oldest = next(iter(self._kept))
-            if _tower(oldest) == _tower(key):
+            if _encoder_of(oldest) == _encoder_of(key):
                 return
             self.num_bytes -= _size(self._kept.pop(oldest))
         self._kept[key] = features
@@ -122,7 +123,7 @@ class FeatureStore:
 
 
 def free_bytes() -> int:
-    """Memory that can be had without swapping: of the machine, and of the control groups that this process is in."""
+    """Memory that can be allocated without swapping, within the limits of this process's control groups."""
     free = psutil.virtual_memory().available
     for group in _own_groups():
         try:
@@ -130,7 +131,8 @@ def free_bytes() -> int:
             stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError):  # no limit ("max"), or none of version 2
             continue
-        free = min(free, limit - used + int(stat["file"]))  # files that were read can be read again
+        # The page cache of files counts as used, but is freed on demand.
+        free = min(free, limit - used + int(stat["file"]))
     return max(free, 0)
 
 
@@ -144,7 +146,7 @@ def _own_groups() -> list[Path]:
 
 
 def _processes_here() -> int:
-    """At most so many processes of the run share this machine: one for each accelerator, on a CPU all of them."""
+    """An upper bound on the run's processes on this machine: one per accelerator, on a CPU all of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 1
     world = torch.distributed.get_world_size()
@@ -152,7 +154,7 @@ def _processes_here() -> int:
     return min(world, devices) if devices else world
 
 
-def _tower(key: str) -> str:
+def _encoder_of(key: str) -> str:
     return key.rpartition("-")[2]
 
 
@@ -161,71 +163,92 @@ def _size(features: Tensor) -> int:
 
 
 class VisionEncoder:
-    """The vision tower and the connector of a model, with what its image processor does.
+    """The vision encoder of a model, its connector and image processing included, with a cache of visual tokens.
 
     Args:
         family: of the model.
         frames: encodes frames.
-        cache: what is kept while the tower is frozen.
+        cache: where visual tokens are kept while the encoder is frozen.
     """
 
     def __init__(self, family: Family, frames: FrameEncoder, cache: VisionCache) -> None:
         self._family, self._frames = family, frames
         self._keeps = cache.keeps
         self._store = FeatureStore(cache)
-        self._tower_state: tuple[Any, ...] = ()
-        self._tower_digest = b""
+        self._state: tuple[Any, ...] = ()
+        self._state_digest = b""
+
+    def freeze(self, vlm: Any) -> None:
+        """Take no gradient of any weight that computes visual tokens."""
+        for part in self._parts(vlm):
+            part.requires_grad_(False)
+
+    def is_adapted(self, vlm: Any) -> bool:
+        """Whether the visual tokens change when adapters are switched off."""
+        return has_adapters(*self._modules(vlm))
 
     def encode_images(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
-        """Visual tokens of each scene, as of ``FrameEncoder.encode``.
+        """Encode each scene, as in ``FrameEncoder.encode``, or look it up where it is known.
 
         Args:
             vlm: the transformers model.
             scenes: B times uint8[M, 3, H, W].
         """
         scenes = [frames.to(vlm.device) for frames in scenes]
-        parameters = self._family.active_vision_weights(vlm)
-        is_trained = any(p.requires_grad for p in parameters)
+        weights = self._active_weights(vlm)
+        is_trained = any(weight.requires_grad for weight in weights)
         if is_trained and torch.is_grad_enabled():
             return self._frames.encode(vlm, scenes)
         with torch.no_grad():
             if is_trained or not self._keeps:
                 return self._frames.encode(vlm, scenes)
-            return self._recall(vlm, scenes, self._digest(vlm, parameters))
+            return self._look_up(vlm, scenes, self._digest(vlm, weights))
 
-    def _recall(self, vlm: Any, scenes: Sequence[Tensor], tower: bytes) -> list[Tensor]:
+    def _look_up(self, vlm: Any, scenes: Sequence[Tensor], encoder: bytes) -> list[Tensor]:
         """Look scenes up, and encode those that are new.
 
-        Their bits must not depend on their company: a run that goes on meets its scenes in other company than the one
-        that was broken off.
+        The bits of a scene must not depend on which others are new: a resumed run encodes scenes in other batches than
+        the run that it continues.
         """
-        keys = [store_key(scene, tower) for scene in fingerprints(scenes)]
+        keys = [store_key(scene, encoder) for scene in fingerprints(scenes)]
         found = {key: self._store.get(key) for key in keys}
         missing = {key: frames for key, frames in zip(keys, scenes, strict=True) if found[key] is None}
-        encoded = self._frames.encode_alike(vlm, list(missing.values()))
+        encoded = self._frames.encode_batch_invariant(vlm, list(missing.values()))
         for key, features in zip(missing, _moved(encoded, torch.device("cpu")), strict=True):
             self._store.put(key, features)
         kept = {key: features for key, features in found.items() if features is not None}
-        seen = dict(zip(missing, encoded, strict=True))
-        seen.update(zip(kept, _moved(list(kept.values()), vlm.device), strict=True))
-        return [seen[key] for key in keys]
+        tokens = dict(zip(missing, encoded, strict=True))
+        tokens.update(zip(kept, _moved(list(kept.values()), vlm.device), strict=True))
+        return [tokens[key] for key in keys]
 
-    def _digest(self, vlm: Any, parameters: list[Tensor]) -> bytes:
-        """Of the tower's active weights, precision and settings; made again when a weight was written to."""
+    def _digest(self, vlm: Any, weights: list[Tensor]) -> bytes:
+        """Hash of the encoder's active weights, precision and settings; computed again after a weight was written."""
         device = vlm.device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        state = (vlm.dtype, cast, *((id(p), p._version) for p in parameters))
-        if state != self._tower_state:
+        state = (vlm.dtype, cast, *((id(weight), weight._version) for weight in weights))
+        if state != self._state:
             digest = hashlib.blake2b(repr((self._frames.settings, *state[:2])).encode(), digest_size=16)
-            for parameter in parameters:
-                digest.update(content_digest(parameter))
-            self._tower_state, self._tower_digest = state, digest.digest()
-        return self._tower_digest
+            for weight in weights:
+                digest.update(content_digest(weight))
+            self._state, self._state_digest = state, digest.digest()
+        return self._state_digest
+
+    def _active_weights(self, vlm: Any) -> list[Tensor]:
+        """The weights that visual tokens depend on: all but those of adapters that are switched off."""
+        parameters = [part for part in self._parts(vlm) if not isinstance(part, nn.Module)]
+        return [*active_weights(*self._modules(vlm)), *parameters]
+
+    def _modules(self, vlm: Any) -> list[nn.Module]:
+        return [part for part in self._parts(vlm) if isinstance(part, nn.Module)]
+
+    def _parts(self, vlm: Any) -> list[Any]:
+        """The modules and bare parameters that compute visual tokens."""
+        return [getattr(vlm.model, name) for name in self._family.vision]
 
 
 def _moved(scenes: list[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """Tokens of scenes on a device, by one copy, which the host waits for once."""
+    """Move the visual tokens of all scenes to a device in one copy, so that the host waits only once."""
     if not scenes or scenes[0].device == device:
         return scenes
-    there = torch.cat(scenes).to(device, non_blocking=device.type != "cpu")
-    return there.split([len(features) for features in scenes])
+    moved = torch.cat(scenes).to(device, non_blocking=device.type != "cpu")
+    return moved.split([len(features) for features in scenes])

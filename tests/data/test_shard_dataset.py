@@ -79,7 +79,7 @@ def test_what_is_skipped_is_the_beginning_of_the_order(skip):
     for rank, whole in enumerate(orders(epoch=2, num_replicas=2)):
         sampler = ShardSampler(COUNTS, 0, 2, rank, num_mixed=2)
         sampler.set_epoch(2)
-        sampler.num_seen = 2 * skip
+        sampler.skip(2 * skip)
         assert list(sampler) == whole[skip:]
         assert list(sampler) == whole  # the next pass is a whole one
 
@@ -91,7 +91,7 @@ def test_with_another_number_of_devices_what_all_have_seen_is_left_out(now):
     for rank in range(now):
         sampler = ShardSampler(COUNTS, 0, now, rank, num_mixed=2)
         sampler.set_epoch(2)
-        sampler.num_seen = 9  # batches of 3 on 3 devices
+        sampler.skip(9)  # batches of 3 on 3 devices
         rest.append(list(sampler))
     together = [scene for turn in zip(*rest, strict=True) for scene in turn]
     assert together == whole[9 : 9 + len(together)]
@@ -103,7 +103,7 @@ def test_a_million_shards_are_not_written_out():
     counts = np.full(1_000_000, 1000)
     tracemalloc.start()
     sampler = ShardSampler(counts, 0, num_replicas=64, rank=63)
-    sampler.num_seen = 64 * 10_000_000  # of this rank's 15,625,000
+    sampler.skip(64 * 10_000_000)  # of this rank's 15,625,000
     first = list(itertools.islice(sampler, 5000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from lvad.policy.attention import (
-    Part,
+    PartialAttention,
     TreeAttention,
     _has_cuda_kernel,
     attend,
     attend_backward,
-    merge,
+    merge_partial,
 )
-from lvad.policy.layout import lay_out, lay_out_prompts
+from lvad.policy.packing import completion_packing, prompt_packing
 from lvad.policy.plain_attention import plain_attend, plain_backward
 
 HEADS, GROUPS, WIDTH, SCALE = 4, 2, 8, 0.3
@@ -46,14 +46,14 @@ def test_values_and_gradients_are_those_of_one_masked_softmax(case, with_prompts
     torch.manual_seed(0)
     lengths, fed = CASES[case]
     sizes = torch.tensor(fed)
-    layout = lay_out(fed, lengths, torch.device("cpu"))
+    packing = completion_packing(fed, lengths, torch.device("cpu"))
     num, num_prompt = int(sizes.sum()), sum(lengths)
     tensors = [rows(num, HEADS), rows(num, GROUPS), rows(num, GROUPS)]
     prompts, behind = None, [None, None]
     if with_prompts:
-        prompts = lay_out_prompts(lengths, torch.device("cpu"))
+        prompts = prompt_packing(lengths, torch.device("cpu"))
         behind = [rows(num_prompt, GROUPS), rows(num_prompt, GROUPS)]
-    actual = TreeAttention.apply(layout, prompts, SCALE, *tensors, *behind)
+    actual = TreeAttention.apply(packing, prompts, SCALE, *tensors, *behind)
     expected = dense(lengths, fed, *tensors, *behind)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
@@ -78,7 +78,7 @@ def test_the_plain_products_agree_with_the_kernel(causal, at_once, monkeypatch):
     torch.testing.assert_close(out.transpose(1, 2), part.out)
     torch.testing.assert_close(lse.transpose(1, 2), part.lse)
 
-    grad, more = torch.randn_like(q), Part(torch.randn_like(part.out), part.lse + 0.5)
+    grad, more = torch.randn_like(q), PartialAttention(torch.randn_like(part.out), part.lse + 0.5)
     ours = attend_backward(grad, q, k, v, more, SCALE, causal)
     heads_first = [x.transpose(1, 2) for x in (grad, q, k, v, more.out, more.lse)]
     for kernel, plain in zip(ours, plain_backward(*heads_first, SCALE, causal), strict=True):
@@ -124,7 +124,7 @@ def test_merging_is_attention_to_the_keys_of_both():
     q = torch.randn(1, 3, HEADS, WIDTH, dtype=torch.float64)
     k, v = torch.randn(2, 1, 7, GROUPS, WIDTH, dtype=torch.float64)
     parts = [attend(q, k[:, s], v[:, s], SCALE, False) for s in (slice(0, 4), slice(4, 7))]
-    for merged, whole in zip(merge(*parts), attend(q, k, v, SCALE, False), strict=True):
+    for merged, whole in zip(merge_partial(*parts), attend(q, k, v, SCALE, False), strict=True):
         torch.testing.assert_close(merged, whole)
 
 
@@ -140,7 +140,9 @@ def test_a_cuda_device_gives_what_the_cpu_gives(dtype):
     results = []
     for device, kind in ((torch.device("cpu"), torch.float32), (torch.device("cuda"), dtype)):
         given = [x.to(device, kind).requires_grad_() for x in inputs]
-        out = TreeAttention.apply(lay_out(fed, lengths, device), lay_out_prompts(lengths, device), 0.125, *given)
+        out = TreeAttention.apply(
+            completion_packing(fed, lengths, device), prompt_packing(lengths, device), 0.125, *given
+        )
         results.append([out, *torch.autograd.grad(out.float().square().sum(), given)])
     for cpu, cuda in zip(*results, strict=True):
         error = (cpu - cuda.cpu().float()).norm() / cpu.norm()

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaModel
 
 from lvad.policy.adapters import Lora, adapted
 from lvad.policy.attention import attend
-from lvad.policy.decoder import TokenPass, product
-from lvad.policy.layers import make_norms_lean
+from lvad.policy.autograd_functions import patch_norms
+from lvad.policy.decoder import TokenPass, fused_linear
 
 SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "vocab_size": 11, "head_dim": 8}
 
@@ -38,7 +38,7 @@ class Causal:
 
 def states(model, embeds):
     """float[R, T, E] token by token."""
-    one, past = TokenPass(model, partial(product, num_rows=len(embeds))), Causal()
+    one, past = TokenPass(model, partial(fused_linear, num_rows=len(embeds))), Causal()
     positions = torch.arange(embeds.shape[1])
     return torch.stack([one(embeds[:, t], positions[t].expand(len(embeds)), past) for t in positions], 1)
 
@@ -64,7 +64,7 @@ def test_states_are_those_of_the_model(options):
 
 def test_in_float64_they_are_equal():
     model = make().double()
-    make_norms_lean(model)  # transformers normalises in float32 whatever it is given
+    patch_norms(model)  # transformers normalises in float32 whatever it is given
     embeds = torch.randn(2, 4, 48, dtype=torch.float64)
     with torch.no_grad():
         expected = model(inputs_embeds=embeds).last_hidden_state

@@ -12,9 +12,9 @@ from lvad.losses.policy_gradient import reinforce
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.policy.adapters import adapted
 from lvad.policy.decoder import Decoder
-from lvad.policy.families.idefics3 import TiledFrames
-from lvad.policy.passes import read_completions
-from lvad.policy.sampling import draw
+from lvad.policy.families.idefics3 import TiledFrameEncoder
+from lvad.policy.passes import completion_pass
+from lvad.policy.sampling import sample_tokens
 from lvad.policy.tokens import chat_inputs
 from lvad.policy.vision import VisionCache
 from lvad.types import UNLABELLED, Batch, Rollouts
@@ -72,7 +72,7 @@ def plain_inputs(policy, batch, scene):
     alone = batch._replace(frames=[batch.frames[scene]])
     inputs = dict(chat_inputs(policy.processor, alone, [QUERIES[scene]]))
     frames = policy.prompt_ids.frames
-    if isinstance(frames, TiledFrames):  # the variants of its processor round in their own ways
+    if isinstance(frames, TiledFrameEncoder):  # the variants of its processor round in their own ways
         tiles = frames.tiling.tiles(batch.frames[scene]).flatten(0, 1)
         inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
         inputs["pixel_values"] = frames.tiling.pixel_values(tiles)[None]
@@ -175,17 +175,17 @@ def test_the_sampler_draws_by_inversion_of_the_plain_models_law(make, in_float64
             with torch.no_grad():
                 logits = plain(**longer(inputs, torch.tensor(said, dtype=torch.long))).logits[:, -1]
             logps = (logits / TEMPERATURE).masked_fill(policy.banned, -torch.inf).log_softmax(-1)
-            said.append(int(draw(logps, uniform[row, len(said)][None])))
+            said.append(int(sample_tokens(logps, uniform[row, len(said)][None])))
         assert drawn.tokens[scene, k][drawn.completion_mask[scene, k]].tolist() == said
 
 
 @families
-def test_the_sampler_of_fixed_shapes_draws_the_same(make, name, monkeypatch):
+def test_the_sampler_of_static_shapes_draws_the_same(make, name, monkeypatch):
     policy = make(name, True, torch.float64).eval()
     with torch.no_grad():
         prefix, drawn = policy.encode(two_scenes(), QUERIES), []
-    for is_fixed in (False, True):
-        monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _, answer=is_fixed: answer)
+    for is_static in (False, True):
+        monkeypatch.setattr("lvad.policy.hf.uses_static_shapes", lambda _, answer=is_static: answer)
         torch.manual_seed(1)
         drawn.append(policy.generate(prefix, NUM_COMPLETIONS))
     plain, fixed = drawn
@@ -204,7 +204,7 @@ def test_states_token_by_token_are_those_of_the_layers(make, in_float64, name):
         prompt_cache = policy.encode(two_scenes(), QUERIES).prompt_cache
         embeds = policy.vlm.get_input_embeddings()(tokens)
         counts = [[LENGTH] * NUM_COMPLETIONS] * 2
-        expected = read_completions(policy.text_model, prompt_cache, embeds.flatten(0, 2), counts)
+        expected = completion_pass(policy.text_model, prompt_cache, embeds.flatten(0, 2), counts)
         steps = Decoder(policy.text_model, prompt_cache, NUM_COMPLETIONS, LENGTH)
         found = [steps.advance(embeds[:, :, t].flatten(0, 1)) for t in range(LENGTH)]
     torch.testing.assert_close(torch.stack(found, 1).flatten(0, 1), expected, rtol=0, atol=1e-11)
@@ -271,7 +271,7 @@ def test_visual_tokens_are_kept_whole(make, name, tmp_path, monkeypatch):
     again = make(name, True, vision_cache=VisionCache(memory_mb=0, folder=str(tmp_path)))
     for policy in (first, again):
         monkeypatch.setattr(
-            type(policy.prompt_ids.frames), "encode_alike", lambda self, vlm, scenes: [None] * len(scenes)
+            type(policy.prompt_ids.frames), "encode_batch_invariant", lambda self, vlm, scenes: [None] * len(scenes)
         )
         found = policy.encode(batch, QUERIES)
         for one, other in zip(found.prompt_cache.keys, seen.prompt_cache.keys, strict=True):

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText
 
 from lvad.policy import HFPolicy, Lora, Sampling
 from lvad.policy.adapters import merged, start_of
-from lvad.policy.four_bits import in_float32, is_in_four_bits, multiply_in_float32
+from lvad.policy.four_bits import dequantized, is_in_four_bits, multiply_in_float32
 
 
 @pytest.fixture
@@ -59,13 +59,13 @@ def test_a_base_in_16_bits_is_unpacked_without_rounding_to_them(vlm_folder):
     torch.manual_seed(0)
     policy = HFPolicy(str(vlm_folder), lora=Lora(rank=4), in_four_bits=True, dtype="bfloat16").float().eval()
     multiply_in_float32(policy)
-    copy = in_float32(policy.model)
+    copy = dequantized(policy.model)
     torch.testing.assert_close(logits(copy, policy), logits(policy.model, policy), atol=1e-4, rtol=1e-4)
 
 
 def test_the_copy_in_float32_says_the_same_with_adapters_and_without(packed):
     logits(packed.eval().model, packed)  # evaluation leaves the weights as they were
-    copy = in_float32(packed.model)
+    copy = dequantized(packed.model)
     assert not is_in_four_bits(copy)
     torch.testing.assert_close(logits(copy, packed), logits(packed.model, packed), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits(merged(packed.model), packed), logits(packed.model, packed), atol=1e-4, rtol=1e-4)

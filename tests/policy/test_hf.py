@@ -7,7 +7,7 @@ import torch
 from listing import only
 
 from lvad.losses.policy_gradient import reinforce
-from lvad.policy.tokens import chat_inputs, decode
+from lvad.policy.tokens import chat_inputs, decode_completions
 from lvad.types import Rollouts
 
 LAWS = [{}, {"temperature": 1.5, "top_k": 50, "top_p": 0.95}, {"temperature": 0.7, "top_k": 5}]
@@ -187,7 +187,8 @@ def test_targets_are_the_supervised_likelihood(make_policy, make_batch):
     policy = make_policy()
     targets = policy.targets([["a car", "a red car ahead"]])
     assert targets.tokens[0, 0][targets.completion_mask[0, 0]][-1] == policy.end_id
-    assert decode(policy.processor.tokenizer, targets.tokens, targets.completion_mask) == [["a car", "a red car ahead"]]
+    texts = decode_completions(policy.processor.tokenizer, targets.tokens, targets.completion_mask)
+    assert texts == [["a car", "a red car ahead"]]
     assert policy.logprobs(policy.encode(make_batch(1)), targets).isfinite().all()
     with pytest.raises(ValueError, match="as many texts"):
         policy.targets([["a"], ["b", "c"]])
@@ -206,7 +207,7 @@ def test_a_saved_policy_says_the_same_in_plain_transformers(make_policy, make_ba
     old = policy.vlm(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits
     torch.testing.assert_close(new, old, rtol=0, atol=1e-3)
     assert processor.tokenizer.eos_token_id == policy.end_id
-    assert said.texts[0][0] == decode(policy.processor.tokenizer, said.tokens, said.completion_mask)[0][0]
+    assert said.texts[0][0] == decode_completions(policy.processor.tokenizer, said.tokens, said.completion_mask)[0][0]
 
 
 def test_an_unknown_folder_and_a_foreign_model_are_named(tmp_path):

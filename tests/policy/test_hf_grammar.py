@@ -29,7 +29,7 @@ def test_two_hundred_answers_of_a_random_model_are_all_valid(make_policy, make_b
 
 @pytest.mark.parametrize("law", LAWS)
 def test_gradient_pass_gives_the_masked_log_probabilities_of_the_sampler(make_policy, make_batch, law, monkeypatch):
-    monkeypatch.setattr("lvad.policy.layers.LOGITS_AT_ONCE", 64 * 300)  # several slices
+    monkeypatch.setattr("lvad.policy.autograd_functions.LOGITS_AT_ONCE", 64 * 300)  # several slices
     policy = make_policy(max_new_tokens=50, **law)
     prefix = policy.encode(make_batch(2, 1))
     rollouts = policy.generate(prefix, 4, grammar=ANSWERS)
@@ -50,7 +50,7 @@ def test_greedy_answers_are_valid_and_the_same_twice(make_policy, make_batch):
 
 
 def every_answer(policy, grammar, num_tokens):
-    tokens = policy._tokens_of(grammar)
+    tokens = policy._token_grammar(grammar)
     frontier = [([], tokens.start(1, num_tokens).states[0])]
     while frontier:
         drawn, place = frontier.pop()

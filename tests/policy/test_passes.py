@@ -12,9 +12,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from lvad.losses.policy_gradient import reinforce
 from lvad.policy.decoder import Decoder, TokenPass
 from lvad.policy.hf import HFPolicy, Lora
-from lvad.policy.passes import read_prompts
+from lvad.policy.passes import prompt_pass
 from lvad.policy.pixels import Tiling
-from lvad.policy.sampling import Sampling, draw
+from lvad.policy.sampling import Sampling, sample_tokens
 from lvad.policy.tokens import chat_inputs
 from lvad.types import Rollouts
 
@@ -146,7 +146,7 @@ def test_the_sampler_draws_what_a_plain_one_draws_with_the_same_random_numbers(
             with torch.no_grad():
                 logits = policy.vlm(input_ids=ids, pixel_values=inputs["pixel_values"].double()).logits[:, -1]
             logps = (logits / 1.3).masked_fill(policy.banned, -torch.inf).log_softmax(-1)
-            said.append(int(draw(logps, uniform[row, len(said)][None])))
+            said.append(int(sample_tokens(logps, uniform[row, len(said)][None])))
             ids = torch.cat([ids, torch.tensor([said[-1:]])], 1)
         assert drawn.tokens[scene, k][drawn.completion_mask[scene, k]].tolist() == said
 
@@ -210,6 +210,6 @@ def test_prompts_alone_give_the_models_own_states(vlm_folder, make_batch):
     with torch.no_grad():
         own = policy.vlm.model(**{k: inputs[k] for k in ("input_ids", "pixel_values")}).last_hidden_state[0, -1]
         prefix = policy.encode(batch)
-        again = read_prompts(policy.text_model, prefix.prompt_cache.inputs)
+        again = prompt_pass(policy.text_model, prefix.prompt_cache.inputs)
     torch.testing.assert_close(prefix.prompt_cache.last[0], own, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again.last, prefix.prompt_cache.last)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvad.policy.sampling import Sampling, draw, log_density
+from lvad.policy.sampling import Sampling, log_density, sample_tokens
 
 LOGITS = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()
 NONE = torch.zeros(5, dtype=torch.bool)
@@ -59,7 +59,7 @@ def test_draws_follow_the_density(sampling):
     torch.manual_seed(0)
     banned = torch.tensor([False, False, True, False, False])
     logps = log_density(LOGITS, sampling, banned)
-    draws = draw(logps.expand(40_000, -1), torch.rand(40_000))
+    draws = sample_tokens(logps.expand(40_000, -1), torch.rand(40_000))
     counts = torch.bincount(draws, minlength=5).double()
     expected = 40_000 * logps.exp().double()
     possible = expected > 0
@@ -91,8 +91,8 @@ def test_inversion_takes_the_token_in_whose_share_the_number_falls():
     logps = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0]).log()
     below_one = 1 - 2**-24
     uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, below_one])
-    assert draw(logps.expand(6, -1), uniform).tolist() == [1, 1, 3, 3, 4, 4]
-    assert draw(logps.expand(2, -1), None).tolist() == [3, 3]
+    assert sample_tokens(logps.expand(6, -1), uniform).tolist() == [1, 1, 3, 3, 4, 4]
+    assert sample_tokens(logps.expand(2, -1), None).tolist() == [3, 3]
 
 
 def test_an_impossible_token_is_never_drawn_whatever_the_rounding():
@@ -102,4 +102,4 @@ def test_an_impossible_token_is_never_drawn_whatever_the_rounding():
     impossible[:, 0] = False
     logps = logits.masked_fill(impossible, -torch.inf).log_softmax(-1)
     for uniform in (torch.zeros(2000), torch.rand(2000), torch.full((2000,), 1 - 2**-24)):
-        assert not impossible.gather(1, draw(logps, uniform)[:, None]).any()
+        assert not impossible.gather(1, sample_tokens(logps, uniform)[:, None]).any()

@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from lvad.policy.families import idefics3
-from lvad.policy.families.idefics3 import TiledFrames
+from lvad.policy.families.idefics3 import TiledFrameEncoder
 from lvad.policy.hf import HFPolicy, Lora
 from lvad.policy.tokens import PromptIds, chat_inputs
 from lvad.policy.vision import VisionCache
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_named(make, make_batch, tmp_path):
 
 def test_prompt_ids_are_those_of_the_processor(make, make_batch):
     policy, _ = make()
-    batch, ids = make_batch(1, 3), PromptIds(policy.processor, TiledFrames(policy.processor))
+    batch, ids = make_batch(1, 3), PromptIds(policy.processor, TiledFrameEncoder(policy.processor))
     queries = ["What do you see?", "Stop\nor go: why?"]
     inputs = chat_inputs(policy.processor, batch, queries)
     for b, (query, frames) in enumerate(zip(queries, batch.frames, strict=True)):
@@ -129,11 +129,11 @@ def test_a_frame_of_any_size_has_as_many_places_as_its_tiles_have_tokens(vlm_fol
         processor.image_processor = Idefics3ImageProcessorPil(**settings)
     grids = set()
     for height, width in [(9, 9), (33, 32), (20, 60), (60, 20), (30, 61), (60, 30), (54, 96), (7, 300)]:
-        ids = PromptIds(processor, TiledFrames(processor))  # each size by itself, none by the grid of another
+        ids = PromptIds(processor, TiledFrameEncoder(processor))  # each size by itself, none by the grid of another
         frames = torch.zeros(2, 3, height, width, dtype=torch.uint8)
         places = (ids("Why?", frames) == processor.image_token_id).sum()
         assert places == 2 * ids.frames.tiling.num_tiles(height, width) * processor.image_seq_len
-        assert len(ids("Why?", frames)) - len(ids("Why?", frames[:1])) == ids.frame_tokens(height, width)
+        assert len(ids("Why?", frames)) - len(ids("Why?", frames[:1])) == ids.num_frame_tokens(height, width)
         grids.add(ids.frames.tiling.grid(height, width))
     assert grids == {(3, 3), (1, 3), (3, 1), (2, 3), (3, 2)}
 

@@ -13,8 +13,8 @@ BYTES_PER_MB = 2**20
 QUARTER = torch.zeros(BYTES_PER_MB // 4 // 4, 1)
 
 
-def keys(names, tower=b"tower"):
-    return [store_key(name.encode(), tower) for name in names]
+def keys(names, encoder=b"encoder"):
+    return [store_key(name.encode(), encoder) for name in names]
 
 
 def test_memory_is_bounded_and_first_come_stay():

@@ -1,4 +1,4 @@
-"""The families of vision-language models that a policy can be, by the type that their configuration names."""
+"""The supported families of vision-language models, by the model type in their configuration."""
 
 from typing import Any, Final
 

@@ -1,49 +1,48 @@
-"""What the engine has to be told of a family of vision-language models; all else is written once for all of them."""
+"""What the engine needs to know of a family of vision-language models; all other code is the same for all families."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lvad.policy.adapters import active_weights, has_adapters
 from lvad.policy.pixels import Images
 
 
-class WrittenFrame(NamedTuple):
-    """How one of the frames of a scene stands in its prompt."""
+class FrameTokens(NamedTuple):
+    """The tokens that stand for one frame in a prompt."""
 
     ids: list[int]
+    """Token ids: image tokens, and what the family writes between them."""
     grid: Tensor | None = None
-    """int64[3] on the CPU, its patches along time, height and width; None where positions do not depend on them."""
+    """int64[3] on the CPU, the frame's patches along time, height and width; None where positions do not need them."""
 
 
 class FrameEncoder(Protocol):
-    """Frames to visual tokens, and to their places in the prompt."""
+    """Encodes frames as visual tokens, and knows the token ids that hold their places in a prompt."""
 
     @property
     def settings(self) -> str:
         """All that the visual tokens depend on beside the weights and the frames."""
         ...
 
-    def written(self, num_frames: int, height: int, width: int) -> WrittenFrame:
-        """One of ``num_frames`` frames of a size, whatever they show."""
+    def frame_tokens(self, num_frames: int, height: int, width: int) -> FrameTokens:
+        """The tokens of one frame in a prompt with ``num_frames`` frames of this size, whatever they show."""
         ...
 
     def fewer_tokens(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that make fewer tokens of a frame, the mildest first."""
+        """Settings of ``Images`` that give a frame fewer tokens, the smallest reduction first."""
         ...
 
     def encode(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
-        """Visual tokens float[V, L E] of B scenes' frames uint8[M, 3, H, W], in the order of their places.
+        """Encode B scenes' frames uint8[M, 3, H, W] as visual tokens float[V, L E], in the order of the prompt.
 
-        A token is L times E numbers side by side: its embedding, and what is added to the hidden states in its place
-        behind each of the first L - 1 layers (DeepStack, Meng et al. 2024, arXiv:2406.04334).
+        A visual token is L times E numbers: its embedding, and with DeepStack (Meng et al. 2024, arXiv:2406.04334) what
+        is added to its hidden state after each of the first L - 1 layers.
         """
         ...
 
-    def encode_alike(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
-        """Likewise, in bits that do not depend on the other scenes."""
+    def encode_batch_invariant(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
+        """Encode likewise, such that the bits of a scene do not depend on the other scenes of the call."""
         ...
 
 
@@ -51,41 +50,15 @@ class Family(NamedTuple):
     """A family of models."""
 
     vision: tuple[str, ...]
-    """Names in ``vlm.model`` of what makes visual tokens: modules and parameters."""
+    """The attributes of ``vlm.model`` that compute visual tokens: modules and parameters."""
     frames: Callable[[Any], FrameEncoder]
-    """From a processor."""
+    """Makes the frame encoder of a processor."""
     limit: Callable[[Images, Any, Any], None]
-    """Changes a processor and its model's configuration, so that both are saved as they are used."""
-    positions: Callable[[Any, Tensor, int, WrittenFrame], Tensor]
-    """int64[A, P] on the CPU: the positions of a prompt int64[P] with so many frames, from the transformers model.
-
-    A = 1, or 3 where time, height and width turn a part of each head (M-RoPE, Wang et al. 2024, arXiv:2409.12191).
+    """Applies ``Images`` to a processor and its model's configuration, so that both are saved as they are used."""
+    positions: Callable[[Any, Tensor, int, FrameTokens], Tensor] | None = None
+    """Computes int64[A, P] on the CPU, the positions of a prompt, from the transformers model, the ids int64[P], the
+    number of frames and the tokens of a frame. A = 3 with M-RoPE (Wang et al. 2024, arXiv:2409.12191), where time,
+    height and width each rotate a part of a head. None counts all tokens alike: 0 to P - 1.
     """
     vision_attention: str = "sdpa"
     """The attention of the vision encoder, by transformers' name."""
-
-    def vision_modules(self, vlm: Any) -> list[nn.Module]:
-        """The modules that make visual tokens."""
-        return [part for part in self._vision_parts(vlm) if isinstance(part, nn.Module)]
-
-    def active_vision_weights(self, vlm: Any) -> list[Tensor]:
-        """What visual tokens depend on: all weights but those of adapters that are switched off."""
-        bare = [part for part in self._vision_parts(vlm) if not isinstance(part, nn.Module)]
-        return [*active_weights(*self.vision_modules(vlm)), *bare]
-
-    def adapts_vision(self, vlm: Any) -> bool:
-        """Whether visual tokens are others where adapters are switched off."""
-        return has_adapters(*self.vision_modules(vlm))
-
-    def freeze_vision(self, vlm: Any) -> None:
-        """Take no gradient of what makes visual tokens."""
-        for part in self._vision_parts(vlm):
-            part.requires_grad_(False)
-
-    def _vision_parts(self, vlm: Any) -> list[Any]:
-        return [getattr(vlm.model, name) for name in self.vision]
-
-
-def one_position_per_token(vlm: Any, ids: Tensor, num_frames: int, written: WrittenFrame) -> Tensor:
-    """Positions of a prompt whose frames are counted like its words."""
-    return torch.arange(len(ids)).unsqueeze(0)

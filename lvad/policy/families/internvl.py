@@ -1,22 +1,22 @@
-"""InternVL3 and InternVL3.5: square tiles, and behind several of them the whole frame as one."""
+"""InternVL3 and InternVL3.5: square tiles, followed by the whole frame as one tile if there are several."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from lvad.policy.families.family import Family, one_position_per_token
-from lvad.policy.families.processed import ProcessedFrames
+from lvad.policy.families.family import Family
+from lvad.policy.families.processor_frames import ProcessorFrameEncoder
 from lvad.policy.pixels import Images
 
 
-def _see(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
-    # One row of tiles, those of all frames one after the other.
+def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
+    # The tiles of all frames are one batch, in order.
     return vlm.model.get_image_features(inputs["pixel_values"]).pooler_output.flatten(0, 1)
 
 
 def _limit(images: Images, processor: Any, config: Any) -> None:
-    """A tile is ``image_seq_length`` tokens. The processor always cuts: one tile is a frame in one piece."""
+    """Limit the number of tiles, each of ``image_seq_length`` tokens; one tile shows the whole frame."""
     most = images.most_tokens()
     if most is None:
         return
@@ -29,7 +29,6 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 INTERNVL = Family(
     vision=("vision_tower", "multi_modal_projector"),
-    frames=lambda processor: ProcessedFrames(processor, _see),
+    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
-    positions=one_position_per_token,
 )

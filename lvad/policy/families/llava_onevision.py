@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: one frame alone in tiles and whole, several frames whole alone; a parameter ends their rows."""
+"""LLaVA-OneVision: a single frame in tiles and whole, several frames whole only; a learnt token ends each row."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvad.policy.families.family import Family, one_position_per_token
-from lvad.policy.families.processed import ProcessedFrames
+from lvad.policy.families.family import Family
+from lvad.policy.families.processor_frames import ProcessorFrameEncoder
 from lvad.policy.pixels import Images
 
 
-def _see(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
-    # How many frames belong together has to be told: each would be taken for one that is alone, and in tiles.
+def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
+    # Without batch_num_images each of several frames would be taken for a single one, and expected in tiles.
     names = ("pixel_values", "image_sizes", "batch_num_images")
     return torch.cat(list(vlm.model.get_image_features(**{name: inputs[name] for name in names}).pooler_output))
 
 
 def _limit(images: Images, processor: Any, config: Any) -> None:
-    """Leave out the larger of the sizes to which a frame alone is brought; model and processor must have the same.
+    """Drop the larger sizes to which a single frame may be scaled, in the model and in the processor.
 
-    A size of R x C tiles is at most R C + 1 times the tokens of a tile, and one for each row of these.
+    A size of R x C tiles has at most R C + 1 times the tokens of a tile, and one more for each row of patches.
     """
     most = images.most_tokens()
     if most is None:
@@ -42,7 +42,6 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 LLAVA_ONEVISION = Family(
     vision=("vision_tower", "multi_modal_projector", "image_newline"),
-    frames=lambda processor: ProcessedFrames(processor, _see),
+    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
-    positions=one_position_per_token,
 )

@@ -1,16 +1,16 @@
-"""Parts of the text model with a backward pass of their own: the same values and gradients in less time and memory.
+"""Layers of the text model with hand-written backward passes: the same gradients in less time and memory.
 
-Differentiated operation by operation, as transformers has it, a norm is 12 passes over the activations and five copies
-of them; the formula of the gradient needs the input and one number per row (``RMSNorm``). A gated layer keeps one
-activation less (``SwiGLU``).
+Differentiated operation by operation, as in transformers, a norm takes 12 passes over the activations and keeps five
+copies of them; the formula of its gradient needs the input and one number per row (``RMSNorm``). A gated layer keeps
+one activation less (``SwiGLU``).
 
-A lookup of embeddings has a gradient as large as the vocabulary, nearly all zeros: for the prompts and their
-completions twice 113 MB for SmolVLM-256M. Here a lookup's gradient holds its own rows, and the sum becomes whole once
-(``shared_lookup``).
+The gradient of an embedding lookup is as large as the vocabulary and nearly all zeros: with one lookup for the prompts
+and one for the completions twice 113 MB for SmolVLM-256M. ``shared_lookup`` keeps only the rows that were looked up,
+and makes their sum dense once.
 
-The log-probabilities behind the head (``TokenLogps``): with u the one-hot token and q the density, the gradient of the
-logits is (u - q) / temperature. So a part of the logits at a time is enough: the backward pass computes each part
-again, and adds to one gradient of the weight.
+``TokenLogps`` computes log-probabilities of tokens from hidden states without keeping the logits. With u the one-hot
+token and q the density, the gradient of the logits is (u - q) / temperature. So the backward pass can compute the
+logits again in parts, and adds to one gradient of the weight.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """float[..., E] from x float[..., E] and weight float[E]."""
+        """Compute y float[..., E] from x float[..., E] and weight float[E]."""
         scale = _scale(x, eps)
         ctx.save_for_backward(x, weight, scale)
         return _normed(x, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Of x and weight."""
+        """Compute the gradients of x and weight."""
         x, weight, scale = ctx.saved_tensors
         grad, normed = _wide(grads[0]), _wide(x) * scale
         needs_x, needs_weight, _ = ctx.needs_input_grad
@@ -52,9 +52,11 @@ class RMSNorm(torch.autograd.Function):
         return of_normed.addcmul_(normed, along, value=-1).mul_(scale).to(x.dtype), of_weight, None
 
 
-class _LeanNorm(LlamaRMSNorm):
+class _PatchedRMSNorm(LlamaRMSNorm):
+    """The class that ``patch_norms`` gives to normalisations."""
+
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.is_cuda:  # which has a kernel for both passes
+        if hidden_states.is_cuda:  # PyTorch has kernels for both passes there
             return rms_norm(hidden_states, self.weight, self.variance_epsilon)
         return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[return-value]
 
@@ -64,22 +66,22 @@ _NORM_CLASSES: Final = (
 )  # fmt: skip
 
 
-def make_norms_lean(model: nn.Module) -> None:
-    """Let the normalisations of a text model compute by ``RMSNorm``, in place; their weights stay."""
+def patch_norms(model: nn.Module) -> None:
+    """Make the normalisations of a text model compute with ``RMSNorm``, in place."""
     for part in model.modules():
-        if is_of_transformers(part, _NORM_CLASSES):
-            # The class and not the module: names in checkpoints, hooks and whoever holds the module stay as they are.
-            part.__class__ = _LeanNorm
+        if is_transformers_class(part, _NORM_CLASSES):
+            # Change the class and not the module: weights, hooks and names in checkpoints stay as they are.
+            part.__class__ = _PatchedRMSNorm
 
 
-def is_of_transformers(part: nn.Module, names: Sequence[str]) -> bool:
-    """Whether a module is of one of these classes of transformers; those of other models need not be imported."""
+def is_transformers_class(part: nn.Module, names: Sequence[str]) -> bool:
+    """Whether a module is of one of these transformers classes, told by name so that none is imported."""
     kind = type(part)
     return kind.__name__ in names and kind.__module__.startswith("transformers.models.")
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The values of ``RMSNorm`` where no gradient is taken, by one kernel where the device has it."""
+    """Compute the values of ``RMSNorm`` where no gradient is taken, by one kernel if the device has it."""
     if not x.is_cpu and x.dtype == weight.dtype:
         return nn.functional.rms_norm(x, weight.shape, weight, eps)
     return _normed(x, weight, _scale(x, eps))
@@ -105,21 +107,23 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        """float[..., F] from gate and up, float[..., F]."""
+        """Compute float[..., F] from gate and up, float[..., F]."""
         ctx.save_for_backward(gate, up)
         return nn.functional.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        """Of gate and up, in two new tensors: writing to memory for the first time is most of the work."""
+        """Compute the gradients of gate and up in only two new tensors: first writes to memory are most of the time."""
         gate, up = ctx.saved_tensors
         of_gate = grads[0] * up
-        # Element by element, so that it may write over what it reads.
+        # The operation is elementwise, so it may overwrite its input.
         torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
         return of_gate, nn.functional.silu(gate).mul_(grads[0])
 
 
-class _LeanMLP(LlamaMLP):
+class _PatchedMLP(LlamaMLP):
+    """The class that ``patch_gates`` gives to gated layers."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
 
@@ -127,12 +131,12 @@ class _LeanMLP(LlamaMLP):
 _GATED_CLASSES: Final = ("LlamaMLP", "Qwen2MLP", "Qwen2_5_VLMLP", "Qwen3MLP", "Qwen3VLTextMLP")
 
 
-def make_gates_lean(model: nn.Module) -> None:
-    """Let the gated layers of a text model compute by ``SwiGLU``, in place; their weights stay."""
+def patch_gates(model: nn.Module) -> None:
+    """Make the gated layers of a text model compute with ``SwiGLU``, in place."""
     for part in model.modules():
-        if is_of_transformers(part, _GATED_CLASSES) and isinstance(part.act_fn, _SILU):
-            # The class alone, as above; adapters put on the three projections later are called all the same.
-            part.__class__ = _LeanMLP
+        if is_transformers_class(part, _GATED_CLASSES) and isinstance(part.act_fn, _SILU):
+            # Only the class, as above; adapters that are later put on the three projections are still called.
+            part.__class__ = _PatchedMLP
 
 
 Lookup = Callable[[Tensor], Tensor]
@@ -140,17 +144,19 @@ Lookup = Callable[[Tensor], Tensor]
 
 
 def shared_lookup(embedding: nn.Embedding) -> Lookup:
-    """Lookups of one step; a gradient reaches the weight when all of them have theirs."""
-    # Without gradients now, there may still be some for a later lookup, and it is the only one.
+    """Make the embedding lookup of one step; the weight gets one dense gradient for all calls."""
+    # If gradients are off now, at most the completions' lookup will have one, which need not be shared.
     is_shared = torch.is_grad_enabled()
-    weight: Any = _WholeGradient.apply(embedding.weight) if is_shared else embedding.weight
+    weight: Any = _DenseGradient.apply(embedding.weight) if is_shared else embedding.weight
     return lambda tokens: nn.functional.embedding(tokens, weight, embedding.padding_idx, sparse=is_shared)
 
 
-class _WholeGradient(torch.autograd.Function):
+class _DenseGradient(torch.autograd.Function):
+    """The identity, whose backward pass makes a sparse gradient dense."""
+
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return weight.view_as(weight)  # no copy, but a tensor of its own, where the lookups' gradients add up
+        return weight.view_as(weight)  # a view, in which autograd adds the sparse gradients of all lookups
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -158,21 +164,21 @@ class _WholeGradient(torch.autograd.Function):
 
 
 LOGITS_AT_ONCE = 2**23
-"""32 MiB of them in float32."""
+"""The most logits in memory: 32 MiB in float32."""
 
 LogDensity = Callable[[Tensor, slice], Tensor]
-"""float[n, V] from the logits float[n, V] of some of the rows: the log-softmax of logits / temperature, -inf outside of
-a kept set, which holds the drawn tokens. At least float32."""
+"""Log-probabilities float[n, V] from the logits float[n, V] of a slice of the rows: the log-softmax of logits /
+temperature, -inf outside a kept set, which contains the drawn tokens. At least float32."""
 
 
 class TokenLogps(torch.autograd.Function):
-    """log q(token) of N drawn tokens, with no more than ``LOGITS_AT_ONCE`` logits in memory."""
+    """The log-probabilities log q(token) of N drawn tokens, with at most ``LOGITS_AT_ONCE`` logits in memory."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, tokens: Tensor, temperature: float, log_density: LogDensity
     ) -> Tensor:
-        """float[N] from states float[N, E], the head's weight float[V, E] and the tokens int64[N]."""
+        """Compute float[N] from states float[N, E], the head's weight float[V, E] and the tokens int64[N]."""
         ctx.save_for_backward(states, weight, tokens)
         ctx.temperature, ctx.log_density = temperature, log_density
         device = states.device.type
@@ -187,14 +193,14 @@ class TokenLogps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the states and the weight."""
+        """Compute the gradients of the states and the weight."""
         states, weight, tokens = ctx.saved_tensors
         needs_states, needs_weight, *_ = ctx.needs_input_grad
         rounded, rounded_weight = states.to(ctx.dtype), weight.to(ctx.dtype)
         of_states: list[Tensor] = []
         of_weight: Tensor | None = None
         for rows in _parts(len(states), len(weight)):
-            # (u - q) / temperature, in the memory of the logits: exp turns the log density to q, -inf to 0.
+            # (u - q) / temperature, in the memory of the logits: exp turns the log density into q, and -inf into 0.
             of_drawn = grad[rows].unsqueeze(1) / ctx.temperature
             of_logits = ctx.log_density(rounded[rows] @ rounded_weight.t(), rows).exp_().mul_(-of_drawn)
             of_logits = of_logits.scatter_add_(1, tokens[rows].unsqueeze(1), of_drawn).to(ctx.dtype)
@@ -208,10 +214,10 @@ class TokenLogps(torch.autograd.Function):
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if total is None:
         return (a @ b).to(dtype)
-    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)  # addmm_ takes one dtype alone
+    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)  # addmm_ takes only one dtype
 
 
 def _parts(num_rows: int, vocabulary: int) -> list[slice]:
     size = max(1, LOGITS_AT_ONCE // vocabulary)
-    # Without rows one empty part, which has a dtype and a device for the result.
+    # No rows give one empty part, from which the result takes dtype and device.
     return [slice(start, start + size) for start in range(0, max(1, num_rows), size)]

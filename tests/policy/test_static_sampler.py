@@ -1,4 +1,4 @@
-"""The accelerator's sampler on a CPU: the tokens of the other sampler for the same random numbers, in fixed shapes."""
+"""The accelerator's sampler on a CPU: the tokens of the other sampler for the same random numbers, in static shapes."""
 
 import copy
 
@@ -7,9 +7,9 @@ import torch
 from listing import only
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lvad.policy import HFPolicy, Lora, Sampling, fixed_sampler
-from lvad.policy.fixed_attention import FixedShape
+from lvad.policy import HFPolicy, Lora, Sampling, static_sampler
 from lvad.policy.grammar import AnswerGrammar
+from lvad.policy.static_kv_cache import StaticShape
 from lvad.policy.tokens import without_end
 from lvad.text import parse
 
@@ -24,8 +24,8 @@ def in_turn(monkeypatch):
         drawn = []
         with torch.no_grad():
             prefix = policy.encode(batch)
-        for is_fixed in (False, True):
-            monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _, answer=is_fixed: answer)
+        for is_static in (False, True):
+            monkeypatch.setattr("lvad.policy.hf.uses_static_shapes", lambda _, answer=is_static: answer)
             torch.manual_seed(seed)
             drawn.append(policy.generate(prefix, *args, **kwargs))
         return drawn
@@ -94,9 +94,9 @@ def test_a_grammar_and_given_beginnings(make_policy, make_batch, in_turn):
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_an_update_of_the_weights_is_seen_without_a_new_sampler(make_policy, make_batch, in_turn, lora, monkeypatch):
     policy, made = make_policy(lora, spread=lora, max_new_tokens=6).double(), []
-    init = fixed_sampler.FixedSampler.__init__
+    init = static_sampler.StaticSampler.__init__
     monkeypatch.setattr(
-        fixed_sampler.FixedSampler, "__init__", lambda self, *args: made.append(self) or init(self, *args)
+        static_sampler.StaticSampler, "__init__", lambda self, *args: made.append(self) or init(self, *args)
     )
     before, _ = in_turn(policy, make_batch(1, 2), 4)
     with torch.no_grad():
@@ -130,10 +130,10 @@ def test_in_half_precision_both_are_as_far_from_the_exact_law(make_policy, make_
     if half == "weights":
         policy = copy.deepcopy(policy).bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
-        plain, fixed = in_turn(policy, batch, 4, begin=begin)
+        plain, static = in_turn(policy, batch, 4, begin=begin)
     assert torch.equal(plain.tokens, rollouts.tokens)
-    assert torch.equal(fixed.tokens, rollouts.tokens)
-    errors = [(drawn.logps - expected_logps).norm() for drawn in (plain, fixed)]
+    assert torch.equal(static.tokens, rollouts.tokens)
+    errors = [(drawn.logps - expected_logps).norm() for drawn in (plain, static)]
     assert errors[1] <= 1.3 * errors[0]
 
 
@@ -167,21 +167,21 @@ def test_the_host_reads_nothing_while_it_draws_but_whether_all_have_ended(make_p
     policy.banned[policy.end_id] = True
     with torch.no_grad():
         prompt_cache = policy.encode(make_batch(1, 2)).prompt_cache
-    stop = fixed_sampler.StopCriteria(policy.end_ids, policy.pad_id, 40)
-    law = fixed_sampler.SamplerOptions(policy.sampling, stop, is_greedy=False, has_grammar=False)
-    sampler = policy._samplers.get(policy.vlm, policy.banned, law, prompt_cache, 4, captures=False)
+    stop = static_sampler.StopCriteria(policy.end_ids, policy.pad_id, 40)
+    options = static_sampler.SamplerOptions(policy.sampling, stop, is_greedy=False, has_grammar=False)
+    sampler = policy._samplers.get(policy.vlm, policy.banned, options, prompt_cache, 4, use_cuda_graph=False)
     with Calls() as calls:
         sampler(prompt_cache, None, None)
     assert calls.reads == 4 + 1  # looks at tokens 8, 16, 24 and 32, and the number of tokens at the end
     with Calls() as calls, torch.no_grad():
         sampler._rewind()
-        sampler._token()
+        sampler._decode_token()
     assert calls.reads == 0
 
 
 def test_shapes_are_kept_and_the_oldest_leave(make_policy, make_batch, monkeypatch):
     policy = make_policy(max_new_tokens=3)
-    monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _: True)
+    monkeypatch.setattr("lvad.policy.hf.uses_static_shapes", lambda _: True)
     for completions in (1, 2, 3, 4, 5, 6, 5):
         policy.generate(policy.encode(make_batch(1)), completions)
     assert len(policy._samplers._kept) == 3
@@ -190,35 +190,35 @@ def test_shapes_are_kept_and_the_oldest_leave(make_policy, make_batch, monkeypat
 
 def test_a_shape_has_room_and_is_at_most_a_quarter_empty():
     for length in range(1, 3000):
-        shape = FixedShape.around((length,) * 3, 5, 48)
-        assert shape == FixedShape(3, 5, shape.prompt_tokens, 48)
+        shape = StaticShape.rounded_up((length,) * 3, 5, 48)
+        assert shape == StaticShape(3, 5, shape.prompt_tokens, 48)
         assert length <= shape.prompt_tokens <= max(length + 15, length * 1.25)
-    sizes = {FixedShape.around((1,) * scenes, 1, 8).num_scenes for scenes in range(1, 65)}
+    sizes = {StaticShape.rounded_up((1,) * scenes, 1, 8).num_scenes for scenes in range(1, 65)}
     assert len(sizes) < 24
-    assert FixedShape.around((5, 70, 33), 2, 41) == FixedShape(3, 2, 80, 48)
+    assert StaticShape.rounded_up((5, 70, 33), 2, 41) == StaticShape(3, 2, 80, 48)
 
 
 def test_every_token_costs_the_same_calls(make_policy, make_batch):
-    """Fixed shapes: what is captured for one token is what every other one asks for."""
+    """Static shapes: what is captured for one token is what every other one asks for."""
     policy = make_policy(max_new_tokens=8)
     with torch.no_grad():
         prompt_cache = policy.encode(make_batch(1, 1)).prompt_cache
-        stop = fixed_sampler.StopCriteria(policy.end_ids, policy.pad_id, 8)
-        law = fixed_sampler.SamplerOptions(policy.sampling, stop, is_greedy=False, has_grammar=False)
-        sampler = policy._samplers.get(policy.vlm, policy.banned, law, prompt_cache, 4, captures=False)
+        stop = static_sampler.StopCriteria(policy.end_ids, policy.pad_id, 8)
+        options = static_sampler.SamplerOptions(policy.sampling, stop, is_greedy=False, has_grammar=False)
+        sampler = policy._samplers.get(policy.vlm, policy.banned, options, prompt_cache, 4, use_cuda_graph=False)
         sampler(prompt_cache, None, None)
         sampler._rewind()
         calls = []
         for _ in range(3):
             with Calls() as one:
-                sampler._token()
+                sampler._decode_token()
             calls.append(one.names)
     assert calls[0] == calls[1] == calls[2]
 
 
 def test_a_sampler_of_validation_serves_training(make_policy, make_batch, monkeypatch):
     policy = make_policy(max_new_tokens=5).train()
-    monkeypatch.setattr("lvad.policy.hf.uses_fixed_shapes", lambda _: True)
+    monkeypatch.setattr("lvad.policy.hf.uses_static_shapes", lambda _: True)
     batch = make_batch(1, 2)
     with torch.inference_mode():
         policy.logprobs(prefix := policy.encode(batch), policy.generate(prefix, 3))

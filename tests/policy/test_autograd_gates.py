@@ -8,7 +8,7 @@ from learning import said_and_learnt
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from lvad.policy.layers import SwiGLU, make_gates_lean
+from lvad.policy.autograd_functions import SwiGLU, patch_gates
 
 
 def test_by_hand():
@@ -30,7 +30,7 @@ def test_the_layer_says_and_learns_what_that_of_transformers_does(dtype):
     torch.manual_seed(0)
     plain = LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=2)).to(dtype)
     lean = copy.deepcopy(plain)
-    make_gates_lean(torch.nn.ModuleList([lean]))
+    patch_gates(torch.nn.ModuleList([lean]))
     assert lean.forward.__func__ is not plain.forward.__func__
     results = [said_and_learnt(layer, 16, dtype) for layer in (plain, copy.deepcopy(lean))]
     for ours, theirs in zip(*results, strict=True):
@@ -47,5 +47,5 @@ def test_an_activation_less_is_kept():
 
 def test_other_activations_are_left_alone():
     layer = LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=2, hidden_act="gelu"))
-    make_gates_lean(torch.nn.ModuleList([layer]))
+    patch_gates(torch.nn.ModuleList([layer]))
     assert type(layer) is LlamaMLP

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from lvad.policy.decoder import product
+from lvad.policy.decoder import fused_linear
 
 
 @pytest.mark.parametrize("biases", [(False,), (True,), (False, False), (True, False, True)], ids=str)
@@ -15,7 +15,7 @@ def test_products_are_those_of_the_layers_side_by_side(laid_out_for, rows, biase
     torch.manual_seed(0)
     layers = [nn.Linear(512, 300 + 100 * i, bias=bias) for i, bias in enumerate(biases)]
     x = torch.randn(rows, 512)
-    made = product(layers, laid_out_for)(x)
+    made = fused_linear(layers, laid_out_for)(x)
     assert not made.requires_grad
     torch.testing.assert_close(made, torch.cat([layer(x) for layer in layers], -1), rtol=1e-5, atol=1e-5)
 
@@ -23,7 +23,7 @@ def test_products_are_those_of_the_layers_side_by_side(laid_out_for, rows, biase
 def test_weights_are_read_when_the_product_is_made():
     layer, x = nn.Linear(512, 512), torch.randn(2, 512)
     for _ in range(2):
-        torch.testing.assert_close(product([layer], 2)(x), layer(x))
+        torch.testing.assert_close(fused_linear([layer], 2)(x), layer(x))
         with torch.no_grad():
             layer.weight.mul_(3)
 
@@ -32,13 +32,15 @@ def test_weights_are_read_when_the_product_is_made():
 def test_other_precisions(dtype):
     layers, x = [nn.Linear(512, 300).to(dtype), nn.Linear(512, 300).to(dtype)], torch.randn(2, 512, dtype=dtype)
     expected = torch.cat([layer(x) for layer in layers], -1)
-    torch.testing.assert_close(product(layers, 2)(x), expected, rtol=1e-12 if dtype is torch.float64 else 0, atol=0)
+    torch.testing.assert_close(
+        fused_linear(layers, 2)(x), expected, rtol=1e-12 if dtype is torch.float64 else 0, atol=0
+    )
 
 
 def test_half_precision_beside_full_weights_is_left_to_the_layer():
     layer, x = nn.Linear(512, 512), torch.randn(2, 512)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
-        assert torch.equal(product([layer], 2)(x), layer(x))
+        assert torch.equal(fused_linear([layer], 2)(x), layer(x))
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_adapters_count_while_they_are_on(adapted, is_merged, is_on):
             adapted.merge_adapter()
         if not is_on:
             adapted.base_model.disable_adapter_layers()
-        torch.testing.assert_close(product([layer], 2)(x), expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(fused_linear([layer], 2)(x), expected, rtol=1e-5, atol=1e-4)
     assert is_merged or torch.equal(layer.base_layer.weight, weight)
 
 
@@ -74,4 +76,4 @@ def test_foreign_layers_multiply_by_themselves():
     patched.forward = lambda x: x
     expected = torch.cat([plain(x), 2 * nn.functional.linear(x, doubled.weight, doubled.bias), x], -1)
     with torch.no_grad():
-        torch.testing.assert_close(product([plain, doubled, patched], 2)(x), expected)
+        torch.testing.assert_close(fused_linear([plain, doubled, patched], 2)(x), expected)

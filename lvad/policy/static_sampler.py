@@ -1,11 +1,12 @@
-"""The sampler of an accelerator: one token of all rows is the same kernels on the same addresses, token after token.
+"""The sampler for accelerators: static shapes, so that decoding one token is one launch of a captured CUDA graph.
 
-What changes from token to token lies in tensors on the device: the counter, the last tokens, the keys. So the host
-reads nothing while it draws, but for one look every few tokens at whether all have ended, and on CUDA a token is one
-launch of a captured graph, which is kept for later rollouts of the same shape. Rows that have ended go on unseen.
+For every token the same kernels run on the same addresses. What changes lies in tensors on the device: the counter, the
+last tokens, the keys and values. So the host reads nothing while it samples, except every few tokens whether all
+completions have ended. A graph is kept for later rollouts of the same shape. Rows that have ended are computed on, and
+their tokens are masked.
 
-The law is that of ``sample_completions``: with the same random numbers both draw the same tokens. A grammar's automaton
-runs on the host and has to know each token; the rest of such a token is captured all the same.
+The sampled density is that of ``sample_completions``: with the same random numbers both draw the same tokens. The
+automaton of a grammar runs on the host and reads each token; the rest of such a token is captured all the same.
 """
 
 from collections import OrderedDict
@@ -18,19 +19,19 @@ from torch import Tensor
 from lvad.ops import entropy, gather_logps
 from lvad.policy.adapters import is_lora_layer
 from lvad.policy.decoder import TokenPass
-from lvad.policy.fixed_attention import FixedKeys, FixedShape
-from lvad.policy.fixed_products import FixedProducts
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.passes import PromptCache
-from lvad.policy.sampling import Samples, Sampling, StopCriteria, draw, log_density
+from lvad.policy.sampling import Samples, Sampling, StopCriteria, log_density, sample_tokens
+from lvad.policy.static_kv_cache import StaticKVCache, StaticShape
+from lvad.policy.static_linear import StaticWeights
 from lvad.types import Rollouts
 
-_LOOK_EVERY = 8  # tokens; a look waits for the device
+_CHECK_EVERY = 8  # tokens; each check of whether all have ended waits for the device
 _KEPT = 3  # samplers: of training, of validation, of a last batch; each holds keys and values
 
 
 class SamplerOptions(NamedTuple):
-    """What a sampler draws from, and how."""
+    """What a sampler is built for, beside the shapes."""
 
     sampling: Sampling
     stop: StopCriteria
@@ -38,16 +39,16 @@ class SamplerOptions(NamedTuple):
     has_grammar: bool
 
 
-class FixedSampler:
-    """Draws T tokens for R rows.
+class StaticSampler:
+    """Samples R = B K completions of T tokens in tensors that are allocated once.
 
     Args:
-        vlm: the model, layers adapted or packed.
-        banned: bool[V], the tokens that can never be drawn.
-        options: of the tokens.
-        shape: how many.
-        prompt_cache: prompts of the kind that will be loaded.
-        captures: replay tokens as a CUDA graph.
+        vlm: the model; its layers may be adapted or quantised.
+        banned: bool[V], True on tokens that can never be drawn.
+        options: sampling options, stop criteria, and whether there is a grammar.
+        shape: B, K, and the lengths of prompts and completions.
+        prompt_cache: an example of the prompts, from which layers, heads and dtype are taken.
+        use_cuda_graph: capture the decoding of one token, and replay it for every other.
     """
 
     def __init__(
@@ -55,15 +56,15 @@ class FixedSampler:
         vlm: Any,
         banned: Tensor,
         options: SamplerOptions,
-        shape: FixedShape,
+        shape: StaticShape,
         prompt_cache: PromptCache,
-        captures: bool = False,
+        use_cuda_graph: bool = False,
     ) -> None:
         self._options, self._shape, self._embed = options, shape, vlm.get_input_embeddings()
-        self._products = FixedProducts()
-        self._read = TokenPass(vlm.get_decoder(), self._products)
-        self._head = self._products([vlm.lm_head])
-        self._keys = FixedKeys(shape, prompt_cache)
+        self._weights = StaticWeights()
+        self._token_pass = TokenPass(vlm.get_decoder(), self._weights.fuse)
+        self._head = self._weights.fuse([vlm.lm_head])
+        self._kv_cache = StaticKVCache(shape, prompt_cache)
         self._banned = banned.expand(shape.num_rows, -1).clone() if options.has_grammar else banned
         device, table = banned.device, (options.stop.max_new_tokens, shape.num_rows)
         float_type = torch.promote_types(prompt_cache.last.dtype, torch.float32)
@@ -75,36 +76,36 @@ class FixedSampler:
         self._alive = torch.zeros(shape.num_rows, dtype=torch.bool, device=device)
         self._end_ids = torch.tensor(options.stop.end_ids, device=device)
         self._num_drawn = torch.zeros(1, dtype=torch.long, device=device)
-        self._next: Callable[[], None] = self._token
-        if captures and self._products.can_be_captured and options.stop.max_new_tokens > 1:
-            self._products.refresh()
+        self._next: Callable[[], None] = self._decode_token
+        if use_cuda_graph and self._weights.can_be_captured and options.stop.max_new_tokens > 1:
+            self._weights.refresh()
             with torch.cuda.device(device):
-                self._next = _captured(self._token, self._rewind)
+                self._next = _captured(self._decode_token, self._rewind)
 
     @torch.no_grad()
     def __call__(
         self, prompt_cache: PromptCache, grammar_states: GrammarStates | None, begin: Rollouts | None
     ) -> Samples:
-        """K completions of each prompt; arguments as of ``sample_completions``."""
+        """Sample K completions of each prompt; arguments as in ``sample_completions``."""
         num_rows = len(prompt_cache.lengths) * self._shape.num_completions
         self._load(prompt_cache, num_rows, begin)
         self._ban(grammar_states)
         hidden = prompt_cache.last.repeat_interleave(self._shape.num_completions, 0)
         padded = hidden.new_zeros(self._shape.num_rows, hidden.shape[1])
         padded[:num_rows] = hidden
-        self._draw(padded)
+        self._sample(padded)
         for step in range(1, self._options.stop.max_new_tokens):
-            if step % _LOOK_EVERY == 0 and not self._alive.any():
+            if step % _CHECK_EVERY == 0 and not self._alive.any():
                 break
             if grammar_states is not None:
                 grammar_states = grammar_states.after(self._last[:num_rows])
                 self._ban(grammar_states)
             self._next()
-        return self._drawn(num_rows)
+        return self._samples(num_rows)
 
     def _load(self, prompt_cache: PromptCache, num_rows: int, begin: Rollouts | None) -> None:
-        self._products.refresh()
-        self._keys.load(prompt_cache)
+        self._weights.refresh()
+        self._kv_cache.load(prompt_cache)
         self._rewind()
         self._mask.zero_()
         self._alive.zero_()
@@ -115,29 +116,29 @@ class FixedSampler:
             given = slice(min(len(tokens), len(self._given)))
             self._given[given, :num_rows], self._is_given[given, :num_rows] = tokens[given], is_given[given]
         if not self._options.is_greedy:
-            # One random number per completion and token, ended or not: none depends on when the others end.
+            # One random number per completion and token, ended or not: the draws of a row do not depend on the others.
             self._uniform[:, :num_rows] = torch.rand(len(self._uniform), num_rows, device=self._uniform.device)
 
     def _rewind(self) -> None:
         self._num_drawn.zero_()
-        self._keys.rewind()
+        self._kv_cache.rewind()
 
     def _ban(self, grammar_states: GrammarStates | None) -> None:
         if grammar_states is not None:
             self._banned[: len(grammar_states.states)] = grammar_states.banned(self._banned.device)
 
-    def _token(self) -> None:
-        """Feed the last tokens, and draw the next."""
-        self._keys.open_place()
-        hidden = self._read(self._embed(self._last), self._keys.positions, self._keys.attend)
-        self._keys.close_place()
-        self._draw(hidden)
+    def _decode_token(self) -> None:
+        """Feed the last tokens, and sample the next; this is what a CUDA graph captures."""
+        self._kv_cache.unmask_next()
+        hidden = self._token_pass(self._embed(self._last), self._kv_cache.positions, self._kv_cache.attend)
+        self._kv_cache.advance()
+        self._sample(hidden)
 
-    def _draw(self, hidden: Tensor) -> None:
-        """Write one token of each row, from the states that predict them."""
+    def _sample(self, hidden: Tensor) -> None:
+        """Sample one token of each row from the hidden states that predict them, and write it to the tables."""
         step = self._num_drawn
         logps = log_density(self._head(hidden), self._options.sampling, self._banned)
-        token = draw(logps, None if self._options.is_greedy else self._uniform.index_select(0, step)[0])
+        token = sample_tokens(logps, None if self._options.is_greedy else self._uniform.index_select(0, step)[0])
         is_given, given = (x.index_select(0, step)[0] for x in (self._is_given, self._given))
         token = torch.where(is_given, given, token).masked_fill(~self._alive, self._options.stop.pad_id)
         columns = (token, gather_logps(logps, token), entropy(logps), self._alive)
@@ -145,24 +146,25 @@ class FixedSampler:
             table.index_copy_(0, step, column.unsqueeze(0))
         self._alive &= (token.unsqueeze(1) != self._end_ids).all(1)
         self._last.copy_(token)
-        step += 1  # in place: it is the counter itself, which the next replay reads
+        step += 1  # in place: this is the counter itself, which the next replay reads
 
-    def _drawn(self, num_rows: int) -> Samples:
+    def _samples(self, num_rows: int) -> Samples:
+        """Copy the tables of the rows that are no padding."""
         num_steps = int(self._mask.any(1).sum())
         tables = (self._tokens, self._mask, self._logps, self._entropies)
         tokens, mask, logps, entropies = (x[:num_steps, :num_rows].t().clone() for x in tables)
         return Samples(tokens, mask, logps.where(mask, 0.0), entropies.where(mask, 0.0), self._alive[:num_rows].clone())
 
 
-class FixedSamplers:
-    """The samplers of the last shapes and laws, with their graphs."""
+class StaticSamplerCache:
+    """The samplers of the last shapes and options, with their CUDA graphs."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Any, FixedSampler] = OrderedDict()
+        self._kept: OrderedDict[Any, StaticSampler] = OrderedDict()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FixedSamplers":
-        """A copied policy has weights at other addresses, and makes samplers of its own."""
-        return FixedSamplers()
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StaticSamplerCache":
+        """Return an empty cache: a copied policy has its weights at other addresses."""
+        return StaticSamplerCache()
 
     def get(
         self,
@@ -171,32 +173,32 @@ class FixedSamplers:
         options: SamplerOptions,
         prompt_cache: PromptCache,
         num_completions: int,
-        captures: bool,
-    ) -> FixedSampler:
-        """A sampler for such prompts, made if there is none.
+        use_cuda_graph: bool,
+    ) -> StaticSampler:
+        """Find or build the sampler for such prompts.
 
         Args:
-            vlm: as of ``FixedSampler``.
-            banned: as of ``FixedSampler``.
-            options: as of ``FixedSampler``.
-            prompt_cache: the prompts.
+            vlm: as in ``StaticSampler``.
+            banned: as in ``StaticSampler``.
+            options: as in ``StaticSampler``.
+            prompt_cache: of the prompts.
             num_completions: K.
-            captures: as of ``FixedSampler``.
+            use_cuda_graph: as in ``StaticSampler``.
         """
-        shape = FixedShape.around(prompt_cache.lengths, num_completions, options.stop.max_new_tokens)
-        key = (options, shape, captures, prompt_cache.keys[0].dtype, _weights_key(vlm, banned))
+        shape = StaticShape.rounded_up(prompt_cache.lengths, num_completions, options.stop.max_new_tokens)
+        key = (options, shape, use_cuda_graph, prompt_cache.keys[0].dtype, _weights_key(vlm, banned))
         if key not in self._kept:
-            # First those that go: their memory may be needed.
+            # Drop the oldest first: the new one may need its memory.
             while len(self._kept) >= _KEPT:
                 self._kept.popitem(last=False)
-            with torch.inference_mode(False), torch.no_grad():  # validation's tensors could not be used in training
-                self._kept[key] = FixedSampler(vlm, banned, options, shape, prompt_cache, captures)
+            with torch.inference_mode(False), torch.no_grad():  # tensors made in validation must be usable in training
+                self._kept[key] = StaticSampler(vlm, banned, options, shape, prompt_cache, use_cuda_graph)
         self._kept.move_to_end(key)
         return self._kept[key]
 
 
 def _weights_key(vlm: Any, banned: Tensor) -> tuple[Any, ...]:
-    """What a captured graph takes for granted: where the weights lie, their precision, which adapters are on."""
+    """What a captured graph depends on: the addresses and dtypes of the weights, and which adapters are on."""
     device = banned.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     read = [*vlm.get_decoder().parameters(), vlm.get_input_embeddings().weight, vlm.lm_head.weight, banned]
@@ -209,7 +211,7 @@ def _weights_key(vlm: Any, banned: Tensor) -> tuple[Any, ...]:
 
 
 def _captured(call: Callable[[], None], rewind: Callable[[], None]) -> Callable[[], None]:
-    """A call as a CUDA graph.
+    """Capture a call as a CUDA graph.
 
     Raises:
         RuntimeError: if the device refuses to capture one of its kernels, with the remedy.
@@ -217,13 +219,13 @@ def _captured(call: Callable[[], None], rewind: Callable[[], None]) -> Callable[
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     try:
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries take memory of their own in their first calls
+        with torch.cuda.stream(stream):  # warm up: libraries allocate memory in their first calls
             for _ in range(2):
                 rewind()
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         rewind()
-        # Other threads go on: one of a data loader may be pinning memory, which a capture of all threads would forbid.
+        # A data loader's thread may be pinning memory, which the default error mode would forbid while capturing.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             call()
     except RuntimeError as error:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lvad.policy.layers import shared_lookup
+from lvad.policy.autograd_functions import shared_lookup
 
 FIRST, SECOND = torch.tensor([1, 2, 2, 0]), torch.tensor([4, 1])
 

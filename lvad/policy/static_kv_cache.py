@@ -1,8 +1,8 @@
-"""Attention of sampled tokens in fixed shapes: no value is read by the host, so that a CUDA graph can hold it.
+"""A key-value cache of static shapes, and the attention to it, for sampling under a CUDA graph.
 
 Each of R = B K completions attends to the prompt of its scene, whose keys are not copied for its K completions, and to
-its own tokens. Both kinds of scores stand side by side in one softmax; a bias of -inf hides what is not there: the
-places behind a shorter prompt and those of tokens to come.
+its own tokens. One softmax is taken over both, side by side. A bias of -inf hides the padding behind shorter prompts
+and the places of tokens to come. The host reads no value.
 """
 
 from typing import NamedTuple
@@ -10,22 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.policy.layout import upload
+from lvad.policy.packing import upload
 from lvad.policy.passes import PromptCache
 from lvad.policy.plain_attention import wide_product
 
 
-class FixedShape(NamedTuple):
-    """The numbers that a captured graph is good for."""
+class StaticShape(NamedTuple):
+    """The sizes that a captured graph is valid for."""
 
     num_scenes: int
-    """B, some of which may stand empty."""
+    """B, some of which may be padding."""
     num_completions: int
     """K."""
     prompt_tokens: int
-    """P, places for each prompt."""
+    """P, positions for each prompt."""
     new_tokens: int
-    """T, places for each completion."""
+    """T, positions for each completion."""
 
     @property
     def num_rows(self) -> int:
@@ -33,23 +33,26 @@ class FixedShape(NamedTuple):
         return self.num_scenes * self.num_completions
 
     @classmethod
-    def around(cls, lengths: tuple[int, ...], num_completions: int, new_tokens: int) -> "FixedShape":
-        """The smallest of the sizes that are kept which has room for prompts of these lengths.
+    def rounded_up(cls, lengths: tuple[int, ...], num_completions: int, new_tokens: int) -> "StaticShape":
+        """Round the sizes of a batch up, so that few captured graphs serve all batches; at most a quarter is padding.
 
-        At most a quarter is empty, so that few sizes serve all batches.
+        Args:
+            lengths: of B prompts.
+            num_completions: K.
+            new_tokens: the most tokens of a completion.
         """
         return cls(_rounded(len(lengths), 1), num_completions, _rounded(max(lengths), 16), -(-new_tokens // 8) * 8)
 
 
-class FixedKeys:
-    """Keys and values of B prompts and of their R completions, at addresses that stay.
+class StaticKVCache:
+    """Keys and values of B prompts and of their R completions, in tensors that are allocated once.
 
     Args:
-        shape: how many.
-        prompt_cache: whose numbers of layers, heads and dtype they have.
+        shape: the sizes.
+        prompt_cache: an example, from which layers, heads and dtype are taken.
     """
 
-    def __init__(self, shape: FixedShape, prompt_cache: PromptCache) -> None:
+    def __init__(self, shape: StaticShape, prompt_cache: PromptCache) -> None:
         self.shape = shape
         _, self._num_groups, size = prompt_cache.keys[0].shape
         new, device = prompt_cache.keys[0].new_zeros, prompt_cache.keys[0].device
@@ -57,35 +60,33 @@ class FixedKeys:
         prompts = (layers, shape.num_scenes, self._num_groups, shape.prompt_tokens, size)
         own = (layers, shape.num_rows, self._num_groups, shape.new_tokens, size)
         self._prompt_k, self._prompt_v, self._own_k, self._own_v = new(prompts), new(prompts), new(own), new(own)
-        self._dtype, self._wide = (
-            prompt_cache.keys[0].dtype,
-            torch.promote_types(prompt_cache.keys[0].dtype, torch.float32),
-        )
-        num_places = shape.prompt_tokens + shape.new_tokens
-        # float[B, K, 1, 1, P + T]: 0 on what a row sees.
-        bias = torch.full((shape.num_scenes, shape.num_completions, 1, 1, num_places), -torch.inf, dtype=self._wide)
+        self._dtype = prompt_cache.keys[0].dtype
+        self._wide = torch.promote_types(self._dtype, torch.float32)
+        num_keys = shape.prompt_tokens + shape.new_tokens
+        # float[B, K, 1, 1, P + T]: 0 on the keys that a row attends to.
+        bias = torch.full((shape.num_scenes, shape.num_completions, 1, 1, num_keys), -torch.inf, dtype=self._wide)
         self._bias = bias.to(device)
         self._start = torch.zeros(shape.num_rows, dtype=torch.long, device=device)
         self._num_fed = torch.zeros(1, dtype=torch.long, device=device)
 
     @property
     def positions(self) -> Tensor:
-        """int64[R], of the tokens that are fed next."""
+        """int64[R], the positions of the tokens that are fed next."""
         return self._start + self._num_fed
 
     def load(self, prompt_cache: PromptCache) -> None:
-        """Begin behind other prompts."""
+        """Replace the prompts, and forget all completions."""
         shape, device = self.shape, self._bias.device
         lengths = torch.tensor(prompt_cache.lengths)
         places = torch.arange(shape.prompt_tokens)
         is_there = torch.zeros(shape.num_scenes, shape.prompt_tokens, dtype=torch.bool)
         is_there[: len(lengths)] = places < lengths.unsqueeze(1)
         firsts = torch.nn.functional.pad(lengths.cumsum(0) - lengths, (0, shape.num_scenes - len(lengths)))
-        # A place that is not there shows row 0; the bias hides it.
-        rows = upload((firsts.unsqueeze(1) + places).where(is_there, 0).flatten(), device)
-        for kept, flat in ((self._prompt_k, prompt_cache.keys), (self._prompt_v, prompt_cache.values)):
-            found = torch.stack([x.detach() for x in flat]).index_select(1, rows)
-            kept.copy_(found.unflatten(1, (shape.num_scenes, -1)).transpose(2, 3))
+        # Padding repeats token 0; the bias hides it.
+        tokens = upload((firsts.unsqueeze(1) + places).where(is_there, 0).flatten(), device)
+        for cache, packed in ((self._prompt_k, prompt_cache.keys), (self._prompt_v, prompt_cache.values)):
+            found = torch.stack([x.detach() for x in packed]).index_select(1, tokens)
+            cache.copy_(found.unflatten(1, (shape.num_scenes, -1)).transpose(2, 3))
         starts = torch.zeros(shape.num_scenes, dtype=torch.long)
         starts[: len(lengths)] = torch.tensor(prompt_cache.starts)
         self._start.copy_(starts.repeat_interleave(shape.num_completions), non_blocking=True)
@@ -93,26 +94,26 @@ class FixedKeys:
         bias[is_there.view(bias.shape)] = 0
         self._bias.fill_(-torch.inf)
         self._bias[..., : shape.prompt_tokens] = upload(bias, device)
-        # What is hidden has weight 0, and 0 times what an earlier rollout left must be 0.
+        # A hidden value has weight 0, and 0 times inf or NaN of an earlier rollout would not be 0.
         self._own_v.zero_()
         self._own_k.zero_()
         self.rewind()
 
     def rewind(self) -> None:
-        """Begin at the first place."""
+        """Begin again at the first new token."""
         self._num_fed.zero_()
 
-    def open_place(self) -> None:
-        """Let every row see the token that is fed next."""
-        # The index is a tensor on the device: a number of the host would be the captured token's for ever.
+    def unmask_next(self) -> None:
+        """Let every row attend to the token that is fed next."""
+        # The index is a tensor on the device: a captured graph would repeat a number of the host for ever.
         self._bias.index_fill_(-1, self._num_fed + self.shape.prompt_tokens, 0)
 
-    def close_place(self) -> None:
-        """Go on to the next place."""
-        self._num_fed += 1  # in place, as all here: a graph knows addresses
+    def advance(self) -> None:
+        """Count the token that was fed."""
+        self._num_fed += 1  # in place, like every write here: a graph knows addresses
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """float[R, H, D] from q float[R, H, D], k and v float[R, G, D], which are kept."""
+        """Add k and v float[R, G, D] to the cache, and attend from q float[R, H, D]: float[R, H, D]."""
         q, k, v = (x.to(self._dtype) for x in (q, k, v))
         own_k, own_v = self._own_k[layer], self._own_v[layer]
         own_k.index_copy_(2, self._num_fed, k.unsqueeze(2))
@@ -146,6 +147,6 @@ class FixedKeys:
 
 
 def _rounded(number: int, least: int) -> int:
-    """Up to a multiple of ``least`` or, from eight of these on, of a power of two of an eighth to a quarter of it."""
+    """Round up to a multiple of ``least``, and large numbers to a multiple of an eighth to a quarter of them."""
     step = max(least, 1 << max(0, number.bit_length() - 3))
     return -(-number // step) * step

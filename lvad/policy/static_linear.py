@@ -1,8 +1,9 @@
-"""Products of sampled rows on an accelerator: few kernels, and weights that a captured graph finds where they were.
+"""Fused linear layers whose weights stay at one address, as a captured CUDA graph needs them.
 
-A small product costs what its launch costs, so layers that multiply the same rows are joined, and their adapters merged
-(in full precision) or joined (in half). What is joined or merged is a copy at an address that stays, written anew
-before each rollout (``refresh``); all other weights are read where they lie. So an update needs no new capture.
+A small matrix product costs what its kernel launch costs. So layers that read the same rows are fused, and their
+adapters are merged into the weight (full precision) or fused beside it (half precision). A fused or merged weight is a
+copy at a fixed address, which ``refresh`` writes again before each rollout; other weights are read in place. So an
+update of the weights needs no new capture.
 """
 
 from collections.abc import Sequence
@@ -13,62 +14,62 @@ from torch import Tensor, nn
 
 from lvad.policy.adapters import is_lora_layer
 
-_JOINED_AT_MOST = 2**22  # entries; reading more takes longer than the launches that joining saves
+_MAX_FUSED = 2**22  # entries; copying more takes longer than the launches that fusing saves
 
 
-class FixedProducts:
-    """Makes the products of one sampler, and writes their copies of weights anew."""
+class StaticWeights:
+    """All fused layers of one sampler, refreshed together."""
 
     def __init__(self) -> None:
-        self._made: list[FixedProduct] = []
+        self._layers: list[StaticLinear] = []
 
-    def __call__(self, layers: Sequence[Any]) -> "FixedProduct":
-        """What linear layers make of the same rows, side by side."""
-        self._made.append(FixedProduct(layers))
-        return self._made[-1]
+    def fuse(self, layers: Sequence[Any]) -> "StaticLinear":
+        """Fuse linear layers that read the same rows."""
+        self._layers.append(StaticLinear(layers))
+        return self._layers[-1]
 
     @property
     def can_be_captured(self) -> bool:
-        """False if a layer multiplies by itself: what a foreign layer launches is not known."""
-        return all(product.can_be_captured for product in self._made)
+        """Whether every layer is a plain product; another kind of layer may do what a graph cannot hold."""
+        return all(layer.can_be_captured for layer in self._layers)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take the present weights over."""
-        for product in self._made:
-            product.refresh()
+        """Copy the present weights."""
+        for layer in self._layers:
+            layer.refresh()
 
 
-class FixedProduct:
-    """Linear layers side by side: float[R, N] from float[R, E], without gradients.
+class StaticLinear:
+    """The outputs float[R, N] of several linear layers from the same rows float[R, E], without gradients.
 
     Args:
-        layers: ``nn.Linear``, or what stands in their place to adapt or pack their weights. The state of their adapters
-            (which are on, and merged) stays; the weights may change between two calls of ``refresh``.
+        layers: ``nn.Linear``, adapted or quantised ones too. Which adapters are on or merged must not change; the
+            weights may change between two calls of ``refresh``.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = list(layers)
         self.can_be_captured = all(_is_plain(layer) for layer in layers)
-        self._parts: list[_JoinedLayers] = []
+        self._fused: list[_FusedWeight] = []
         if self.can_be_captured:
             size = sum(_base(layer).weight.numel() for layer in layers)
-            together = size <= _JOINED_AT_MOST or any(_needs_copy([layer]) for layer in layers)
-            self._parts = [_JoinedLayers(group) for group in ([layers] if together else [[layer] for layer in layers])]
+            is_one = size <= _MAX_FUSED or any(_needs_copy([layer]) for layer in layers)
+            self._fused = [_FusedWeight(group) for group in ([layers] if is_one else [[layer] for layer in layers])]
 
     def refresh(self) -> None:
-        """Take the present weights over."""
-        for part in self._parts:
-            part.refresh()
+        """Copy the present weights."""
+        for fused in self._fused:
+            fused.refresh()
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """The products; in the autocast dtype where autocast was on when this was made, else in that of the weights."""
-        made = [part(rows) for part in self._parts or self._layers]
-        return made[0] if len(made) == 1 else torch.cat(made, -1)
+        """Multiply, in the autocast dtype if autocast was on when this was made, else in that of the weights."""
+        outputs = [linear(rows) for linear in self._fused or self._layers]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 
 
-class _JoinedLayers:
-    """One weight of several layers, and one pair of low-rank factors of their adapters."""
+class _FusedWeight:
+    """One weight for several layers, and one pair of low-rank factors for their adapters."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = layers
@@ -88,7 +89,7 @@ class _JoinedLayers:
             self._up = torch.zeros(sum(num_outs), rank, dtype=self._dtype, device=first.device)
 
     def refresh(self) -> None:
-        """Take the present weights and factors over."""
+        """Copy the present weights and factors."""
         row = column = 0
         for layer in self._layers:
             weight, bias = _base(layer).weight, _base(layer).bias
@@ -99,10 +100,10 @@ class _JoinedLayers:
                 self._bias[rows] = bias
             for down, up in _factors(layer):
                 if self._down is None or self._up is None:
-                    self._weight[rows] += up @ down  # of the copy: where factors are merged there is one
+                    self._weight[rows] += up @ down  # into the copy, which exists wherever factors are merged
                     continue
                 columns = slice(column, column + len(down))
-                # The rest of these rows stays zero: an adapter reaches the outputs of its own layer alone.
+                # Other entries of these rows stay zero: an adapter changes only the outputs of its own layer.
                 self._down[columns], self._up[rows, columns] = down, up
                 column += len(down)
             row += len(weight)
@@ -110,7 +111,7 @@ class _JoinedLayers:
     def __call__(self, rows: Tensor) -> Tensor:
         rows = rows.to(self._dtype)
         out = nn.functional.linear(rows, self._weight, self._bias)
-        # A merged weight's rounding would swallow part of the adapters in half precision.
+        # In half precision rounding a merged weight would lose part of the adapters.
         if self._down is None or self._up is None:
             return out
         return torch.addmm(out, nn.functional.linear(rows, self._down), self._up.t())
@@ -121,14 +122,15 @@ def _base(layer: Any) -> Any:
 
 
 def _is_plain(layer: Any) -> bool:
+    """Whether a layer is a product with its weight and adapters, and nothing else."""
     base = _base(layer)
-    # Layers with merged adapters unmerge themselves where adapters are off.
+    # Layers with merged adapters unmerge themselves when their adapters are switched off.
     is_merged = is_lora_layer(layer) and layer.merged
     return type(base) is nn.Linear and "forward" not in vars(base) and not is_merged
 
 
 def _factors(layer: Any) -> list[tuple[Tensor, Tensor]]:
-    """float[r, E] and float[N, r] of each adapter that is on; their product is added to the weight."""
+    """The low-rank factors float[r, E] and float[N, r] of each adapter that is on, scaled."""
     if not is_lora_layer(layer) or layer.disable_adapters:
         return []
     down: Any = layer.lora_A

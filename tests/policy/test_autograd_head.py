@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lvad.ops import gather_logps
-from lvad.policy import layers
-from lvad.policy.layers import TokenLogps
+from lvad.policy import autograd_functions
+from lvad.policy.autograd_functions import TokenLogps
 from lvad.policy.sampling import Sampling, log_density
 
 NUM_ROWS, WIDTH, VOCABULARY = 7, 5, 11
@@ -36,7 +36,7 @@ def inputs():
 @pytest.mark.parametrize("law", [{}, {"temperature": 1.7}, {"temperature": 0.6, "top_k": 4, "top_p": 0.8}], ids=str)
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 def test_values_and_gradients_are_those_of_the_density(inputs, law, rows_at_once, monkeypatch):
-    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
+    monkeypatch.setattr(autograd_functions, "LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
     states, weight, tokens, banned = inputs
     sampling, seen = Sampling(**law), []
 
@@ -68,7 +68,7 @@ def test_a_gradient_that_nobody_wants_is_not_made(inputs, trained):
 
 @pytest.mark.parametrize("half", ["weights", "autocast"])
 def test_half_precision_rounds_as_a_linear_layer_does(inputs, half, monkeypatch):
-    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", 3 * VOCABULARY)
+    monkeypatch.setattr(autograd_functions, "LOGITS_AT_ONCE", 3 * VOCABULARY)
     kind = torch.float32 if half == "autocast" else torch.bfloat16
     states, weight = (x.detach().to(kind).requires_grad_() for x in inputs[:2])
     tokens, grad = inputs[2], torch.linspace(-1, 2, NUM_ROWS)

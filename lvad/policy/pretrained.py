@@ -1,4 +1,4 @@
-"""A checkpoint's model and processor, from files that anyone may have written: no code of theirs is run."""
+"""Loading a pretrained model and its processor; files may come from anyone, so no code of theirs is run."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -7,29 +7,29 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from lvad.assets import loading
+from lvad.policy.autograd_functions import patch_gates, patch_norms
 from lvad.policy.families import FAMILIES
-from lvad.policy.four_bits import four_bits, multiply_alike
-from lvad.policy.layers import make_gates_lean, make_norms_lean
+from lvad.policy.four_bits import four_bit_config, keep_packed_weights
 from lvad.policy.passes import ATTENTION
 from lvad.policy.tokens import end_tokens
 
 TEXT_MODEL_TYPES: Final = ("llama", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
-"""The sampler reads their layers one by one."""
+"""Text models whose layers ``TokenPass`` can compute."""
 _POSITIONS: Final = ("default", "linear", "llama3", "yarn")
-"""Rotary positions whose angles depend on nothing but the position. Others depend on the length of what is read at
-once, and a prompt is read apart from its completions."""
+"""Rotary embeddings whose angles depend on the position alone. Those of other kinds depend on the length of the input,
+and a prompt and its completions are separate inputs here."""
 _MAX_LAYERS: Final = 1000
-"""Of a tower: they are built one by one before any weight is read, so that a false number would take hours."""
-_PARAMETERS_PER_BYTE: Final = 2  # in 4 bits each
+"""Of text model or vision encoder. All layers are built before any weight is read: a false number would take hours."""
+_PARAMETERS_PER_BYTE: Final = 2  # at 4 bits each
 
 
 def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, Any]:
-    """A transformers model and its processor; weights are read from safetensors alone, never from pickles.
+    """Load a transformers model and its processor; weights are read from safetensors only, never from pickles.
 
     Args:
         source: a folder or a hub name.
         dtype: of the weights, as transformers names them.
-        in_four_bits: pack the linear layers of the text model.
+        in_four_bits: quantise the linear layers of the text model.
 
     Raises:
         ValueError: for files that cannot be read or lack weights, a model type without a known layout, or one with
@@ -50,14 +50,14 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **({"quantization_config": four_bits(getattr(torch, dtype), family.vision)} if in_four_bits else {}),
+            **({"quantization_config": four_bit_config(getattr(torch, dtype), family.vision)} if in_four_bits else {}),
         )
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"model {source!r} lacks {len(missing)} weights, such as {missing[:3]}; restore its files")
-    multiply_alike(vlm)
-    make_norms_lean(vlm)
-    make_gates_lean(vlm)
+    keep_packed_weights(vlm)
+    patch_norms(vlm)
+    patch_gates(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
     _set_end_tokens(source, vlm, processor.tokenizer, config.text_config.vocab_size)
     return vlm, processor
@@ -72,7 +72,7 @@ def _check_type(source: str, config: Any) -> None:
 
 
 def _check_text(source: str, config: Any) -> None:
-    """What the shared passes or the sampler's density would be wrong about in silence."""
+    """Refuse text models whose log-probabilities would be wrong without an error."""
     if config.attention_dropout:
         raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
@@ -84,7 +84,7 @@ def _check_text(source: str, config: Any) -> None:
 
 
 def _check_model_size(source: str, config: Any) -> None:
-    """Transformers makes room for what the configuration says, whatever the files hold."""
+    """Refuse a configuration of more parameters than the files hold: transformers would allocate memory for them."""
     depths = [getattr(config.vision_config, name, 0) for name in ("num_hidden_layers", "depth")]
     num_layers = max(config.text_config.num_hidden_layers, *depths)
     if num_layers > _MAX_LAYERS:
@@ -110,7 +110,7 @@ def _check_tokenizer(source: str, tokenizer: Any, vocab_size: int) -> None:
 
 
 def _set_end_tokens(source: str, vlm: Any, tokenizer: Any, vocab_size: int) -> None:
-    """Keep the ids that end a text where they are written with the model."""
+    """Set the end tokens in the generation config, which is saved with the model."""
     end_ids = end_tokens(tokenizer, vlm.generation_config)
     _check_ends(source, end_ids, vocab_size)
     vlm.generation_config.eos_token_id = end_ids[0] if len(end_ids) == 1 else list(end_ids)
