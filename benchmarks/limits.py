@@ -29,7 +29,7 @@ from lvad.data.source import Source
 from lvad.data.splitting import stratified_permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic
-from lvad.modules.reader_fit import SceneFeatures, decide
+from lvad.objectives.reader_fit import SceneFeatures, decide
 from lvad.policy import HFPolicy, Sampling
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import BDD_OIA

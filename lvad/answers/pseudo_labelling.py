@@ -16,8 +16,8 @@ from lvad.data.collate import SceneDataset
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.loaders import evaluation_loader
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from lvad.fit_state import data_of
 from lvad.metrics.calibration import fit_platt
+from lvad.trainer_queries import data_module_of
 from lvad.types import AnsweredScene, Batch, Scene
 
 
@@ -68,7 +68,7 @@ class PseudoLabels:
             decide: answers a batch, with probabilities, behind descriptions.
             with_reasons: whether answers name reasons.
         """
-        data, was_training = data_of(module.trainer), module.training
+        data, was_training = data_module_of(module.trainer), module.training
         module.eval()
         held_out, said = (
             [

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from lvad.errors import DataError
-from lvad.fit_state import fit_progress
 from lvad.ops import running_mean
+from lvad.trainer_queries import fit_progress
 
 _KEY: Final = "weight_average"
 

@@ -22,9 +22,9 @@ from lvad.data.collate import decode
 from lvad.data.synthetic import draw_scene, render
 from lvad.errors import DataError
 from lvad.modules import ActionSFT, TextReader
-from lvad.modules.common import check_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint
 from lvad.taxonomy import Taxonomy
+from lvad.trained_weights import check_trained_weights
 
 BEST, LAST = "best", "last"
 _FIT_OPTIONS: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote

@@ -1,9 +1,11 @@
 """What an estimator is given and what it returns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lvad.types import Rollouts
@@ -55,3 +57,21 @@ class Estimator(nn.Module):
     def estimate(self, scored: ScoredRollouts) -> Estimate:
         """Advantages float[B, K], in a training step; what depends on earlier steps moves on."""
         raise NotImplementedError
+
+    @contextmanager
+    def gradients_set_aside(self) -> Iterator[None]:
+        """Take the gradients of the estimator's own parameters away for the time of a block, and put them back."""
+        gradients = {parameter: parameter.grad for parameter in self.parameters()}
+        self.zero_grad()
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+
+    def zero_loss(self) -> Tensor:
+        """Return zero, float[], as a function of every parameter of the estimator.
+
+        A loss must contain every trained parameter: on several devices one that takes no part is an error.
+        """
+        return torch.stack([0.0 * parameter.sum() for parameter in self.parameters()]).sum()

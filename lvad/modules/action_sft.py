@@ -20,22 +20,24 @@ from lvad.answers.pseudo_labelling import PseudoLabels
 from lvad.answers.target_texts import Target, label_texts, mean_tokens, target_texts
 from lvad.data.augment import Augment
 from lvad.evaluation.answer_judge import judge_answers
-from lvad.fit_state import fit_progress
 from lvad.metrics.captions import CaptionScore
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.judge_scores import JudgeScore
 from lvad.metrics.likelihood import TextLoss
-from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
-from lvad.modules.sft_checks import check_law, check_pool, check_target
+from lvad.modules.stage_base import Shardable
 from lvad.objectives.fixmatch import FixMatch
+from lvad.objectives.sft_options import check_answer_options, check_sampling, check_unlabelled_options
 from lvad.objectives.text_objectives import CrossEntropy, Objective, SupervisedBatch, log_supervised_share
 from lvad.ops import action_weights, on_host, seeded
+from lvad.optimizers import make_optimizer
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.ranks import log_gathered, mean_over_ranks
 from lvad.rewards.checks import frozen
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
+from lvad.trained_weights import check_loaded_checkpoint, keep_trained_weights
+from lvad.trainer_queries import fit_progress
 from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
 
 NUM_SHOWN = 60
@@ -98,9 +100,9 @@ class ActionSFT(Shardable):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        check_law(policy.sampling)
-        check_target(target, num_targets, describe, logit_adjustment, voting)
-        check_pool(target, describe, fixmatch, pseudo_labels)
+        check_sampling(policy.sampling)
+        check_answer_options(target, num_targets, describe, logit_adjustment, voting)
+        check_unlabelled_options(target, describe, fixmatch, pseudo_labels)
         self.policy, self.target, self.num_targets = policy, target, num_targets
         self.describer = Describer(describe)
         self.objective, self.logit_adjustment, self.voting = objective, logit_adjustment, voting
@@ -146,7 +148,7 @@ class ActionSFT(Shardable):
         logged = mean_over_ranks(on_host({"train/loss": loss, **values}), self.device)
         self.log("train/loss", logged.pop("train/loss"), prog_bar=True, batch_size=len(batch.ids))
         self.log_dict(logged, batch_size=len(batch.ids))
-        return self.for_backward(loss, len(batch.ids))
+        return self.scaled_loss(loss, len(batch.ids))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss, and greedy outputs against the labels."""
@@ -208,7 +210,7 @@ class ActionSFT(Shardable):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look the weights over; take the descriptions back: made again in other batches they might differ."""
-        check_checkpoint_of(self, checkpoint)
+        check_loaded_checkpoint(self, checkpoint)
         self.describer.known = checkpoint.get("descriptions", {})
 
     def export(self, folder: Path) -> None:

@@ -23,11 +23,13 @@ from lvad.data.pairs import TextKind, candidates, mirrored_candidates
 from lvad.evaluation.clip_similarity import Similarity, calibrate, interpolate, interpolated_weights, probability
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
-from lvad.modules.common import MeanOverScenes, check_checkpoint_of, keep_trained_weights, make_optimizer
+from lvad.modules.stage_base import MeanOverScenes
 from lvad.objectives.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.ops import on_host
+from lvad.optimizers import make_optimizer
 from lvad.ranks import SceneRows, log_gathered, mean_over_ranks
 from lvad.rewards.clip import CLIP
+from lvad.trained_weights import check_loaded_checkpoint, keep_trained_weights
 from lvad.types import Batch, Decisions, SceneScores, Table
 
 TUNED = 1.0
@@ -118,7 +120,7 @@ class CLIPReward(MeanOverScenes):
             loss = loss + corrupted_loss(self.clip, images, batch, self.kind, self.losses.corrupted)
         logged = mean_over_ranks(on_host({"train/loss": loss}), self.device)
         self.log_dict(logged, prog_bar=True, batch_size=len(batch.ids))
-        return self.for_backward(loss, len(batch.ids))
+        return self.scaled_loss(loss, len(batch.ids))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Every text of the kind against every scene; every caption against the batch's scenes."""
@@ -178,7 +180,7 @@ class CLIPReward(MeanOverScenes):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look the weights over."""
-        check_checkpoint_of(self, checkpoint)
+        check_loaded_checkpoint(self, checkpoint)
 
     def export(self, folder: Path) -> None:
         """Write the tuned CLIP as a folder that plain open_clip loads."""

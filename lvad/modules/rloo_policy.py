@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from lvad.estimators import RLOO, Estimate, Estimator, ScoredRollouts
 from lvad.evaluation.greedy_scores import GreedyScores
 from lvad.evaluation.reward_check import Strictness, calibrate, check_reward, validation_scenes, win_rates
-from lvad.modules.apart import touched, without_gradients
-from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_weights, make_optimizer
+from lvad.modules.stage_base import Shardable
 from lvad.objectives.regularisation import KL, AdaptiveKL, Regularisation, check_finite
 from lvad.ops import on_host
+from lvad.optimizers import make_optimizer
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
 from lvad.rewards.checks import frozen
 from lvad.rollouts import (
@@ -34,6 +34,7 @@ from lvad.rollouts import (
     values_of_all_ranks,
 )
 from lvad.sharding import total_norm, whole_weights
+from lvad.trained_weights import check_loaded_checkpoint, keep_trained_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
@@ -116,7 +117,7 @@ class RLOOPolicy(Shardable):
         values = on_host({**experience.stats, **loss_stats, "train/loss": loss, "num_tokens": num_tokens})
         num_tokens = values.pop("num_tokens")
         self._log_training(values, len(batch.ids))
-        return {"loss": self.for_backward(loss, len(batch.ids)), "num_tokens": num_tokens}
+        return {"loss": self.scaled_loss(loss, len(batch.ids)), "num_tokens": num_tokens}
 
     def _reward(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Judged:
         """Have the completions judged, and take the penalties off."""
@@ -148,7 +149,7 @@ class RLOOPolicy(Shardable):
         if self.kl is not None and ref_logps is not None:
             loss = loss + self.kl.loss(logps, ref_logps, mask)
         if experience.estimate.loss is not None:  # a critic learns once from each rollout
-            loss = loss + (experience.estimate.loss if self.reuse.is_first else touched(self.estimator))
+            loss = loss + (experience.estimate.loss if self.reuse.is_first else self.estimator.zero_loss())
         if self.rehearsal:
             step = self.trainer.fit_loop.epoch_loop.total_batch_idx
             rehearsed, logged = self.rehearsal.loss(self.policy, step, self.global_rank, self.trainer.world_size)
@@ -175,7 +176,7 @@ class RLOOPolicy(Shardable):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the policy's gradient; a critic's, of another size, would take part of its norm and is set aside."""
-        with without_gradients(self.estimator):
+        with self.estimator.gradients_set_aside():
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -273,7 +274,7 @@ class RLOOPolicy(Shardable):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Look the weights over; take the reference and the weight of the KL back."""
-        check_checkpoint_of(self, checkpoint)
+        check_loaded_checkpoint(self, checkpoint)
         if self.kl is not None and "kl" in checkpoint:
             self.kl.load_state_dict(checkpoint["kl"])
         if state := checkpoint.get("reference"):

@@ -20,7 +20,7 @@ from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
-from lvad.modules.reader_fit import Fit, SceneFeatures, cross_fit, decide, folds_of
+from lvad.objectives.reader_fit import Fit, SceneFeatures, cross_fit, decide, folds_of
 from lvad.ops import seeded
 from lvad.ranks import gather, log_gathered
 from lvad.rewards.checks import frozen

@@ -24,12 +24,12 @@ from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.samplers import shuffled_cycle
 from lvad.errors import DataError
-from lvad.fit_state import data_of, fit_progress
 from lvad.losses.confidence import confident
 from lvad.losses.supervised import token_cross_entropy
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.text import render
+from lvad.trainer_queries import data_module_of, fit_progress
 from lvad.types import Batch
 
 
@@ -79,7 +79,7 @@ class FixMatch:
         trainer = module.trainer
         if fit_progress(trainer) < self.begin:
             return 0.0, {}
-        data, step = data_of(trainer), trainer.fit_loop.epoch_loop.total_batch_idx
+        data, step = data_module_of(trainer), trainer.fit_loop.epoch_loop.total_batch_idx
         batch = self.batch_at(data, step, data.batch_size, module.global_rank, trainer.world_size)
         batch = module.transfer_batch_to_device(batch, module.device, 0)
         return self.loss(policy, batch, grammar, with_reasons, mean_tokens)

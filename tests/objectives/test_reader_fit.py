@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvad.metrics.logistic import Logistic
-from lvad.modules.reader_fit import (
+from lvad.objectives.reader_fit import (
     SceneFeatures,
     calibrate,
     confidence,

@@ -6,7 +6,7 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.errors import DataError
 
 
-def data_of(trainer: Trainer) -> BDDOIADataModule:
+def data_module_of(trainer: Trainer) -> BDDOIADataModule:
     """The data module of a run.
 
     Raises:
