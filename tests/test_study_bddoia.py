@@ -36,7 +36,7 @@ def bddoia(shared_data, tmp_path_factory):
     return root
 
 
-def data_module_of(stage, root, seed=0, **split):
+def data_of(stage, root, seed=0, **split):
     given = yaml.safe_load((CONFIGS / f"study/bddoia/{stage}.yaml").read_text())["data"]
     source = Source(**given.pop("source") | {"root": str(root)})
     split = Split(**given.pop("split") | split)
@@ -55,14 +55,14 @@ def drives(scenes):
 
 @pytest.mark.slow
 def test_every_stage_has_the_same_labels_and_no_recording_of_a_test_scene(bddoia):
-    stages = {stage: data_module_of(stage, bddoia, seed=3, budget=100) for stage in WITH_LABELS}
+    stages = {stage: data_of(stage, bddoia, seed=3, budget=100) for stage in WITH_LABELS}
     chosen = labelled(stages["action_sft"])
     assert len(chosen) == 100
     for data in stages.values():
         assert labelled(data) == chosen
         assert {split: len(scenes) for split, scenes in data.scenes.items()} == {"train": 100, "val": 0, "test": 2236}
         assert not drives(data.scenes["train"]) & drives(data.scenes["test"])
-    assert chosen < labelled(data_module_of("action_sft", bddoia, seed=3, budget=400))
+    assert chosen < labelled(data_of("action_sft", bddoia, seed=3, budget=400))
     batch = next(iter(stages["two_stage"].train_dataloader()))
     assert [tuple(frames.shape) for frames in batch.frames] == [(1, 3, 720, 1280)] * 4
     assert (batch.actions >= 0).all()
@@ -70,7 +70,7 @@ def test_every_stage_has_the_same_labels_and_no_recording_of_a_test_scene(bddoia
 
 @pytest.mark.slow
 def test_reinforcement_learning_sees_every_scene_and_no_label(bddoia):
-    data = data_module_of("rloo", bddoia)
+    data = data_of("rloo", bddoia)
     assert (len(data.scenes["train"]), labelled(data), data.scenes["val"]) == (7358, set(), [])
     batch = next(iter(data.train_dataloader()))
     assert (batch.actions == -1).all()

@@ -12,10 +12,10 @@ from lvad.types import Rollouts
 
 
 class ScoredRollouts(NamedTuple):
-    """K scored completions of each of B scenes."""
+    """What an estimator is given: the rewards of K completions of each of B scenes, and what a baseline may need."""
 
     rewards: Tensor
-    """float[B, K], penalties included; finite."""
+    """float[B, K], with limits and penalties; finite."""
     is_kept: Tensor
     """bool[B], False on scenes that take no part because a reward of theirs was not finite."""
     rollouts: Rollouts
