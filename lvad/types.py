@@ -213,8 +213,8 @@ class SceneScores(NamedTuple):
     """Part and whole by name; the score of a set of scenes is the sum of the parts over that of the wholes."""
 
 
-class Decisions(NamedTuple):
-    """Image-text pairs with what a judge says of them, for a confusion matrix and a ROC curve."""
+class MatchProbabilities(NamedTuple):
+    """P(match) of N image-text pairs, beside whether they match: for a confusion matrix and a ROC curve."""
 
     probabilities: Tensor
     """float[N], P(match)."""

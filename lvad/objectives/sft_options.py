@@ -1,7 +1,7 @@
 """Checks which options of the supervised stage (``ActionSFT``) go together."""
 
 from lvad.answers.decision import Voting
-from lvad.answers.describer import Description
+from lvad.answers.describer import DescriptionOptions
 from lvad.answers.pseudo_labelling import PseudoLabels
 from lvad.answers.target_texts import Target
 from lvad.objectives.fixmatch import FixMatch
@@ -19,7 +19,11 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def check_answer_options(
-    target: Target, num_targets: int, describe: Description | None, logit_adjustment: float, voting: Voting | None
+    target: Target,
+    num_targets: int,
+    describe: DescriptionOptions | None,
+    logit_adjustment: float,
+    voting: Voting | None,
 ) -> None:
     """Refuse options of the prompt and the decision that have no effect on the chosen target.
 
@@ -43,7 +47,7 @@ def check_answer_options(
 
 
 def check_unlabelled_options(
-    target: Target, describe: Description | None, fixmatch: FixMatch | None, pseudo_labels: PseudoLabels | None
+    target: Target, describe: DescriptionOptions | None, fixmatch: FixMatch | None, pseudo_labels: PseudoLabels | None
 ) -> None:
     """Refuse uses of the unlabelled pool that the chosen target or prompt does not allow.
 
