@@ -10,29 +10,29 @@ def make_optimizer(
     module: nn.Module,
     optimizer: OptimizerCallable,
     lr_scheduler: LRSchedulerCallable | None,
-    apart: nn.Module | None = None,
-    lr_apart: float | None = None,
+    critic: nn.Module | None = None,
+    critic_lr: float | None = None,
 ) -> Any:
     """Build what ``configure_optimizers`` returns: an optimizer of the trained parameters with its schedule.
 
-    A schedule counts optimizer steps, but for Lightning's ``ReduceLROnPlateau``, which counts validations.
+    A schedule counts optimizer steps, except Lightning's ``ReduceLROnPlateau``, which counts validations.
 
     Args:
-        module: whose parameters are trained.
+        module: the stage whose parameters are trained.
         optimizer: as configured.
         lr_scheduler: as configured.
-        apart: a part of the module with a learning rate of its own.
-        lr_apart: that rate.
+        critic: a part of the module with a learning rate of its own.
+        critic_lr: that rate.
 
     Raises:
-        ValueError: if nothing is trained beside that part.
+        ValueError: if no other parameter is trained.
     """
-    others = [] if apart is None else [parameter for parameter in apart.parameters() if parameter.requires_grad]
+    others = [] if critic is None else [parameter for parameter in critic.parameters() if parameter.requires_grad]
     ids = {id(parameter) for parameter in others}
     trained = [p for p in module.parameters() if p.requires_grad and id(p) not in ids]
     if not trained:
         raise ValueError(f"{type(module).__name__} has no trained parameter: give it lora, or unfreeze a part")
-    groups: Any = [{"params": trained}, {"params": others, "lr": lr_apart, "name": "critic"}] if others else trained
+    groups: Any = [{"params": trained}, {"params": others, "lr": critic_lr, "name": "critic"}] if others else trained
     made = optimizer(groups)
     _update_by_one_kernel(made)
     if lr_scheduler is None:
@@ -47,10 +47,10 @@ def make_optimizer(
 
 
 def _update_by_one_kernel(optimizer: Any) -> None:
-    """Take PyTorch's fused update where the optimizer has one and nobody chose another.
+    """Use PyTorch's fused update if the optimizer has one and none was chosen.
 
-    It is set behind the constructor, which would also claim the scaling of 16-bit gradients: Lightning then refuses to
-    clip them.
+    It is set after the constructor, which would also take over the scaling of 16-bit gradients: Lightning then refuses
+    to clip them.
     """
     for group in optimizer.param_groups:
         is_open = "fused" in group and group["fused"] is None and group.get("foreach") is None

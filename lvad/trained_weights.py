@@ -14,16 +14,16 @@ from lvad.errors import DataError
 def keep_trained_weights(checkpoint: dict[str, Any], module: nn.Module) -> None:
     """Drop frozen weights (reward, vision tower, base of the adapters) from a Lightning checkpoint, in place.
 
-    What is trained stays, and the buffers of the module itself and of its parts with ``keeps_buffers``: numbers that
-    the run has found. Frozen weights are loaded from the folders that the configuration names, so ``strict_loading``
-    must be off; ``check_trained_weights`` stands in for it.
+    Trained weights stay, and so do the buffers of the module itself and of its parts with ``keeps_buffers``: numbers
+    that the run has computed. Frozen weights are loaded from the folders that the configuration names, so
+    ``strict_loading`` must be off; ``check_trained_weights`` takes its place.
     """
     kept = _kept_names(module)
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
 
 
 def check_trained_weights(state: Mapping[str, Tensor], module: nn.Module, path: str | Path | None) -> None:
-    """Refuse the weights of another model: loading would leave what it lacks as it starts, without a word.
+    """Refuse the weights of another model, which would load silently and leave missing weights at their start.
 
     Args:
         state: what ``keep_trained_weights`` kept.
@@ -50,10 +50,10 @@ def check_trained_weights(state: Mapping[str, Tensor], module: nn.Module, path: 
 
 
 def check_loaded_checkpoint(module: LightningModule, checkpoint: Mapping[str, Any]) -> None:
-    """The same for a checkpoint that Lightning loads.
+    """Refuse a checkpoint of another model, when Lightning loads it.
 
-    A strategy that shares weights out loads them itself, and hands on the rest: they are read from the file again. A
-    folder of shards is not looked into.
+    A strategy that shards weights loads them itself and passes on the rest: then they are read from the file again. A
+    folder of shards is not checked.
 
     Raises:
         DataError: for the weights of another model.

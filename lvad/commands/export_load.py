@@ -151,7 +151,7 @@ def _base_name(config: dict[str, Any]) -> str:
 def _set_taxonomy(module: LightningModule, taxonomy: Taxonomy) -> None:
     """What the stages learn from their trainer, which is not there."""
     if isinstance(module, ActionSFT):
-        module.take_labels(taxonomy)
+        module.set_taxonomy(taxonomy)
     elif isinstance(module, TextReader):
         module.taxonomy = taxonomy
 

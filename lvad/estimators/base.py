@@ -1,4 +1,4 @@
-"""What an estimator is given and what it returns."""
+"""The base class of estimators, with what an estimator is given and what it returns."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,19 +20,19 @@ class ScoredRollouts(NamedTuple):
     """bool[B], False on scenes that take no part because a reward of theirs was not finite."""
     rollouts: Rollouts
     states: Callable[[], Tensor]
-    """float[B, D], what the policy knows of each scene before it speaks; without gradient."""
+    """Returns a hidden state of each prompt, float[B, D]; without gradient."""
     greedy_rewards: Callable[[], tuple[Tensor, Tensor]]
-    """float[B] of each scene's greedy completion, without penalties, and bool[B], whether it was finite (0 stands for
-    one that was not): one more decode."""
+    """Decodes once more: the reward of each scene's greedy completion, float[B], without penalties, and whether it was
+    finite, bool[B] (0 stands for one that was not)."""
 
 
 class Estimate(NamedTuple):
-    """What the completions are weighted with."""
+    """The weights of the completions' log-probabilities, which an estimator returns."""
 
     advantages: Tensor
     """float[B, K]."""
     loss: Tensor | None = None
-    """float[], of what the estimator learns itself, differentiable by its own parameters alone."""
+    """float[], the loss of the estimator's own parameters, which alone it depends on."""
     logged: Mapping[str, Tensor] = MappingProxyType({})
     """float[] by name."""
     is_kept: Tensor | None = None
@@ -40,22 +40,22 @@ class Estimate(NamedTuple):
 
 
 class Estimator(nn.Module):
-    """A way to estimate the policy gradient; a subclass says in its docstring what it is unbiased for.
+    """Turns rewards into advantages; a subclass says in its docstring what gradient it is unbiased for.
 
     Buffers and parameters of an estimator are part of a checkpoint.
     """
 
     min_completions = 2
-    """The least K."""
+    """The least number of completions K."""
     keeps_buffers = True
     lr: float | None = None
     """Learning rate of the estimator's own parameters."""
 
     def prepare(self, state_size: int) -> None:
-        """Make what depends on the policy, whose states have ``state_size`` entries; before training."""
+        """Build what depends on the policy, whose states have ``state_size`` entries, before training."""
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K], in a training step; what depends on earlier steps moves on."""
+        """Compute advantages float[B, K] in a training step, and update what depends on earlier steps."""
         raise NotImplementedError
 
     @contextmanager

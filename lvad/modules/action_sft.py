@@ -213,8 +213,8 @@ class ActionSFT(Shardable):
             self.policy.save_on_start(folder, ANSWER)
         else:
             self.policy.save_pretrained(folder)
-        if (sure := self.pseudo_labels) is not None:
-            sure.write(folder, self, lambda b: self._decide(b, self._encode(b), True), self._with_reasons)
+        if self.pseudo_labels is not None:
+            self.pseudo_labels.write(folder, self, lambda b: self._decide(b, self._encode(b), True), self._with_reasons)
 
     def _loss(self, supervised: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Add up the loss of the objective and that of FixMatch, float[], and what is logged of them."""

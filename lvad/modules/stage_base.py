@@ -13,12 +13,12 @@ _STEPS: Final = ("training_step", "validation_step", "test_step", "predict_step"
 
 
 class MeanOverScenes(LightningModule):
-    """A stage whose batches count by their scenes in the optimizer step that they are accumulated for.
+    """A stage whose optimizer step is the mean over its scenes, also when unequal batches are accumulated.
 
-    Lightning divides the loss of each batch by ``accumulate_grad_batches``. At the end of an epoch that is not right:
-    the last step may have fewer batches, and the last batch fewer scenes. Steps of equal batches, as many as they
-    should be, stay as they are to the bit. On several devices the batches of one moment must be of one size, as those
-    of lvad's own loaders are.
+    Lightning divides the loss of each batch by ``accumulate_grad_batches``. At the end of an epoch that is wrong:
+    the last step may have fewer batches, and the last batch fewer scenes. A step with the full number of equal batches
+    stays the same to the bit. On several devices the batches of one moment must have one size, as those of lvad's
+    own loaders do.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class MeanOverScenes(LightningModule):
         self._num_scenes: list[int] = []  # of each batch since the last optimizer step
 
     def scaled_loss(self, loss: Tensor, num_scenes: int) -> Tensor:
-        """The loss of a batch, which is a mean over its scenes, as the backward pass of its step needs it: float[]."""
+        """Scale a batch's loss, a mean over its scenes, for the backward pass of its optimizer step: float[]."""
         self._num_scenes.append(num_scenes)
         return loss if num_scenes == self._num_scenes[0] else loss * (num_scenes / self._num_scenes[0])
 
     def on_train_start(self) -> None:
-        """Begin anew: a resumed run has no gradient of a step that was broken off, nor of a batch that was tried."""
+        """Start without counts: a resumed run has no gradient of an interrupted step, nor of a trial step."""
         self._num_scenes = []
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -46,17 +46,17 @@ class MeanOverScenes(LightningModule):
 
 
 class Shardable(MeanOverScenes):
-    """A stage whose weights are whole during a step, and shared out (FSDP2) between steps.
+    """A stage that FSDP2 can shard: its weights are whole during a step and sharded between steps.
 
-    All weights are one group: a step reads the policy's layers in an order of its own, prompts once and completions
-    behind them, which hooks layer by layer would not follow.
+    All weights are one group: a step runs the policy's layers in an order of its own, first for the prompts and then
+    for the completions, which hooks on single layers would not follow.
     """
 
     def configure_model(self) -> None:
-        """Share the weights out where the strategy, Lightning's ``ModelParallelStrategy``, has a mesh of devices.
+        """Shard the weights if the strategy, Lightning's ``ModelParallelStrategy``, has a mesh of devices.
 
         Raises:
-            DataError: for a trained weight that is a single number, which cannot be shared out.
+            DataError: for a trained weight that is a single number, which cannot be sharded.
         """
         if self.device_mesh is None or isinstance(self, FSDPModule):
             return
