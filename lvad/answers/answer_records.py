@@ -99,7 +99,7 @@ def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool
     kinds = ("action", "reason") if answers.reasons is not None else ("action",)
     names = [f"{kind}_{score}" for kind in kinds for score in SHOWN_SCORES]
     own = bootstrap_scores(answers)
-    others = {name.replace("_", " "): driving_scores(said) for name, said in constant.items()}
+    others = {name.replace("_", " "): driving_scores(other) for name, other in constant.items()}
     rows = []
     for name in names:
         mean, low, high = (f"{100 * value:.1f}" for value in own[name])
@@ -124,8 +124,8 @@ def log_floors(module: LightningModule, answers: Answers, is_oracle: bool = Fals
     if training is None:
         return []
     constant = floors(answers, training)
-    for name, said in constant.items():
-        log_gathered(module, {f"test/{name}/{score}": value for score, value in driving_scores(said).items()})
+    for name, floor in constant.items():
+        log_gathered(module, {f"test/{name}/{score}": value for score, value in driving_scores(floor).items()})
     return [floors_table(answers, constant, is_oracle)]
 
 

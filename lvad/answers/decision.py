@@ -138,12 +138,12 @@ def voting_views(
     views, first = [], None
     for is_mirrored, seen in enumerate([batch, mirrored(batch)] if voting.mirrored else [batch]):
         if voting.votes > 1:
-            said = describer.sample_descriptions(policy, seen, voting.votes)
+            descriptions = describer.sample_descriptions(policy, seen, voting.votes)
         else:
-            said = [describer.describe(policy, seen, is_training=False)]
-        first = first or said[0]
+            descriptions = [describer.describe(policy, seen, is_training=False)]
+        first = first or descriptions[0]
         shown = describer.hide(seen, is_training=False)
-        views += [VotingView(shown, questions(policy, row, batch.taxonomy), bool(is_mirrored)) for row in said]
+        views += [VotingView(shown, questions(policy, row, batch.taxonomy), bool(is_mirrored)) for row in descriptions]
     return views, first or []
 
 
@@ -155,10 +155,10 @@ def questions(policy: HFPolicy, descriptions: Sequence[str], taxonomy: Taxonomy 
 
 def name_reasons(policy: HFPolicy, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
     """Decode the reasons int64[B, R] of a view after given actions int[B, A], both for the unmirrored scenes."""
-    names = view.frames.taxonomy
+    taxonomy = view.frames.taxonomy
     texts = _decode_after(policy, policy.encode(view.frames, view.queries), view, actions, grammar)
-    reasons = torch.tensor([answer.reasons for answer in parse_answers(texts, True, names)])
-    return reasons[:, list(names.mirrored_reasons)] if view.is_mirrored else reasons
+    reasons = torch.tensor([answer.reasons for answer in parse_answers(texts, True, taxonomy)])
+    return reasons[:, list(taxonomy.mirrored_reasons)] if view.is_mirrored else reasons
 
 
 def record_answers(
@@ -170,9 +170,9 @@ def record_answers(
 
 
 def _view_probabilities(policy: HFPolicy, view: VotingView) -> AnswerProbabilities:
-    names = view.frames.taxonomy
-    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
-    return found.mirrored(names) if view.is_mirrored else found
+    taxonomy = view.frames.taxonomy
+    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), taxonomy), None)
+    return found.mirrored(taxonomy) if view.is_mirrored else found
 
 
 def _reason_probabilities_after(
@@ -180,18 +180,20 @@ def _reason_probabilities_after(
 ) -> Tensor:
     """P(reason) after the voted actions int[B, A], float[B, R], both for the unmirrored scenes."""
     prefix = policy.encode(view.frames, view.queries)
-    names = view.frames.taxonomy
-    found = _parsed_reason_probabilities(policy, prefix, _decode_after(policy, prefix, view, actions, grammar), names)
-    return found[:, list(names.mirrored_reasons)] if view.is_mirrored else found
+    taxonomy = view.frames.taxonomy
+    found = _parsed_reason_probabilities(
+        policy, prefix, _decode_after(policy, prefix, view, actions, grammar), taxonomy
+    )
+    return found[:, list(taxonomy.mirrored_reasons)] if view.is_mirrored else found
 
 
 def _decode_after(
     policy: HFPolicy, prefix: Prefix, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None
 ) -> list[str]:
     """Decode B greedy answers of a view that begin with the given actions of the unmirrored scenes."""
-    names = view.frames.taxonomy
-    own = actions[:, list(names.mirrored_actions)] if view.is_mirrored else actions
-    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_action_prefix(policy, own, names)).texts
+    taxonomy = view.frames.taxonomy
+    own = actions[:, list(taxonomy.mirrored_actions)] if view.is_mirrored else actions
+    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_action_prefix(policy, own, taxonomy)).texts
     return [row[0] for row in rows]
 
 

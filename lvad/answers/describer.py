@@ -34,7 +34,7 @@ class DescriptionOptions:
         source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (drawn
             scenes alone have one). Captions are labels: an upper bound of what descriptions can give, no method.
         best_of: take the best of so many sampled descriptions instead of the greedy one, once per scene; 1 for none.
-        reward: says which one is best, in evaluation too: it must need no labels.
+        reward: chooses the best one, in evaluation too, so it must not need labels.
 
     Raises:
         ValueError: for a share outside [0, 1], captions that should be sampled, or one of ``best_of`` and ``reward``
@@ -139,11 +139,11 @@ class Describer(nn.Module):
 
     def _choose(self, policy: HFPolicy, batch: Batch, best_of: int) -> list[str]:
         with policy.as_reference() as start:
-            said = start.generate(start.encode(batch), best_of, greedy=best_of == 1)
+            rollouts = start.generate(start.encode(batch), best_of, greedy=best_of == 1)
         if self.reward is None:
-            return [row[0] for row in said.texts]
-        best = self.reward.score(batch, said).total.cpu().argmax(1).tolist()
-        return [row[i] for row, i in zip(said.texts, best, strict=True)]
+            return [row[0] for row in rollouts.texts]
+        best = self.reward.score(batch, rollouts).total.cpu().argmax(1).tolist()
+        return [row[i] for row, i in zip(rollouts.texts, best, strict=True)]
 
     @staticmethod
     @torch.no_grad()
@@ -151,7 +151,7 @@ class Describer(nn.Module):
         """Draw ``count`` new descriptions of each of B scenes: ``count`` rows of B texts."""
         with policy.as_reference() as start:
             rows = start.generate(start.encode(batch), count, greedy=False).texts
-        return [list(said) for said in zip(*rows, strict=True)]
+        return [list(texts) for texts in zip(*rows, strict=True)]
 
     def hide(self, batch: Batch, is_training: bool, progress: float = 1.0) -> Batch:
         """Hide the frames of some scenes, which are drawn anew at every call.

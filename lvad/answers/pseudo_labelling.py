@@ -70,7 +70,7 @@ class PseudoLabels:
         """
         data, was_training = data_module_of(module.trainer), module.training
         module.eval()
-        held_out, said = (
+        of_validation, of_pool = (
             [
                 one
                 for batch in _batches(module, data, scenes)
@@ -79,10 +79,10 @@ class PseudoLabels:
             for scenes in (data.scenes["val"], data.pool)
         )
         module.train(was_training)
-        platt = calibration_on(held_out)
-        kept = confident_labels(said, platt, self.threshold)
+        platt = calibration_on(of_validation)
+        kept = confident_labels(of_pool, platt, self.threshold)
         how = "as they are: no validation scenes to calibrate them on" if platt is None else "calibrated on validation"
-        rank_zero_info(f"pseudo-labels: {len(kept)} of {len(said)} scenes; probabilities {how}")
+        rank_zero_info(f"pseudo-labels: {len(kept)} of {len(of_pool)} scenes; probabilities {how}")
         return write_pseudo_labels(folder, kept)
 
 
@@ -103,12 +103,14 @@ def set_probability(action_sets: Tensor, actions: Tensor) -> Tensor:
     return action_sets.exp()[is_answered]
 
 
-def calibration_on(said: Sequence[AnswerWithProbability]) -> Tensor | None:
+def calibration_on(answers: Sequence[AnswerWithProbability]) -> Tensor | None:
     """Fit slope and offset, float64[2], of P(actions are right) = sigmoid(a logit(probability) + b).
 
     None unless there are both right and wrong answers: else nothing can be fitted.
     """
-    known = [(one.probability, one.scene.true_actions == one.scene.actions) for one in said if one.scene.true_actions]
+    known = [
+        (one.probability, one.scene.true_actions == one.scene.actions) for one in answers if one.scene.true_actions
+    ]
     if len({is_right for _, is_right in known}) < 2:
         return None
     probabilities, is_right = zip(*known, strict=True)
@@ -116,20 +118,20 @@ def calibration_on(said: Sequence[AnswerWithProbability]) -> Tensor | None:
 
 
 def confident_labels(
-    said: Sequence[AnswerWithProbability], platt: Tensor | None, threshold: float
+    answers: Sequence[AnswerWithProbability], platt: Tensor | None, threshold: float
 ) -> dict[str, PseudoLabel]:
     """Keep the valid answers whose calibrated probability is at least the threshold.
 
     Args:
-        said: answers.
+        answers: of the scenes, with their probabilities.
         platt: slope and offset, as of ``calibration_on``; None takes the probabilities as they are.
         threshold: in [0, 1].
     """
-    raw = torch.tensor([one.probability for one in said], dtype=torch.float64)
+    raw = torch.tensor([one.probability for one in answers], dtype=torch.float64)
     found = raw if platt is None else (platt[0] * _logit(raw.tolist()) + platt[1]).sigmoid()
     return {
         one.scene.id: PseudoLabel(one.scene.actions, one.scene.reasons, round(probability, 6))
-        for one, probability in zip(said, found.tolist(), strict=True)
+        for one, probability in zip(answers, found.tolist(), strict=True)
         if one.scene.is_valid and probability >= threshold
     }
 

@@ -106,8 +106,9 @@ def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, 
     rows = [("one step", what)]
     if tried is not None and tried.prompt_tokens:
         times = accumulated * num_devices
-        prompts, said = tried.prompt_tokens * times, tried.completion_tokens * times
-        rows.append(("tokens of a step", f"at most {prompts + said:,}: {prompts:,} of prompts, {said:,} learnt from"))
+        prompts, targets = tried.prompt_tokens * times, tried.completion_tokens * times
+        tokens = f"at most {prompts + targets:,}: {prompts:,} of prompts, {targets:,} learnt from"
+        rows.append(("tokens of a step", tokens))
     return rows
 
 

@@ -146,7 +146,7 @@ def _size(scene: Scene, image_size_px: int | None) -> tuple[int, int]:
     try:
         return reduced_size(frame_size(scene.frames[-1]), image_size_px)
     except (OSError, DataError, Image.DecompressionBombError, IndexError):
-        return 0, 0  # decoding it says what is wrong
+        return 0, 0  # decoding will raise the error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -48,7 +48,7 @@ class GreedyScores(nn.Module):
             self.taxonomy = batch.taxonomy
             read = parse_answers(texts, with_reasons=True, taxonomy=self.taxonomy)
             found = answered_scenes(batch, texts, read, [""] * len(texts), None)
-            answers_of(found, with_reasons=True, taxonomy=self.taxonomy)  # says at once which scene cannot be scored
+            answers_of(found, with_reasons=True, taxonomy=self.taxonomy)  # raises at once for a scene without labels
             self.answered += found
 
     def compute(self) -> dict[str, Tensor]:

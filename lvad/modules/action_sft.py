@@ -58,7 +58,7 @@ class ActionSFT(Shardable):
         describe: put the description of the policy's start (stage 1) before the question; None asks about the
             frames alone (the baseline).
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
-        num_targets: captions drawn per scene and step, all behind one image encoding.
+        num_targets: captions drawn per scene and step, all after one encoded prompt.
         objective: the loss that is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRiskBLEU``.
         logit_adjustment: penalise common actions in the decision, see ``balanced_choice``; 0 keeps the model's
             own decision.
@@ -241,10 +241,10 @@ class ActionSFT(Shardable):
         prompts = self.policy.prompts
         if self.target == "caption":
             return self.policy.encode(batch, [prompts.describe] * len(batch.ids))
-        said = self.describer.describe(self.policy, batch, self.training)
+        descriptions = self.describer.describe(self.policy, batch, self.training)
         progress = fit_progress(self.trainer) if self.training and self.describer.is_scheduled else 1.0
         return self.policy.encode(
-            self.describer.hide(batch, self.training, progress), questions(self.policy, said, self.taxonomy)
+            self.describer.hide(batch, self.training, progress), questions(self.policy, descriptions, self.taxonomy)
         )
 
     def _evaluate(self, batch: Batch, with_probabilities: bool) -> list[AnsweredScene]:
@@ -252,13 +252,13 @@ class ActionSFT(Shardable):
         targets = self.policy.targets(target_texts(self.target, batch, self.num_targets))
         self.text_loss.update(batch.ids, self.policy.logprobs(prefix, targets), targets.completion_mask)
         if self.target == "caption":
-            said = self.policy.generate(prefix, 1, greedy=True).texts
-            self.captions.update(batch.ids, [row[0] for row in said], batch.captions, batch.facts)
+            rows = self.policy.generate(prefix, 1, greedy=True).texts
+            self.captions.update(batch.ids, [row[0] for row in rows], batch.captions, batch.facts)
             return []
         answered = self._answer(batch, prefix, with_probabilities)
         if with_probabilities and isinstance(self.judge, Reward):
-            said = [scene.text for scene in answered]
-            judge_answers(self.judged, self.judge, self.policy, batch, said, self._with_reasons)
+            texts = [scene.text for scene in answered]
+            judge_answers(self.judged, self.judge, self.policy, batch, texts, self._with_reasons)
         return answered
 
     def _answer(self, batch: Batch, prefix: Prefix, with_probabilities: bool) -> list[AnsweredScene]:
@@ -267,12 +267,12 @@ class ActionSFT(Shardable):
     def _decide(self, batch: Batch, prefix: Prefix, with_probabilities: bool) -> tuple[DecodedAnswers, list[str]]:
         options = {"grammar": self.grammar, "shares": self.action_shares, "logit_adjustment": self.logit_adjustment}
         if self.voting is None:
-            said = self.describer.describe(self.policy, batch, is_training=False)
+            descriptions = self.describer.describe(self.policy, batch, is_training=False)
             return decode_answers(
                 self.policy, prefix, self._with_reasons, with_probabilities, **options, taxonomy=self.taxonomy
-            ), said
-        views, said = voting_views(self.policy, self.describer, batch, self.voting)
-        return vote(self.policy, views, self._with_reasons, **options), said
+            ), descriptions
+        views, descriptions = voting_views(self.policy, self.describer, batch, self.voting)
+        return vote(self.policy, views, self._with_reasons, **options), descriptions
 
     @property
     def built_on(self) -> nn.Module:

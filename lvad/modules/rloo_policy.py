@@ -252,7 +252,7 @@ class RLOOPolicy(Shardable):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refresh the reference when it is due, and note when the step begins."""
-        # Before a step and not behind the last one: a checkpoint in between may have been written either way.
+        # Before a step and not after the last one: a checkpoint in between may have been written either way.
         num_steps = self.global_step * self.regularisation.updates  # Lightning counts a rollout's steps as one
         if self.kl is not None and self.kl.is_due(num_steps):
             with whole_weights(self):

@@ -131,31 +131,23 @@ class TextReader(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Fit the reader on the descriptions of all ranks; every rank fits the same."""
-        for described, labels, recordings in gather((self.described, self.labels, self.recordings)):
-            self.described |= described
-            self.labels |= labels
-            self.recordings |= recordings
+        self._gather_descriptions()
         labelled, others = self._sorted_ids()
         texts = [self.described[name] for name in labelled]
-        features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
-        said = _scene_features(texts, features, self.num_completions)
-        of_others = _scene_features([self.described[name] for name in others], features, _SINGLE_OF_OTHERS)
+        text_features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
+        features = _scene_features(texts, text_features, self.num_completions)
+        of_others = _scene_features([self.described[name] for name in others], text_features, _SINGLE_OF_OTHERS)
         labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
         groups = [self.recordings[name] for name in labelled]
         folds = torch.tensor(folds_of(groups, min(self.num_folds, len(set(groups)))))
-        fit = cross_fit(said, labels, folds, of_others, self.penalty, self.threshold, self.rounds, self.taxonomy)
+        options = (self.penalty, self.threshold, self.rounds, self.taxonomy)
+        fit = cross_fit(features, labels, folds, of_others, *options)
         self.whole = fit.models[-1].whole
         self.pseudo_labels = _pseudo_labels(others, fit, self.threshold, self.taxonomy.num_actions)
         rows = zip(labelled, folds.tolist(), labels.long().tolist(), strict=True)
         scenes = {name: LabelledScene(fold, row) for name, fold, row in rows}
-        self.parts = ReaderParts(
-            vocabulary=features.vocabulary,
-            weights=torch.stack([model.single.weights for model in fit.models]),
-            offsets=torch.stack([model.single.offsets for model in fit.models]),
-            scenes=scenes,
-            pseudo_labels={name: [*label.actions, *label.reasons] for name, label in self.pseudo_labels.items()},
-        )
-        self._log_fit(fit, said, labels, folds)
+        self.parts = _reader_parts(fit, text_features.vocabulary, scenes, self.pseudo_labels)
+        self._log_fit(fit, features, labels, folds)
 
     def on_test_epoch_start(self) -> None:
         """Start a new record of answers."""
@@ -201,14 +193,15 @@ class TextReader(LightningModule):
     def _decide(self, batch: Batch) -> list[AnsweredScene]:
         if self.parts is None or self.whole is None:
             raise DataError("there is no reader to decide: it is fitted at the end of lvad fit")
-        texts, names = self._describe(batch), self.taxonomy
+        texts, taxonomy = self._describe(batch), self.taxonomy
         probabilities = label_probabilities(
-            self.whole, _scene_features(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), names
+            self.whole, _scene_features(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), taxonomy
         )
-        actions, reasons = probabilities.split([names.num_actions, names.num_reasons], 1)
-        said = [render(*row, names) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
-        read = parse_answers(said, with_reasons=True, taxonomy=names)
-        found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
+        actions, reasons = probabilities.split([taxonomy.num_actions, taxonomy.num_reasons], 1)
+        rows = zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)
+        answers = [render(*row, taxonomy) for row in rows]
+        read = parse_answers(answers, with_reasons=True, taxonomy=taxonomy)
+        found = answered_scenes(batch, answers, read, [row[0] for row in texts], None)
         rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
         return [scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows]
 
@@ -221,6 +214,13 @@ class TextReader(LightningModule):
         ]
         return [[*seen, *map(mirror, other)] for seen, other in zip(*views, strict=True)]
 
+    def _gather_descriptions(self) -> None:
+        """Give every rank the descriptions, labels and recordings of all ranks."""
+        for described, labels, recordings in gather((self.described, self.labels, self.recordings)):
+            self.described |= described
+            self.labels |= labels
+            self.recordings |= recordings
+
     def _sorted_ids(self) -> tuple[list[str], list[str]]:
         """Sort the ids of the labelled and of the other scenes, so that the loader's order does not matter."""
         labelled = sorted(self.labels)
@@ -231,9 +231,10 @@ class TextReader(LightningModule):
             )
         return labelled, sorted(self.described.keys() - self.labels.keys())
 
-    def _log_fit(self, fit: CrossFit, said: SceneFeatures, labels: Tensor, folds: Tensor) -> None:
+    def _log_fit(self, fit: CrossFit, features: SceneFeatures, labels: Tensor, folds: Tensor) -> None:
         """Log ``reader/...``: scores of the labelled scenes with the models that have not seen them."""
-        each = torch.stack([model.single.logits(said.single[0]) for model in fit.models[:-1]])  # float64[F, n, V, C]
+        logits = [model.single.logits(features.single[0]) for model in fit.models[:-1]]
+        each = torch.stack(logits)  # float64[F, n, V, C]
         own = each[folds, torch.arange(len(folds))]
         rates = ((labels.sum(0) + 0.5) / (len(labels) + 1)).logit()
         is_right = ((fit.decided > 0.5) == labels.bool())[:, : self.taxonomy.num_actions].all(1)
@@ -261,6 +262,19 @@ def _scene_features(texts: list[list[str]], features: TextFeatures, num_single: 
         nothing = torch.zeros(2, 0, size, dtype=torch.float64)
         return SceneFeatures(nothing.unsqueeze(2), nothing)
     return SceneFeatures(torch.stack(single, 1), torch.stack(mean, 1))
+
+
+def _reader_parts(
+    fit: CrossFit, vocabulary: list[str], scenes: dict[str, LabelledScene], pseudo_labels: dict[str, PseudoLabel]
+) -> ReaderParts:
+    """Collect what a reward of the fitted reader needs."""
+    return ReaderParts(
+        vocabulary=vocabulary,
+        weights=torch.stack([model.single.weights for model in fit.models]),
+        offsets=torch.stack([model.single.offsets for model in fit.models]),
+        scenes=scenes,
+        pseudo_labels={name: [*label.actions, *label.reasons] for name, label in pseudo_labels.items()},
+    )
 
 
 def _pseudo_labels(names: list[str], fit: CrossFit, threshold: float, num_actions: int) -> dict[str, PseudoLabel]:

@@ -2,7 +2,7 @@
 
 Departures from Sohn et al. 2020 (arXiv:2001.07685):
 1. The label is an answer. Its confidence is the probability of the set of actions among all sets; the reasons are those
-   that the model writes behind that set.
+   that the model writes after that set.
 2. The weak view is the scene itself or, one time in two, its mirror with the sides exchanged back; the strong view is
    cropped, its colours changed, mirrored or not.
 3. The unlabelled loss begins once the supervised one has had its share of the steps, and confidences have a
@@ -129,10 +129,10 @@ class FixMatch:
             return torch.zeros((), device=batch.actions.device), {**values, "fixmatch/loss": torch.zeros(())}
         seen = Augment(self.min_area, self.jitter)(confident)
         rows = zip(seen.actions.tolist(), seen.reasons.tolist(), strict=True)
-        names = seen.taxonomy
-        right = [[render(actions, reasons if with_reasons else None, names)] for actions, reasons in rows]
+        taxonomy = seen.taxonomy
+        right = [[render(actions, reasons if with_reasons else None, taxonomy)] for actions, reasons in rows]
         targets = policy.targets(right)
-        prefix = policy.encode(seen, questions(policy, [""] * len(seen.ids), names))
+        prefix = policy.encode(seen, questions(policy, [""] * len(seen.ids), taxonomy))
         logps = policy.logprobs(prefix, targets).flatten(0, 1)
         loss = token_cross_entropy(logps, targets.completion_mask.flatten(0, 1), None, mean_tokens)
         loss = loss * (len(confident.ids) / len(batch.ids))
@@ -145,9 +145,9 @@ class FixMatch:
         """Keep the scenes whose weak view is confident, labelled by that view; return them and what is logged."""
         is_mirrored = bool(torch.rand(()) < 0.5)
         view = _view(policy, batch, is_mirrored)
-        names = batch.taxonomy
-        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), names), None)
-        sets = (found.mirrored(names) if is_mirrored else found).action_sets
+        taxonomy = batch.taxonomy
+        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), taxonomy), None)
+        sets = (found.mirrored(taxonomy) if is_mirrored else found).action_sets
         sure = confident_choice(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}
         kept = _select(batch, sure.is_kept.tolist())
@@ -156,8 +156,8 @@ class FixMatch:
         actions = sets_of(sets)[sure.choice[sure.is_kept]]
         reasons = kept.reasons
         if with_reasons:
-            behind = name_reasons(policy, _view(policy, kept, is_mirrored), actions, grammar)
-            reasons = behind.to(reasons.device, reasons.dtype)
+            named = name_reasons(policy, _view(policy, kept, is_mirrored), actions, grammar)
+            reasons = named.to(reasons.device, reasons.dtype)
         return kept._replace(actions=actions.to(kept.actions.dtype), reasons=reasons), values
 
 

@@ -99,7 +99,7 @@ def probability_right(probabilities: Tensor, calibration: Tensor, num_actions: i
 
 
 def cross_fit(
-    said: SceneFeatures,
+    features: SceneFeatures,
     labels: Tensor,
     folds: Tensor,
     other: SceneFeatures,
@@ -115,7 +115,7 @@ def cross_fit(
     reaches the model that judges it.
 
     Args:
-        said: of n labelled scenes.
+        features: of n labelled scenes.
         labels: float64[n, C], zeros and ones.
         folds: int64[n], from 0 to F - 1.
         other: of m scenes without labels.
@@ -126,31 +126,31 @@ def cross_fit(
     """
     num_actions, num_folds = taxonomy.num_actions, int(folds.max()) + 1
     seen = [folds != fold for fold in range(num_folds)] + [torch.ones_like(folds, dtype=torch.bool)]
-    models = [_fit([(said.select(rows), labels[rows])], penalty, taxonomy) for rows in seen]
+    models = [_fit([(features.select(rows), labels[rows])], penalty, taxonomy) for rows in seen]
     for _ in range(rounds - 1):
-        decided = _out_of_fold_probabilities(models, said, folds, taxonomy)
+        decided = _out_of_fold_probabilities(models, features, folds, taxonomy)
         calibration = fit_calibration(decided, labels, num_actions)
-        scales = [*[None] * num_folds, calibration]  # the last model alone may see the labels behind it
+        scales = [*[None] * num_folds, calibration]  # only the last model may see the labels of all folds
         sure = [_confident_scenes(*pair, other, threshold, taxonomy) for pair in zip(models, scales, strict=True)]
-        own = [(said.select(rows), labels[rows]) for rows in seen]
+        own = [(features.select(rows), labels[rows]) for rows in seen]
         models = [_fit(list(parts), penalty, taxonomy) for parts in zip(own, sure, strict=True)]
-    decided = _out_of_fold_probabilities(models, said, folds, taxonomy)
+    decided = _out_of_fold_probabilities(models, features, folds, taxonomy)
     calibration = fit_calibration(decided, labels, num_actions)
     pseudo = label_probabilities(models[-1].whole, other, taxonomy)
     return CrossFit(models, calibration, decided, pseudo, probability_right(pseudo, calibration, num_actions))
 
 
-def label_probabilities(model: Logistic, said: SceneFeatures, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
+def label_probabilities(model: Logistic, features: SceneFeatures, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
     """Probabilities of the labels, float64[S, C]: the mean over the scene and its mirror, exchanged back."""
-    seen, mirrored = torch.sigmoid(model.logits(said.mean))
+    seen, mirrored = torch.sigmoid(model.logits(features.mean))
     return (seen + mirrored[:, list(taxonomy.mirrored_labels)]) / 2
 
 
 def _out_of_fold_probabilities(
-    models: list[ReaderModels], said: SceneFeatures, folds: Tensor, taxonomy: Taxonomy
+    models: list[ReaderModels], features: SceneFeatures, folds: Tensor, taxonomy: Taxonomy
 ) -> Tensor:
     """Label probabilities float64[n, C], each scene's by the model that has not seen it."""
-    each = torch.stack([label_probabilities(model.whole, said, taxonomy) for model in models[:-1]])
+    each = torch.stack([label_probabilities(model.whole, features, taxonomy) for model in models[:-1]])
     return each[folds, torch.arange(len(folds))]
 
 
@@ -176,11 +176,11 @@ def _confident_scenes(
 
 def _fit(parts: list[tuple[SceneFeatures, Tensor]], penalty: float, taxonomy: Taxonomy) -> ReaderModels:
     singles, means, single_labels, mean_labels, counts = [], [], [], [], []
-    for said, labels in parts:
+    for features, labels in parts:
         both = torch.stack([labels, labels[:, list(taxonomy.mirrored_labels)]])  # float64[2, S, C]
-        num = said.single.shape[2]
-        singles.append(said.single.flatten(0, 2))
-        means.append(said.mean.flatten(0, 1))
+        num = features.single.shape[2]
+        singles.append(features.single.flatten(0, 2))
+        means.append(features.mean.flatten(0, 1))
         mean_labels.append(both.flatten(0, 1))
         single_labels.append(mean_labels[-1].repeat_interleave(num, 0))
         counts.append(torch.full((len(singles[-1]),), 1 / num, dtype=torch.float64))

@@ -52,7 +52,7 @@ def check_unlabelled_options(
     """Refuse uses of the unlabelled pool that the chosen target or prompt does not allow.
 
     Raises:
-        ValueError: for captions, or for ``fixmatch`` behind descriptions.
+        ValueError: for captions, or for ``fixmatch`` with descriptions.
     """
     if (target == "caption" and (fixmatch or pseudo_labels)) or (describe and fixmatch):
         raise ValueError("fixmatch and pseudo_labels are for answers, fixmatch for those from frames alone")

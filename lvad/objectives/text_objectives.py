@@ -63,7 +63,7 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class ExpectedBLEU:
-    """The expected sentence-BLEU of what the model says, by REINFORCE with the leave-one-out baseline.
+    """The expected sentence-BLEU of the model's own texts, by REINFORCE with the leave-one-out baseline.
 
     Args:
         num_completions: K drawn answers per scene; at least 2.
