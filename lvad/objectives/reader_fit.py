@@ -128,13 +128,12 @@ def cross_fit(
     seen = [folds != fold for fold in range(num_folds)] + [torch.ones_like(folds, dtype=torch.bool)]
     models = [_fit([(features.select(rows), labels[rows])], penalty, taxonomy) for rows in seen]
     for _ in range(rounds - 1):
-        decided = _out_of_fold_probabilities(models, features, folds, taxonomy)
-        calibration = fit_calibration(decided, labels, num_actions)
+        calibration = fit_calibration(_out_of_fold(models, features, folds, taxonomy), labels, num_actions)
         scales = [*[None] * num_folds, calibration]  # only the last model may see the labels of all folds
         sure = [_confident_scenes(*pair, other, threshold, taxonomy) for pair in zip(models, scales, strict=True)]
         own = [(features.select(rows), labels[rows]) for rows in seen]
         models = [_fit(list(parts), penalty, taxonomy) for parts in zip(own, sure, strict=True)]
-    decided = _out_of_fold_probabilities(models, features, folds, taxonomy)
+    decided = _out_of_fold(models, features, folds, taxonomy)
     calibration = fit_calibration(decided, labels, num_actions)
     pseudo = label_probabilities(models[-1].whole, other, taxonomy)
     return CrossFit(models, calibration, decided, pseudo, probability_right(pseudo, calibration, num_actions))
@@ -146,9 +145,7 @@ def label_probabilities(model: Logistic, features: SceneFeatures, taxonomy: Taxo
     return (seen + mirrored[:, list(taxonomy.mirrored_labels)]) / 2
 
 
-def _out_of_fold_probabilities(
-    models: list[ReaderModels], features: SceneFeatures, folds: Tensor, taxonomy: Taxonomy
-) -> Tensor:
+def _out_of_fold(models: list[ReaderModels], features: SceneFeatures, folds: Tensor, taxonomy: Taxonomy) -> Tensor:
     """Label probabilities float64[n, C], each scene's by the model that has not seen it."""
     each = torch.stack([label_probabilities(model.whole, features, taxonomy) for model in models[:-1]])
     return each[folds, torch.arange(len(folds))]
