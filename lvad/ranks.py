@@ -90,7 +90,7 @@ def mean_over_ranks(values: dict[str, Tensor], device: torch.device, skip_nan: b
 
 
 def together(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a call that every rank makes at this moment and that may fail; if one fails, all ranks raise its error.
+    """Make a call that every rank makes at this moment; if it fails on one rank, all ranks fail with that message.
 
     Otherwise the other ranks would wait in their next exchange until it times out.
 

@@ -16,7 +16,7 @@ from lvad.types import Batch, Policy, Prefix, Rollouts, SceneSamples, Scores
 
 
 def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | None = None) -> Rollouts:
-    """Draw K completions per scene.
+    """Draw K completions per scene, with a seed of their own if one is given.
 
     Args:
         policy: the model.

@@ -49,7 +49,7 @@ class AnswerProbabilities(NamedTuple):
 
     @property
     def actions(self) -> Tensor:
-        """float[B, A], the probability that an action is in the answer."""
+        """The probability that each action is in the answer, float[B, A]."""
         # A sum and no matrix product, here and below: autocast would take that in bfloat16.
         sets = sets_of(self.action_sets)
         return (self.action_sets.exp().unsqueeze(-1) * sets).sum(-2)

@@ -78,7 +78,7 @@ class Similarity:
         self.tables = {f"{name} {when}": MatchTable() for name in names for when in WHEN}
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Drop all scenes."""
         for table in self.tables.values():
             table.reset()
 

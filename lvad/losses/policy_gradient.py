@@ -162,7 +162,7 @@ def clipped_surrogate(
     completion_mask: Bool[Tensor, "B K T"],
     clip: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """``reinforce`` for rollouts that an earlier state of the policy drew: the loss, and the share that is clipped.
+    """Compute ``reinforce`` for rollouts of an earlier state of the policy: the loss, and the share that is clipped.
 
     -(1 / B) sum_b sum_i min(w A, clamp(w, 1 - clip, 1 + clip) A), with w = pi(T_bi) / pi_old(T_bi) the ratio of the
     whole completions in the sampled density: one completion is one action. Where the policy has not moved w is 1 and

@@ -184,7 +184,7 @@ class RLOOPolicy(Shardable):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the policy's gradient without the critic's, whose different size would dominate the norm."""
+        """Clip the policy's gradient without the critic's, which has another scale and would change the norm."""
         with self.estimator.gradients_set_aside():
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
