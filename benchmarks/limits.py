@@ -29,7 +29,7 @@ from lvad.data.source import Source
 from lvad.data.splitting import stratified_permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic
-from lvad.modules.reader_fit import SceneFeatures, decide
+from lvad.objectives.reader_fit import SceneFeatures, label_probabilities
 from lvad.policy import HFPolicy, Sampling
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import BDD_OIA
@@ -109,7 +109,7 @@ def score(train: list[Heard], test: list[Heard], mend: Callable[[Heard], list[st
     x, y = means(said).flatten(0, 1), torch.cat([labels, labels[:, list(BDD_OIA.mirrored_labels)]])
     reader = fit_logistic(x, y, torch.ones(len(x), dtype=torch.float64), PENALTY)
     heard = means([mend(scene) for scene in test])
-    found = decide(reader, SceneFeatures(heard.unsqueeze(2), heard))
+    found = label_probabilities(reader, SceneFeatures(heard.unsqueeze(2), heard))
     wanted = torch.tensor([scene.labels for scene in test])
     parts = {"action": slice(BDD_OIA.num_actions), "reason": slice(BDD_OIA.num_actions, None)}
     return {

@@ -15,7 +15,7 @@ _WORD_BYTES: Final = 4
 
 
 def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
-    """16 bytes of shape and content, the same on every device: an id may name other pixels after an augmentation."""
+    """Hash shape and content to 16 bytes, the same on every device: one id may have other pixels after augmentation."""
     digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
     # Of a copy: once NumPy has seen a weight's storage it cannot be freed, as sharing weights out does after a step.
     copy = values.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -24,7 +24,7 @@ def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
 
 
 def fingerprints(tensors: Sequence[Tensor]) -> list[bytes]:
-    """16 bytes of shape, type and content for each tensor, the same on every device, which the host reads once.
+    """Hash shape, type and content of each tensor to 16 bytes, the same on every device, in one read by the host.
 
     ``content_digest`` needs the bytes on the host: 22 MB for 8 frames of 1280x720, which is a copy that waits for the
     device, and 20 ms of hashing. Here a device adds up its words, each times a number of its own, modulo 2^64; the
@@ -54,7 +54,7 @@ def fingerprints(tensors: Sequence[Tensor]) -> list[bytes]:
 
 
 def _sums(values: Tensor) -> Tensor:
-    """int64[N, 2] of N tensors."""
+    """Weighted sums of the words of N tensors by two sequences of factors, int64[N, 2]."""
     content = values.reshape(len(values), -1).view(torch.uint8)
     words = F.pad(content, (0, -content.shape[1] % _WORD_BYTES)).view(torch.int32).long()
     return torch.stack([(words * factors).sum(1) for factors in _factors(words.shape[1], words.device)], 1)
@@ -62,7 +62,7 @@ def _sums(values: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _factors(length: int, device: torch.device) -> Tensor:
-    """int64[2, length] that look random: SplitMix64 (Steele, Lea and Flood 2014) of their places."""
+    """Pseudo-random factors int64[2, length]: SplitMix64 (Steele, Lea and Flood 2014) of their positions."""
     places = torch.arange(1, 2 * length + 1, device=device).view(2, length)
     mixed = places * _signed(0x9E3779B97F4A7C15)
     mixed = (mixed ^ _shifted(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -75,12 +75,12 @@ def _signed(number: int) -> int:
 
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
-    """To the right, zeros coming in from the left."""
+    """Shift to the right, filling with zeros from the left."""
     return (values >> bits) & (2 ** (64 - bits) - 1)
 
 
 def on_host(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Numbers float[] on the CPU, detached: those of a device are waited for once, and not once for each."""
+    """Move numbers float[] to the CPU, detached, with one wait for the device instead of one for each."""
     away = {name: value.detach().float() for name, value in values.items() if value.device.type != "cpu"}
     read = dict(zip(away, torch.stack(list(away.values())).cpu().unbind(), strict=True)) if away else {}
     return {name: read[name] if name in read else value.detach() for name, value in values.items()}
@@ -88,9 +88,9 @@ def on_host(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Leave the random states of the CPU and of this device as they were.
+    """Restore the random states of the CPU and of this device after a block.
 
-    Not of all devices: those of other processes would each get a context of this one.
+    Not of all devices: on those of other processes this one would create a context.
     """
     if device.type == "cpu":
         with torch.random.fork_rng([]):
@@ -102,14 +102,14 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw with this seed for the time of a block, and leave the random states as they were."""
+    """Draw with this seed for the time of a block, and restore the random states afterwards."""
     with kept_random_state(device):
         torch.manual_seed(seed)
         yield
 
 
 def gather_logps(logps: Float[Tensor, "*batch V"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The entry of each token in its row of log-probabilities."""
+    """Select the entry of each token in its row of log-probabilities."""
     return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
@@ -124,7 +124,7 @@ def sequence_sum(values: Float[Tensor, "B K T"], completion_mask: Bool[Tensor, "
 
 
 def running_mean(mean: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "*shape"]:
-    """The mean of ``count`` values, of which ``value`` is the last and ``mean`` that of those before (any for 1).
+    """Update a mean to that of ``count`` values, with ``value`` the last and ``mean`` that of those before.
 
     Raises:
         ValueError: for a count below 1.
@@ -135,7 +135,7 @@ def running_mean(mean: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"], 
 
 
 def action_weights(actions: Int[Tensor, "N A"] | Bool[Tensor, "N A"]) -> Float[Tensor, " N"]:
-    """How much each scene should count, by the rarest of its true actions: against always-stop.
+    """Weight each scene by the rarest of its true actions, so that always answering "stop" does not pay.
 
     w_n = max over its true actions of 1 / share of the action, normalised to mean 1: one formula for balanced sampling
     and for a weighted loss. Where every scene has a single action, the weights of each action's scenes have the same

@@ -1,4 +1,4 @@
-"""Several processes as one: what each of them found about its scenes is put together before a score is computed."""
+"""Exchange between the processes (ranks) of one run: gathered rows, means, and errors that end all ranks."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -18,21 +18,21 @@ Row = TypeVar("Row")
 
 
 def num_ranks() -> int:
-    """Processes that train or evaluate together; 1 where none were started."""
+    """Return the number of processes that train or evaluate together; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def gather(found: T) -> list[T]:
-    """What every rank found, rank 0's first; all ranks must come by."""
+def gather(value: T) -> list[T]:
+    """Gather a value of every rank, rank 0's first; all ranks must call this."""
     if num_ranks() == 1:
-        return [found]
+        return [value]
     parts: list[Any] = [None] * num_ranks()
-    dist.all_gather_object(parts, found)
+    dist.all_gather_object(parts, value)
     return parts
 
 
 class SceneRows(Generic[Row]):
-    """What is known of each scene, by its id, on this rank.
+    """Collects one row per scene, by its id, on this rank, and gathers the rows of all ranks.
 
     Rows are plain values or tensors on the CPU, so that they can be sent to other processes.
     """
@@ -41,15 +41,15 @@ class SceneRows(Generic[Row]):
         self._rows: dict[str, Row] = {}
 
     def add(self, ids: Iterable[str], rows: Iterable[Row]) -> None:
-        """Add a row per scene; of a scene that comes again, the first stays."""
+        """Add a row per scene; the first row of a repeated scene stays."""
         for name, row in zip(ids, rows, strict=True):
             self._rows.setdefault(name, row)
 
     def gathered(self) -> list[Row]:
-        """The rows of all ranks, each scene's once; all ranks must come by.
+        """Gather the rows of all ranks, one for each scene; all ranks must call this.
 
-        The ranks' rows are taken in turn, since loaders deal out the scenes so: the order is that of one rank. Scenes
-        that a loader repeated, so that all ranks have as many, come last and drop out.
+        The ranks' rows are taken in turn, as loaders distribute the scenes, so the order is that of a single rank.
+        Scenes that a loader repeats to give every rank the same number come last and drop out.
         """
         turns = itertools.zip_longest(*(rows.items() for rows in gather(self._rows)))
         every = SceneRows[Row]()
@@ -58,12 +58,12 @@ class SceneRows(Generic[Row]):
         return list(every._rows.values())
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Drop all rows."""
         self._rows.clear()
 
 
 def log_gathered(module: LightningModule, values: dict[str, Tensor]) -> None:
-    """Log what every rank has computed from the scenes of all ranks.
+    """Log values that every rank has computed from the scenes of all ranks.
 
     The ranks' values are equal, and so is the largest of them. Lightning warns of values that are logged without such
     an exchange, which may be of one rank alone: that warning is not silenced.
@@ -73,12 +73,12 @@ def log_gathered(module: LightningModule, values: dict[str, Tensor]) -> None:
 
 
 def mean_over_ranks(values: dict[str, Tensor], device: torch.device, skip_nan: bool = False) -> dict[str, Tensor]:
-    """float[] values of a training step, as their mean over the ranks, in one exchange; on the CPU.
+    """Average float[] values of a training step over the ranks, in one exchange; the means are on the CPU.
 
     Args:
         values: under the same names on all ranks.
-        device: that the ranks exchange tensors of.
-        skip_nan: a NaN stands for a value that a rank has not; it is NaN afterwards only where no rank has one.
+        device: on which the ranks exchange tensors.
+        skip_nan: leave out NaNs, which stand for missing values; a mean is NaN only if no rank has a value.
     """
     if num_ranks() == 1:
         return values
@@ -90,9 +90,9 @@ def mean_over_ranks(values: dict[str, Tensor], device: torch.device, skip_nan: b
 
 
 def together(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do what every rank does at this moment and may fail at; if one fails, all end, each with its message.
+    """Make a call that every rank makes at this moment; if it fails on one rank, all ranks fail with that message.
 
-    Otherwise the others would wait for it in their next exchange until that times out.
+    Otherwise the other ranks would wait in their next exchange until it times out.
 
     Raises:
         OtherRankFailed: with the message of the first rank that failed, where this one did not.
@@ -115,5 +115,5 @@ def together(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def score_together(reward: Reward, batch: Batch, rollouts: Rollouts) -> Scores:
-    """A reward's scores, which every rank asks for at this moment: a judge that breaks on one ends them all."""
+    """Score completions on every rank at once; a reward that fails on one rank ends all of them."""
     return together(reward.score, batch, rollouts)

@@ -1,4 +1,4 @@
-"""Rollouts: drawing completions, what is said of them, and how a step's experience of them is kept for its updates."""
+"""Rollouts: how completions are drawn, what is logged of them, and how they are kept for the updates of one batch."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ from lvad.types import Batch, Policy, Prefix, Rollouts, SceneSamples, Scores
 
 
 def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | None = None) -> Rollouts:
-    """Draw K completions per scene.
+    """Draw K completions per scene, with a seed of their own if one is given.
 
     Args:
         policy: the model.
         prefix: B encoded scenes.
         num_completions: K.
-        seed: draw with this seed and leave the random state as it was: what is shown of the fixed validation
-            scenes must not change what is trained.
+        seed: of this draw alone; the random state is restored, so that what is shown of the validation scenes does
+            not change what is trained.
     """
     if seed is None:
         return policy.generate(prefix, num_completions)
@@ -32,7 +32,7 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
 
 
 def first_scenes(batch: Batch, count: int) -> Batch:
-    """The first scenes of a batch."""
+    """Return the first scenes of a batch."""
     return Batch(
         ids=batch.ids[:count],
         frames=batch.frames[:count],
@@ -46,7 +46,7 @@ def first_scenes(batch: Batch, count: int) -> Batch:
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:
-    """What can be said without a reward: float[] each.
+    """Statistics of the completions that need no reward: float[] each.
 
     Returns:
         Entropy in nats per token, length in tokens, share of truncated completions, and the share of completions that
@@ -65,7 +65,7 @@ def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:
 
 
 def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[str, Tensor]:
-    """What the groups of K rewards can teach.
+    """Statistics of the rewards and advantages of groups of K completions: float[] each.
 
     Args:
         scores: of B scenes, before any penalty.
@@ -73,7 +73,7 @@ def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[st
         is_kept: bool[B], False on scenes whose rewards were not finite.
 
     Returns:
-        float[] each: the number of scenes dropped and, over the others (NaN if there are none), the mean reward and
+        The number of scenes dropped and, over the others (NaN if there are none), the mean reward and
         the mean of every term, the mean of the best of K (Fig. 6 of the paper), the standard deviation of the
         advantages, and the share of scenes whose K rewards are all equal, which teach nothing. All on the CPU, from one
         read of the device.
@@ -82,7 +82,7 @@ def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[st
     host_kept, *host = torch.stack([column.float() for column in columns]).cpu()
     is_kept = host_kept[:, 0].bool()
     rewards, kept, *terms = (column[is_kept] for column in host)
-    best, worst = rewards.sort(1).values[:, [-1, 0]].unbind(1)  # no largest of nothing
+    best, worst = rewards.sort(1).values[:, [-1, 0]].unbind(1)  # defined without any scene, unlike amax
     return {
         "reward/dropped": (~is_kept).sum().float(),
         "reward/mean": rewards.mean(),
@@ -94,7 +94,7 @@ def reward_stats(scores: Scores, advantages: Tensor, is_kept: Tensor) -> dict[st
 
 
 def scene_samples(scenes: Batch, rollouts: Rollouts, scores: Scores) -> list[SceneSamples]:
-    """K completions of each of B scenes for the run's record; the advantages are those over their siblings."""
+    """Put K completions of each of B scenes on record, with their leave-one-out advantages."""
     can_compare = scores.total.shape[1] > 1
     advantages = leave_one_out(scores.total).tolist() if can_compare else [[]] * len(scenes.ids)
     return [
@@ -110,33 +110,37 @@ def scene_samples(scenes: Batch, rollouts: Rollouts, scores: Scores) -> list[Sce
     ]
 
 
-class Judged(NamedTuple):
-    """Rewards of the completions of B scenes."""
+class RolloutRewards(NamedTuple):
+    """The rewards of K completions of each of B scenes, and what they were made of.
+
+    An estimator is given ``adjusted`` and ``is_kept`` (in ``lvad.estimators.ScoredRollouts``); the rest is for the KL
+    loss and for the log.
+    """
 
     scores: Scores
-    """Of the reward, before any limit or penalty."""
+    """The reward's own scores, before any limit or penalty."""
     is_kept: Tensor
     """bool[B], False on scenes whose scores were not finite."""
-    rewards: Tensor
-    """float[B, K], limited, the penalties taken off."""
+    adjusted: Tensor
+    """float[B, K], the total scores within their limits, with the penalties subtracted."""
     ref_logps: Tensor | None = None
     """float[B, K, T] under the reference; None without a KL."""
-    stats: Mapping[str, Tensor] = MappingProxyType({})
+    kl_stats: Mapping[str, Tensor] = MappingProxyType({})
     """float[] of the KL, to log."""
 
 
 class Experience(NamedTuple):
-    """The completions drawn for a batch, and what they are worth."""
+    """The completions drawn for a batch, with their rewards and advantages."""
 
     rollouts: Rollouts
-    judged: Judged
+    rewards: RolloutRewards
     estimate: Estimate
     stats: dict[str, Tensor]
     """float[] to log."""
 
 
 class RolloutReuse:
-    """The experience of the present batch, from its first update to its last.
+    """Keeps the experience of a batch from its first update to its last.
 
     Lightning calls ``training_step`` anew for each update of an optimizer step and passes nothing from one call to the
     next. What the later calls need of the first is held here, between the hook ``optimizer_step``, which counts the
@@ -151,18 +155,18 @@ class RolloutReuse:
         self.num_updates, self.clip = num_updates, clip
         self.is_first = True
         self._experience: Experience | None = None
-        self._drawn_logps: Tensor | None = None
+        self._old_logps: Tensor | None = None
 
     def each_update(self) -> Iterator[int]:
-        """Count the updates of one batch, and forget its experience at the end."""
+        """Yield the number of each update of one batch, and drop its experience at the end."""
         for update in range(self.num_updates):
             self.is_first = update == 0
             yield update
-        self.is_first, self._experience, self._drawn_logps = True, None, None
+        self.is_first, self._experience, self._old_logps = True, None, None
 
     def keep(self, experience: Experience) -> None:
-        """Take the place of the last batch's experience."""
-        self._experience, self._drawn_logps = experience, None
+        """Keep the experience of a new batch in place of the last one's."""
+        self._experience, self._old_logps = experience, None
 
     @property
     def experience(self) -> Experience:
@@ -176,7 +180,7 @@ class RolloutReuse:
         return self._experience
 
     def policy_loss(self, logps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy gradient as a loss, float[], and where rollouts are used again the share that is clipped.
+        """Compute the policy gradient as a loss, float[]; with several updates also the share of clipped ratios.
 
         Args:
             logps: float[B, K, T] of the kept rollouts under the present policy.
@@ -184,28 +188,39 @@ class RolloutReuse:
         advantages, mask = self.experience.estimate.advantages, self.experience.rollouts.completion_mask
         if self.num_updates == 1:
             return reinforce(logps, advantages, mask), {}
-        if self._drawn_logps is None:
+        if self._old_logps is None:
             # Those of this pass and not of the sampler, so that rounding leaves the first ratio at 1.
-            self._drawn_logps = logps.detach()
-        loss, share = clipped_surrogate(logps, self._drawn_logps, advantages, mask, self.clip)
+            self._old_logps = logps.detach()
+        loss, share = clipped_surrogate(logps, self._old_logps, advantages, mask, self.clip)
         return loss, {"train/clipped": share}
 
 
-def experience_stats(rollouts: Rollouts, judged: Judged, estimate: Estimate) -> dict[str, Tensor]:
-    """What a batch says before it is learned from: float[] each, to log.
+def without_dropped_scenes(estimate: Estimate, is_kept: Tensor) -> Estimate:
+    """Set the advantages of scenes that take no part to 0.
+
+    Args:
+        estimate: of the estimator.
+        is_kept: bool[B] of the rewards; the estimate's own ``is_kept``, if it has one, takes its place.
+    """
+    is_kept = is_kept if estimate.is_kept is None else estimate.is_kept
+    return estimate._replace(advantages=estimate.advantages.where(is_kept.unsqueeze(1), 0.0), is_kept=is_kept)
+
+
+def experience_stats(rollouts: Rollouts, rewards: RolloutRewards, estimate: Estimate) -> dict[str, Tensor]:
+    """Collect what is logged of a batch's experience: float[] each.
 
     Args:
         rollouts: of B scenes.
-        judged: their rewards.
+        rewards: of their completions.
         estimate: its advantages as used, and which scenes take part.
     """
-    is_kept = judged.is_kept if estimate.is_kept is None else estimate.is_kept
-    rewards = reward_stats(judged.scores, estimate.advantages, is_kept)
-    return {**rollout_stats(rollouts), **judged.stats, **rewards, **estimate.logged}
+    is_kept = rewards.is_kept if estimate.is_kept is None else estimate.is_kept
+    of_rewards = reward_stats(rewards.scores, estimate.advantages, is_kept)
+    return {**rollout_stats(rollouts), **rewards.kl_stats, **of_rewards, **estimate.logged}
 
 
 def values_of_all_ranks(values: dict[str, Tensor], device: torch.device, may_drop: bool) -> dict[str, Tensor]:
-    """What a step logs, float[] on the CPU: means over the ranks, and how many scenes all of them dropped.
+    """Average what a step logs over the ranks, float[] on the CPU; dropped scenes are added up instead.
 
     Args:
         values: of this rank.

@@ -1,4 +1,4 @@
-"""What the stages hand to each other, and the two extension points.
+"""The types that stages exchange, and the two extension points ``Policy`` and ``Reward``.
 
 Shape legend, the same letters everywhere:
     B scenes in a batch        M frames of a scene      K completions per scene
@@ -28,10 +28,10 @@ class VideoFrame(NamedTuple):
     time_s: float
     """From the beginning; the picture is the one that a player shows then."""
     video_stream: int | None = None
-    """Which of several streams, as for ``lvad.data.videos.sample_video``."""
+    """Which of several streams of the file, as for ``lvad.data.videos.sample_video``."""
 
     def __str__(self) -> str:
-        """For messages."""
+        """Name the frame in messages."""
         return f"{self.video} at {self.time_s:g} s"
 
 
@@ -52,9 +52,9 @@ class Scene(NamedTuple):
     facts: Mapping[str, str] | None = None
     """What is true of the scene, attribute to value (drawn scenes only): never shown to a reward."""
     is_pseudo: bool = False
-    """True where a model gave the labels: nobody was asked for them."""
+    """True if a model gave the labels and not a person."""
     recording: str = ""
-    """The drive that it was cut from, where the source names it; empty where its id tells, or nothing does."""
+    """The drive that it was cut from, if the source names it; else empty, and its id may tell."""
 
 
 class Batch(NamedTuple):
@@ -72,13 +72,13 @@ class Batch(NamedTuple):
     recordings: list[str]
     """The drive of each, as of ``lvad.data.recordings.recording_of``."""
     taxonomy: Taxonomy = BDD_OIA
-    """What the labels are called."""
+    """The label set, which names the actions and reasons."""
 
 
 class Prefix(NamedTuple):
-    """What the policy sees before it speaks: B prompts with their images, read once for all completions.
+    """B encoded prompts with their images, computed once for all completions.
 
-    It holds until the policy's weights change.
+    It is valid until the policy's weights change.
     """
 
     embeds: Tensor
@@ -86,9 +86,9 @@ class Prefix(NamedTuple):
     lengths: tuple[int, ...]
     """Tokens of each of the B prompts, N in all."""
     lookup: Callable[[Tensor], Tensor]
-    """Embeds further tokens, float[L, D] of int64[L]; one gradient for these and the prompts'."""
+    """Embeds further tokens, float[L, D] of int64[L], with the same gradient path as the prompts' embeddings."""
     prompt_cache: Any = None
-    """What the policy that read the prompts keeps of them, for its own use."""
+    """The prompts' keys and values, or whatever else the policy keeps of them for its own use."""
 
 
 class Rollouts(NamedTuple):
@@ -109,7 +109,7 @@ class Rollouts(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The reward of every completion, and what it is made of."""
+    """The reward of every completion, and the terms it is made of."""
 
     total: Tensor
     """float[B, K]."""
@@ -123,7 +123,7 @@ class Policy(Protocol):
 
     @property
     def state_size(self) -> int:
-        """D of ``states``."""
+        """The width D of ``states``."""
         ...
 
     def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
@@ -135,23 +135,23 @@ class Policy(Protocol):
         ...
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
-        """float[B, K, T], differentiable, in the density that ``generate`` sampled from."""
+        """Compute log-probabilities float[B, K, T], differentiable, in the density that ``generate`` sampled from."""
         ...
 
     def reference_logprobs(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Tensor:
-        """float[B, K, T] under the frozen start, with the temperature and bans but no truncation."""
+        """Compute log-probabilities float[B, K, T] under the reference, with temperature and bans, not truncated."""
         ...
 
     def targets(self, texts: list[list[str]]) -> Rollouts:
-        """B times K given texts as completions."""
+        """Encode B times K given texts as completions."""
         ...
 
     def states(self, prefix: Prefix) -> Tensor:
-        """float[B, D], what the model knows of each scene before it speaks; without gradient."""
+        """Return a hidden state of each prompt, float[B, D], before any completion; without gradient."""
         ...
 
     def keep_reference(self) -> None:
-        """Remember the present weights as the reference, before the first update."""
+        """Keep the present weights as the reference, before the first update."""
         ...
 
     def refresh_reference(self) -> None:
@@ -159,11 +159,11 @@ class Policy(Protocol):
         ...
 
     def reference_state(self) -> dict[str, Tensor] | None:
-        """What a checkpoint must hold of a refreshed reference; None while it is the start."""
+        """Return what a checkpoint must hold of a refreshed reference; None while it is the start."""
         ...
 
     def load_reference_state(self, state: dict[str, Tensor]) -> None:
-        """Take it back."""
+        """Restore a refreshed reference from ``reference_state``."""
         ...
 
     def save_pretrained(self, folder: Path) -> None:
@@ -173,7 +173,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """A judge of completions; a frozen ``nn.Module`` with this method."""
+    """A model that scores completions; a frozen ``nn.Module`` with this method."""
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         """Score K completions of each of B scenes."""
@@ -197,7 +197,7 @@ class SceneSamples(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What ``predict`` says of one scene."""
+    """The description that ``predict`` writes of one scene, with its reward."""
 
     id: str
     description: str
@@ -206,15 +206,15 @@ class Prediction(NamedTuple):
 
 
 class SceneScores(NamedTuple):
-    """What a test found for one scene, so that runs can be compared scene by scene."""
+    """The test scores of one scene, so that runs can be compared scene by scene."""
 
     id: str
     scores: dict[str, tuple[float, float]]
     """Part and whole by name; the score of a set of scenes is the sum of the parts over that of the wholes."""
 
 
-class Decisions(NamedTuple):
-    """Image-text pairs with what a judge says of them, for a confusion matrix and a ROC curve."""
+class MatchProbabilities(NamedTuple):
+    """P(match) of N image-text pairs, beside whether they match: for a confusion matrix and a ROC curve."""
 
     probabilities: Tensor
     """float[N], P(match)."""
@@ -231,11 +231,11 @@ class Table(NamedTuple):
 
 
 class AnsweredScene(NamedTuple):
-    """What the second stage said of one scene, beside what is true."""
+    """The answer of the second stage for one scene, beside the labels."""
 
     id: str
     description: str
-    """What the first stage said; empty without one."""
+    """The description of the first stage; empty without one."""
     text: str
     """The answer as it was generated."""
     actions: tuple[int, ...]
@@ -253,4 +253,4 @@ class AnsweredScene(NamedTuple):
     true_reasons: tuple[int, ...] | None
     """R zeros and ones; None without labels."""
     recording: str = ""
-    """The drive that the scene was cut from; empty where only its id may tell."""
+    """The drive that the scene was cut from; empty if only its id may tell."""

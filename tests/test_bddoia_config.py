@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from rloo_bench.geometries import GEOMETRIES, SPECIAL, make_smolvlm
 
-from lvad.answers.describer import Description
+from lvad.answers.describer import DescriptionOptions
 from lvad.assets import CONFIGS
 from lvad.commands.lightning_cli import make_cli
 from lvad.policy.families.idefics3 import TiledFrameEncoder
@@ -106,4 +106,4 @@ def test_the_papers_second_stage_is_built_with_the_real_shapes(smolvlm_256m, con
     assert trainer.max_epochs == {"action_sft": 10, "two_stage": 3}[config]
     # The paper's own configurations leave every help against always-stop off.
     assert (module.logit_adjustment, module.objective.class_weights) == (0, False)
-    assert module.describer.style == {"action_sft": None, "two_stage": Description()}[config]
+    assert module.describer.style == {"action_sft": None, "two_stage": DescriptionOptions()}[config]

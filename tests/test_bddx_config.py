@@ -75,19 +75,19 @@ def test_rloo_is_built_and_takes_a_step_on_spans_without_their_texts(build):
     module, data = cli.model, cli.datamodule
     assert module.policy.prompts.describe == QUESTION
     assert (module.num_completions, module.kl.config.beta, module.audit) == (8, 0.05, "warn")
-    assert module.held_out.judge is not module.reward
+    assert module.greedy_scores.judge is not module.reward
     assert not [name for name, p in module.named_parameters() if p.requires_grad and "lora_" not in name]
     (batch,) = data.train_dataloader()
     check_frames(batch)
     assert batch.captions == [(), ()]
     logged = {}
-    module._log_training = lambda values, num_scenes: logged.update(values)
+    module.log_dict = lambda values, **_: logged.update(values)
     check_gradients(module, module.training_step(batch, 0)["loss"])
     assert {"reward/clip", "train/kl", "advantage/std"} <= set(logged)
     (held_out,) = data.val_dataloader()
     assert held_out.captions == [("It is night.",)] * 2  # for the audit
     module.validation_step(held_out, 0)
-    assert {"reward", "judge"} <= set(module.held_out.compute())
+    assert {"reward", "judge"} <= set(module.greedy_scores.compute())
 
 
 def test_both_stages_see_the_same_of_a_span():

@@ -5,7 +5,7 @@ import torch
 
 from lvad.estimators import Estimate
 from lvad.losses.policy_gradient import clipped_surrogate, reinforce
-from lvad.rollouts import Experience, Judged, RolloutReuse, experience_stats
+from lvad.rollouts import Experience, RolloutReuse, RolloutRewards, experience_stats
 from lvad.types import Rollouts, Scores
 
 
@@ -17,8 +17,8 @@ def make_rollouts():
 
 def make_experience(advantages=((1.0, -1.0),)):
     rewards = torch.tensor([[0.5, 0.25]])
-    judged = Judged(Scores(rewards, {}), torch.tensor([True]), rewards)
-    return Experience(make_rollouts(), judged, Estimate(torch.tensor(advantages)), {})
+    rewarded = RolloutRewards(Scores(rewards, {}), torch.tensor([True]), rewards)
+    return Experience(make_rollouts(), rewarded, Estimate(torch.tensor(advantages)), {})
 
 
 def test_each_update_after_the_first_finds_the_first_ones_experience():
@@ -85,11 +85,13 @@ def test_stats_leave_out_the_scenes_that_the_estimator_dropped():
     scores = Scores(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), {})
     tokens, mask, logps, entropies, is_truncated = (torch.cat([x, x]) for x in make_rollouts()[:5])
     rollouts = Rollouts(tokens, mask, logps, entropies, is_truncated, [["a", "b"], ["a", "c"]])
-    judged = Judged(scores, torch.tensor([True, True]), scores.total, stats={"train/kl": torch.tensor(0.5)})
+    rewarded = RolloutRewards(
+        scores, torch.tensor([True, True]), scores.total, kl_stats={"train/kl": torch.tensor(0.5)}
+    )
     estimate = Estimate(
         torch.zeros(2, 2), logged={"critic/loss": torch.tensor(2.0)}, is_kept=torch.tensor([True, False])
     )
-    stats = experience_stats(rollouts, judged, estimate)
+    stats = experience_stats(rollouts, rewarded, estimate)
     assert stats["reward/mean"] == 2
     assert stats["reward/dropped"] == 1
     assert (stats["train/kl"], stats["critic/loss"]) == (0.5, 2)

@@ -1,4 +1,4 @@
-"""How probable the parts of an answer are, by scoring whole answers behind one prefix."""
+"""Probabilities of the parts of an answer, from the scores of whole answers after one prefix."""
 
 import itertools
 import math
@@ -17,51 +17,51 @@ from lvad.text import render
 from lvad.types import Prefix, Rollouts
 
 TEXTS_AT_ONCE: Final = 8
-"""Texts of a scene in one packed forward: the memory of attention grows with the square of their number."""
+"""Texts of a scene in one packed forward pass: the memory of attention grows with the square of their number."""
 
 
 @cache
 def all_action_sets(num_actions: int) -> Tensor:
-    """int64[2^A, A], every answer to what may be done."""
+    """List every set of actions, int64[2^A, A]."""
     return torch.tensor(list(itertools.product((0, 1), repeat=num_actions)))
 
 
 @cache
 def mirrored_sets(taxonomy: Taxonomy) -> tuple[int, ...]:
-    """Entry i: the row of ``all_action_sets`` that is right in the mirrored scene where row i is right in the scene."""
+    """Map each row of ``all_action_sets`` to the row that is right in the mirrored scene where it is right itself."""
     sets = all_action_sets(taxonomy.num_actions)
     rows = sets.tolist()
     return tuple(rows.index(row) for row in sets[:, list(taxonomy.mirrored_actions)].tolist())
 
 
 def sets_of(logps: Tensor) -> Tensor:
-    """int64[2^A, A], the sets that float[B, 2^A] speaks of, on its device."""
+    """List the action sets int64[2^A, A] of log-probabilities float[B, 2^A], on their device."""
     return all_action_sets(logps.shape[-1].bit_length() - 1).to(logps.device)
 
 
 class AnswerProbabilities(NamedTuple):
-    """How probable the parts of an answer are in the model's own law."""
+    """Probabilities of the parts of an answer in the model's own distribution."""
 
     action_sets: Tensor
     """float[B, 2^A], log-probabilities of the rows of ``all_action_sets``."""
     reasons: Tensor | None
-    """float[B, R]; None where the stage names none."""
+    """float[B, R]; None if the stage names no reasons."""
 
     @property
     def actions(self) -> Tensor:
-        """float[B, A], the probability that an action is in the answer."""
+        """The probability that each action is in the answer, float[B, A]."""
         # A sum and no matrix product, here and below: autocast would take that in bfloat16.
         sets = sets_of(self.action_sets)
         return (self.action_sets.exp().unsqueeze(-1) * sets).sum(-2)
 
     def mirrored(self, taxonomy: Taxonomy = BDD_OIA) -> "AnswerProbabilities":
-        """Those of the mirrored scene, left and right exchanged; twice is these themselves."""
+        """Exchange left and right: the probabilities of the mirrored scene; twice gives the same again."""
         reasons = None if self.reasons is None else self.reasons[:, list(taxonomy.mirrored_reasons)]
         return AnswerProbabilities(self.action_sets[:, list(mirrored_sets(taxonomy))], reasons)
 
 
 def mean_probabilities(views: Sequence[AnswerProbabilities]) -> AnswerProbabilities:
-    """The mean of the probabilities over several views of the same scenes, each counting the same.
+    """Average the probabilities over several views of the same scenes, with equal weights.
 
     Args:
         views: at least one; all with reasons, or none.
@@ -73,9 +73,9 @@ def mean_probabilities(views: Sequence[AnswerProbabilities]) -> AnswerProbabilit
 
 @torch.no_grad()
 def action_set_logps(policy: HFPolicy, prefix: Prefix, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
-    """Log-probability of every action part, float32[B, 2^A], normalised over them.
+    """Compute the log-probability of every set of actions, float32[B, 2^A], normalised over the sets.
 
-    They are scored behind one prefix. The end is left out: with reasons to follow, an answer does not end there.
+    They are scored after one prefix, without an end token: with reasons to follow, an answer does not end there.
 
     Args:
         policy: the model.
@@ -90,10 +90,10 @@ def action_set_logps(policy: HFPolicy, prefix: Prefix, taxonomy: Taxonomy = BDD_
 def reason_probabilities(
     policy: HFPolicy, prefix: Prefix, actions: Tensor, reasons: Tensor, taxonomy: Taxonomy = BDD_OIA
 ) -> Tensor:
-    """P(reason is in the answer, everything else as answered), float[B, R].
+    """Compute P(reason is in the answer, everything else as answered), float[B, R].
 
-    All 2^R sets cannot be scored, and one reason's probability depends on the others that are named. So each is held
-    against the same answer with that reason left out or put in: the full conditional of the model's law, exact.
+    All 2^R sets cannot be scored, and one reason's probability depends on the others that are named. So each answer is
+    compared with the same answer with that reason left out or added: the exact full conditional of the model.
 
     Args:
         policy: the model.
@@ -114,7 +114,7 @@ def reason_probabilities(
 
 
 def _text_logps(policy: HFPolicy, prefix: Prefix, texts: list[list[str]], with_end: bool) -> Tensor:
-    """float32[B, N], log-probabilities of N texts of each scene; ``with_end``: with nothing behind them."""
+    """Compute log-probabilities of N texts of each scene, float32[B, N]; ``with_end``: of ending there too."""
     parts = []
     for begin in range(0, len(texts[0]), TEXTS_AT_ONCE):
         targets = policy.targets([row[begin : begin + TEXTS_AT_ONCE] for row in texts])
@@ -133,7 +133,7 @@ def _ended_by(targets: Rollouts, end_id: int) -> Rollouts:
 
 
 def balanced_choice(action_sets: Tensor, shares: Tensor, strength: float) -> Tensor:
-    """The action set of each scene that is best once common actions are made dearer, int64[B, A].
+    """Choose the best action set of each scene with a penalty on common actions, int64[B, A].
 
     log P(set) - strength * sum over its actions of logit(share): with strength 1, the sets are compared as if every
     action were true of half of the scenes.

@@ -1,4 +1,4 @@
-"""Answers of the second stage as a record: read, scored, and held against constant answers."""
+"""Records of second-stage answers: parsed, scored, and compared with constant answers."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +15,7 @@ from lvad.text import Answer, Flaw, parse
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Scene, Table
 
 SHOWN_SCORES: Final = ("macro_f1", "micro_f1", "f1_all", "exact_match", "bit_accuracy")
-"""What the table of floors shows of actions and of reasons."""
+"""Scores of actions and of reasons in the table of constant answers (floors)."""
 
 
 def parse_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> list[Answer]:
@@ -23,7 +23,7 @@ def parse_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy =
 
     Args:
         texts: as generated.
-        with_reasons: False where the stage answers with actions alone: there a missing reason is no flaw.
+        with_reasons: False if the stage answers with actions alone, where a missing reason is no flaw.
         taxonomy: what the labels are called.
     """
     answers = [parse(text, taxonomy) for text in texts]
@@ -45,8 +45,8 @@ def answered_scenes(
     Args:
         batch: the scenes.
         texts: as generated.
-        answers: what they say.
-        descriptions: what stood in the prompt; empty texts without one.
+        answers: the parsed texts.
+        descriptions: those in the prompt; empty texts without one.
         probabilities: None where they were not computed.
     """
     labels = batch.actions.tolist(), batch.reasons.tolist()
@@ -74,7 +74,7 @@ def answered_scenes(
 
 
 def training_labels(scenes: Sequence[Scene], with_reasons: bool, taxonomy: Taxonomy = BDD_OIA) -> Labels | None:
-    """The labels that a constant answer may be learnt from, a model's not among them; None without any."""
+    """Collect the labels that constant answers are learnt from, without pseudo-labels; None without any."""
     labelled = [s for s in scenes if s.actions is not None and not s.is_pseudo]
     known = [s for s in labelled if s.reasons is not None or not with_reasons]
     if not known:
@@ -84,22 +84,22 @@ def training_labels(scenes: Sequence[Scene], with_reasons: bool, taxonomy: Taxon
 
 
 def floors(answers: Answers, training: Labels) -> dict[str, Answers]:
-    """Constant answers to the scenes of ``answers``."""
+    """Make constant answers to the scenes of ``answers``."""
     return floor_answers(Labels(answers.true_actions, answers.true_reasons, answers.taxonomy), training)
 
 
 def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool = False) -> Table:
-    """The model's scores with their 95 % intervals beside those of constant answers, in percent.
+    """Make a table of the model's scores with 95 % intervals beside those of constant answers, in percent.
 
     Args:
         answers: the model's.
         constant: as of ``floors``.
-        is_oracle: whether the answers stand behind true descriptions, which the title says.
+        is_oracle: whether the prompts held true descriptions, which the title says.
     """
     kinds = ("action", "reason") if answers.reasons is not None else ("action",)
     names = [f"{kind}_{score}" for kind in kinds for score in SHOWN_SCORES]
     own = bootstrap_scores(answers)
-    others = {name.replace("_", " "): driving_scores(said) for name, said in constant.items()}
+    others = {name.replace("_", " "): driving_scores(other) for name, other in constant.items()}
     rows = []
     for name in names:
         mean, low, high = (f"{100 * value:.1f}" for value in own[name])
@@ -115,25 +115,25 @@ def log_floors(module: LightningModule, answers: Answers, is_oracle: bool = Fals
     Args:
         module: tested beside its data module.
         answers: the module's.
-        is_oracle: whether they stand behind true descriptions.
+        is_oracle: whether the prompts held true descriptions.
 
     Returns:
-        The table of floors; nothing where no training label is at hand.
+        The table of floors; nothing without training labels.
     """
     training = training_labels(training_scenes(module), answers.reasons is not None, answers.taxonomy)
     if training is None:
         return []
     constant = floors(answers, training)
-    for name, said in constant.items():
-        log_gathered(module, {f"test/{name}/{score}": value for score, value in driving_scores(said).items()})
+    for name, floor in constant.items():
+        log_gathered(module, {f"test/{name}/{score}": value for score, value in driving_scores(floor).items()})
     return [floors_table(answers, constant, is_oracle)]
 
 
 def training_scenes(module: LightningModule) -> list[Scene]:
-    """Those of the module's data module; none without one."""
+    """Return the training scenes of the module's data module; none without one."""
     return getattr(getattr(module.trainer, "datamodule", None), "scenes", {}).get("train", [])
 
 
 def gather_answers(answered: list[AnsweredScene]) -> list[AnsweredScene]:
-    """The answers of every rank, rank 0's first, and one of a scene that somebody's own loader repeats."""
+    """Gather the answers of every rank, rank 0's first; a scene that a loader repeats counts once."""
     return list({scene.id: scene for part in gather(answered) for scene in part}.values())

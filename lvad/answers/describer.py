@@ -1,6 +1,7 @@
-"""Stage 1's description before stage 2's question."""
+"""Descriptions of scenes by stage 1, which stage 2 puts before its question."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +15,12 @@ from lvad.rewards.checks import frozen
 from lvad.types import Batch, Reward
 
 GREY = 128
-"""What hidden frames are filled with: SmolVLM drops an all-black one as padding."""
+"""Value of hidden frames: SmolVLM drops an all-black frame as padding."""
 
 
 @dataclass(frozen=True)
-class Description:
-    """What stands before the question: what the policy's start, which is stage 1, says of the scene.
+class DescriptionOptions:
+    """Options of the description that the policy's start, which is stage 1, puts before the question.
 
     Args:
         sampled: draw a new description at every training step (greedy in evaluation); False takes the greedy one,
@@ -33,7 +34,7 @@ class Description:
         source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (drawn
             scenes alone have one). Captions are labels: an upper bound of what descriptions can give, no method.
         best_of: take the best of so many sampled descriptions instead of the greedy one, once per scene; 1 for none.
-        reward: says which one is best, in evaluation too: it must need no labels.
+        reward: chooses the best one, in evaluation too, so it must not need labels.
 
     Raises:
         ValueError: for a share outside [0, 1], captions that should be sampled, or one of ``best_of`` and ``reward``
@@ -62,10 +63,10 @@ class Description:
             )
 
     def hidden_share(self, is_training: bool, progress: float) -> float:
-        """The share of the scenes whose frames are hidden.
+        """Return the share of the scenes whose frames are hidden.
 
         Args:
-            is_training: and no evaluation.
+            is_training: True in training, False in evaluation.
             progress: the share of the fit's steps that are done.
         """
         if self.text_only:
@@ -76,37 +77,49 @@ class Description:
 
 
 class Describer(nn.Module):
-    """Makes descriptions by weights that are never trained, and keeps the greedy ones.
+    """Makes descriptions with weights that are never trained, and keeps the greedy ones.
 
     Args:
-        style: how; None describes nothing.
+        style: the options; None describes nothing.
     """
 
-    def __init__(self, style: Description | None) -> None:
+    def __init__(self, style: DescriptionOptions | None) -> None:
         super().__init__()
         self.style = style
         self.reward = None if style is None or style.reward is None else frozen(style.reward, "describe.reward")
-        self.known: dict[str, str] = {}
-        """By the frames' content and by what was asked."""
+        self._known: dict[str, str] = {}
+        """The kept descriptions, by the frames' content and by what was asked."""
 
     @property
     def is_policy(self) -> bool:
-        """Whether the policy's start describes, and so belongs to what answers."""
+        """Whether the policy's start describes, so that an export must hold its weights too."""
         return self.style is not None and self.style.source == "policy"
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether what is hidden depends on how far the fit is."""
+        """Whether the share of hidden frames depends on the progress of the fit."""
         return self.style is not None and self.style.all_hidden_until > 0
 
     @property
     def is_oracle(self) -> bool:
-        """Whether descriptions are made of labels."""
+        """Whether the descriptions come from labels."""
         return self.style is not None and self.style.source == "caption"
+
+    def kept_descriptions(self) -> dict[str, str]:
+        """Return the descriptions that are kept, for a checkpoint."""
+        return dict(self._known)
+
+    def restore_descriptions(self, kept: Mapping[str, str]) -> None:
+        """Put kept descriptions in place of the present ones.
+
+        Args:
+            kept: as of ``kept_descriptions``.
+        """
+        self._known = dict(kept)
 
     @torch.no_grad()
     def describe(self, policy: HFPolicy, batch: Batch, is_training: bool) -> list[str]:
-        """B descriptions; empty where none is wanted.
+        """Describe B scenes; the texts are empty if no description is wanted.
 
         Raises:
             DataError: where a scene's caption is asked for and it has none.
@@ -116,36 +129,36 @@ class Describer(nn.Module):
         if self.style.source == "caption":
             return [_true_description(*scene) for scene in zip(batch.ids, batch.captions, strict=True)]
         if self.style.sampled and is_training:
-            return self.sample(policy, batch, 1)[0]
+            return self.sample_descriptions(policy, batch, 1)[0]
         # Not by the id: other pictures may have it too, such as those that a run's checkpoint is asked to predict.
         asked = f"{policy.prompts.describe}\0{policy.sampling.max_new_tokens}\0{self.style.best_of}\0".encode()
         keys = [hashlib.blake2b(asked + seen, digest_size=16).hexdigest() for seen in fingerprints(batch.frames)]
-        if not all(key in self.known for key in keys):
-            self.known |= dict(zip(keys, self._choose(policy, batch, self.style.best_of), strict=True))
-        return [self.known[key] for key in keys]
+        if not all(key in self._known for key in keys):
+            self._known |= dict(zip(keys, self._choose(policy, batch, self.style.best_of), strict=True))
+        return [self._known[key] for key in keys]
 
     def _choose(self, policy: HFPolicy, batch: Batch, best_of: int) -> list[str]:
         with policy.as_reference() as start:
-            said = start.generate(start.encode(batch), best_of, greedy=best_of == 1)
+            rollouts = start.generate(start.encode(batch), best_of, greedy=best_of == 1)
         if self.reward is None:
-            return [row[0] for row in said.texts]
-        best = self.reward.score(batch, said).total.cpu().argmax(1).tolist()
-        return [row[i] for row, i in zip(said.texts, best, strict=True)]
+            return [row[0] for row in rollouts.texts]
+        best = self.reward.score(batch, rollouts).total.cpu().argmax(1).tolist()
+        return [row[i] for row, i in zip(rollouts.texts, best, strict=True)]
 
     @staticmethod
     @torch.no_grad()
-    def sample(policy: HFPolicy, batch: Batch, count: int) -> list[list[str]]:
-        """So many times B descriptions, drawn anew."""
+    def sample_descriptions(policy: HFPolicy, batch: Batch, count: int) -> list[list[str]]:
+        """Draw ``count`` new descriptions of each of B scenes: ``count`` rows of B texts."""
         with policy.as_reference() as start:
             rows = start.generate(start.encode(batch), count, greedy=False).texts
-        return [list(said) for said in zip(*rows, strict=True)]
+        return [list(texts) for texts in zip(*rows, strict=True)]
 
     def hide(self, batch: Batch, is_training: bool, progress: float = 1.0) -> Batch:
-        """The scenes with some of their frames hidden, drawn anew at every call.
+        """Hide the frames of some scenes, which are drawn anew at every call.
 
         Args:
             batch: the scenes.
-            is_training: in evaluation all are shown, unless the style is ``text_only``.
+            is_training: in evaluation all frames are shown, unless the options say ``text_only``.
             progress: the share of the fit's steps that are done.
         """
         share = 0.0 if self.style is None else self.style.hidden_share(is_training, progress)

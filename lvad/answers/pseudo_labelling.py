@@ -1,4 +1,4 @@
-"""What a trained stage 2 is sure of on scenes without labels, as labels for a later fit (self-training)."""
+"""Pseudo-labels: confident answers of a trained stage 2 on unlabelled scenes, for a later fit (self-training)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from lvad.data.collate import SceneDataset
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.loaders import evaluation_loader
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from lvad.fit_state import data_of
 from lvad.metrics.calibration import fit_platt
+from lvad.trainer_queries import data_module_of
 from lvad.types import AnsweredScene, Batch, Scene
 
 
 class AnswerWithProbability(NamedTuple):
-    """An answer, and how probable its set of actions is."""
+    """An answer with the probability of its set of actions."""
 
     scene: AnsweredScene
     probability: float
@@ -30,11 +30,11 @@ class AnswerWithProbability(NamedTuple):
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Label the training scenes that the budget, or ``num_scenes.train``, leaves out, and keep what is sure.
+    """Pseudo-labels the training scenes that the budget, or ``num_scenes.train``, leaves out, if it is confident.
 
-    The probability is that of the set of actions; the reasons are kept as answered behind it. Where labelled validation
-    scenes were answered rightly and wrongly, the probability is calibrated on them (Platt 1999); those that
-    choose nothing but this cost labels too. Without them it is taken as it is.
+    The probability is that of the set of actions; the reasons are kept as answered after it. If there are labelled
+    validation scenes with right and with wrong answers, the probability is calibrated on them (Platt 1999); they cost
+    labels even if they serve nothing else. Without them the probability is taken as it is.
 
     Args:
         threshold: least probability of a set of actions that is kept.
@@ -60,17 +60,17 @@ class PseudoLabels:
         decide: Callable[[Batch], tuple[DecodedAnswers, list[str]]],
         with_reasons: bool,
     ) -> Path:
-        """Label the pool and write the file beside the exported model; returns its path.
+        """Label the pool, write the file beside the exported model, and return its path.
 
         Args:
             folder: of the export.
             module: whose device computes; its data holds the pool and the validation scenes.
-            decide: answers a batch, with probabilities, behind descriptions.
+            decide: answers a batch with probabilities; returns the descriptions too.
             with_reasons: whether answers name reasons.
         """
-        data, was_training = data_of(module.trainer), module.training
+        data, was_training = data_module_of(module.trainer), module.training
         module.eval()
-        held_out, said = (
+        of_validation, of_pool = (
             [
                 one
                 for batch in _batches(module, data, scenes)
@@ -79,17 +79,17 @@ class PseudoLabels:
             for scenes in (data.scenes["val"], data.pool)
         )
         module.train(was_training)
-        platt = calibration_on(held_out)
-        kept = confident_labels(said, platt, self.threshold)
+        platt = calibration_on(of_validation)
+        kept = confident_labels(of_pool, platt, self.threshold)
         how = "as they are: no validation scenes to calibrate them on" if platt is None else "calibrated on validation"
-        rank_zero_info(f"pseudo-labels: {len(kept)} of {len(said)} scenes; probabilities {how}")
+        rank_zero_info(f"pseudo-labels: {len(kept)} of {len(of_pool)} scenes; probabilities {how}")
         return write_pseudo_labels(folder, kept)
 
 
 def answers_with_probability(
     batch: Batch, decoded: DecodedAnswers, descriptions: Sequence[str], with_reasons: bool
 ) -> list[AnswerWithProbability]:
-    """B decisions with the probability of each answered set of actions."""
+    """Put B decisions on record with the probability of each answered set of actions."""
     assert decoded.probabilities is not None
     answered = record_answers(batch, decoded, descriptions, with_reasons)
     actions = torch.tensor([scene.actions for scene in answered])
@@ -98,17 +98,19 @@ def answers_with_probability(
 
 
 def set_probability(action_sets: Tensor, actions: Tensor) -> Tensor:
-    """float[B], the probability of each answered set: float[B, 2^A] log-probabilities and int[B, A] flags."""
+    """Select the probability float[B] of each answered set int[B, A] from log-probabilities float[B, 2^A]."""
     is_answered = (sets_of(action_sets) == actions.to(action_sets.device).unsqueeze(1)).all(-1)
     return action_sets.exp()[is_answered]
 
 
-def calibration_on(said: Sequence[AnswerWithProbability]) -> Tensor | None:
-    """Slope and offset, float64[2], of P(actions are right) = sigmoid(a logit(probability) + b).
+def calibration_on(answers: Sequence[AnswerWithProbability]) -> Tensor | None:
+    """Fit slope and offset, float64[2], of P(actions are right) = sigmoid(a logit(probability) + b).
 
-    None without both right and wrong answers, which say nothing of how sure the model should be.
+    None unless there are both right and wrong answers: else nothing can be fitted.
     """
-    known = [(one.probability, one.scene.true_actions == one.scene.actions) for one in said if one.scene.true_actions]
+    known = [
+        (one.probability, one.scene.true_actions == one.scene.actions) for one in answers if one.scene.true_actions
+    ]
     if len({is_right for _, is_right in known}) < 2:
         return None
     probabilities, is_right = zip(*known, strict=True)
@@ -116,20 +118,20 @@ def calibration_on(said: Sequence[AnswerWithProbability]) -> Tensor | None:
 
 
 def confident_labels(
-    said: Sequence[AnswerWithProbability], platt: Tensor | None, threshold: float
+    answers: Sequence[AnswerWithProbability], platt: Tensor | None, threshold: float
 ) -> dict[str, PseudoLabel]:
-    """The valid answers whose calibrated probability is at least the threshold.
+    """Keep the valid answers whose calibrated probability is at least the threshold.
 
     Args:
-        said: answers.
+        answers: of the scenes, with their probabilities.
         platt: slope and offset, as of ``calibration_on``; None takes the probabilities as they are.
         threshold: in [0, 1].
     """
-    raw = torch.tensor([one.probability for one in said], dtype=torch.float64)
+    raw = torch.tensor([one.probability for one in answers], dtype=torch.float64)
     found = raw if platt is None else (platt[0] * _logit(raw.tolist()) + platt[1]).sigmoid()
     return {
         one.scene.id: PseudoLabel(one.scene.actions, one.scene.reasons, round(probability, 6))
-        for one, probability in zip(said, found.tolist(), strict=True)
+        for one, probability in zip(answers, found.tolist(), strict=True)
         if one.scene.is_valid and probability >= threshold
     }
 

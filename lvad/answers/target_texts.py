@@ -1,4 +1,4 @@
-"""The texts that the supervised stage learns, and how long they are."""
+"""The target texts of the supervised stage, and their length in tokens."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -13,11 +13,11 @@ from lvad.types import UNLABELLED, Batch, Policy, Scene
 Target = Literal["action", "answer", "caption"]
 
 MOST_COUNTED: Final = 2048
-"""Texts whose tokens are counted; more are judged by these."""
+"""The most texts whose tokens are counted; with more, these stand for all."""
 
 
 def label_texts(target: Target | None, scenes: Sequence[Scene], taxonomy: Taxonomy = BDD_OIA) -> list[str]:
-    """Every text that scenes with labels, or with captions, give; none for a stage that learns no texts."""
+    """List every target text of scenes with labels or captions; none for a stage that learns no texts."""
     if target == "caption":
         return [caption for scene in scenes for caption in scene.captions]
     if target is None:
@@ -27,13 +27,13 @@ def label_texts(target: Target | None, scenes: Sequence[Scene], taxonomy: Taxono
 
 
 def mean_tokens(policy: Policy, texts: list[str]) -> float:
-    """Tokens of a text with its end, on average over the first ones."""
+    """Count the tokens of a text with its end, on average over the first texts."""
     counted = texts[:MOST_COUNTED]
     return policy.targets([counted]).completion_mask.sum().item() / len(counted)
 
 
 def target_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[list[str]]:
-    """B rows of texts to learn, as many in each.
+    """Make B rows of target texts, as many in each.
 
     Raises:
         DataError: for a scene without labels, or without captions.
@@ -49,7 +49,7 @@ def target_texts(target: Target, batch: Batch, num_targets: int = 1) -> list[lis
 
 
 def draw_captions(name: str, captions: Sequence[str], count: int) -> list[str]:
-    """So many captions of a scene, different ones as far as there are.
+    """Draw ``count`` captions of a scene, without repetition as long as there are enough.
 
     Raises:
         DataError: without any.

@@ -1,4 +1,4 @@
-"""Lightning callbacks that a fit runs with or may be given: learning rate, weights, seeds, and the plan of the fit."""
+"""Lightning callbacks of a fit: learning rate, averaged weights, seeds, and the plan with its trial step."""
 
 from lvad.callbacks.kl_rate import KLRate
 from lvad.callbacks.weight_average import AverageWeights

@@ -1,4 +1,4 @@
-"""What a fit will train, on what and in how much memory, said before its first step."""
+"""Prints the plan of a fit before its first step: what it trains, on which labels, in how much memory."""
 
 import inspect
 from collections.abc import Iterable
@@ -22,12 +22,11 @@ MB: Final = 1e6
 
 
 class FitPlan(Callback):
-    """Says what is trained and what is frozen, how many labels and tokens teach it, and how much memory it needs.
+    """Prints what is trained and what is frozen, how many labels and tokens it learns from, and the memory it needs.
 
-    It also tries a training step on the worst batch, so that one which does not fit fails in the first seconds.
+    It also tries a training step on the worst batch, so that one that does not fit fails in the first seconds.
 
-    Strategies that shard the weights (FSDP2) are planned, not tried: their modules run only within their own training
-    step.
+    With strategies that shard the weights (FSDP2) no step is tried: their modules run only in their own training step.
 
     Args:
         preflight: try the worst batch: the longest prompts, every completion as long as it may be.
@@ -38,7 +37,7 @@ class FitPlan(Callback):
         self.rows: Rows = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Try, and say.
+        """Try the worst batch, and print the plan.
 
         Raises:
             DoesNotFit: if memory runs out.
@@ -51,12 +50,12 @@ class FitPlan(Callback):
             )
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, BDDOIADataModule):
-            return  # somebody's own loader: what it will give is not known
+            return  # a loader that is not lvad's: its batches are not known
         tried, is_shared = None, not _can_be_tried(trainer)
         can_try = self.preflight and not is_shared and pl_module.automatic_optimization  # else it has no loss
         batch = worst_batch(data, getattr(pl_module, "policy", None)) if can_try else None
         if batch is not None:
-            tried = try_step(trainer, pl_module, batch, room_bytes(trainer, pl_module))
+            tried = try_step(trainer, pl_module, batch, later_step_bytes(trainer, pl_module))
         self.rows = [
             *parameter_rows(pl_module),
             *label_rows(pl_module, data.scenes["train"], data.taxonomy),
@@ -68,7 +67,7 @@ class FitPlan(Callback):
 
 
 def parameter_rows(module: nn.Module) -> Rows:
-    """Parameters of each part, trained and frozen."""
+    """Count the parameters of each part, trained and frozen."""
     rows = []
     for name, part in module.named_children():
         parameters = list(part.parameters())
@@ -81,7 +80,7 @@ def parameter_rows(module: nn.Module) -> Rows:
 
 
 def label_rows(module: Any, scenes: list[Scene], taxonomy: Taxonomy = BDD_OIA) -> Rows:
-    """Scenes whose labels are learnt from, and the tokens of those labels where they are learnt as text."""
+    """Count the scenes whose labels are learnt from, and the tokens of labels that are learnt as text."""
     pseudo = [scene for scene in scenes if scene.is_pseudo]
     labelled = [scene for scene in scenes if (scene.actions is not None or scene.captions) and not scene.is_pseudo]
     row = f"{len(labelled):,} of {len(scenes):,} training scenes" if scenes else "none, training scenes are streamed"
@@ -97,7 +96,7 @@ def label_rows(module: Any, scenes: list[Scene], taxonomy: Taxonomy = BDD_OIA) -
 
 
 def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, tried: TrialStep | None) -> Rows:
-    """Scenes and, once a batch was tried, tokens of one optimizer step."""
+    """Count the scenes of one optimizer step and, once a batch was tried, its tokens."""
     scenes = batch_size * accumulated * num_devices
     what = f"{scenes} scenes ({batch_size} x {accumulated} accumulated x {num_devices} devices)"
     completions = getattr(module, "num_completions", None)
@@ -107,13 +106,14 @@ def step_rows(module: Any, batch_size: int, accumulated: int, num_devices: int, 
     rows = [("one step", what)]
     if tried is not None and tried.prompt_tokens:
         times = accumulated * num_devices
-        prompts, said = tried.prompt_tokens * times, tried.completion_tokens * times
-        rows.append(("tokens of a step", f"at most {prompts + said:,}: {prompts:,} of prompts, {said:,} learnt from"))
+        prompts, targets = tried.prompt_tokens * times, tried.completion_tokens * times
+        tokens = f"at most {prompts + targets:,}: {prompts:,} of prompts, {targets:,} learnt from"
+        rows.append(("tokens of a step", tokens))
     return rows
 
 
-def room_bytes(trainer: Trainer, module: nn.Module) -> int:
-    """What lies beside a later step, and not yet beside the first: the optimizer's states, accumulated gradients."""
+def later_step_bytes(trainer: Trainer, module: nn.Module) -> int:
+    """Return the bytes that a later step needs beyond the first: optimizer states and accumulated gradients."""
     gradients = _trained_bytes(module) if trainer.accumulate_grad_batches > 1 else 0
     return gradients + sum(optimizer_bytes(optimizer) or 0 for optimizer in trainer.optimizers)
 
@@ -121,7 +121,7 @@ def room_bytes(trainer: Trainer, module: nn.Module) -> int:
 def memory_rows(
     module: nn.Module, optimizers: list[torch.optim.Optimizer], tried: TrialStep | None, remark: str = ""
 ) -> Rows:
-    """Bytes on one device that shards nothing."""
+    """Add up the memory on one device without sharding."""
     copy = getattr(getattr(module, "policy", None), "kept_copy", None)
     held = [module] if copy is None else [module, copy]
     weights = sum(_bytes([*part.parameters(), *part.buffers()]) for part in held)
@@ -140,10 +140,10 @@ def memory_rows(
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int | None:
-    """Bytes that an optimizer of PyTorch will keep: what it keeps per element of one small weight, times all.
+    """Return the bytes that a PyTorch optimizer will keep: those per element of a small probe, times all elements.
 
-    None for those that such a trial tells nothing of: of other libraries, which may keep other things for small weights
-    than for large ones, and with needs of their own.
+    None for optimizers that such a probe cannot tell of: those of other libraries, which may treat small weights
+    unlike large ones, and those that need a closure or sparse gradients.
     """
     kind = type(optimizer)
     if not kind.__module__.startswith("torch.optim"):

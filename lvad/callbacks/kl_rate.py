@@ -1,4 +1,4 @@
-"""A learning rate steered by the KL: how fast a policy may leave its frozen start.
+"""A learning rate that is adapted to the KL, so that a policy leaves its frozen start at a chosen speed.
 
 Departures from the adaptive schedules of the field (Heess et al. 2017, arXiv:1707.02286, whose coefficient keeps the KL
 of an update within a band around its target; rsl_rl's ``schedule="adaptive"``, which does so with the learning rate):
@@ -22,16 +22,16 @@ from lvad.errors import DataError
 
 MEASURED = "train/kl"
 CRITIC = "critic"
-"""Name of the parameter group that is left alone: a critic does not move the policy."""
+"""Name of the parameter group whose rate stays: a critic does not move the policy."""
 
 
 def next_factor(factor: float, kl: float, target: float, change: float, low: float, high: float) -> float:
-    """The factor on the learning rates after a window.
+    """Compute the factor on the learning rates after a window.
 
     Args:
         factor: before it.
         kl: mean over the window, in nats per completion.
-        target: in the same unit; within half and twice of it nothing changes.
+        target: in the same unit; between half and twice of it nothing changes.
         change: what the factor is divided by above twice the target, and multiplied by below half of it.
         low: the least factor.
         high: the greatest.
@@ -86,15 +86,15 @@ class KLRate(Callback):
         self.rates: list[list[float]] = []  # as configured, per optimizer and parameter group
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit must know."""
+        """Return the factor and the unfinished window, for a resumed fit."""
         return copy.deepcopy({name: getattr(self, name) for name in ("factor", "kls")})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the factor and the unfinished window."""
         self.factor, self.kls = state_dict["factor"], list(state_dict["kls"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be steered; note the configured rates, before a checkpoint's optimizer is back."""
+        """Refuse a fit without a KL or with a schedule; note the configured rates before a checkpoint is restored."""
         if trainer.lr_scheduler_configs:
             raise DataError("KLRate sets the learning rate, and so does lr_scheduler: leave one of them out")
         if getattr(pl_module, "kl", self) is None:  # said here, before a validation; others are found out later
@@ -104,7 +104,7 @@ class KLRate(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the batch to the window, and set the rates where it is full."""
+        """Add the batch to the window, and set the rates when the window is full."""
         if MEASURED not in trainer.callback_metrics:
             raise DataError(_unmeasured())
         self.kls.append(float(trainer.callback_metrics[MEASURED]))

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the number of the training step and not on what happened before it."""
+"""Seeds the random numbers of each training step by its number, whatever happened before it."""
 
 import hashlib
 import os
@@ -10,20 +10,20 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 _GIVEN: Final = "PL_GLOBAL_SEED"
-"""Where ``seed_everything`` leaves its seed, for the processes of other devices too."""
+"""Environment variable in which ``seed_everything`` leaves its seed, also for the processes of other devices."""
 
 
 class StepSeeds(Callback):
     """Seeds all generators before every training batch, from the run's seed, the batch's number and the rank.
 
-    So a run that was killed goes on with the random numbers that it would have had, on any number of devices, without a
-    checkpoint of their states; and neither a validation nor a picture for the record changes what is trained.
+    So a resumed run draws the random numbers that it would have drawn, on any number of devices, without a checkpoint
+    of their states; and neither a validation nor a picture for the record changes what is trained.
 
-    The seed is that of ``seed_everything``, also where a checkpoint holds another one; without it that of the
-    checkpoint, or a new one.
+    The seed is that of ``seed_everything``, even if a checkpoint holds another one; without it the checkpoint's, or a
+    new one.
 
     Args:
-        seed: of the run, instead.
+        seed: of the run; None takes the one above.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -31,15 +31,15 @@ class StepSeeds(Callback):
         self._kept: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed."""
+        """Return the seed."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Keep the seed of the checkpoint, for a run without a seed of its own."""
         self._kept = state_dict["seed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Agree on a seed."""
+        """Choose one seed for all ranks."""
         if self.seed is None:
             given = os.environ.get(_GIVEN)
             own = torch.initial_seed() if self._kept is None else self._kept
@@ -55,6 +55,6 @@ class StepSeeds(Callback):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """63 bits, as good as independent for different runs, steps and ranks."""
+    """Derive a seed of 63 bits, practically independent for different runs, steps and ranks."""
     digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

@@ -1,4 +1,4 @@
-"""The mean of the weights over the last part of a fit, in place of its last weights."""
+"""Replaces the last weights of a fit by their mean over its last part."""
 
 from typing import Any, Final
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from lvad.errors import DataError
-from lvad.fit_state import fit_progress
 from lvad.ops import running_mean
+from lvad.trainer_queries import fit_progress
 
 _KEY: Final = "weight_average"
 
 
 class AverageWeights(Callback):
-    """Averages the trained weights over the last optimizer steps: what the last shuffle taught weighs less.
+    """Averages the trained weights over the last optimizer steps, so that the last batches weigh less.
 
     The mean is what is validated, kept in checkpoints as the model's weights, tested and exported. Training goes on
     with the weights themselves, which a checkpoint holds beside the mean, so a resumed fit ends with the same bits.
@@ -43,14 +43,14 @@ class AverageWeights(Callback):
         self._step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew; before a checkpoint is read."""
+        """Start without a mean, before a checkpoint is read."""
         self.num_averaged, self._mean, self._own = 0, {}, {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at how the weights lie.
+        """Refuse sharded weights.
 
         Raises:
-            DataError: for weights that are shared out over devices.
+            DataError: for weights that are sharded over devices.
         """
         if isinstance(pl_module, FSDPModule):
             raise DataError(
@@ -58,16 +58,16 @@ class AverageWeights(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the weights themselves where a checkpoint gave the mean."""
+        """Continue with the weights themselves if a checkpoint has given the mean."""
         self._step = trainer.global_step
         self._put_back(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take in the weights behind an optimizer step."""
+        """Add the weights to the mean after an optimizer step."""
         if trainer.global_step == self._step:
-            return  # in the midst of an accumulated step
+            return  # within an accumulated step
         self._step = trainer.global_step
         if fit_progress(trainer) <= 1 - self.last:
             return
@@ -77,21 +77,21 @@ class AverageWeights(Callback):
             self._mean[name] = running_mean(before.float(), weight.float(), self.num_averaged)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate the mean."""
+        """Put the mean in place for the validation."""
         if trainer.state.fn == "fit":
             self._put_mean(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the weights themselves."""
+        """Continue with the weights themselves."""
         if trainer.state.fn == "fit":
             self._put_back(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the mean."""
+        """Leave the mean as the model's weights at the end of the fit."""
         self._put_mean(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let the mean be the model's weights, and keep the weights themselves beside it."""
+        """Save the mean as the model's weights, and the weights themselves beside it."""
         if not self.num_averaged:
             return
         trained = _trained(pl_module)
@@ -100,7 +100,7 @@ class AverageWeights(Callback):
         checkpoint[_KEY] = {"num_averaged": self.num_averaged, "mean": self._mean, "own": self._own or trained}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take it back where a fit goes on."""
+        """Restore the mean and the weights themselves in a resumed fit."""
         if trainer.state.fn == "fit" and _KEY in checkpoint:
             kept = checkpoint[_KEY]
             self.num_averaged, self._mean, self._own = kept["num_averaged"], kept["mean"], kept["own"]

@@ -1,6 +1,5 @@
-"""A training step on the worst batch, tried before the first one: what does not fit fails at once."""
+"""Tries a training step on the worst batch before the first step, so that one that does not fit fails at once."""
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,25 +22,25 @@ from lvad.policy.tokens import PromptIds
 from lvad.types import Batch, Prefix, Rollouts, Scene
 
 _LOOKED_AT: Final = 512
-"""Scenes whose pictures' sizes are read."""
+"""Number of scenes whose pictures' sizes are read."""
 
 
 class TrialStep(NamedTuple):
-    """What a step on the worst batch took."""
+    """Tokens, memory and time of a trial step on the worst batch."""
 
     prompt_tokens: int
     """Of all its scenes; 0 without a policy."""
     completion_tokens: int
     """Of all completions or right answers; 0 without a policy."""
     saved_bytes: int
-    """What the forward kept for the backward, weights apart: each storage once."""
+    """Bytes that the forward pass kept for the backward pass, weights apart: each storage once."""
     peak_bytes: int | None
     """The most that was allocated on the device, weights included; None on a CPU."""
     time_s: float
 
 
 class _TokenCounts:
-    """Tokens of all prompts that were read, and of all completions that a gradient was asked of."""
+    """Tokens of all prompts that were encoded, and of all completions whose log-probabilities were computed."""
 
     prompt_tokens = 0
     completion_tokens = 0
@@ -54,15 +53,15 @@ def worst_scenes(
     image_size_px: int | None = None,
     frame_tokens: Callable[[int, int, int], int] | None = None,
 ) -> list[Scene]:
-    """The scenes with the most tokens of frames, then the most frames, the largest pictures, the longest answers.
+    """Choose the scenes with the most frame tokens, then the most frames, the largest pictures, the longest answers.
 
     Args:
         scenes: to choose from; the pictures of some hundreds of them, evenly spaced, are measured.
         num_frames: M, the most frames of a scene that are shown.
         count: how many.
         image_size_px: longest edge of a frame after reduction.
-        frame_tokens: of a height, a width and a number of frames, what one of them is; None where no policy tells,
-            and frames come first.
+        frame_tokens: gives the tokens of one frame from height, width and number of frames; None if the policy
+            cannot tell, and the number of frames comes first.
     """
     shown = [min(len(scene.frames), num_frames) for scene in scenes]
     longest = [scene for scene, frames in zip(scenes, shown, strict=True) if frames == max(shown)]
@@ -80,11 +79,11 @@ def worst_scenes(
 
 
 def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
-    """As many scenes as a training step sees on one device; None where there are none at all.
+    """Build the worst batch of one device's training step; None if there are no scenes at all.
 
     Args:
         data: after its setup.
-        policy: that will see them, if there is one; an ``HFPolicy`` tells which scenes make the longest prompts.
+        policy: the policy of the stage, if it has one; an ``HFPolicy`` tells which scenes make the longest prompts.
 
     Raises:
         DataError: if a frame cannot be read.
@@ -99,14 +98,14 @@ def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
     )
 
 
-def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes: int = 0) -> TrialStep:
-    """A forward and a backward with every completion at its longest, which leave no trace.
+def try_step(trainer: Trainer, module: LightningModule, batch: Batch, later_step_bytes: int = 0) -> TrialStep:
+    """Run a forward and a backward pass with every completion at its longest, and restore the state afterwards.
 
     Args:
         trainer: at the start of a fit.
         module: on its device.
         batch: the worst one, on the CPU.
-        room_bytes: what will lie beside a later step, and is kept free.
+        later_step_bytes: memory that a later step needs besides, reserved during the trial.
 
     Raises:
         DoesNotFit: if memory runs out, with what helps.
@@ -115,16 +114,20 @@ def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(module.device)
     start_s = time.perf_counter()
-    with _no_trace(module), _at_its_longest(getattr(module, "policy", None)) as seen, _counted(module) as saved:
+    with (
+        _restored_state(module),
+        _at_its_longest(getattr(module, "policy", None)) as seen,
+        _counted_activations(module) as saved,
+    ):
         try:
-            room = torch.empty(room_bytes, dtype=torch.uint8, device=module.device)
+            reserved = torch.empty(later_step_bytes, dtype=torch.uint8, device=module.device)
             moved = trainer.strategy.batch_to_device(batch)
             with trainer.precision_plugin.train_step_context():
                 output: Any = module.training_step(moved, 1)
             loss: Tensor = output["loss"] if isinstance(output, dict) else output
-            saved.is_on = False
+            saved.stop()
             loss.backward()
-            del room
+            del reserved
         except (MemoryError, RuntimeError) as error:  # the device's own is a RuntimeError
             if not _is_out_of_memory(error):
                 raise
@@ -134,16 +137,16 @@ def try_step(trainer: Trainer, module: LightningModule, batch: Batch, room_bytes
 
 
 def longest_completion(policy: Any) -> int | None:
-    """The most tokens that a policy says; None if it does not tell."""
+    """Return the most tokens of a completion; None if the policy does not tell."""
     return getattr(getattr(policy, "sampling", None), "max_new_tokens", None)
 
 
 def _size(scene: Scene, image_size_px: int | None) -> tuple[int, int]:
-    """Width and height of its last frame."""
+    """Return width and height of a scene's last frame."""
     try:
         return reduced_size(frame_size(scene.frames[-1]), image_size_px)
     except (OSError, DataError, Image.DecompressionBombError, IndexError):
-        return 0, 0  # decoding it says what is wrong
+        return 0, 0  # decoding will raise the error
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -175,12 +178,12 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
 
 
 @contextmanager
-def _no_trace(module: LightningModule) -> Iterator[None]:
-    """Random numbers, buffers, gradients, the weight of a KL, descriptions and logs are afterwards as before."""
+def _restored_state(module: LightningModule) -> Iterator[None]:
+    """Restore random numbers, buffers, gradients, a KL's weight and descriptions after a block that logs nothing."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     describer, kl = getattr(module, "describer", None), getattr(module, "kl", None)
     weight = kl.state_dict() if isinstance(kl, AdaptiveKL) else {}
-    known = copy.copy(describer.known) if describer is not None else {}
+    kept = describer.kept_descriptions() if describer is not None else {}
     try:
         with (
             isolate_rng(include_cuda=False),
@@ -194,14 +197,14 @@ def _no_trace(module: LightningModule) -> Iterator[None]:
             for buffer, before in buffers:
                 buffer.copy_(before)
         if describer is not None:
-            describer.known = known
+            describer.restore_descriptions(kept)
         if isinstance(kl, AdaptiveKL):
             kl.load_state_dict(weight)
 
 
 @contextmanager
 def _at_its_longest(policy: Any) -> Iterator[_TokenCounts]:
-    """Completions go on to ``max_new_tokens``, where they ended before with their first token again and again."""
+    """Lengthen completions to ``max_new_tokens`` in a block, by repeating their first token; count the tokens."""
     seen = _TokenCounts()
     if policy is None:
         yield seen
@@ -237,30 +240,39 @@ def _lengthened(rollouts: Rollouts, length: int) -> Rollouts:
     return rollouts._replace(tokens=tokens, completion_mask=torch.ones_like(mask), **widened)
 
 
-class _Saved:
-    """Bytes that the forward keeps."""
+class _ActivationBytes:
+    """Counts the bytes that a forward pass keeps for the backward pass, weights apart.
+
+    Args:
+        weights: addresses of the weights' storages, which are not counted.
+    """
 
     def __init__(self, weights: set[int]) -> None:
-        self.counted, self.total, self.is_on = weights, 0, True
+        self.counted, self.total, self._is_counting = weights, 0, True
+
+    def stop(self) -> None:
+        """Stop counting: the backward pass saves tensors of its own."""
+        self._is_counting = False
 
     def pack(self, kept: Tensor) -> Tensor:
+        """Count a tensor that autograd saves; a storage counts once."""
         storage = kept.untyped_storage()
-        if self.is_on and storage.data_ptr() not in self.counted:
+        if self._is_counting and storage.data_ptr() not in self.counted:
             self.counted.add(storage.data_ptr())
             self.total += storage.nbytes()
         return kept
 
 
 @contextmanager
-def _counted(module: nn.Module) -> Iterator[_Saved]:
-    saved = _Saved({p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]})
+def _counted_activations(module: nn.Module) -> Iterator[_ActivationBytes]:
+    saved = _ActivationBytes({p.untyped_storage().data_ptr() for p in [*module.parameters(), *module.buffers()]})
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda kept: kept):
         yield saved
 
 
 @contextmanager
 def _replaced(owner: Any, **methods: Any) -> Iterator[None]:
-    """Methods of one object, for the time of a block."""
+    """Replace methods of one object for the time of a block."""
     before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
     vars(owner).update(methods)
     try:
@@ -272,4 +284,4 @@ def _replaced(owner: Any, **methods: Any) -> Iterator[None]:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """In place of logging, which Lightning allows in its loops only."""
+    """Stand in for logging, which Lightning allows in its loops only."""

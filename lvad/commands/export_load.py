@@ -22,9 +22,9 @@ from lvad.data.collate import decode
 from lvad.data.synthetic import draw_scene, render
 from lvad.errors import DataError
 from lvad.modules import ActionSFT, TextReader
-from lvad.modules.common import check_trained_weights
 from lvad.report.runs import CONFIG, best_checkpoint
 from lvad.taxonomy import Taxonomy
+from lvad.trained_weights import check_trained_weights
 
 BEST, LAST = "best", "last"
 _FIT_OPTIONS: Final = ("ckpt_path", "weights_only")  # options of the subcommand, in the file that it wrote
@@ -151,7 +151,7 @@ def _base_name(config: dict[str, Any]) -> str:
 def _set_taxonomy(module: LightningModule, taxonomy: Taxonomy) -> None:
     """What the stages learn from their trainer, which is not there."""
     if isinstance(module, ActionSFT):
-        module.take_labels(taxonomy)
+        module.set_taxonomy(taxonomy)
     elif isinstance(module, TextReader):
         module.taxonomy = taxonomy
 

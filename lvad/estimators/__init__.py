@@ -1,4 +1,4 @@
-"""Estimators of the policy gradient: what each completion's log-probability is weighted with."""
+"""Estimators of the policy gradient: how rewards become the weight of each completion's log-probability."""
 
 from lvad.estimators.base import Estimate, Estimator, ScoredRollouts
 from lvad.estimators.baselines import GRPO, RLOO, SCST, Reinforce

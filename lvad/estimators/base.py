@@ -1,36 +1,38 @@
-"""What an estimator is given and what it returns."""
+"""The base class of estimators, with what an estimator is given and what it returns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lvad.types import Rollouts
 
 
 class ScoredRollouts(NamedTuple):
-    """K scored completions of each of B scenes."""
+    """What an estimator is given: the rewards of K completions of each of B scenes, and what a baseline may need."""
 
     rewards: Tensor
-    """float[B, K], penalties included; finite."""
+    """float[B, K], with limits and penalties; finite."""
     is_kept: Tensor
     """bool[B], False on scenes that take no part because a reward of theirs was not finite."""
     rollouts: Rollouts
     states: Callable[[], Tensor]
-    """float[B, D], what the policy knows of each scene before it speaks; without gradient."""
+    """Returns a hidden state of each prompt, float[B, D]; without gradient."""
     greedy_rewards: Callable[[], tuple[Tensor, Tensor]]
-    """float[B] of each scene's greedy completion, without penalties, and bool[B], whether it was finite (0 stands for
-    one that was not): one more decode."""
+    """Decodes once more: the reward of each scene's greedy completion, float[B], without penalties, and whether it was
+    finite, bool[B] (0 stands for one that was not)."""
 
 
 class Estimate(NamedTuple):
-    """What the completions are weighted with."""
+    """The weights of the completions' log-probabilities, which an estimator returns."""
 
     advantages: Tensor
     """float[B, K]."""
     loss: Tensor | None = None
-    """float[], of what the estimator learns itself, differentiable by its own parameters alone."""
+    """float[], the loss of the estimator's own parameters, which alone it depends on."""
     logged: Mapping[str, Tensor] = MappingProxyType({})
     """float[] by name."""
     is_kept: Tensor | None = None
@@ -38,20 +40,38 @@ class Estimate(NamedTuple):
 
 
 class Estimator(nn.Module):
-    """A way to estimate the policy gradient; a subclass says in its docstring what it is unbiased for.
+    """Turns rewards into advantages; a subclass says in its docstring what gradient it is unbiased for.
 
     Buffers and parameters of an estimator are part of a checkpoint.
     """
 
     min_completions = 2
-    """The least K."""
+    """The least number of completions K."""
     keeps_buffers = True
     lr: float | None = None
     """Learning rate of the estimator's own parameters."""
 
     def prepare(self, state_size: int) -> None:
-        """Make what depends on the policy, whose states have ``state_size`` entries; before training."""
+        """Build what depends on the policy, whose states have ``state_size`` entries, before training."""
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K], in a training step; what depends on earlier steps moves on."""
+        """Compute advantages float[B, K] in a training step, and update what depends on earlier steps."""
         raise NotImplementedError
+
+    @contextmanager
+    def gradients_set_aside(self) -> Iterator[None]:
+        """Take the gradients of the estimator's own parameters away for the time of a block, and put them back."""
+        gradients = {parameter: parameter.grad for parameter in self.parameters()}
+        self.zero_grad()
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+
+    def zero_loss(self) -> Tensor:
+        """Return zero, float[], as a function of every parameter of the estimator.
+
+        A loss must contain every trained parameter: on several devices one that takes no part is an error.
+        """
+        return torch.stack([0.0 * parameter.sum() for parameter in self.parameters()]).sum()

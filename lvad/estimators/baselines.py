@@ -16,7 +16,7 @@ class RLOO(Estimator):
     """
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K]; each row sums to zero."""
+        """Compute advantages float[B, K]; each row sums to zero."""
         return Estimate(leave_one_out(scored.rewards))
 
 
@@ -51,11 +51,11 @@ class Reinforce(Estimator):
         self.register_buffer("mean", torch.tensor(torch.nan))
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K]; the mean moves on afterwards."""
+        """Compute advantages float[B, K]; the running mean is updated afterwards."""
         if self.baseline == "none":
             return Estimate(scored.rewards)
         baseline = self.mean.nan_to_num(0.0).to(scored.rewards.dtype)
-        # Without a read of the device: where no scene is kept the mean of nothing is chosen by nobody.
+        # Without a read of the device: if no scene is kept, this is NaN and not used.
         kept = scored.is_kept.unsqueeze(1).expand_as(scored.rewards)
         now = (torch.where(kept, scored.rewards, 0.0).sum() / kept.sum()).to(self.mean.dtype)
         moved = torch.where(self.mean.isnan(), now, self.mean.lerp(now, 1 - self.momentum))
@@ -66,9 +66,8 @@ class Reinforce(Estimator):
 class SCST(Estimator):
     """Self-critical sequence training: the baseline is the reward of the greedy completion.
 
-    Unbiased: the mean is K grad E[R]. Costs one more decode per scene, behind the same prompt. Its variance is that of
-    RLOO plus K times the squared distance between greedy and mean reward, more or less: best for a policy that is
-    sure.
+    Unbiased: the mean is K grad E[R]. Costs one more decode per scene, after the same prompt. Its variance is about
+    that of RLOO plus K times the squared distance between greedy and mean reward: best for a policy with low entropy.
 
     Source:
         Rennie et al. 2017 (arXiv:1612.00563).
@@ -77,9 +76,9 @@ class SCST(Estimator):
     min_completions = 1
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K]; all of one sign where the greedy completion is best or worst."""
+        """Compute advantages float[B, K]; they have one sign where the greedy completion is best or worst."""
         greedy, is_finite = scored.greedy_rewards()
-        is_kept = scored.is_kept & is_finite  # a scene without a baseline teaches nothing
+        is_kept = scored.is_kept & is_finite  # a scene without a baseline has no advantages
         logged = {"reward/greedy": greedy[is_kept].mean()}
         return Estimate(over_baseline(scored.rewards, greedy), is_kept=is_kept, logged=logged)
 
@@ -104,7 +103,7 @@ class GRPO(Estimator):
         self.scale_by_std, self.per_token = scale_by_std, per_token
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K]."""
+        """Compute advantages float[B, K]."""
         advantages = group_relative(scored.rewards, self.scale_by_std)
         if self.per_token:
             advantages = advantages / scored.rollouts.completion_mask.sum(-1)

@@ -8,7 +8,7 @@ from lvad.losses.policy_gradient import over_baseline
 
 
 class A2C(Estimator):
-    """The baseline of a scene is a critic's guess of its reward, from what the policy knows of the scene.
+    """The baseline of a scene is a critic's estimate of its reward, from the policy's hidden state.
 
     Unbiased: the mean is K grad E[R], however bad the critic, which does not see the completions. The critic is an MLP
     on the policy's hidden state after the prompt (the last token's, which has attended to everything before it), and
@@ -43,7 +43,7 @@ class A2C(Estimator):
         self.register_buffer("num_steps", torch.tensor(0))
 
     def prepare(self, state_size: int) -> None:
-        """Make the critic; it guesses 0 for every scene at first."""
+        """Build the critic, which at first estimates 0 for every scene."""
         width = self.hidden_size
         last = nn.Linear(width, 1)
         nn.init.zeros_(last.weight)
@@ -54,7 +54,7 @@ class A2C(Estimator):
         )
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Advantages float[B, K], the critic's loss, and how much of the rewards' variance it explains."""
+        """Compute advantages float[B, K], the critic's loss, and how much of the rewards' variance it explains."""
         with torch.autocast(scored.rewards.device.type, enabled=False):
             values = self.critic(scored.states().float()).squeeze(-1)
         is_warm = self.num_steps >= self.warmup_steps
@@ -63,7 +63,7 @@ class A2C(Estimator):
         targets = scored.rewards.to(values.dtype)
         guesses = values.unsqueeze(1).expand_as(targets)
         kept = scored.is_kept.unsqueeze(1).expand_as(targets)
-        # A sum of nothing where no scene is kept, so that every process has a gradient.
+        # An empty sum if no scene is kept, so that every process has a gradient.
         loss = torch.where(kept, (guesses - targets).square(), 0.0).sum() / kept.sum().clamp(min=1)
         known = torch.stack([guesses.detach(), targets, kept]).cpu()  # one read of the device
         explained = explained_variance(*known[:2, known[2].bool()])
@@ -72,7 +72,7 @@ class A2C(Estimator):
 
 
 def explained_variance(guesses: Tensor, targets: Tensor) -> Tensor:
-    """1 - Var(target - guess) / Var(target): 1 for a perfect critic, 0 for a constant one; 0 without any variance."""
+    """Return 1 - Var(target - guess) / Var(target): 1 for a perfect critic, 0 for a constant one or no variance."""
     if targets.numel() < 2:
         return targets.new_zeros(())
     total = targets.var()

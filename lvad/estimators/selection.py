@@ -9,22 +9,22 @@ from lvad.ops import sequence_sum
 class BestOfN(Estimator):
     """The best of K completions becomes the label of its scene, as the paper's section 5.3 describes stage 1.
 
-    The mean is the gradient towards the law of the best of K draws, which any group moves along, also one whose
-    rewards are all equal: nothing tells a good group from a bad one.
+    The mean is the gradient towards the distribution of the best of K draws. Every group moves the policy, even one
+    whose rewards are all equal: a good group is not told from a bad one.
     """
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Weights float[B, K], a single 1 in each row."""
+        """Compute weights float[B, K], with a single 1 in each row."""
         return Estimate(best_of_n(scored.rewards))
 
 
 class MinimumRisk(Estimator):
     """Minimum risk training over the distinct completions drawn.
 
-    The exact gradient of the expected reward under the model's law renormalised over them, not of E[R].
+    It is the exact gradient of the expected reward under the model's distribution renormalised over them, not of E[R].
 
     Args:
-        sharpness: exponent of the renormalised law (alpha of the source, 0.005 there for whole sentences).
+        sharpness: exponent of the renormalised distribution (alpha of the source, 0.005 there for whole sentences).
 
     Raises:
         ValueError: for a sharpness that is not positive.
@@ -40,7 +40,7 @@ class MinimumRisk(Estimator):
         self.sharpness = sharpness
 
     def estimate(self, scored: ScoredRollouts) -> Estimate:
-        """Weights float[B, K]; each row sums to zero."""
+        """Compute weights float[B, K]; each row sums to zero."""
         rollouts = scored.rollouts
         logps = sequence_sum(rollouts.logps, rollouts.completion_mask).to(scored.rewards.dtype)
         is_first = is_first_occurrence(rollouts.tokens, rollouts.completion_mask)

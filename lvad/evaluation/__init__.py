@@ -1,1 +1,1 @@
-"""Evaluation of a stage: its texts on held-out scenes, what frozen judges say of them, and the audit of a reward."""
+"""Evaluation of a stage: scores of its texts on held-out scenes, by labels and frozen judges; the audit of a reward."""

@@ -1,4 +1,4 @@
-"""A frozen judge over answers: the paper's CLIP score and match percentage, with right and wrong texts beside them."""
+"""Scores answers by a frozen judge: the paper's CLIP score and match percentage, beside right and wrong texts."""
 
 import torch
 
@@ -12,14 +12,14 @@ from lvad.types import Batch, Reward
 def judge_answers(
     metric: JudgeScore, judge: Reward, policy: HFPolicy, batch: Batch, texts: list[str], with_reasons: bool
 ) -> None:
-    """Score what was said of B labelled scenes.
+    """Score the answers of B labelled scenes, with a right and a wrong text of each.
 
     The wrong text of a scene is the right one of the nearest later scene of the batch that has another.
 
     Args:
         metric: collects the scores.
         judge: the reward.
-        policy: writes texts as completions.
+        policy: encodes texts as completions.
         batch: the scenes.
         texts: B answers.
         with_reasons: whether right answers name reasons.

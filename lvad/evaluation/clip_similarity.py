@@ -1,4 +1,4 @@
-"""What a tuned CLIP says of right and wrong texts, before and after tuning (Table 1 of the paper)."""
+"""Similarity of right and wrong texts to their scenes, before and after a CLIP is tuned (Table 1 of the paper)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,22 +12,22 @@ from lvad.errors import DataError
 from lvad.metrics.calibration import fit_platt
 from lvad.metrics.matching import Matches, MatchTable
 from lvad.rewards.clip import CLIP
-from lvad.types import Batch, Decisions, Table
+from lvad.types import Batch, MatchProbabilities, Table
 
 PROBES: Final = ("123", "abc")
-"""Texts that say nothing: in the paper the pretrained CLIP liked them as well as the truth."""
+"""Texts without content: in the paper the pretrained CLIP scored them as high as right ones."""
 WHEN: Final = ("before", "after")
 _PROBES: Final = "probes"
 
 
 def interpolate(start: Tensor, tuned: Tensor, share: float) -> Tensor:
-    """``share * tuned + (1 - share) * start``, in the start's precision: the tuned weight may have 16 bits."""
+    """Return ``share * tuned + (1 - share) * start``, in the start's precision: the tuned weight may have 16 bits."""
     return start.to(tuned.device).lerp(tuned.to(start.dtype), share)
 
 
 @contextmanager
 def interpolated_weights(clip: CLIP, start: Mapping[str, Tensor], share: float) -> Iterator[None]:
-    """Give a CLIP the weights ``share * tuned + (1 - share) * start`` for a while.
+    """Give a CLIP the weights ``share * tuned + (1 - share) * start`` for the time of a block.
 
     Source:
         Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), Eq. 1.
@@ -48,17 +48,17 @@ def interpolated_weights(clip: CLIP, start: Mapping[str, Tensor], share: float) 
                 parameter.copy_(tuned[name])
 
 
-def probability(matches: Matches, calibration: Tensor) -> Decisions:
-    """Draw the paper's pairs, a right and a wrong text per scene, and give their P(match).
+def match_probabilities(matches: Matches, calibration: Tensor) -> MatchProbabilities:
+    """Draw the paper's pairs, a right and a wrong text per scene, and compute their P(match).
 
-    The draw has its own seed: the same scenes give the same pairs.
+    The draw has its own seed, so the same scenes give the same pairs.
     """
     scores, is_match = _drawn_scores(matches)
-    return Decisions(torch.sigmoid(calibration[0] * scores + calibration[1]), is_match)
+    return MatchProbabilities(torch.sigmoid(calibration[0] * scores + calibration[1]), is_match)
 
 
-def calibrate(matches: Matches) -> Tensor:
-    """float[2], slope and offset of P(match) on the paper's pairs, of which half match."""
+def fit_match_calibration(matches: Matches) -> Tensor:
+    """Fit slope and offset of P(match), float[2], on the paper's pairs, of which half match."""
     return fit_platt(*_drawn_scores(matches)).float()
 
 
@@ -71,14 +71,14 @@ def _drawn_scores(matches: Matches) -> tuple[Tensor, Tensor]:
 
 
 class Similarity:
-    """Cosines of all kinds of texts over the test scenes, before and after tuning, gathered over ranks."""
+    """Collects the cosines of all kinds of texts over the test scenes, before and after tuning, on all ranks."""
 
     def __init__(self) -> None:
         names = (*TEXT_KINDS, _PROBES)
         self.tables = {f"{name} {when}": MatchTable() for name in names for when in WHEN}
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Drop all scenes."""
         for table in self.tables.values():
             table.reset()
 
@@ -104,7 +104,7 @@ class Similarity:
         self.tables[f"{_PROBES} {when}"].update(batch.ids, cosines, nothing, nothing)
 
     def table(self, start_calibration: Tensor, calibration: Tensor) -> Table:
-        """Mean cosine, mean P(match) and share with P > 0.5, of the right text and of a wrong one.
+        """Make Table 1: mean cosine, mean P(match) and share with P > 0.5, of right texts and of wrong ones.
 
         Args:
             start_calibration: slope and offset of P(match) for the CLIP before tuning.

@@ -1,4 +1,4 @@
-"""How a policy does on scenes that it is not trained on."""
+"""Scores of a policy's greedy texts on validation and test scenes."""
 
 from typing import cast
 
@@ -15,7 +15,7 @@ from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scor
 
 
 class GreedyScores(nn.Module):
-    """The scores of one greedy text per scene, over the scenes of all ranks.
+    """Collects the scores of one greedy text per scene, over the scenes of all ranks.
 
     Args:
         judge: a reward that is never trained on, in ``judge``; None for none.
@@ -48,11 +48,11 @@ class GreedyScores(nn.Module):
             self.taxonomy = batch.taxonomy
             read = parse_answers(texts, with_reasons=True, taxonomy=self.taxonomy)
             found = answered_scenes(batch, texts, read, [""] * len(texts), None)
-            answers_of(found, with_reasons=True, taxonomy=self.taxonomy)  # says at once which scene cannot be scored
+            answers_of(found, with_reasons=True, taxonomy=self.taxonomy)  # raises at once for a scene without labels
             self.answered += found
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset; ``answered`` holds the answers of all ranks afterwards."""
+        """Compute the scores since the last reset; ``answered`` holds the answers of all ranks afterwards."""
         values = self.description.compute()
         if self.judge is not None:
             values["judge"] = torch.tensor(self._judged.gathered(), dtype=torch.float64).mean().float()
@@ -62,7 +62,7 @@ class GreedyScores(nn.Module):
         return values
 
     def reset(self) -> None:
-        """Forget all scenes."""
+        """Drop all scores."""
         self.description.reset()
         self._judged.reset()
         self.answered.clear()
@@ -70,7 +70,7 @@ class GreedyScores(nn.Module):
 
 
 def _scene_scores(batch: Batch, rollouts: Rollouts, each: dict[str, Tensor]) -> list[SceneScores]:
-    """What is known of each scene's one text."""
+    """Put the scores of each scene's one text on record."""
     found = []
     for row, (name, facts) in enumerate(zip(batch.ids, batch.facts, strict=True)):
         values = {score: (float(value[row, 0]), 1.0) for score, value in each.items()}

@@ -1,4 +1,4 @@
-"""The audit of a reward that stands at the beginning of reinforcement learning."""
+"""The audit of a reward, and the scaling of its terms, before a policy is trained on it."""
 
 from typing import Final, Literal, Protocol, runtime_checkable
 
@@ -14,15 +14,15 @@ from lvad.rollouts import first_scenes, sample
 from lvad.types import UNLABELLED, Batch, Policy, Reward, Rollouts
 
 NUM_SCENES: Final = 64
-"""Validation scenes that are looked at."""
-NUM_CALIBRATING: Final = 32
+"""Validation scenes that the audit uses."""
+NUM_SCALING: Final = 32
 """Validation scenes that the terms of a reward are measured on."""
 
 Strictness = Literal["refuse", "warn", "off"]
 
 
 def validation_scenes(data: object) -> list[Batch]:
-    """The first validation scenes, the same on every device, on the CPU; none where the data is not lvad's own."""
+    """Read the first validation scenes, the same on every device, on the CPU; none of a loader that is not lvad's."""
     if not isinstance(data, BDDOIADataModule):
         return []
     scenes, size = data.scenes["val"][:NUM_SCENES], data.eval_batch_size
@@ -32,16 +32,20 @@ def validation_scenes(data: object) -> list[Batch]:
 
 @runtime_checkable
 class _Calibrated(Protocol):
+    """A reward whose terms are measured before training."""
+
     is_calibrated: Tensor
 
     def calibrate(self, batch: Batch, rollouts: Rollouts) -> None: ...
 
 
 @torch.no_grad()
-def calibrate(policy: Policy, reward: Reward, scenes: list[Batch], num_completions: int, device: torch.device) -> None:
-    """Bring the terms of a reward that asks for it to one scale, by what the policy says before it is trained.
+def scale_reward_terms(
+    policy: Policy, reward: Reward, scenes: list[Batch], num_completions: int, device: torch.device
+) -> None:
+    """Bring the terms of a reward to one scale if it asks for that, measured on texts of the untrained policy.
 
-    Done once: a run that goes on keeps the scales that its checkpoint holds.
+    This is done once: a resumed run keeps the scales of its checkpoint.
 
     Raises:
         DataError: without validation scenes to draw completions for.
@@ -52,22 +56,22 @@ def calibrate(policy: Policy, reward: Reward, scenes: list[Batch], num_completio
         raise DataError(
             "a reward with normalise needs validation scenes to measure its terms on: give some, or set it false"
         )
-    batch = first_scenes(scenes[0], NUM_CALIBRATING)
+    batch = first_scenes(scenes[0], NUM_SCALING)
     batch = batch._replace(frames=[frames.to(device) for frames in batch.frames])
     reward.calibrate(batch, sample(policy, policy.encode(batch), num_completions, seed=0))
 
 
 def audit_reward(policy: Policy, reward: Reward, scenes: list[Batch], device: torch.device) -> Audit | None:
-    """Audit on captions where there are some, else on true reasons, else on what the policy says by itself.
+    """Audit on captions if every scene has one, else on true reasons, else on the policy's own descriptions.
 
     Args:
-        policy: speaks for scenes without captions and labels.
-        reward: the judge.
+        policy: describes the scenes if they have neither captions nor labels.
+        reward: the reward model to audit.
         scenes: as of ``validation_scenes``.
         device: of the policy.
 
     Returns:
-        None where the scenes are too few for an audit.
+        The audit; None if there are too few scenes for one.
     """
     try:
         if all(captions for batch in scenes for captions in batch.captions):
@@ -88,7 +92,7 @@ def _describe(policy: Policy, batch: Batch, device: torch.device) -> list[str]:
 def check_reward(
     policy: Policy, reward: Reward, scenes: list[Batch], device: torch.device, strictness: Strictness
 ) -> Audit | None:
-    """Audit a reward and act on what is found; None where nothing was looked at.
+    """Audit a reward and act on the result; None if nothing was audited.
 
     Raises:
         RewardRefused: naming the probes that failed, if ``strictness`` is ``refuse``.
@@ -96,19 +100,19 @@ def check_reward(
     if strictness == "off":
         return None
     audit = audit_reward(policy, reward, scenes, device) if scenes else None
-    enforce(audit, strictness)
+    act_on_audit(audit, strictness)
     return audit
 
 
 def win_rates(audit: Audit) -> dict[str, float]:
-    """How often the right text beats each probe, by ``audit/<probe>``."""
+    """Return how often the right text beats each probe, by ``audit/<probe>``."""
     return {f"audit/{name}": probe.win_rate.mean for name, probe in audit.probes.items() if probe.win_rate}
 
 
-def enforce(audit: Audit | None, strictness: Strictness) -> None:
-    """Say what was found, and refuse a reward that fails where right and wrong are known.
+def act_on_audit(audit: Audit | None, strictness: Strictness) -> None:
+    """Print the result of an audit, and refuse a reward that fails where right and wrong texts are known.
 
-    A policy's own descriptions prove nothing against a reward: they may be what is wrong.
+    A failure on the policy's own descriptions proves nothing against a reward: the descriptions may be wrong.
 
     Raises:
         RewardRefused: naming the probes that failed.

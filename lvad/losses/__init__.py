@@ -1,1 +1,1 @@
-"""Objectives as pure functions of tensors."""
+"""Losses and advantages as pure functions of tensors."""

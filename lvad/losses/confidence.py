@@ -1,4 +1,4 @@
-"""Which of a model's own decisions are sure enough to be learnt from."""
+"""Which of a model's own decisions are confident enough to be training targets."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-class Confident(NamedTuple):
-    """The decision for each of B scenes."""
+class ConfidentChoice(NamedTuple):
+    """The decision for each of B scenes, and whether it is confident enough."""
 
     choice: Int[Tensor, " B"]
     """The most probable of S decisions."""
@@ -17,8 +17,8 @@ class Confident(NamedTuple):
     """Whether that is at least the threshold."""
 
 
-def confident(logps: Float[Tensor, "B S"], threshold: float, temperature: float = 1.0) -> Confident:
-    """The most probable decision of each scene, and whether its sharpened probability reaches a threshold.
+def confident_choice(logps: Float[Tensor, "B S"], threshold: float, temperature: float = 1.0) -> ConfidentChoice:
+    """Choose the most probable decision of each scene; keep it if its sharpened probability reaches a threshold.
 
     Args:
         logps: log-probabilities, normalised or not.
@@ -37,4 +37,4 @@ def confident(logps: Float[Tensor, "B S"], threshold: float, temperature: float 
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     probability, choice = (logps.float() / temperature).softmax(-1).max(-1)
-    return Confident(choice, probability, probability >= threshold)
+    return ConfidentChoice(choice, probability, probability >= threshold)

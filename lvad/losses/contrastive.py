@@ -18,8 +18,8 @@ def info_nce(
         image: unit vectors.
         text: unit vectors.
         logit_scale: inverse temperature, already exponentiated.
-        is_wrong: whether text j is wrong for image i; one that is not takes no part, but for the own (i = j).
-            None: every other text is wrong.
+        is_wrong: whether text j is wrong for image i; texts that are not wrong take no part, except the own one
+            (i = j). None: every other text is wrong.
 
     Returns:
         Mean of image-to-text and text-to-image cross-entropy in nats; ln B at chance.
@@ -42,7 +42,7 @@ def matching_bce(
     logit_scale: Float[Tensor, ""],
     num_negatives: int = 1,
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy on scaled cosines: does this text fit this image?
+    """Compute the binary cross-entropy on scaled cosines: does this text fit this image?
 
     It is the mean over all draws of one true and ``num_negatives`` false texts per scene, of the mean over the
     1 + ``num_negatives`` pairs: what a draw estimates, without its noise.
@@ -75,7 +75,7 @@ def _row_mean(values: Tensor, chosen: Tensor) -> Tensor:
 def ranking_loss(
     better: Float[Tensor, " N"], worse: Float[Tensor, " N"], logit_scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """Mean of -log P(better wins), P = sigmoid(scale * (better - worse)); ln 2 where they are equal, 0 for no pair.
+    """Average -log P(better wins), P = sigmoid(scale * (better - worse)); ln 2 where they are equal, 0 for no pair.
 
     Args:
         better: cosines of the texts that should win.

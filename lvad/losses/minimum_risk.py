@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def is_first_occurrence(tokens: Int[Tensor, "B K T"], completion_mask: Bool[Tensor, "B K T"]) -> Bool[Tensor, "B K"]:
-    """False on a completion that repeats an earlier one of its scene, token by token."""
+    """Mark completions bool[B, K]: False on one that repeats an earlier one of its scene, token by token."""
     written = tokens.masked_fill(~completion_mask, -1)
     equal = (written.unsqueeze(1) == written.unsqueeze(2)).all(-1)  # [B, K, K]
     return ~equal.tril(-1).any(-1)
@@ -20,11 +20,11 @@ def minimum_risk(
     sharpness: float,
     is_first: Bool[Tensor, "B K"],
 ) -> Float[Tensor, ""]:
-    """Mean over scenes of sum_k q_k risk_k with q proportional to p^sharpness over the set of distinct completions.
+    """Average over scenes sum_k q_k risk_k with q proportional to p^sharpness over the set of distinct completions.
 
     Its gradient by logps_k is sharpness * q_k (risk_k - sum_j q_j risk_j): no baseline is needed. It is the exact
     gradient of this sum, but the sum depends on which completions were drawn, so it is biased for the risk of the
-    model's whole law.
+    model's whole distribution.
 
     Args:
         logps: log-probability of each completion, differentiable.
@@ -50,5 +50,5 @@ def minimum_risk(
     if not has_first:
         raise ValueError("is_first is False on every completion of a scene: the first of a set is never a repetition")
     scaled = sharpness * logps.to(torch.promote_types(logps.dtype, torch.float32))
-    law = scaled.masked_fill(~is_first, -torch.inf).softmax(1)
-    return (law * risks.detach()).sum(1).mean()
+    q = scaled.masked_fill(~is_first, -torch.inf).softmax(1)
+    return (q * risks.detach()).sum(1).mean()

@@ -1,4 +1,4 @@
-"""The mathematics of the policy gradient: from rewards to advantages, the loss that they weight, and the KL beside it.
+"""The mathematics of the policy gradient: advantages from rewards, the loss that they weight, and the KL term.
 
 1. Advantages: what each completion's log-probability is weighted with. With the weights A_bk the loss of ``reinforce``
    is -(1/B) sum_b sum_k A_bk log pi(T_bk | I_b): a sum over the K completions of a scene (as in Eq. 1 of the paper) and
@@ -51,12 +51,12 @@ def leave_one_out(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         Eq. 1 of the paper; Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!".
     """
     num_completions = _group_size(rewards, "leave-one-out")
-    rewards = _from_the_first(rewards)
+    rewards = _minus_the_first(rewards)
     return (num_completions * rewards - rewards.sum(1, keepdim=True)) / (num_completions - 1)
 
 
 def group_relative(rewards: Float[Tensor, "B K"], scale_by_std: bool, epsilon: float = 1e-4) -> Float[Tensor, "B K"]:
-    """Distance of each completion to the mean of its group, itself included; in group standard deviations if asked.
+    """Subtract the mean of each group, the completion itself included; divide by its standard deviation if asked.
 
     Unscaled it is (K - 1) / K times ``leave_one_out``: the mean is (K - 1) g, unbiased but for that factor. Scaled it
     is biased: scenes whose rewards differ little weigh as much as those whose rewards differ a lot.
@@ -73,22 +73,22 @@ def group_relative(rewards: Float[Tensor, "B K"], scale_by_std: bool, epsilon: f
         Shao et al. 2024 (arXiv:2402.03300), section 4.1 (scaled); Liu et al. 2025 (arXiv:2503.20783), Dr. GRPO.
     """
     _group_size(rewards, "a group")
-    rewards = _from_the_first(rewards)
+    rewards = _minus_the_first(rewards)
     centred = rewards - rewards.mean(1, keepdim=True)
     return centred / (rewards.std(1, keepdim=True) + epsilon) if scale_by_std else centred
 
 
 def best_of_n(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """1 for the first of the best of a group, 0 for the others: the best completion becomes the label.
+    """Give 1 to the first of the best of a group, 0 to the others: the best completion becomes the label.
 
-    Biased for g. The mean is sum_y pi_K(y) grad log pi(y), with pi_K the law of the best of K draws: a step towards
-    that law, -grad KL(pi_K || pi) with pi_K held fixed.
+    Biased for g. The mean is sum_y pi_K(y) grad log pi(y), with pi_K the distribution of the best of K draws: a
+    step towards that distribution, -grad KL(pi_K || pi) with pi_K held fixed.
 
     Args:
         rewards: one scalar per completion; only their order counts.
 
     Raises:
-        ValueError: if K < 2: the best of one is whatever was said.
+        ValueError: if K < 2: the best of one is that one.
 
     Source:
         Section 5.3 of the paper ("the top-ranked output is selected as pseudo-label supervision").
@@ -100,10 +100,10 @@ def best_of_n(rewards: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
 def minimum_risk_weights(
     rewards: Float[Tensor, "B K"], logps: Float[Tensor, "B K"], sharpness: float, is_first: Bool[Tensor, "B K"]
 ) -> Float[Tensor, "B K"]:
-    """What ``minimum_risk`` weights each log-probability with: sharpness * q_k (R_k - sum_j q_j R_j).
+    """Compute the weights of the log-probabilities in ``minimum_risk``: sharpness * q_k (R_k - sum_j q_j R_j).
 
-    q is the model's law over the distinct completions drawn, raised to ``sharpness`` and normalised. Biased for g, for
-    which completions were drawn depends on the policy as well.
+    q is the model's distribution over the distinct completions drawn, raised to ``sharpness`` and normalised. Biased
+    for g, because which completions were drawn depends on the policy as well.
 
     Args:
         rewards: one scalar per completion; minus the risk.
@@ -118,13 +118,13 @@ def minimum_risk_weights(
         Shen et al. 2016 (arXiv:1512.02433), Eq. 13.
     """
     _group_size(rewards, "minimum risk")
-    rewards = _from_the_first(rewards)
-    law = (sharpness * logps).masked_fill(~is_first, -torch.inf).softmax(1)
-    return sharpness * law * (rewards - (law * rewards).sum(1, keepdim=True))
+    rewards = _minus_the_first(rewards)
+    q = (sharpness * logps).masked_fill(~is_first, -torch.inf).softmax(1)
+    return sharpness * q * (rewards - (q * rewards).sum(1, keepdim=True))
 
 
-def _from_the_first(rewards: Tensor) -> Tensor:
-    """Shifted so that equal rewards are exactly 0: an optimizer like Adam would make steps of what rounding leaves."""
+def _minus_the_first(rewards: Tensor) -> Tensor:
+    """Shift rewards so that equal ones are exactly 0: Adam would turn rounding errors into whole steps."""
     return rewards - rewards[:, :1]
 
 
@@ -157,20 +157,20 @@ def reinforce(
 
 def clipped_surrogate(
     logps: Float[Tensor, "B K T"],
-    drawn_logps: Float[Tensor, "B K T"],
+    old_logps: Float[Tensor, "B K T"],
     advantages: Float[Tensor, "B K"],
     completion_mask: Bool[Tensor, "B K T"],
     clip: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """``reinforce`` for rollouts that an earlier state of the policy drew: the loss, and the share that is clipped.
+    """Compute ``reinforce`` for rollouts of an earlier state of the policy: the loss, and the share that is clipped.
 
-    -(1 / B) sum_b sum_i min(w A, clamp(w, 1 - clip, 1 + clip) A), with w = pi(T_bi) / pi_drawn(T_bi) the ratio of the
+    -(1 / B) sum_b sum_i min(w A, clamp(w, 1 - clip, 1 + clip) A), with w = pi(T_bi) / pi_old(T_bi) the ratio of the
     whole completions in the sampled density: one completion is one action. Where the policy has not moved w is 1 and
     the gradient is that of ``reinforce``.
 
     Args:
         logps: differentiable, in the sampled density.
-        drawn_logps: the same when the completions were drawn.
+        old_logps: the same when the completions were drawn.
         advantages: weights; no gradient flows through them.
         completion_mask: True on sampled tokens.
         clip: how far w may go from 1 before a completion stops pushing further.
@@ -179,7 +179,7 @@ def clipped_surrogate(
         Schulman et al. 2017 (arXiv:1707.06347), Eq. 7; per completion as in Ahmadian et al. 2024 (arXiv:2402.14740).
     """
     weights = advantages.detach()
-    ratio = sequence_sum(logps - drawn_logps.detach(), completion_mask).exp()
+    ratio = sequence_sum(logps - old_logps.detach(), completion_mask).exp()
     free, held = ratio * weights, ratio.clamp(1 - clip, 1 + clip) * weights
     return -torch.minimum(free, held).sum(1).mean(), (held < free).float().mean()
 
@@ -218,8 +218,8 @@ def kl_k3_loss(
     """(1 / B) sum_b sum_k sum_t (exp(-d_t) - 1 + d_t), a loss with an unbiased value and another gradient.
 
     Each term is at least 0. Differentiated under completions that are held fixed, it has the mean gradient
-    K grad KL(p_ref || pi), the other direction, of each token's law after what was said before it. The optimum with a
-    reward is therefore not p_ref exp(r / beta) / Z; for one token it is beta p_ref / (lambda - r).
+    K grad KL(p_ref || pi), the other direction, of each token's distribution after the tokens before it. The optimum
+    with a reward is therefore not p_ref exp(r / beta) / Z; for one token it is beta p_ref / (lambda - r).
 
     Source:
         Schulman 2020 (k3); as loss: Shao et al. 2024 (arXiv:2402.03300), Eq. 4.
@@ -229,7 +229,7 @@ def kl_k3_loss(
 
 
 def next_beta(beta: float, kl: float, target: float, rate: float) -> float:
-    """The next weight of a KL term: heavier where the policy is too far from its reference, lighter where too near.
+    """Compute the next weight of a KL term: larger if the policy is too far from its reference, smaller if too near.
 
     It is beta (1 + rate * clip(kl / target - 1, -0.2, 0.2)).
 

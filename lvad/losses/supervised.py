@@ -11,7 +11,7 @@ def token_cross_entropy(
     weights: Float[Tensor, " N"] | None = None,
     mean_tokens: float | None = None,
 ) -> Float[Tensor, ""]:
-    """Negative log-probability per target token, averaged over all target tokens of the batch.
+    """Average the negative log-probability over all target tokens of the batch.
 
     The denominator is the number of target tokens, with weights too. Over the weights' own sum they would cancel in a
     batch of one row, and four batches of one would weigh other than one of four. For the same reason it can be the

@@ -1,4 +1,4 @@
-"""The stages as LightningModules."""
+"""The stages of training as LightningModules, and what they inherit."""
 
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ _MOVED: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Name the new place of a class that an earlier configuration finds here."""
+    """Refuse a class that an earlier configuration finds here, with its new place."""
     if name in _MOVED:
         raise AttributeError(f"lvad.modules.{name} is now {_MOVED[name]}: write that in the configuration")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Stage 1, reward: a CLIP that tells which texts are true of a scene (Algorithm 1, Appendix B of the paper).
+"""Stage 1, reward: fine-tunes a CLIP to tell which texts are true of a scene (Algorithm 1, Appendix B of the paper).
 
 Departures from the paper, each a value in the configuration but for the first and the last:
 1. Wrong texts are label-safe: never a reason or an action that is true of the scene. The loss is the mean over all
@@ -19,27 +19,35 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lvad.data.augment import Augment
-from lvad.data.pairs import TextKind, candidates, mirrored_candidates
-from lvad.evaluation.clip_similarity import Similarity, calibrate, interpolate, interpolated_weights, probability
+from lvad.data.pairs import TextKind, candidates
+from lvad.evaluation.clip_similarity import (
+    Similarity,
+    fit_match_calibration,
+    interpolate,
+    interpolated_weights,
+    match_probabilities,
+)
 from lvad.losses.contrastive import matching_bce
 from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
-from lvad.modules.common import MeanOverScenes, check_checkpoint_of, keep_trained_weights, make_optimizer
-from lvad.objectives.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
+from lvad.modules.stage_base import MeanOverScenes
+from lvad.objectives.clip_losses import PairLosses
 from lvad.ops import on_host
+from lvad.optimizers import make_optimizer
 from lvad.ranks import SceneRows, log_gathered, mean_over_ranks
 from lvad.rewards.clip import CLIP
-from lvad.types import Batch, Decisions, SceneScores, Table
+from lvad.trained_weights import check_loaded_checkpoint, keep_trained_weights
+from lvad.types import Batch, MatchProbabilities, SceneScores, Table
 
 TUNED = 1.0
 
 
 class CLIPReward(MeanOverScenes):
-    """Tunes a CLIP on labelled scenes.
+    """Fine-tunes a CLIP on labelled scenes, so that it can serve as the reward.
 
     Args:
         clip: the model to tune.
-        kind: what it learns to tell true from false: reasons, actions, or outputs of one action and one reason.
-        losses: which losses, with their weights.
+        kind: of the texts it learns to tell apart: reasons, actions, or outputs of one action and one reason.
+        losses: the losses with their weights.
         num_negatives: wrong texts per right one in the binary loss; the paper took 1.
         freeze_vision: train the text tower and the projections alone.
         augment: random views of the training scenes; None shows them as they are.
@@ -91,37 +99,27 @@ class CLIPReward(MeanOverScenes):
         self.register_buffer("start_calibration", torch.tensor([clip.logit_scale.item(), 0.0]))
         self.register_buffer("calibration", torch.tensor([clip.logit_scale.item(), 0.0]))
         self.start: dict[str, Tensor] = {}
-        self.decisions: Decisions | None = None
+        self.match_probabilities: MatchProbabilities | None = None
         self.scored: list[SceneScores] = []
         self.report: list[Table] = []
         self.strict_loading = False
 
     def setup(self, stage: str) -> None:
-        """Remember the start weights, before training or a checkpoint replaces them."""
+        """Copy the start weights, before training or a checkpoint replaces them."""
         if not self.start:
             self.start = {name: p.detach().clone() for name, p in self.clip.named_parameters() if p.requires_grad}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Pairs in, loss out."""
-        if self.augment is not None:
-            batch = self.augment(batch)
-        images, scale = self.clip.embed_frames(batch.frames), self.clip.logit_scale
-        loss = images.sum() * 0.0
-        if self.losses.bce > 0 or self.losses.mirrored > 0:
-            found = candidates(self.kind, batch)
-            cosines = images @ self.clip.embed_texts(list(found.texts)).T
-            sides = mirrored_candidates(self.kind, batch.taxonomy)
-            loss = loss + label_loss(cosines, found, sides, scale, self.losses, self.num_negatives)
-        if self.losses.contrastive > 0:
-            loss = loss + caption_loss(self.clip, images, batch, self.kind, self.losses)
-        if self.losses.corrupted:
-            loss = loss + corrupted_loss(self.clip, images, batch, self.kind, self.losses.corrupted)
+        """Embed the frames and compare them with right and wrong texts."""
+        batch = batch if self.augment is None else self.augment(batch)
+        images = self.clip.embed_frames(batch.frames)
+        loss = self.losses.loss(self.clip, images, batch, self.kind, self.num_negatives)
         logged = mean_over_ranks(on_host({"train/loss": loss}), self.device)
         self.log_dict(logged, prog_bar=True, batch_size=len(batch.ids))
-        return self.for_backward(loss, len(batch.ids))
+        return self.scaled_loss(loss, len(batch.ids))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Every text of the kind against every scene; every caption against the batch's scenes."""
+        """Compare every text of the kind with every scene, and every caption with the batch's scenes."""
         for share, table in zip(self.shares, self.tables, strict=True):
             with interpolated_weights(self.clip, self.start, share):
                 images, _ = self._match(table, batch)
@@ -131,12 +129,12 @@ class CLIPReward(MeanOverScenes):
             self.recall_at_1.add(batch.ids, found.tolist())
 
     def on_test_start(self) -> None:
-        """Test the weights that validation chose."""
+        """Take the weights that validation chose."""
         self.scored = []
         self._blend_for_good()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As in validation, and all kinds of texts before and after (Table 1 of the paper)."""
+        """Compare as in validation, and all kinds of texts before and after tuning (Table 1 of the paper)."""
         _, matches = self._match(self.tables[-1], batch)
         self.scored += scene_scores(batch.ids, matches)
         self.similarity.update("after", self.clip, batch)
@@ -144,15 +142,15 @@ class CLIPReward(MeanOverScenes):
             self.similarity.update("before", self.clip, batch)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over what is trained, with its schedule."""
+        """Make the optimizer over the trained parameters, with its schedule."""
         return make_optimizer(self, self.optimizer, self.lr_scheduler)
 
     def on_validation_epoch_end(self) -> None:
-        """Choose the share of the tuned weights, calibrate, and log the scores."""
+        """Choose the share of the tuned weights, fit the calibration, and log the scores."""
         found = [_matches(table) for table in self.tables]
         scores = [ranking(matches) for matches in found]
         best = max(range(len(scores)), key=lambda i: (scores[i]["auroc"].item(), i))
-        fitted = calibrate(found[best])
+        fitted = fit_match_calibration(found[best])
         if self.trainer.sanity_checking:
             self.start_calibration.copy_(fitted)
         self.calibration.copy_(fitted)
@@ -173,12 +171,12 @@ class CLIPReward(MeanOverScenes):
         self.similarity.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights alone, and what validation fitted."""
+        """Keep only the trained weights and what validation has fitted."""
         keep_trained_weights(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Look the weights over."""
-        check_checkpoint_of(self, checkpoint)
+        """Check that the weights are those of this configuration."""
+        check_loaded_checkpoint(self, checkpoint)
 
     def export(self, folder: Path) -> None:
         """Write the tuned CLIP as a folder that plain open_clip loads."""
@@ -194,8 +192,8 @@ class CLIPReward(MeanOverScenes):
 
     def _log_scores(self, stage: str, matches: Matches) -> None:
         loss = matching_bce(*matches, self.clip.logit_scale)
-        self.decisions = probability(matches, self.calibration)
-        values = {**ranking(matches), **decisions(*self.decisions), "loss": loss}
+        self.match_probabilities = match_probabilities(matches, self.calibration)
+        values = {**ranking(matches), **decisions(*self.match_probabilities), "loss": loss}
         log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
 
     def _blend_for_good(self) -> None:
@@ -207,7 +205,7 @@ class CLIPReward(MeanOverScenes):
 
 
 def scene_scores(ids: list[str], matches: Matches) -> list[SceneScores]:
-    """How each scene's right texts do against its wrong ones; scenes that lack either are left out."""
+    """Score each scene's right texts against its wrong ones; scenes without either are left out."""
     each = {name: values.tolist() for name, values in per_scene(matches).items()}
     rows = [{name: (values[i], 1.0) for name, values in each.items()} for i in range(len(ids))]
     is_known = [not any(math.isnan(part) for part, _ in row.values()) for row in rows]

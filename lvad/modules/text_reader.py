@@ -1,8 +1,8 @@
-"""The reader's stage: scenes are described, and a linear model learns to tell the decision from the words alone.
+"""The reader's stage: the policy describes scenes, and a linear model learns to decide from the words alone.
 
-It differentiates nothing: an epoch of ``fit`` describes the training scenes, at its end the reader is fitted. What it
-exports is a reward (``lvad.rewards.Reader``) and pseudo-labels for the scenes without labels. ``test`` decides on the
-test scenes by what is said of them.
+It trains without gradients: an epoch of ``fit`` describes the training scenes, and at its end the reader is fitted. It
+exports a reward (``lvad.rewards.Reader``) and pseudo-labels for the scenes without labels. ``test`` decides on the test
+scenes from their descriptions.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.logistic import Logistic
-from lvad.modules.reader_fit import Fit, SceneFeatures, cross_fit, decide, folds_of
+from lvad.objectives.reader_fit import CrossFit, SceneFeatures, cross_fit, folds_of, label_probabilities
 from lvad.ops import seeded
 from lvad.ranks import gather, log_gathered
 from lvad.rewards.checks import frozen
@@ -35,23 +35,23 @@ from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Table
 NUM_SHOWN = 60
 """Test scenes whose frames are kept for the gallery."""
 _SINGLE_OF_OTHERS = 2
-"""Descriptions of a pseudo-labelled scene that are read one by one in a further round."""
+"""Number of descriptions of a pseudo-labelled scene that are read one by one in a further round."""
 
 
 class TextReader(LightningModule):
-    """Fits a text-only reader on labelled scenes, and labels the others by it.
+    """Fits a text-only reader on labelled scenes, and pseudo-labels the others with it.
 
-    Of every scene it hears ``num_completions`` descriptions, and as many of the mirrored frames, with left and right
+    It reads ``num_completions`` descriptions of every scene, and as many of the mirrored frames, with left and right
     exchanged back.
 
     Args:
-        policy: describes; it is not trained.
+        policy: describes the scenes; it is not trained.
         num_completions: K, sampled descriptions of each of the two views.
-        num_folds: F, fitted each without the scenes that it judges; fewer where there are fewer recordings.
-        penalty: of the squared weights beside the sum of the log-likelihoods of the scenes.
+        num_folds: F, the number of folds; fewer if there are fewer recordings.
+        penalty: of the squared weights, beside the sum of the scenes' log-likelihoods.
         threshold: least calibrated probability that the actions of a pseudo-label are right.
-        rounds: fits; each after the first has the pseudo-labels of the one before.
-        clip: whose text embedding is read beside the words; None for words alone.
+        rounds: number of fits; each after the first learns from the pseudo-labels of the one before too.
+        clip: a CLIP whose text embedding is read beside the words; None for words alone.
 
     Raises:
         ValueError: for fewer than 1 completion or round, 2 folds, or a penalty or threshold out of range.
@@ -90,9 +90,9 @@ class TextReader(LightningModule):
         self.described: dict[str, list[str]] = {}
         """2K descriptions of each training scene, by its id."""
         self.labels: dict[str, list[int]] = {}
-        """A + R labels of each labelled one."""
+        """A + R labels of each labelled training scene, by its id."""
         self.recordings: dict[str, str] = {}
-        """The drive of each training scene."""
+        """The recording of each training scene, by its id."""
         self.parts: ReaderParts | None = None
         self.pseudo_labels: dict[str, PseudoLabel] = {}
         self.whole: Logistic | None = None
@@ -102,12 +102,12 @@ class TextReader(LightningModule):
         self.automatic_optimization, self.strict_loading = False, False
 
     def setup(self, stage: str) -> None:
-        """Take the labels of the data."""
+        """Set the label set of the data."""
         if self._trainer is not None:
             self.taxonomy = trainer_taxonomy(self._trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Describe."""
+        """Describe the scenes, and collect their labels; the reader is fitted at the end of the epoch."""
         self.described |= dict(zip(batch.ids, self._describe(batch), strict=True))
         self.recordings |= dict(zip(batch.ids, batch.recordings, strict=True))
         labels = torch.cat([batch.actions, batch.reasons], 1).tolist()
@@ -116,60 +116,52 @@ class TextReader(LightningModule):
         optimizer.step()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Describe, and decide."""
+        """Describe the scenes and decide on them; keep answers and the first frames for the report."""
         self.answered += self._decide(batch)
         self.shown += [frames.cpu() for frames in batch.frames[: max(0, NUM_SHOWN - len(self.shown))]]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[AnsweredScene]:
-        """What is decided, with the first of the descriptions that it was read from, the same at every call."""
+        """Return the decisions with the first description of each scene; every call draws the same descriptions."""
         with seeded(0, self.device):
             return self._decide(batch)
 
     def configure_optimizers(self) -> Any:
-        """One that has nothing to change: Lightning counts steps, and writes checkpoints, by an optimizer's."""
+        """Make an optimizer that changes nothing: Lightning counts the steps of an optimizer."""
         return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
 
     def on_train_epoch_end(self) -> None:
-        """Fit, on every rank alike, on what all have described."""
-        for described, labels, recordings in gather((self.described, self.labels, self.recordings)):
-            self.described |= described
-            self.labels |= labels
-            self.recordings |= recordings
+        """Fit the reader on the descriptions of all ranks; every rank fits the same."""
+        self._gather_descriptions()
         labelled, others = self._sorted_ids()
         texts = [self.described[name] for name in labelled]
-        features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
-        said = _said(texts, features, self.num_completions)
-        heard = _said([self.described[name] for name in others], features, _SINGLE_OF_OTHERS)
+        text_features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
+        features = _scene_features(texts, text_features, self.num_completions)
+        of_others = _scene_features([self.described[name] for name in others], text_features, _SINGLE_OF_OTHERS)
         labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
         groups = [self.recordings[name] for name in labelled]
         folds = torch.tensor(folds_of(groups, min(self.num_folds, len(set(groups)))))
-        fit = cross_fit(said, labels, folds, heard, self.penalty, self.threshold, self.rounds, self.taxonomy)
+        options = (self.penalty, self.threshold, self.rounds, self.taxonomy)
+        fit = cross_fit(features, labels, folds, of_others, *options)
         self.whole = fit.models[-1].whole
         self.pseudo_labels = _pseudo_labels(others, fit, self.threshold, self.taxonomy.num_actions)
         rows = zip(labelled, folds.tolist(), labels.long().tolist(), strict=True)
         scenes = {name: LabelledScene(fold, row) for name, fold, row in rows}
-        self.parts = ReaderParts(
-            vocabulary=features.vocabulary,
-            weights=torch.stack([model.single.weights for model in fit.models]),
-            offsets=torch.stack([model.single.offsets for model in fit.models]),
-            scenes=scenes,
-            pseudo_labels={name: [*label.actions, *label.reasons] for name, label in self.pseudo_labels.items()},
-        )
-        self._log_fit(fit, said, labels, folds)
+        self.parts = _reader_parts(fit, text_features.vocabulary, scenes, self.pseudo_labels)
+        self._log_fit(fit, features, labels, folds)
 
     def on_test_epoch_start(self) -> None:
-        """Begin the record of what is answered."""
+        """Start a new record of answers."""
         self.answered, self.shown = [], []
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores, and those of constant answers."""
+        """Log the scores, and the scores of constant answers."""
         self.answered = gather_answers(self.answered)
         answers = answers_of(self.answered, True, self.taxonomy)
         log_gathered(self, {f"test/{name}": value for name, value in driving_scores(answers).items()})
         self.report = log_floors(self, answers)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was said, and the reader; the models that describe and embed are named by the configuration."""
+        """Keep the descriptions and the fitted reader; the configuration names the models that describe and embed."""
         checkpoint["state_dict"] = {}
         checkpoint["described"], checkpoint["labels"] = self.described, self.labels
         checkpoint["recordings"] = self.recordings
@@ -180,7 +172,7 @@ class TextReader(LightningModule):
             checkpoint["fitted"] = (self.parts._asdict() | {"scenes": scenes}, tuple(self.whole), pseudo)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the descriptions and the fitted reader."""
         if "fitted" not in checkpoint:
             raise DataError("the checkpoint is none of TextReader; take that of the run whose configuration this is")
         self.described, self.labels = checkpoint["described"], checkpoint["labels"]
@@ -201,26 +193,36 @@ class TextReader(LightningModule):
     def _decide(self, batch: Batch) -> list[AnsweredScene]:
         if self.parts is None or self.whole is None:
             raise DataError("there is no reader to decide: it is fitted at the end of lvad fit")
-        texts, names = self._describe(batch), self.taxonomy
-        probabilities = decide(self.whole, _said(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), names)
-        actions, reasons = probabilities.split([names.num_actions, names.num_reasons], 1)
-        said = [render(*row, names) for row in zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)]
-        read = parse_answers(said, with_reasons=True, taxonomy=names)
-        found = answered_scenes(batch, said, read, [row[0] for row in texts], None)
+        texts, taxonomy = self._describe(batch), self.taxonomy
+        probabilities = label_probabilities(
+            self.whole, _scene_features(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), taxonomy
+        )
+        actions, reasons = probabilities.split([taxonomy.num_actions, taxonomy.num_reasons], 1)
+        rows = zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)
+        answers = [render(*row, taxonomy) for row in rows]
+        read = parse_answers(answers, with_reasons=True, taxonomy=taxonomy)
+        found = answered_scenes(batch, answers, read, [row[0] for row in texts], None)
         rows = zip(found, actions.tolist(), reasons.tolist(), strict=True)
         return [scene._replace(action_probabilities=tuple(a), reason_probabilities=tuple(r)) for scene, a, r in rows]
 
     @torch.no_grad()
     def _describe(self, batch: Batch) -> list[list[str]]:
-        """2K descriptions of each of B scenes."""
+        """Draw 2K descriptions of each of B scenes."""
         views = [
             self.policy.generate(self.policy.encode(view), self.num_completions).texts
             for view in (batch, mirrored(batch))
         ]
         return [[*seen, *map(mirror, other)] for seen, other in zip(*views, strict=True)]
 
+    def _gather_descriptions(self) -> None:
+        """Give every rank the descriptions, labels and recordings of all ranks."""
+        for described, labels, recordings in gather((self.described, self.labels, self.recordings)):
+            self.described |= described
+            self.labels |= labels
+            self.recordings |= recordings
+
     def _sorted_ids(self) -> tuple[list[str], list[str]]:
-        """Of the labelled and of the other scenes, in an order that the loader does not change."""
+        """Sort the ids of the labelled and of the other scenes, so that the loader's order does not matter."""
         labelled = sorted(self.labels)
         if len({self.recordings[name] for name in labelled}) < 2:
             problem = f"{len(labelled)} labelled training scenes are too few to fit a reader across folds"
@@ -229,9 +231,10 @@ class TextReader(LightningModule):
             )
         return labelled, sorted(self.described.keys() - self.labels.keys())
 
-    def _log_fit(self, fit: Fit, said: SceneFeatures, labels: Tensor, folds: Tensor) -> None:
-        """``reader/...``: how the labelled scenes fare with the models that have not seen them."""
-        each = torch.stack([model.single.logits(said.single[0]) for model in fit.models[:-1]])  # float64[F, n, V, C]
+    def _log_fit(self, fit: CrossFit, features: SceneFeatures, labels: Tensor, folds: Tensor) -> None:
+        """Log ``reader/...``: scores of the labelled scenes with the models that have not seen them."""
+        logits = [model.single.logits(features.single[0]) for model in fit.models[:-1]]
+        each = torch.stack(logits)  # float64[F, n, V, C]
         own = each[folds, torch.arange(len(folds))]
         rates = ((labels.sum(0) + 0.5) / (len(labels) + 1)).logit()
         is_right = ((fit.decided > 0.5) == labels.bool())[:, : self.taxonomy.num_actions].all(1)
@@ -247,8 +250,8 @@ class TextReader(LightningModule):
         rank_zero_info("reader: " + ", ".join(f"{name[7:]} {float(value):.4g}" for name, value in values.items()))
 
 
-def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> SceneFeatures:
-    """Features of S scenes with as many texts each, of which the first are read one by one too."""
+def _scene_features(texts: list[list[str]], features: TextFeatures, num_single: int) -> SceneFeatures:
+    """Compute the features of S scenes with as many texts each; the first ``num_single`` are kept one by one too."""
     single, mean = [], []
     for row in texts:
         both = torch.stack([features(row), features([mirror(text) for text in row])])  # float64[2, V, D]
@@ -261,7 +264,20 @@ def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> Sc
     return SceneFeatures(torch.stack(single, 1), torch.stack(mean, 1))
 
 
-def _pseudo_labels(names: list[str], fit: Fit, threshold: float, num_actions: int) -> dict[str, PseudoLabel]:
+def _reader_parts(
+    fit: CrossFit, vocabulary: list[str], scenes: dict[str, LabelledScene], pseudo_labels: dict[str, PseudoLabel]
+) -> ReaderParts:
+    """Collect what a reward of the fitted reader needs."""
+    return ReaderParts(
+        vocabulary=vocabulary,
+        weights=torch.stack([model.single.weights for model in fit.models]),
+        offsets=torch.stack([model.single.offsets for model in fit.models]),
+        scenes=scenes,
+        pseudo_labels={name: [*label.actions, *label.reasons] for name, label in pseudo_labels.items()},
+    )
+
+
+def _pseudo_labels(names: list[str], fit: CrossFit, threshold: float, num_actions: int) -> dict[str, PseudoLabel]:
     rows = zip(names, (fit.pseudo > 0.5).long().tolist(), fit.pseudo_probability.tolist(), strict=True)
     return {
         name: PseudoLabel(tuple(row[:num_actions]), tuple(row[num_actions:]), p)

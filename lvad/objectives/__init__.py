@@ -1,4 +1,4 @@
-"""Objectives that run a model: supervised losses on texts, penalties and losses beside the policy gradient."""
+"""Objectives that run a model: supervised and CLIP losses, the KL and other regularisation, the reader's fit."""
 
 from lvad.objectives.fixmatch import FixMatch
 from lvad.objectives.regularisation import KL, Regularisation

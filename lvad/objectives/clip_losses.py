@@ -1,4 +1,4 @@
-"""The losses of the reward model that look at whole texts: other scenes' texts, and corrupted ones."""
+"""The losses of the CLIP reward: on label texts, other scenes' texts, mirrored and corrupted texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lvad.data.pairs import Candidates, TextKind, candidates, sample_pairs
+from lvad.data.pairs import Candidates, TextKind, candidates, mirrored_candidates, sample_pairs
 from lvad.data.text_corruption import CORRUPTIONS, corrupt
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
@@ -17,7 +17,7 @@ from lvad.types import Batch
 
 @dataclass(frozen=True)
 class PairLosses:
-    """Weights of the losses; zero switches one off.
+    """The losses of the CLIP reward with their weights; zero switches one off.
 
     Args:
         bce: binary loss on right and label-safe wrong texts of the same image (Appendix B.3).
@@ -45,9 +45,31 @@ class PairLosses:
         if min(weights.values()) < 0 or max(weights.values()) == 0:
             raise ValueError(f"losses must be >= 0 and one of them > 0, got {weights}")
 
+    def loss(self, clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, num_negatives: int) -> Tensor:
+        """Add up the losses that are switched on, float[].
+
+        Args:
+            clip: embeds the texts.
+            images: unit vectors float[B, D].
+            batch: the scenes.
+            kind: of the texts that the labels give.
+            num_negatives: wrong texts per right one in the binary loss.
+        """
+        loss = images.sum() * 0.0
+        if self.bce > 0 or self.mirrored > 0:
+            found = candidates(kind, batch)
+            cosines = images @ clip.embed_texts(list(found.texts)).T
+            sides = mirrored_candidates(kind, batch.taxonomy)
+            loss = loss + label_loss(cosines, found, sides, clip.logit_scale, self, num_negatives)
+        if self.contrastive > 0:
+            loss = loss + caption_loss(clip, images, batch, kind, self)
+        if self.corrupted:
+            loss = loss + corrupted_loss(clip, images, batch, kind, self.corrupted)
+        return loss
+
 
 def own_texts(batch: Batch, kind: TextKind) -> tuple[list[str], Tensor | None]:
-    """One right text per scene, and which of them are wrong for which scene.
+    """Draw one right text per scene, and say which texts are wrong for which scene.
 
     Returns:
         B texts: a random caption each where every scene has captions, else a random true text of the kind; and
@@ -66,7 +88,7 @@ def own_texts(batch: Batch, kind: TextKind) -> tuple[list[str], Tensor | None]:
 
 
 def caption_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, losses: PairLosses) -> Tensor:
-    """The losses of one right text per scene: against the batch's other texts, and against its own mirror image.
+    """Compare one right text per scene with the batch's other texts, and with its own mirrored text.
 
     Args:
         clip: embeds the texts.
@@ -84,7 +106,7 @@ def caption_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, losse
 
 
 def _sided(texts: list[str], batch: Batch) -> list[int]:
-    """The scenes whose labels rule out the mirrored text."""
+    """Return the indices of scenes whose labels contradict the mirrored text."""
     names = batch.taxonomy.reason_texts
     truths = [[text for text, flag in zip(names, row, strict=True) if flag == 1] for row in batch.reasons.tolist()]
     return [i for i, text in enumerate(texts) if mirror(text) != text and contradicts(mirror(text), truths[i])]
@@ -98,12 +120,12 @@ def label_loss(
     losses: PairLosses,
     num_negatives: int,
 ) -> Tensor:
-    """The losses that the labels alone give: binary, and against mirrored texts.
+    """Compare the label texts with each scene: the binary loss, and the ranking over mirrored texts.
 
     Args:
         cosines: float[B, C] of every scene with every candidate.
         found: which candidates are true and false.
-        mirrored: of each candidate the one that says the same of the other side, as of ``mirrored_candidates``.
+        mirrored: for each candidate the index of its mirrored text, as of ``mirrored_candidates``.
         scale: inverse temperature.
         losses: the weights.
         num_negatives: wrong texts per right one in the binary loss.
@@ -116,9 +138,9 @@ def label_loss(
 
 
 def corrupted_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, weights: dict[str, float]) -> Tensor:
-    """Own text over a corrupted one: a random caption or a random true text of the kind of every scene.
+    """Rank each scene's own text over a corrupted one; it is a random caption or a random true text of the kind.
 
-    Each scene draws its corruption in proportion to the weights; the mean over scenes is weighted by their sum.
+    Each scene draws its corruption in proportion to the weights; the mean over scenes is multiplied by their sum.
 
     Args:
         clip: embeds the texts.
@@ -127,14 +149,14 @@ def corrupted_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, wei
         kind: of the texts that the labels give.
         weights: per corruption.
     """
-    rows, texts = _texts_to_spoil(batch, kind)
-    # Without any, a text that counts for nothing: on several devices it is an error if a weight takes no part.
-    better, worse = clip.embed_texts([*texts, *_spoilt(texts, weights)] or ["", ""]).chunk(2)
+    rows, texts = _texts_to_corrupt(batch, kind)
+    # Without any text, embed an empty one with no effect: on several devices every weight must take part in a loss.
+    better, worse = clip.embed_texts([*texts, *_corrupted(texts, weights)] or ["", ""]).chunk(2)
     own, better, worse = images[rows], better[: len(rows)], worse[: len(rows)]
     return sum(weights.values()) * ranking_loss((own * better).sum(1), (own * worse).sum(1), clip.logit_scale)
 
 
-def _spoilt(texts: list[str], weights: dict[str, float]) -> list[str]:
+def _corrupted(texts: list[str], weights: dict[str, float]) -> list[str]:
     if not texts:
         return []
     names = list(weights)
@@ -143,8 +165,8 @@ def _spoilt(texts: list[str], weights: dict[str, float]) -> list[str]:
     return [corrupt(text, names[i], pool) for text, i in zip(texts, drawn.tolist(), strict=True)]
 
 
-def _texts_to_spoil(batch: Batch, kind: TextKind) -> tuple[list[int], list[str]]:
-    """Scene indices and one text for each, by even chance a caption or a true text, where a scene has both."""
+def _texts_to_corrupt(batch: Batch, kind: TextKind) -> tuple[list[int], list[str]]:
+    """Draw a caption or a true text, with even chances, for each scene that has one; return scene indices and texts."""
     found = candidates(kind, batch)
     pairs = sample_pairs(found, 1)
     texts = {row: found.texts[i] for row, i in zip(pairs.rows.tolist(), pairs.texts[:, 0].tolist(), strict=True)}

@@ -1,4 +1,4 @@
-"""What holds a policy: the pull back to its frozen start, and the limits and penalties beside it."""
+"""Regularisation of the policy gradient: the KL to the reference, and reward limits, penalties and rehearsal."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class KL:
-    """A penalty on KL(policy || reference); the reference is the start, or the last refresh.
+    """A penalty on KL(policy || reference), where the reference is the start or the last refresh.
 
     The paper had none, and its policy forgot what it could say (section 6.3).
 
@@ -27,8 +27,8 @@ class KL:
             estimator is p_ref exp(r / beta) / Z.
         form: ``reward`` subtracts beta k1 from the reward; ``k2`` adds a loss with the same mean gradient; ``k3``, as
             in GRPO, adds one whose gradient is that of KL(reference || policy) (``lvad.losses.policy_gradient``).
-        target: steer beta so that the KL, in nats per completion, goes there; None keeps beta.
-        rate: of the steering, per training batch (Ziegler et al. 2019: 0.1).
+        target: adapt beta so that the KL reaches this many nats per completion; None keeps beta.
+        rate: how fast beta is adapted, per training batch (Ziegler et al. 2019: 0.1).
         refresh_every: optimizer steps after which the policy becomes its own reference, once their rollout is used up;
             it then costs a second copy of the model. None keeps the start.
 
@@ -59,7 +59,7 @@ class KL:
 
 
 class AdaptiveKL:
-    """The penalty with its present weight, which is part of a checkpoint.
+    """A KL penalty with its present weight, which is adapted during training and is part of a checkpoint.
 
     Its numbers are the host's. As buffers they would be read back from the device at every step, rounded where a
     strategy turns a module into 16 bits, and refused by devices without float64.
@@ -74,25 +74,25 @@ class AdaptiveKL:
         self.refreshed_at = 0  # the optimizer step of the last refresh
 
     def state_dict(self) -> dict[str, float]:
-        """The configured and the present weight, and when the reference was last refreshed."""
+        """Return the configured and the present weight, and when the reference was last refreshed."""
         return {"configured": self.config.beta, "beta": self.beta, "refreshed_at": self.refreshed_at}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take back what ``state_dict`` gave, but for the weight where another one is configured now."""
+        """Restore what ``state_dict`` gave; the weight only if the configured one is still the same."""
         self.refreshed_at = int(state["refreshed_at"])
         if state["configured"] == self.config.beta:
             self.beta = float(state["beta"])
 
     def measure(self, logps: Tensor, ref_logps: Tensor, completion_mask: Tensor) -> Tensor:
-        """k1 float[B, K], in nats per completion."""
+        """Estimate the KL of each completion: k1, float[B, K], in nats."""
         return kl_k1(logps, ref_logps, completion_mask)
 
     def penalty(self, kl: Tensor) -> Tensor:
-        """float[B, K], what is taken off the reward."""
+        """Return what is subtracted from the reward, float[B, K]."""
         return kl * self.beta if self.config.form == "reward" else torch.zeros_like(kl)
 
     def loss(self, logps: Tensor, ref_logps: Tensor, completion_mask: Tensor) -> Tensor:
-        """float[], what is added to the loss, in the scale of ``reinforce``."""
+        """Return what is added to the loss, float[], in the scale of ``reinforce``."""
         if self.config.form == "reward" or self.beta == 0:
             return logps.new_zeros(())
         term = kl_k2_loss if self.config.form == "k2" else kl_k3_loss
@@ -103,6 +103,10 @@ class AdaptiveKL:
         if self.config.target is not None:
             self.beta = next_beta(self.beta, kl, self.config.target, self.config.rate)
 
+    def mark_refreshed(self, step: int) -> None:
+        """Note that the reference was refreshed after that many optimizer steps."""
+        self.refreshed_at = step
+
     def is_due(self, step: int) -> bool:
         """Whether the reference is to be refreshed after that many optimizer steps."""
         every = self.config.refresh_every
@@ -111,10 +115,10 @@ class AdaptiveKL:
 
 @dataclass(frozen=True)
 class Regularisation:
-    """Beside the KL.
+    """Options of the policy gradient other than the KL: entropy bonus, rehearsal, updates per rollout, reward limits.
 
     Args:
-        entropy_bonus: reward per nat of -log pi(completion), whose mean is the entropy of the policy's law.
+        entropy_bonus: reward per nat of -log pi(completion), whose mean is the entropy of the policy.
         rehearsal: supervised cross-entropy on a few labelled scenes beside the policy gradient; None for none.
         updates: optimizer steps per rollout. The paper and the default: 1, on-policy. The later ones weight each
             completion with the ratio of its probabilities, clipped. ``trainer.max_steps``, the schedule of the
@@ -151,19 +155,19 @@ class Regularisation:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The smallest and the largest reward that counts."""
+        """The smallest and the largest reward; others are moved to the nearer limit."""
         limit = math.inf if self.reward_clip is None else self.reward_clip
         return -limit, limit
 
     def adjusted(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
-        """Bring rewards float[B, K] within the limits, and add the entropy bonus of their completions."""
+        """Clamp rewards float[B, K] to the limits, and add the entropy bonus of their completions."""
         rewards = rewards.clamp(*self.limits)
         if self.entropy_bonus:
             return rewards - self.entropy_bonus * sequence_sum(rollouts.logps, rollouts.completion_mask)
         return rewards
 
-    def check(self, accumulated: int) -> None:
-        """Refuse a rollout for several steps where a step is made of several rollouts.
+    def check_accumulation(self, accumulated: int) -> None:
+        """Refuse several updates per rollout together with gradient accumulation over several rollouts.
 
         Raises:
             DataError: with the remedy.
@@ -176,7 +180,7 @@ class Regularisation:
 
 
 def check_finite(scores: Scores, ids: list[str], drop: bool) -> tuple[Scores, Tensor]:
-    """Refuse scores that are not finite, or take their scenes out.
+    """Refuse scores that are not finite, or drop their scenes.
 
     A whole scene is dropped, not a completion: the siblings' baseline would lack it, and a completion that breaks the
     judge would go unpunished and unrewarded beside them.
@@ -184,10 +188,10 @@ def check_finite(scores: Scores, ids: list[str], drop: bool) -> tuple[Scores, Te
     Args:
         scores: of B scenes.
         ids: of the scenes.
-        drop: take the scenes out instead of raising.
+        drop: drop the scenes instead of raising.
 
     Returns:
-        The scores with zeros for the scenes that are out, and which are kept: bool[B].
+        The scores, with zeros for dropped scenes, and which scenes are kept: bool[B].
 
     Raises:
         BrokenReward: naming scenes, terms and values.

@@ -1,4 +1,4 @@
-"""A few labelled scenes between the unlabelled ones, so that the policy does not forget how to speak."""
+"""Rehearsal: a supervised loss on a few labelled scenes, so that the policy does not forget how to describe."""
 
 from typing import Literal
 
@@ -15,14 +15,14 @@ from lvad.types import Batch, Policy, Scene
 
 
 class Rehearsal:
-    """Supervised cross-entropy on labelled scenes beside the policy gradient ("PTX").
+    """Adds the supervised cross-entropy on labelled scenes to the policy gradient ("PTX").
 
-    Which scenes a step takes depends on its number alone, so a resumed run goes on with the same ones. They count as
+    Which scenes a step takes depends on its number alone, so a resumed run takes the same ones. They count as
     labelled in the run's budget ledger.
 
     Args:
         data: where the scenes come from; its training scenes are used, with ``num_scenes.train`` saying how many.
-        target: what is right to say: one of a scene's ``caption`` texts, or its ``answer`` ("Action: stop. Reason:
+        target: the text to learn: one of a scene's ``caption`` texts, or its ``answer`` ("Action: stop. Reason:
             ...").
         weight: of the cross-entropy per token, beside a policy gradient that sums over K completions.
         decay_steps: training batches after which the weight has fallen to 0, by a straight line; None keeps it.
@@ -58,7 +58,7 @@ class Rehearsal:
 
     @property
     def scenes(self) -> list[Scene]:
-        """The labelled scenes, once ``data`` is set up."""
+        """The labelled scenes, after ``data`` is set up."""
         return self.data.scenes.get("train", [])
 
     def setup(self) -> None:
@@ -76,18 +76,18 @@ class Rehearsal:
                 raise DataError.at(self.data.source.path, "", problem, "choose the other target, or label it")
 
     def weight_at(self, step: int) -> float:
-        """The weight after that many training batches."""
+        """Compute the weight after that many training batches."""
         return self.weight if self.decay_steps is None else self.weight * max(0.0, 1 - step / self.decay_steps)
 
     def batch_at(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """The labelled scenes of a training batch: each once before any comes again."""
+        """Read the labelled scenes of a training batch: each once before any comes again."""
         dataset = SceneDataset(self.scenes, self.data.source.num_frames, self.data.source.image_size_px)
         first = (step * world_size + rank) * self.batch_size
         places = shuffled_cycle(len(self.scenes), self.data.seed, first, self.batch_size)
         return collate([dataset[place] for place in places], self.data.taxonomy)
 
     def loss(self, policy: Policy, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted cross-entropy per target token behind the stage-1 prompt, float[], and what is logged of it.
+        """Compute the weighted cross-entropy per target token after the stage-1 prompt, float[], and what is logged.
 
         Args:
             policy: the model.
@@ -99,12 +99,12 @@ class Rehearsal:
         if weight == 0:
             return torch.zeros(()), {"rehearsal/weight": torch.tensor(0.0)}
         batch = self.batch_at(step, rank, world_size)
-        targets = policy.targets([[self._right(batch, i, step)] for i in range(len(batch.ids))])
+        targets = policy.targets([[self._target_text(batch, i, step)] for i in range(len(batch.ids))])
         logps = policy.logprobs(policy.encode(batch), targets)
         loss = token_cross_entropy(logps.flatten(0, 1), targets.completion_mask.flatten(0, 1))
         return weight * loss, {"rehearsal/loss": loss.detach(), "rehearsal/weight": torch.tensor(weight)}
 
-    def _right(self, batch: Batch, i: int, step: int) -> str:
+    def _target_text(self, batch: Batch, i: int, step: int) -> str:
         if self.target == "caption":
             return batch.captions[i][step % len(batch.captions[i])]
         return render(batch.actions[i].tolist(), batch.reasons[i].tolist(), batch.taxonomy)

@@ -1,4 +1,4 @@
-"""What the supervised stage minimises: the likelihood of the answer, or the risk of what the model itself says."""
+"""Objectives of the supervised stage: cross-entropy of the right texts, or the risk of the model's own texts."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -20,17 +20,17 @@ from lvad.types import Prefix, Rollouts
 
 
 class SupervisedBatch(NamedTuple):
-    """B scenes with what should be said of them."""
+    """B encoded scenes with their right texts: the input of an ``Objective``."""
 
     prefix: Prefix
     texts: list[list[str]]
     """B rows of right texts, as many in each."""
     weights: Tensor
-    """float[B], of the scenes."""
+    """float[B], the weights of the scenes."""
     grammar: AnswerGrammar | None
-    """Of what the model may say."""
+    """The grammar of the answers; None if the model writes freely."""
     mean_tokens: float | None = None
-    """Of a right text, over the training set; None counts those of the batch."""
+    """Tokens of a right text, on average over the training set; None counts those of the batch."""
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Objective(Protocol):
     """A loss of the supervised stage."""
 
     def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss float[], and what is logged beside it."""
+        """Compute the loss float[], and what is logged beside it."""
         ...
 
 
@@ -53,7 +53,7 @@ class CrossEntropy:
     class_weights: bool = False
 
     def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Over the texts' tokens alone, never image, prompt or padding."""
+        """Average over the texts' tokens alone, never image, prompt or padding."""
         targets = policy.targets(batch.texts)
         logps = policy.logprobs(batch.prefix, targets)
         weights = batch.weights.repeat_interleave(logps.shape[1]) if self.class_weights else None
@@ -63,7 +63,7 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class ExpectedBLEU:
-    """The expected sentence-BLEU of what the model says, by REINFORCE with the leave-one-out baseline.
+    """The expected sentence-BLEU of the model's own texts, by REINFORCE with the leave-one-out baseline.
 
     Args:
         num_completions: K drawn answers per scene; at least 2.
@@ -72,7 +72,7 @@ class ExpectedBLEU:
     num_completions: int = 8
 
     def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A loss whose gradient is unbiased for that of -E[BLEU]; its value means nothing."""
+        """Compute a loss whose gradient is unbiased for that of -E[BLEU]; its value has no meaning."""
         rollouts = policy.generate(batch.prefix, self.num_completions, grammar=batch.grammar)
         bleu = _bleu(rollouts, batch)
         logps = policy.logprobs(batch.prefix, rollouts, batch.grammar)
@@ -82,11 +82,11 @@ class ExpectedBLEU:
 
 @dataclass(frozen=True)
 class MinimumRiskBLEU:
-    """Minimum risk training: 1 - BLEU under the model's law renormalised over what was drawn and what is right.
+    """Minimum risk training: 1 - BLEU under the model's distribution, renormalised over drawn and right texts.
 
     Args:
         num_completions: drawn answers per scene.
-        sharpness: exponent of the renormalised law (alpha of Shen et al. 2016, 0.005 there for whole sentences).
+        sharpness: exponent of the renormalised distribution (alpha of Shen et al. 2016, who took 0.005 for sentences).
 
     Source:
         Shen et al. 2016 (arXiv:1512.02433), whose sampled subspace holds the right answer as well.
@@ -96,10 +96,10 @@ class MinimumRiskBLEU:
     sharpness: float = 0.05
 
     def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The expected risk over the distinct finished texts of each scene."""
+        """Compute the expected risk over the distinct finished texts of each scene."""
         drawn = policy.generate(batch.prefix, self.num_completions, grammar=batch.grammar)
         texts = [[*right, *said] for right, said in zip(batch.texts, _finished(drawn, batch), strict=True)]
-        # Written anew, so that the right text and the same text drawn are one member of the set.
+        # Encoded again, so that the right text and the same text drawn are one member of the set.
         subspace = policy.targets(texts)
         risks = 1 - _bleu(subspace, batch)
         logps = sequence_sum(policy.logprobs(batch.prefix, subspace), subspace.completion_mask)
@@ -109,7 +109,7 @@ class MinimumRiskBLEU:
 
 
 def log_supervised_share(module: LightningModule, policy: HFPolicy, batch: SupervisedBatch) -> None:
-    """Print and log the share of a batch's tokens that the loss sees; all of the prompt would make it near 1.
+    """Print and log the share of a batch's tokens that the loss is on; with the prompt it would be near 1.
 
     Args:
         module: at its first training step.
@@ -125,16 +125,16 @@ def log_supervised_share(module: LightningModule, policy: HFPolicy, batch: Super
 
 
 def _finished(drawn: Rollouts, batch: SupervisedBatch) -> list[list[str]]:
-    """The drawn texts, the scene's right one in place of a truncated one: as a repetition it drops out of the set.
+    """Replace truncated texts by the scene's right one, which as a repetition drops out of the set.
 
-    Written anew, a truncated text would have an end that the model never gave it.
+    Encoded again, a truncated text would have an end token that the model never gave it.
     """
     rows = zip(batch.texts, drawn.texts, drawn.is_truncated.tolist(), strict=True)
     return [[right[0] if cut else text for text, cut in zip(said, cuts, strict=True)] for right, said, cuts in rows]
 
 
 def _bleu(rollouts: Rollouts, batch: SupervisedBatch) -> Tensor:
-    """float[B, K] in 0 .. 1 against the scene's right texts."""
+    """Compute BLEU against the scene's right texts, float[B, K] in 0 .. 1."""
     scores = [
         [best_bleu(text, right) for text in said] for said, right in zip(rollouts.texts, batch.texts, strict=True)
     ]

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torchmetrics.functional.classification import binary_auroc, binary_confusion_matrix, binary_roc
 
-from lvad.types import Decisions
+from lvad.types import MatchProbabilities
 
 # Blue and orange: told apart by colour-blind readers too.
 BLUE: Final = "#005cab"
@@ -107,7 +107,7 @@ def loss_curve(
     return path
 
 
-def confusion_and_roc(decisions: Decisions, title: str) -> Figure:
+def confusion_and_roc(decisions: MatchProbabilities, title: str) -> Figure:
     """Draw the confusion matrix at P > 0.5 and the ROC curve (Fig. 11 of the paper).
 
     Args:

@@ -36,7 +36,7 @@ from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_b
 from lvad.sharding import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
-from lvad.types import AnsweredScene, Decisions, Table
+from lvad.types import AnsweredScene, MatchProbabilities, Table
 
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
 _HEADLINE = tuple(f"test/{kind}_{score}" for kind in ("action", "reason") for score in ("macro_f1", "exact_match"))
@@ -227,10 +227,10 @@ class RunRecorder(Callback):
             add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        decisions: Decisions | None = getattr(module, "decisions", None)
-        if decisions is None or self._folder is None:
+        found: MatchProbabilities | None = getattr(module, "match_probabilities", None)
+        if found is None or self._folder is None:
             return
-        figure = confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
+        figure = confusion_and_roc(found, f"{stage}, {len(found.is_match)} image-text pairs")
         self._folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
         add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lvad.answers.decision import View, Voting, questions, vote
-from lvad.answers.describer import Description
+from lvad.answers.decision import Voting, VotingView, questions, vote
+from lvad.answers.describer import DescriptionOptions
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
@@ -31,7 +31,7 @@ def batch(drawn_root):
 
 
 def view(policy, batch, is_mirrored=False):
-    return View(mirrored(batch) if is_mirrored else batch, questions(policy, [""] * len(batch.ids)), is_mirrored)
+    return VotingView(mirrored(batch) if is_mirrored else batch, questions(policy, [""] * len(batch.ids)), is_mirrored)
 
 
 def test_a_view_that_is_seen_twice_counts_as_once(policy, batch):
@@ -63,7 +63,8 @@ def test_an_answer_says_what_is_probable(policy, batch):
 
 
 @pytest.mark.parametrize(("style", "voting", "views"), [
-    (Description(), Voting(3), 3), (Description(), Voting(2, mirrored=True), 4), (None, Voting(mirrored=True), 2),
+    (DescriptionOptions(), Voting(3), 3), (DescriptionOptions(), Voting(2, mirrored=True), 4),
+    (None, Voting(mirrored=True), 2),
 ])  # fmt: skip
 def test_a_stage_votes_over_its_descriptions_and_views(vlm_folder, batch, style, voting, views):
     torch.manual_seed(0)
@@ -82,7 +83,7 @@ def test_a_stage_votes_over_its_descriptions_and_views(vlm_folder, batch, style,
 
 def test_votes_need_somebody_who_describes(vlm_folder):
     policy = HFPolicy(str(vlm_folder), lora=None)
-    for style in (None, Description(source="caption"), Description(best_of=2, reward=Repetition())):
+    for style in (None, DescriptionOptions(source="caption"), DescriptionOptions(best_of=2, reward=Repetition())):
         with pytest.raises(ValueError, match=r"voting.votes 2 needs the policy's own descriptions, with best_of 1"):
             ActionSFT(policy, describe=style, voting=Voting(2))
     with pytest.raises(ValueError, match="votes must be at least 1, got 0"):

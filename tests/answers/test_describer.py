@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lvad.answers.describer import GREY, Describer, Description
+from lvad.answers.describer import GREY, Describer, DescriptionOptions
 from lvad.policy import Sampling
 from lvad.text import Prompts
 from lvad.types import Scores
@@ -15,7 +15,7 @@ from lvad.types import Scores
 def test_hidden_frames_are_grey_and_the_rest_is_untouched(make_batch):
     batch = make_batch(*[2] * 200)
     torch.manual_seed(0)
-    hidden = Describer(Description(hide_frames=0.25)).hide(batch, is_training=True)
+    hidden = Describer(DescriptionOptions(hide_frames=0.25)).hide(batch, is_training=True)
     is_grey = [bool((frames == GREY).all()) for frames in hidden.frames]
     assert 30 <= sum(is_grey) <= 70  # 50 expected, deviation 6
     for grey, before, after in zip(is_grey, batch.frames, hidden.frames, strict=True):
@@ -26,9 +26,9 @@ def test_hidden_frames_are_grey_and_the_rest_is_untouched(make_batch):
 
 def test_nothing_is_hidden_in_evaluation_or_without_a_description(make_batch):
     batch = make_batch(1, 1)
-    assert Describer(Description(hide_frames=1.0)).hide(batch, is_training=False) is batch
+    assert Describer(DescriptionOptions(hide_frames=1.0)).hide(batch, is_training=False) is batch
     assert Describer(None).hide(batch, is_training=True) is batch
-    assert Describer(Description()).hide(batch, is_training=True) is batch
+    assert Describer(DescriptionOptions()).hide(batch, is_training=True) is batch
 
 
 def test_without_a_description_nothing_is_said(make_batch):
@@ -39,25 +39,25 @@ def test_a_share_is_a_share():
     for name in ("hide_frames", "all_hidden_until"):
         for share in (-0.1, 1.1):
             with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\]"):
-                Description(**{name: share})
+                DescriptionOptions(**{name: share})
 
 
 def test_all_frames_are_hidden_first_and_a_share_later():
-    style = Description(hide_frames=0.5, all_hidden_until=0.25)
+    style = DescriptionOptions(hide_frames=0.5, all_hidden_until=0.25)
     assert [style.hidden_share(True, progress) for progress in (0.0, 0.2, 0.25, 1.0)] == [1.0, 1.0, 0.5, 0.5]
     assert style.hidden_share(False, 0.0) == 0.0
-    always = Description(text_only=True)
+    always = DescriptionOptions(text_only=True)
     assert always.hidden_share(True, 0.5) == always.hidden_share(False, 1.0) == 1.0
 
 
 def test_a_reader_of_text_alone_sees_no_frame_in_evaluation_either(make_batch):
-    describer, batch = Describer(Description(text_only=True)), make_batch(1, 2)
+    describer, batch = Describer(DescriptionOptions(text_only=True)), make_batch(1, 2)
     for is_training in (False, True):
         assert all((frames == GREY).all() for frames in describer.hide(batch, is_training).frames)
 
 
 def test_a_true_description_is_the_scenes_last_caption(make_batch):
-    describer = Describer(Description(source="caption"))
+    describer = Describer(DescriptionOptions(source="caption"))
     batch = make_batch(1, 1)._replace(captions=[("some", "all of it"), ("everything",)])
     assert describer.describe(None, batch, is_training=True) == ["all of it", "everything"]
     assert describer.is_oracle
@@ -65,7 +65,7 @@ def test_a_true_description_is_the_scenes_last_caption(make_batch):
     with pytest.raises(ValueError, match="scene-1 has no caption to stand as its true description"):
         describer.describe(None, batch._replace(captions=[("all",), ()]), is_training=False)
     with pytest.raises(ValueError, match="a true description is not sampled"):
-        Description(sampled=True, source="caption")
+        DescriptionOptions(sampled=True, source="caption")
 
 
 class Repeats:
@@ -90,7 +90,7 @@ class Repeats:
 
 
 def test_a_kept_description_is_that_of_the_picture_and_the_prompt_and_not_of_the_id(make_batch):
-    describer, first, other = Describer(Description()), make_batch(1), make_batch(1, seed=1)
+    describer, first, other = Describer(DescriptionOptions()), make_batch(1), make_batch(1, seed=1)
     assert first.ids == other.ids
     pixels = [int(batch.frames[0].flatten()[0]) for batch in (first, other)]
     assert pixels[0] != pixels[1]
@@ -105,7 +105,7 @@ def test_a_kept_description_is_that_of_the_picture_and_the_prompt_and_not_of_the
 def test_sampled_descriptions_come_draw_by_draw(make_batch):
     batch = make_batch(1, 1)
     pixels = [int(frames.flatten()[0]) for frames in batch.frames]
-    drawn = Describer(Description()).sample(Repeats("a"), batch, 3)
+    drawn = Describer(DescriptionOptions()).sample_descriptions(Repeats("a"), batch, 3)
     assert drawn == [[f"a {pixel}{i}" for pixel in pixels] for i in range(3)]
 
 
@@ -135,15 +135,15 @@ class Speaks:
 
 
 def test_the_best_of_several_descriptions_is_kept(make_batch):
-    describer = Describer(Description(best_of=3, reward=LikesLong()))
+    describer = Describer(DescriptionOptions(best_of=3, reward=LikesLong()))
     assert describer.describe(Speaks(), make_batch(1, 1), is_training=False) == ["longest", "longest"]
-    assert list(describer.known.values()) == ["longest", "longest"]
+    assert list(describer.kept_descriptions().values()) == ["longest", "longest"]
     assert isinstance(describer.reward, LikesLong)
 
 
 def test_the_best_needs_a_judge_and_several_samples():
     for options in ({"best_of": 3}, {"reward": LikesLong()}, {"best_of": 0}):
         with pytest.raises(ValueError, match="best_of must be > 1 with a reward"):
-            Description(**options)
+            DescriptionOptions(**options)
     with pytest.raises(ValueError, match=r"set describe\.sampled false"):
-        Description(best_of=3, reward=LikesLong(), sampled=True)
+        DescriptionOptions(best_of=3, reward=LikesLong(), sampled=True)

@@ -11,10 +11,10 @@ from torch import nn
 from lvad.callbacks.fit_plan import (
     FitPlan,
     label_rows,
+    later_step_bytes,
     memory_rows,
     optimizer_bytes,
     parameter_rows,
-    room_bytes,
     step_rows,
 )
 from lvad.callbacks.worst_batch import TrialStep
@@ -83,9 +83,9 @@ def test_memory():
 def test_a_later_step_has_states_and_accumulated_gradients_beside_it():
     module = nn.Linear(1000, 1000, bias=False)
     trainer: Any = SimpleNamespace(accumulate_grad_batches=1, optimizers=[torch.optim.AdamW(module.parameters())])
-    assert room_bytes(trainer, module) == 8_000_000
+    assert later_step_bytes(trainer, module) == 8_000_000
     trainer.accumulate_grad_batches = 4
-    assert room_bytes(trainer, module) == 12_000_000
+    assert later_step_bytes(trainer, module) == 12_000_000
 
 
 def test_a_reference_that_is_a_second_model_weighs_too():

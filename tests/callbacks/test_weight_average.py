@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from lvad.callbacks.weight_average import AverageWeights
 from lvad.errors import DataError
-from lvad.fit_state import fit_progress
 from lvad.ops import running_mean
+from lvad.trainer_queries import fit_progress
 
 
 def test_a_running_mean_is_the_mean():

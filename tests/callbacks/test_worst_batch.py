@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from PIL import Image
 from transformers import Idefics3ImageProcessor
 
-from lvad.answers.describer import Description
+from lvad.answers.describer import DescriptionOptions
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.worst_batch import _remedy, try_step, worst_batch, worst_scenes
 from lvad.data.datamodule import BDDOIADataModule
@@ -52,7 +52,9 @@ def describer(vlm_folder, clip_folder):
 
 
 def answerer(vlm_folder, clip_folder):
-    return ActionSFT(HFPolicy(str(vlm_folder), Sampling(max_new_tokens=8)), describe=Description(hide_frames=0.5))
+    return ActionSFT(
+        HFPolicy(str(vlm_folder), Sampling(max_new_tokens=8)), describe=DescriptionOptions(hide_frames=0.5)
+    )
 
 
 def judge(vlm_folder, clip_folder):
@@ -151,7 +153,7 @@ def test_a_tried_batch_leaves_no_trace(tmp_path, vlm_folder, clip_folder, data, 
         ends.append(module.state_dict() | {"random": torch.get_rng_state()})
         if kl := getattr(module, "kl", None):
             ends[-1]["beta"] = torch.tensor(kl.beta, dtype=torch.float64)
-        descriptions.append(getattr(getattr(module, "describer", None), "known", None))
+        descriptions.append(module.describer.kept_descriptions() if hasattr(module, "describer") else None)
     without, tried = ends
     assert descriptions[0] == descriptions[1]
     assert without.keys() == tried.keys()

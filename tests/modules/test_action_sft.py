@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
-from lvad.answers.describer import Description
+from lvad.answers.describer import DescriptionOptions
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import SceneCounts, Split
@@ -96,12 +96,12 @@ def test_descriptions_are_stage_ones_before_and_after_training(make_sft, vlm_fol
     batch = validation(drawn_root)
     seed_everything(0, verbose=False)
     stage_one = says(HFPolicy(str(vlm_folder), Sampling(max_new_tokens=40), lora=None).eval(), batch)
-    module = make_sft("action", describe=Description(), lora=lora)
+    module = make_sft("action", describe=DescriptionOptions(), lora=lora)
     asked = []
     encode = module.policy.encode
     module.policy.encode = lambda batch, queries=None: asked.append(queries) or encode(batch, queries)
     fit(module, drawn_root, tmp_path, 3)
-    module.describer.known.clear()
+    module.describer.restore_descriptions({})
     assert module.describer.describe(module.policy, batch, is_training=False) == stage_one
     assert says(module.policy, batch) != stage_one  # what was trained says something else
     module.eval()._encode(batch)
@@ -112,7 +112,7 @@ def test_descriptions_are_stage_ones_before_and_after_training(make_sft, vlm_fol
 def test_a_greedy_description_is_made_once_and_a_sampled_one_at_every_step(make_sft, drawn_root, tmp_path):
     counts = {}
     for sampled in (False, True):
-        module = make_sft("action", describe=Description(sampled))
+        module = make_sft("action", describe=DescriptionOptions(sampled))
         with module.policy.as_reference() as start:
             calls, generate = [], start.generate
             start.generate = lambda *args, calls=calls, generate=generate, **options: (
@@ -126,7 +126,7 @@ def test_a_greedy_description_is_made_once_and_a_sampled_one_at_every_step(make_
 
 
 def test_both_stages_travel_together_and_the_first_is_as_it_was(make_sft, vlm_folder, drawn_root, tmp_path):
-    module = make_sft("action", describe=Description(), lora=Lora(rank=4))
+    module = make_sft("action", describe=DescriptionOptions(), lora=Lora(rank=4))
     fit(module, drawn_root, tmp_path, 2)
     module.export(tmp_path / "model")
     start = HFPolicy(str(tmp_path / "model"), lora=None).state_dict()
@@ -227,6 +227,6 @@ def test_ranks_score_and_write_each_scene_once(vlm_folder, clip_folder, drawn_ro
 
 
 def test_what_means_nothing_is_refused(make_sft):
-    for options in ({"describe": Description()}, {"logit_adjustment": 1.0}):
+    for options in ({"describe": DescriptionOptions()}, {"logit_adjustment": 1.0}):
         with pytest.raises(ValueError, match="no description before it and no decision"):
             make_sft("caption", **options)

@@ -4,13 +4,17 @@ import importlib
 
 import pytest
 
+import lvad.answers
 import lvad.modules
 
+OLD = {f"lvad.modules.{name}": new for name, new in lvad.modules._MOVED.items()}
+OLD |= {f"lvad.answers.{name}": new for name, new in lvad.answers._RENAMED.items()}
 
-@pytest.mark.parametrize("name", sorted(lvad.modules._MOVED))
-def test_an_earlier_name_is_refused_with_the_present_one(name):
-    present = lvad.modules._MOVED[name]
-    with pytest.raises(AttributeError, match=rf"lvad\.modules\.{name} is now {present}: "):
-        getattr(lvad.modules, name)
-    room, _, kind = present.rpartition(".")
+
+@pytest.mark.parametrize("path", sorted(OLD))
+def test_an_earlier_name_is_refused_with_the_present_one(path):
+    old_room, _, name = path.rpartition(".")
+    with pytest.raises(AttributeError, match=rf"lvad\.\w+\.{name} is now {OLD[path]}: "):
+        getattr(importlib.import_module(old_room), name)
+    room, _, kind = OLD[path].rpartition(".")
     assert hasattr(importlib.import_module(room), kind)

@@ -56,10 +56,16 @@ def data(root, num_scenes=ALL_SCENES, batch_size=4, **options):
     return BDDOIADataModule(Source("lastframe", str(root)), split, batch_size, **options)
 
 
+def watch(module, name):
+    """The values of one name that every step logs."""
+    seen = []
+    module.log_dict = lambda values, **_: seen.extend(values[key].item() for key in [name] if key in values)
+    return seen
+
+
 def test_reward_rises_on_a_judge_with_a_known_preference(make_module, drawn_root, tmp_path):
     module = make_module(CountsCars(), lr=3e-3, lora=False)
-    seen = []
-    module._log_training = lambda values, _: seen.append(values["reward/mean"].item())
+    seen = watch(module, "reward/mean")
     make_trainer(tmp_path, max_epochs=12, limit_val_batches=0).fit(module, data(drawn_root))
     assert len(seen) == 48
     assert sum(seen[-6:]) > 2 * sum(seen[:6])
@@ -79,8 +85,7 @@ def test_strong_kl_holds_the_policy_at_its_start(make_module, drawn_root, tmp_pa
     kls = {}
     for beta in (1e-6, 1.0):
         module = make_module(CountsCars(), kl=KL(beta), lr=3e-3, lora=False)
-        seen = []
-        module._log_training = lambda values, _, seen=seen: seen.append(values["train/kl"].item())
+        seen = watch(module, "train/kl")
         make_trainer(tmp_path, max_epochs=6, limit_val_batches=0).fit(module, data(drawn_root))
         assert seen[0] == pytest.approx(0, abs=1e-3)  # the policy starts as its reference
         kls[beta] = sum(seen[-6:])

@@ -6,7 +6,7 @@ from lightning import Trainer
 
 from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, all_action_sets
 from lvad.answers.decision import questions
-from lvad.answers.describer import Description
+from lvad.answers.describer import DescriptionOptions
 from lvad.data.augment import mirrored
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
@@ -56,7 +56,7 @@ def test_the_weak_view_labels_what_it_is_sure_of(policy, data):
         probability, choice = sets.exp().max(-1)
         threshold = probability.sort().values[3].item() - 1e-6  # of six scenes the three surest
         torch.manual_seed(seed)
-        taught, values = FixMatch(threshold=threshold)._teach(policy, batch, None, False)
+        taught, values = FixMatch(threshold=threshold)._pseudo_label(policy, batch, None, False)
         sure = [i for i in range(6) if probability[i] >= threshold]
         assert taught.ids == [batch.ids[i] for i in sure]
         assert len(sure) == 3
@@ -101,6 +101,6 @@ def test_what_means_nothing_is_refused(vlm_folder):
     with pytest.raises(ValueError, match="min_area"):
         FixMatch(min_area=0.0)
     policy = HFPolicy(str(vlm_folder))
-    for target, style in (("caption", None), ("action", Description())):
+    for target, style in (("caption", None), ("action", DescriptionOptions())):
         with pytest.raises(ValueError, match="fixmatch for those from frames alone"):
             ActionSFT(policy, target, describe=style, fixmatch=FixMatch())

@@ -220,7 +220,7 @@ def test_a_reference_is_refreshed_after_so_many_optimizer_steps_and_not_rollouts
     for step in (2, 4, 6, 8):
         if control.is_due(step):
             refreshed.append(step)
-            control.refreshed_at = step
+            control.mark_refreshed(step)
     assert refreshed == [4, 6]
     module, _, _ = fit(kl=kl, steps=3, regularisation=Regularisation(updates=2))
     assert module.kl.refreshed_at == 4

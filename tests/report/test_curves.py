@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
-from lvad.types import Decisions
+from lvad.types import MatchProbabilities
 
 
 def test_curve_is_a_picture(tmp_path):
@@ -25,7 +25,9 @@ def test_losses_stand_beside_the_monitored_score_where_there_is_one(tmp_path):
 
 
 def test_confusion_and_roc_show_counts_and_area():
-    decisions = Decisions(torch.tensor([0.9, 0.8, 0.4, 0.6, 0.1]), torch.tensor([True, True, True, False, False]))
+    decisions = MatchProbabilities(
+        torch.tensor([0.9, 0.8, 0.4, 0.6, 0.1]), torch.tensor([True, True, True, False, False])
+    )
     figure = confusion_and_roc(decisions, "val")
     matrix, roc = figure.axes
     # Rows true, columns predicted: of 2 mismatches 1 is called a match, of 3 matches 1 is missed.

@@ -8,8 +8,8 @@ from test_mix import SAID, Fixed
 from test_rules import rollouts
 from torch import nn
 
-from lvad.modules.common import keep_trained_weights
 from lvad.rewards import Ensemble, Mix, OnReason
+from lvad.trained_weights import keep_trained_weights
 
 
 class PerScene(Fixed):

@@ -1,27 +1,31 @@
-"""Which options of the supervised stage go together."""
+"""Checks which options of the supervised stage (``ActionSFT``) go together."""
 
 from lvad.answers.decision import Voting
-from lvad.answers.describer import Description
+from lvad.answers.describer import DescriptionOptions
 from lvad.answers.pseudo_labelling import PseudoLabels
 from lvad.answers.target_texts import Target
 from lvad.objectives.fixmatch import FixMatch
 from lvad.policy.sampling import Sampling
 
 
-def check_law(law: Sampling) -> None:
-    """Refuse a law of samples that is not the model's own.
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse a sampling that changes the model's own distribution: the likelihood is that of the model.
 
     Raises:
         ValueError: for a temperature other than 1, or any truncation.
     """
-    if (law.temperature, law.top_k, law.top_p) != (1.0, 0, 1.0):
-        raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {law}")
+    if (sampling.temperature, sampling.top_k, sampling.top_p) != (1.0, 0, 1.0):
+        raise ValueError(f"policy.sampling must be temperature 1, top_k 0, top_p 1 for a likelihood, got {sampling}")
 
 
-def check_target(
-    target: Target, num_targets: int, describe: Description | None, logit_adjustment: float, voting: Voting | None
+def check_answer_options(
+    target: Target,
+    num_targets: int,
+    describe: DescriptionOptions | None,
+    logit_adjustment: float,
+    voting: Voting | None,
 ) -> None:
-    """Refuse options of the prompt and the decision that mean nothing for what is learned.
+    """Refuse options of the prompt and the decision that have no effect on the chosen target.
 
     Args:
         target: what is learned.
@@ -42,13 +46,13 @@ def check_target(
         raise ValueError(f"voting.votes {voting.votes} needs the policy's own descriptions, with best_of 1")
 
 
-def check_pool(
-    target: Target, describe: Description | None, fixmatch: FixMatch | None, pseudo_labels: PseudoLabels | None
+def check_unlabelled_options(
+    target: Target, describe: DescriptionOptions | None, fixmatch: FixMatch | None, pseudo_labels: PseudoLabels | None
 ) -> None:
-    """Refuse uses of the unlabelled pool that mean nothing for what is learned.
+    """Refuse uses of the unlabelled pool that the chosen target or prompt does not allow.
 
     Raises:
-        ValueError: for captions, or for ``fixmatch`` behind descriptions.
+        ValueError: for captions, or for ``fixmatch`` with descriptions.
     """
     if (target == "caption" and (fixmatch or pseudo_labels)) or (describe and fixmatch):
         raise ValueError("fixmatch and pseudo_labels are for answers, fixmatch for those from frames alone")

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from lvad.metrics.logistic import Logistic
-from lvad.modules.reader_fit import (
+from lvad.objectives.reader_fit import (
     SceneFeatures,
-    calibrate,
-    confidence,
     cross_fit,
-    decide,
+    fit_calibration,
     folds_of,
-    probability,
+    label_probabilities,
+    log_confidence,
+    probability_right,
 )
 from lvad.taxonomy import BDD_OIA
 
@@ -69,9 +69,9 @@ def test_both_sights_vote_with_sides_exchanged_back():
     weights[0, 2] = torch.tensor(3.0).log()  # the one word speaks of the left: 3/4 with it, 1/2 without
     model = Logistic(weights, torch.zeros(25, dtype=torch.float64))
     mean = torch.tensor([[[1.0]], [[0.0]]], dtype=torch.float64)
-    seen = decide(model, SceneFeatures(mean.unsqueeze(2), mean))[0]
+    seen = label_probabilities(model, SceneFeatures(mean.unsqueeze(2), mean))[0]
     assert seen[2:4].tolist() == pytest.approx([(3 / 4 + 1 / 2) / 2, 1 / 2])  # left, right
-    mirrored = decide(model, SceneFeatures(mean.flip(0).unsqueeze(2), mean.flip(0)))[0]
+    mirrored = label_probabilities(model, SceneFeatures(mean.flip(0).unsqueeze(2), mean.flip(0)))[0]
     assert mirrored[2:4].tolist() == pytest.approx([1 / 2, (3 / 4 + 1 / 2) / 2])
     torch.testing.assert_close(mirrored[list(BDD_OIA.mirrored_labels)], seen)
 
@@ -79,7 +79,7 @@ def test_both_sights_vote_with_sides_exchanged_back():
 def test_confidence_by_hand():
     probabilities = torch.full((1, 25), 0.01, dtype=torch.float64)
     probabilities[0, :4] = torch.tensor([0.5, 0.8, 0.1, 1.0])
-    assert confidence(probabilities).exp().item() == pytest.approx(0.5 * 0.8 * 0.9)
+    assert log_confidence(probabilities).exp().item() == pytest.approx(0.5 * 0.8 * 0.9)
 
 
 def test_calibration_finds_how_sure_one_may_be():
@@ -87,21 +87,21 @@ def test_calibration_finds_how_sure_one_may_be():
     generator = torch.Generator().manual_seed(0)
     probabilities = torch.zeros(4000, 25, dtype=torch.float64)
     probabilities[:, 0] = 0.5 + 0.5 * torch.rand(4000, generator=generator, dtype=torch.float64)
-    is_right = torch.rand(4000, generator=generator) < torch.sigmoid(3 * confidence(probabilities) + 2)
+    is_right = torch.rand(4000, generator=generator) < torch.sigmoid(3 * log_confidence(probabilities) + 2)
     labels = torch.zeros(4000, 25, dtype=torch.float64)
     labels[:, 0] = is_right.double()
-    found = calibrate(probabilities, labels)
+    found = fit_calibration(probabilities, labels)
     assert found.tolist() == pytest.approx([3, 2], abs=0.4)
-    claimed = probability(probabilities, found)
+    claimed = probability_right(probabilities, found)
     assert claimed.mean().item() == pytest.approx(is_right.double().mean().item(), abs=1e-3)
 
 
 def test_where_all_are_right_it_is_one_probability():
     labels = torch.zeros(8, 25, dtype=torch.float64)
-    found = calibrate(torch.full((8, 25), 0.2, dtype=torch.float64), labels)
-    assert probability(torch.rand(3, 25).double(), found).tolist() == pytest.approx([0.9] * 3)  # 9 of 10
+    found = fit_calibration(torch.full((8, 25), 0.2, dtype=torch.float64), labels)
+    assert probability_right(torch.rand(3, 25).double(), found).tolist() == pytest.approx([0.9] * 3)  # 9 of 10
     surer_is_worse = torch.full((8, 25), 0.2, dtype=torch.float64)
     surer_is_worse[:4, 0] = 0.9  # wrong and sure
     surer_is_worse[4:, 0] = 0.4  # right and unsure
-    found = calibrate(surer_is_worse, labels)
-    assert probability(surer_is_worse, found).tolist() == pytest.approx([0.5] * 8)
+    found = fit_calibration(surer_is_worse, labels)
+    assert probability_right(surer_is_worse, found).tolist() == pytest.approx([0.5] * 8)

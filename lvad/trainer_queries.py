@@ -1,4 +1,4 @@
-"""What a stage asks of the fit that it belongs to: its data module, and how much of it is done."""
+"""What a stage asks of its Lightning trainer: the data module, and the progress of the fit."""
 
 from lightning import Trainer
 
@@ -6,11 +6,11 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.errors import DataError
 
 
-def data_of(trainer: Trainer) -> BDDOIADataModule:
-    """The data module of a run.
+def data_module_of(trainer: Trainer) -> BDDOIADataModule:
+    """Return the data module of a run.
 
     Raises:
-        DataError: where somebody's own loader gives the scenes.
+        DataError: if the scenes come from another loader.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, BDDOIADataModule):
@@ -19,7 +19,7 @@ def data_of(trainer: Trainer) -> BDDOIADataModule:
 
 
 def fit_progress(trainer: Trainer) -> float:
-    """The share of a fit's optimizer steps that are done, in [0, 1].
+    """Return the share of a fit's optimizer steps that are done, in [0, 1].
 
     Raises:
         DataError: for a fit without an end.
