@@ -175,7 +175,7 @@ def is_true(claim: tuple[str, str], facts: Mapping[str, str]) -> bool:
     return facts[attribute] in value.split("|")
 
 
-def present(facts: Mapping[str, str]) -> dict[str, str]:
+def salient_facts(facts: Mapping[str, str]) -> dict[str, str]:
     """The salient driving facts: what a complete description has to mention.
 
     Left out are values ``none`` and those that ask nothing of the driver: a person on the sidewalk, a speed

@@ -152,7 +152,7 @@ def parse(text: str, taxonomy: Taxonomy = BDD_OIA) -> Answer:
     return Answer(actions.flags, reasons.flags, tuple(problems))
 
 
-def mirror(text: str) -> str:
+def mirror_text(text: str) -> str:
     """Exchange left and right, as a horizontal flip of the picture does; twice is the text itself.
 
     The "right" of "right ahead" and its like stays.

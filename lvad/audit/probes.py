@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from lvad.audit.texts import RightTexts
+from lvad.audit.right_texts import RightTexts
 from lvad.data.text_corruption import shuffle
 from lvad.taxonomy import Taxonomy
 from lvad.text import render

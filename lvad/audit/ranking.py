@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvad.data.pairs import Candidates
 from lvad.metrics.calibration import calibration_curve, fit_platt
-from lvad.metrics.matching import Matches, ranking
+from lvad.metrics.matching import Matches, ranking_scores
 
 
 class Rank(NamedTuple):
@@ -58,7 +58,7 @@ def rank_candidates(right: Tensor, scores: Tensor, found: Candidates) -> Ranking
     Raises:
         ValueError: if no scene has both a true and a false candidate.
     """
-    standing = ranking(Matches(scores, found.is_true, found.is_false))
+    standing = ranking_scores(Matches(scores, found.is_true, found.is_false))
     return Ranking(
         rank=_rank(right, scores, found.is_false),
         auroc=standing["auroc"].item(),

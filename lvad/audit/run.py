@@ -6,9 +6,9 @@ import torch
 
 from lvad.audit.probes import probe_texts
 from lvad.audit.ranking import rank_candidates
+from lvad.audit.right_texts import RightTexts, TextSource, merge_batches
 from lvad.audit.scoring import score_texts
-from lvad.audit.texts import RightTexts, TextSource, gather
-from lvad.audit.verdict import MIN_SCENES, Audit, judge
+from lvad.audit.verdict import MIN_SCENES, Audit, judge_probes
 from lvad.errors import DataError
 from lvad.types import Batch, Reward
 
@@ -34,7 +34,7 @@ def run_audit(
             another length or is unknown.
     """
     generator = torch.Generator().manual_seed(seed)
-    right = RightTexts(gather(batches), texts, generator)
+    right = RightTexts(merge_batches(batches), texts, generator)
     num_scenes = sum(bool(text.strip()) for text in right.texts)
     if num_scenes < MIN_SCENES:
         raise DataError(f"an audit needs {MIN_SCENES} scenes with a right text, got {num_scenes}; give it more scenes")
@@ -42,4 +42,4 @@ def run_audit(
     standing = None
     if right.found is not None and scored.candidates is not None:
         standing = rank_candidates(scored.right, scored.candidates, right.found)
-    return Audit(right.source, num_scenes, judge(scored), standing)
+    return Audit(right.source, num_scenes, judge_probes(scored), standing)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lvad.audit.probes import FLIPPED
-from lvad.audit.texts import RightTexts
-from lvad.data.augment import mirrored, select_scenes
+from lvad.audit.right_texts import RightTexts
+from lvad.data.augment import mirror_batch, select_scenes
 from lvad.types import Batch, Reward, Rollouts
 
 
-class Scored(NamedTuple):
+class AuditScores(NamedTuple):
     """The rewards of right texts, probes and candidates, on the CPU."""
 
     right: Tensor
@@ -23,7 +23,7 @@ class Scored(NamedTuple):
     """float64[N, C]; None where the source has no candidates."""
 
 
-def as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
+def texts_as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
     """Texts as if a policy had said them, for a reward that reads tokens as well: one token per word, then the end.
 
     Args:
@@ -52,7 +52,7 @@ def as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
 @torch.no_grad()
 def score_texts(
     reward: Reward, batches: Iterable[Batch], right: RightTexts, probes: dict[str, list[str | None]]
-) -> Scored:
+) -> AuditScores:
     """Score right texts, probes and candidates, batch by batch.
 
     Args:
@@ -83,7 +83,7 @@ def score_texts(
     table = torch.cat(scores)  # float64[N, 1 + probes + C]
     found = {name: _where(probes[name], table[:, 1 + k]) for k, name in enumerate(plain)}
     found[FLIPPED] = torch.cat(flipped)
-    return Scored(
+    return AuditScores(
         right=_where([text if text.strip() else None for text in right.texts], table[:, 0]),
         probes={name: found[name] for name in probes},
         candidates=table[:, 1 + len(plain) :] if shared else None,
@@ -96,14 +96,14 @@ def _score_flipped(reward: Reward, batch: Batch, texts: list[str | None]) -> Ten
     if not is_flipped.any():
         return torch.full((len(texts),), torch.nan, dtype=torch.float64)
     # The others stay in the batch as they are: a reward may hold a scene against its company.
-    batch = select_scenes(is_flipped, mirrored(batch), batch)
+    batch = select_scenes(is_flipped, mirror_batch(batch), batch)
     said = [[text or ""] for text in texts]
     return _where(texts, _score(reward, batch, said, [f"probe {FLIPPED!r}"])[:, 0])
 
 
 def _score(reward: Reward, batch: Batch, texts: list[list[str]], names: list[str]) -> Tensor:
     """Score K texts per scene: float64[B, K]; messages call the columns by their names."""
-    total = reward.score(batch, as_rollouts(texts, batch.reasons.device)).total
+    total = reward.score(batch, texts_as_rollouts(texts, batch.reasons.device)).total
     if total.shape != (len(texts), len(names)):
         raise ValueError(f"a reward must give [{len(texts)}, {len(names)}] scores, got {list(total.shape)}")
     if not total.isfinite().all():

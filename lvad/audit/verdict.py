@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvad.audit.probes import GIBBERISH, PROBES
 from lvad.audit.ranking import Ranking
-from lvad.audit.scoring import Scored
+from lvad.audit.scoring import AuditScores
 from lvad.metrics.intervals import Interval, bootstrap_mean
 
 MIN_SCENES: Final = 8
@@ -78,7 +78,7 @@ class Audit(NamedTuple):
         }
 
 
-def judge(scored: Scored) -> dict[str, ProbeResult]:
+def judge_probes(scored: AuditScores) -> dict[str, ProbeResult]:
     """Judge every probe: whether the text that must win does."""
     found = {}
     for name in PROBES:

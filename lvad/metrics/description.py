@@ -11,7 +11,7 @@ from lvad.ranks import SceneRows
 from lvad.types import Rollouts, Scores
 
 
-class Described(NamedTuple):
+class DescribedScene(NamedTuple):
     """The description of a scene, with its reward."""
 
     text: str
@@ -32,7 +32,7 @@ class DescriptionScore:
     """
 
     def __init__(self) -> None:
-        self._rows = SceneRows[Described]()
+        self._rows = SceneRows[DescribedScene]()
 
     def update(
         self, ids: Sequence[str], rollouts: Rollouts, scores: Scores, facts: Sequence[dict[str, str] | None]
@@ -48,7 +48,7 @@ class DescriptionScore:
             rollouts.is_truncated[:, 0].tolist(),
             [None if known is None else fact_counts(text, known) for text, known in zip(texts, facts, strict=True)],
         )
-        self._rows.add(ids, (Described(*row) for row in zip(*columns, strict=True)))
+        self._rows.add(ids, (DescribedScene(*row) for row in zip(*columns, strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores since the last reset.

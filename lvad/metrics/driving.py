@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lvad.metrics.intervals import Interval
-from lvad.metrics.multilabel import bootstrap, label_scores, percentile_interval, probability_scores
+from lvad.metrics.multilabel import bootstrap, multilabel_scores, percentile_interval, probability_scores
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, AnsweredScene
 
@@ -44,7 +44,7 @@ class Answers(NamedTuple):
     """What the labels are called."""
 
 
-def check_labels(labels: Tensor, name: str, shape: tuple[int, ...]) -> None:
+def check_label_matrix(labels: Tensor, name: str, shape: tuple[int, ...]) -> None:
     """Refuse a tensor that is no complete matrix of labels.
 
     Raises:
@@ -62,22 +62,22 @@ def check_answers(answers: Answers) -> None:
     """Refuse answers that cannot be scored.
 
     Raises:
-        ValueError: for labels as in ``check_labels``, numbers of scenes that differ, probabilities outside [0, 1],
-            or reasons without their truth.
+        ValueError: for labels that ``check_label_matrix`` refuses, numbers of scenes that differ, probabilities outside
+            [0, 1], or reasons without their truth.
     """
     size, num_actions, num_reasons = (
         answers.actions.shape[:1],
         len(answers.taxonomy.actions),
         len(answers.taxonomy.reasons),
     )
-    check_labels(answers.actions, "actions", (*size, num_actions))
-    check_labels(answers.true_actions, "true_actions", (*size, num_actions))
-    check_labels(answers.is_valid, "is_valid", tuple(size))
+    check_label_matrix(answers.actions, "actions", (*size, num_actions))
+    check_label_matrix(answers.true_actions, "true_actions", (*size, num_actions))
+    check_label_matrix(answers.is_valid, "is_valid", tuple(size))
     if answers.reasons is not None:
         if answers.true_reasons is None:
             raise ValueError("reasons are given without true_reasons")
-        check_labels(answers.reasons, "reasons", (*size, num_reasons))
-        check_labels(answers.true_reasons, "true_reasons", (*size, num_reasons))
+        check_label_matrix(answers.reasons, "reasons", (*size, num_reasons))
+        check_label_matrix(answers.true_reasons, "true_reasons", (*size, num_reasons))
     elif answers.reason_probabilities is not None:
         raise ValueError("reason_probabilities are given without reasons")
     for name, width in (("action_probabilities", num_actions), ("reason_probabilities", num_reasons)):
@@ -142,7 +142,7 @@ def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
     if answers.reasons is not None and answers.true_reasons is not None:
         kinds.append(("reason", names.reason_keys, answers.reasons, answers.true_reasons, answers.reason_probabilities))
     for kind, classes, predicted, true, probabilities in kinds:
-        scores = label_scores(predicted.bool(), true.bool(), is_valid, drawn)._asdict()
+        scores = multilabel_scores(predicted.bool(), true.bool(), is_valid, drawn)._asdict()
         if probabilities is not None:
             scores |= probability_scores(probabilities, true.bool(), drawn)._asdict()
         for name, value in scores.items():

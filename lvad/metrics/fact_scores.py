@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.facts import DRIVING, claims, is_true, present
+from lvad.facts import DRIVING, claims, is_true, salient_facts
 
 
 class FactCounts(NamedTuple):
@@ -37,7 +37,7 @@ def fact_counts(text: str, facts: Mapping[str, str]) -> FactCounts:
     """
     found = claims(text)
     true = [claim for claim in found if is_true(claim, facts)]
-    salient = present(facts)
+    salient = salient_facts(facts)
     named = {attribute for attribute, _ in true if attribute in DRIVING}
     return FactCounts(len(found), len(true), len(salient), len(named & salient.keys()))
 

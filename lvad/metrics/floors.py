@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.metrics.driving import Answers, check_labels, driving_scores
+from lvad.metrics.driving import Answers, check_label_matrix, driving_scores
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
 
@@ -42,7 +42,7 @@ def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
         By the names of the module docstring.
 
     Raises:
-        ValueError: for labels as in ``check_labels``, no scenes on either side, or reasons without training ones.
+        ValueError: for labels as in ``check_label_matrix``, no scenes on either side, or reasons without training ones.
     """
     _check(true, "true")
     _check(training, "training")
@@ -82,9 +82,9 @@ def _check(labels: Labels, name: str) -> None:
     size, names = labels.actions.shape[:1], labels.taxonomy
     if size == (0,):
         raise ValueError(f"{name} labels are of no scenes")
-    check_labels(labels.actions, f"{name}.actions", (*size, names.num_actions))
+    check_label_matrix(labels.actions, f"{name}.actions", (*size, names.num_actions))
     if labels.reasons is not None:
-        check_labels(labels.reasons, f"{name}.reasons", (*size, names.num_reasons))
+        check_label_matrix(labels.reasons, f"{name}.reasons", (*size, names.num_reasons))
 
 
 def _each(labels: Labels, change: Callable[[Tensor], Tensor]) -> Labels:

@@ -57,7 +57,7 @@ class MatchTable:
         self._rows.reset()
 
 
-def ranking(matches: Matches) -> dict[str, Tensor]:
+def ranking_scores(matches: Matches) -> dict[str, Tensor]:
     """Compute the scores that need no threshold.
 
     Returns:
@@ -87,7 +87,7 @@ def ranking(matches: Matches) -> dict[str, Tensor]:
     }
 
 
-def per_scene(matches: Matches) -> dict[str, Tensor]:
+def per_scene_scores(matches: Matches) -> dict[str, Tensor]:
     """What the scores of one scene say, each float[N], NaN for a scene without a true or without a false text.
 
     Returns:
@@ -103,7 +103,7 @@ def per_scene(matches: Matches) -> dict[str, Tensor]:
     return {"scene_auroc": (wins * pairs).sum((1, 2)) / num, "separation": means[0] - means[1]}
 
 
-def decisions(probabilities: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> dict[str, Tensor]:
+def decision_scores(probabilities: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> dict[str, Tensor]:
     """Accuracy, precision, recall and F1 of "matches" at P > 0.5 (Appendix B.4 of the paper)."""
     target = is_match.long()
     return {

@@ -30,7 +30,7 @@ _EACH: Final[dict[str, Any]] = {"multidim_average": "samplewise", "validate_args
 _DRAWS_AT_ONCE: Final = 100  # keeps the resamples of 5,000 scenes within some 200 MB
 
 
-class LabelScores(NamedTuple):
+class MultilabelScores(NamedTuple):
     """What predicted label sets are worth, each in 0 .. 1; a ratio of nothing to nothing is 0."""
 
     macro_f1: Tensor
@@ -75,9 +75,9 @@ class Confusion(NamedTuple):
     scenes; the truth itself gives the matrix of its co-occurrences, not a diagonal one."""
 
 
-def label_scores(
+def multilabel_scores(
     predicted: Bool[Tensor, "N C"], true: Bool[Tensor, "N C"], is_valid: Bool[Tensor, " N"], drawn: Int[Tensor, "D S"]
-) -> LabelScores:
+) -> MultilabelScores:
     """Compare predicted with true label sets.
 
     Args:
@@ -103,7 +103,7 @@ def label_scores(
     )
     f1_per_scene, is_exact = _per_scene(predicted, true, is_valid)
     f1_all, exact = (value[drawn].mean(1) for value in (f1_per_scene, is_exact))
-    return LabelScores(f1.mean(1), micro, f1_all, exact, bits, precision, recall, f1)
+    return MultilabelScores(f1.mean(1), micro, f1_all, exact, bits, precision, recall, f1)
 
 
 def _per_scene(predicted: Tensor, true: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from lvad.answers.target_texts import Target, label_texts, mean_tokens, target_t
 from lvad.data.augment import Augment
 from lvad.evaluation.answer_judge import judge_answers
 from lvad.fit_state import fit_progress
-from lvad.metrics.captions import CaptionScore
+from lvad.metrics.caption_scores import CaptionScore
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.judge_scores import JudgeScore
 from lvad.metrics.likelihood import TextLoss
@@ -33,7 +33,7 @@ from lvad.ops import action_weights, on_host, seeded
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.ranks import log_gathered, mean_over_ranks
-from lvad.rewards.checks import frozen
+from lvad.rewards.freeze import freeze_module
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction, Prefix, Reward, Table
@@ -105,7 +105,7 @@ class ActionSFT(Shardable):
         self.describer = Describer(describe)
         self.objective, self.logit_adjustment, self.voting = objective, logit_adjustment, voting
         self.augment, self.fixmatch, self.pseudo_labels = augment, fixmatch, pseudo_labels
-        self.judge = None if judge is None else frozen(judge, "judge")
+        self.judge = None if judge is None else freeze_module(judge, "judge")
         self.constrain = constrain and target != "caption"
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.take_labels(BDD_OIA)

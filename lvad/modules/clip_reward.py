@@ -22,7 +22,7 @@ from lvad.data.augment import Augment
 from lvad.data.pairs import TextKind, candidates, mirrored_candidates
 from lvad.evaluation.clip_similarity import Similarity, calibrate, interpolate, interpolated_weights, probability
 from lvad.losses.contrastive import matching_bce
-from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
+from lvad.metrics.matching import Matches, MatchTable, decision_scores, per_scene_scores, ranking_scores
 from lvad.modules.common import MeanOverScenes, check_checkpoint_of, keep_trained_weights, make_optimizer
 from lvad.objectives.clip_losses import PairLosses, caption_loss, corrupted_loss, label_loss
 from lvad.ops import on_host
@@ -150,7 +150,7 @@ class CLIPReward(MeanOverScenes):
     def on_validation_epoch_end(self) -> None:
         """Choose the share of the tuned weights, calibrate, and log the scores."""
         found = [_matches(table) for table in self.tables]
-        scores = [ranking(matches) for matches in found]
+        scores = [ranking_scores(matches) for matches in found]
         best = max(range(len(scores)), key=lambda i: (scores[i]["auroc"].item(), i))
         fitted = calibrate(found[best])
         if self.trainer.sanity_checking:
@@ -195,7 +195,7 @@ class CLIPReward(MeanOverScenes):
     def _log_scores(self, stage: str, matches: Matches) -> None:
         loss = matching_bce(*matches, self.clip.logit_scale)
         self.decisions = probability(matches, self.calibration)
-        values = {**ranking(matches), **decisions(*self.decisions), "loss": loss}
+        values = {**ranking_scores(matches), **decision_scores(*self.decisions), "loss": loss}
         log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
 
     def _blend_for_good(self) -> None:
@@ -208,7 +208,7 @@ class CLIPReward(MeanOverScenes):
 
 def scene_scores(ids: list[str], matches: Matches) -> list[SceneScores]:
     """How each scene's right texts do against its wrong ones; scenes that lack either are left out."""
-    each = {name: values.tolist() for name, values in per_scene(matches).items()}
+    each = {name: values.tolist() for name, values in per_scene_scores(matches).items()}
     rows = [{name: (values[i], 1.0) for name, values in each.items()} for i in range(len(ids))]
     is_known = [not any(math.isnan(part) for part, _ in row.values()) for row in rows]
     return [SceneScores(name, row) for name, row, known in zip(ids, rows, is_known, strict=True) if known]

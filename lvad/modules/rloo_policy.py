@@ -22,7 +22,7 @@ from lvad.modules.common import Shardable, check_checkpoint_of, keep_trained_wei
 from lvad.objectives.regularisation import KL, AdaptiveKL, Regularisation, check_finite
 from lvad.ops import on_host
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
-from lvad.rewards.checks import frozen
+from lvad.rewards.freeze import freeze_module
 from lvad.rollouts import (
     Experience,
     Judged,
@@ -33,7 +33,7 @@ from lvad.rollouts import (
     scene_samples,
     values_of_all_ranks,
 )
-from lvad.sharding import total_norm, whole_weights
+from lvad.sharded_weights import total_norm, whole_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
 NUM_SHOWN = 4
@@ -85,14 +85,14 @@ class RLOOPolicy(Shardable):
             raise ValueError(f"num_completions must be >= {least} for {name} estimates, got {num_completions}")
         if not isinstance(policy, nn.Module):
             raise ValueError(f"policy must be an nn.Module, got {type(policy).__name__}")
-        self.policy, self.reward = policy, frozen(reward, "reward")
+        self.policy, self.reward = policy, freeze_module(reward, "reward")
         estimator.prepare(policy.state_size)
         self.estimator, self.num_completions = estimator, num_completions
         self.kl = AdaptiveKL(kl) if kl else None
         self.regularisation, self.rehearsal = regularisation, regularisation.rehearsal
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.held_out = GreedyScores(frozen(judge, "judge") if judge is not None else None, answers)
+        self.held_out = GreedyScores(freeze_module(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
         self.answered, self.scored = self.held_out.answered, self.held_out.scored
         self.shown: list[Tensor] = []

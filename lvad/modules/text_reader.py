@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lvad.answers.answer_records import answered_scenes, gather_answers, log_floors, parse_answers
-from lvad.data.augment import mirrored
+from lvad.data.augment import mirror_batch
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError
@@ -23,13 +23,13 @@ from lvad.metrics.logistic import Logistic
 from lvad.modules.reader_fit import Fit, SceneFeatures, cross_fit, decide, folds_of
 from lvad.ops import seeded
 from lvad.ranks import gather, log_gathered
-from lvad.rewards.checks import frozen
 from lvad.rewards.clip import CLIP
+from lvad.rewards.freeze import freeze_module
 from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_reader
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import BDD_OIA
 from lvad.taxonomy.compatibility import trainer_taxonomy
-from lvad.text import mirror, render
+from lvad.text import mirror_text, render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Table
 
 NUM_SHOWN = 60
@@ -82,10 +82,10 @@ class TextReader(LightningModule):
                 raise ValueError(f"{name} must be >= {least}, got {value}")
         if not penalty > 0 or not 0 < threshold <= 1:
             raise ValueError(f"penalty must be > 0 and threshold in (0, 1], got {penalty} and {threshold}")
-        self.policy: Policy = frozen(policy, "policy")
+        self.policy: Policy = freeze_module(policy, "policy")
         self.num_completions, self.num_folds = num_completions, num_folds
         self.penalty, self.threshold, self.rounds = penalty, threshold, rounds
-        self.clip = None if clip is None else frozen(clip, "clip")
+        self.clip = None if clip is None else freeze_module(clip, "clip")
         self.taxonomy = BDD_OIA  # that of the data, from setup on
         self.described: dict[str, list[str]] = {}
         """2K descriptions of each training scene, by its id."""
@@ -137,7 +137,7 @@ class TextReader(LightningModule):
             self.recordings |= recordings
         labelled, others = self._sorted_ids()
         texts = [self.described[name] for name in labelled]
-        features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
+        features = TextFeatures(choose_vocabulary([[*row, *map(mirror_text, row)] for row in texts]), self.clip)
         said = _said(texts, features, self.num_completions)
         heard = _said([self.described[name] for name in others], features, _SINGLE_OF_OTHERS)
         labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
@@ -215,9 +215,9 @@ class TextReader(LightningModule):
         """2K descriptions of each of B scenes."""
         views = [
             self.policy.generate(self.policy.encode(view), self.num_completions).texts
-            for view in (batch, mirrored(batch))
+            for view in (batch, mirror_batch(batch))
         ]
-        return [[*seen, *map(mirror, other)] for seen, other in zip(*views, strict=True)]
+        return [[*seen, *map(mirror_text, other)] for seen, other in zip(*views, strict=True)]
 
     def _sorted_ids(self) -> tuple[list[str], list[str]]:
         """Of the labelled and of the other scenes, in an order that the loader does not change."""
@@ -251,7 +251,7 @@ def _said(texts: list[list[str]], features: TextFeatures, num_single: int) -> Sc
     """Features of S scenes with as many texts each, of which the first are read one by one too."""
     single, mean = [], []
     for row in texts:
-        both = torch.stack([features(row), features([mirror(text) for text in row])])  # float64[2, V, D]
+        both = torch.stack([features(row), features([mirror_text(text) for text in row])])  # float64[2, V, D]
         single.append(both[:, :num_single])
         mean.append(both.mean(1))
     if not texts:

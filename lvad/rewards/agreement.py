@@ -35,7 +35,7 @@ class Agreement(nn.Module):
         names = batch.taxonomy
         rows = [
             [
-                0.0 if right is None else agreement(text, right[:num_actions], right[num_actions:], names)
+                0.0 if right is None else answer_f1(text, right[:num_actions], right[num_actions:], names)
                 for text in texts
             ]
             for texts, right in zip(rollouts.texts, rights, strict=True)
@@ -45,7 +45,7 @@ class Agreement(nn.Module):
         return Scores(total, {"agreement": total, "known": known})
 
 
-def agreement(text: str, actions: list[int], reasons: list[int], taxonomy: Taxonomy = BDD_OIA) -> float:
+def answer_f1(text: str, actions: list[int], reasons: list[int], taxonomy: Taxonomy = BDD_OIA) -> float:
     """How well an answer agrees with labels, in [0, 1].
 
     Args:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx2
 
 from lvad.errors import ChatError
-from lvad.rewards.replies import REMEDY_UP, Replies, content_of, meaning_of, refusal_of
+from lvad.rewards.chat_replies import REMEDY_UP, ReplyCache, parse_reply, parse_response, response_error
 
 BACKOFF_S: Final = 0.5
 """Pause before the first retry; it doubles with each."""
@@ -77,17 +77,17 @@ class Endpoint:
                 raise ValueError(f"endpoint.{name} must be {allowed}, got {getattr(self, name)!r}")
 
 
-class Chat:
+class ChatClient:
     """Asks one question at a time of a model, many of them side by side.
 
     Args:
         endpoint: server and model.
-        cache_folder: where replies are kept, as by ``Replies``; None keeps none.
+        cache_folder: where replies are kept, as by ``ReplyCache``; None keeps none.
     """
 
     def __init__(self, endpoint: Endpoint, cache_folder: str | None = None) -> None:
         self.endpoint = endpoint
-        self.replies = None if cache_folder is None else Replies(Path(cache_folder).expanduser())
+        self.cache = None if cache_folder is None else ReplyCache(Path(cache_folder).expanduser())
         # Not the global generator: threads would take numbers from the run's seeded stream in any order, and equally
         # seeded ranks would come back to a crowded server at the same moment.
         self._random = random.Random()
@@ -111,7 +111,7 @@ class Chat:
         """
         found: dict[str, float | ChatError] = {}
         for prompt in dict.fromkeys(prompts):
-            kept = self.replies.recall(self._request(prompt)) if self.replies else None
+            kept = self.cache.get(self._request(prompt)) if self.cache else None
             if kept is not None:
                 # Only what could be read is kept; another reader may find no meaning in it.
                 with suppress(ValueError):
@@ -165,16 +165,16 @@ class Chat:
         attempt = 0
         while True:
             try:
-                reply = content_of(self._post(client, key, prompt))
-                value = meaning_of(reply, read)
+                reply = parse_response(self._post(client, key, prompt))
+                value = parse_reply(reply, read)
             except ChatError as error:
                 attempt += 1
                 is_over = error.then != "retry" or attempt > self.endpoint.retries
                 if is_over or stop.wait(self._pause_s(attempt, error.wait_s)):
                     return ChatError(f"{error.cause} (attempts: {attempt})", error.remedy, error.then)
             else:
-                if self.replies:
-                    self.replies.keep(self._request(prompt), reply)
+                if self.cache:
+                    self.cache.put(self._request(prompt), reply)
                 return value
 
     def _pause_s(self, attempt: int, wait_s: float | None) -> float:
@@ -214,7 +214,7 @@ class Chat:
             raise ChatError(_hide(f"{type(error).__name__}: {error}", key), REMEDY_UP) from None
         text = _hide(bytes(body).decode(errors="replace"), key)
         if not response.is_success:
-            raise refusal_of(response, text, self.endpoint.api_key_env)
+            raise response_error(response, text, self.endpoint.api_key_env)
         return text
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from lvad.errors import ChatError, JudgeError
-from lvad.rewards.chat import Chat, Endpoint
-from lvad.rewards.replies import shorten
+from lvad.rewards.chat import ChatClient, Endpoint
+from lvad.rewards.chat_replies import shorten
 from lvad.taxonomy import Taxonomy
 from lvad.text import Flaw, parse
 from lvad.types import Batch, Rollouts, Scores
@@ -79,7 +79,7 @@ class LLMJudge(nn.Module):
         if on_failure not in ("error", "drop"):
             raise ValueError(f"on_failure must be error or drop, got {on_failure!r}")
         self.template = _read_template(SHIPPED_PROMPT if prompt_file is None else Path(prompt_file).expanduser())
-        self.chat = Chat(endpoint, cache_folder)
+        self.chat = ChatClient(endpoint, cache_folder)
         self.threshold, self.max_score, self.on_failure = threshold, max_score, on_failure
         self._has_answers = self._has_verdicts = False
 

@@ -12,7 +12,7 @@ _SHORT = (8, 22)
 """Fewest and most words of a short caption."""
 
 
-def captions(state: SceneState, rng: random.Random) -> tuple[str, ...]:
+def scene_captions(state: SceneState, rng: random.Random) -> tuple[str, ...]:
     """Two or three short captions that each tell some of the scene, then one that tells all that matters.
 
     Args:
@@ -27,7 +27,7 @@ def captions(state: SceneState, rng: random.Random) -> tuple[str, ...]:
 
 
 def complete_caption(state: SceneState, rng: random.Random) -> str:
-    """All salient driving facts (see ``lvad.facts.present``), one sentence each, in a fixed order."""
+    """All salient driving facts (see ``lvad.facts.salient_facts``), one sentence each, in a fixed order."""
     sentences = [_time(state, rng)]
     sentences += [rng.choice(group) for group in _driving(state)]
     return " ".join(_sentence(words) for words in sentences)

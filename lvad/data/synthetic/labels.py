@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 
-from lvad.data.synthetic.state import SceneState, Side, facts
+from lvad.data.synthetic.state import SceneState, Side, scene_facts
 from lvad.facts import claims, is_true
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
@@ -12,7 +12,7 @@ FORWARD, STOP, LEFT, RIGHT = range(4)
 Flags = tuple[int, ...]
 
 
-def labels(state: SceneState) -> tuple[Flags, Flags]:
+def bdd_oia_labels(state: SceneState) -> tuple[Flags, Flags]:
     """BDD-OIA's actions and reasons of a scene by these rules.
 
     1. Stop, for every one of: a braking car right ahead (reason 3), a person crossing (4), a rider ahead (5),
@@ -92,7 +92,7 @@ def _forbidding(side: Side, letter: str) -> list[str]:
 
 
 def taxonomy_labels(state: SceneState, taxonomy: Taxonomy) -> tuple[Flags, Flags]:
-    """Actions and reasons of a scene: BDD-OIA's by its own rules (``labels``), those of other sets by what they say.
+    """Actions and reasons of a scene: those of BDD-OIA by ``bdd_oia_labels``, those of other sets by their words.
 
     1. A reason holds where all that its words claim is drawn (``lvad.facts.claims``).
     2. An action is possible where a reason for it holds, or where the set has none, and none against it.
@@ -102,8 +102,8 @@ def taxonomy_labels(state: SceneState, taxonomy: Taxonomy) -> tuple[Flags, Flags
         ValueError: for a reason whose words claim nothing that is drawn.
     """
     if taxonomy == BDD_OIA:
-        return labels(state)
-    known = facts(state)
+        return bdd_oia_labels(state)
+    known = scene_facts(state)
     reasons = tuple(int(all(is_true(claim, known) for claim in said)) for said in claims_of(taxonomy))
     actions = [_is_possible(action, reasons, taxonomy) for action in range(taxonomy.num_actions)]
     for first, second in taxonomy.exclusive:

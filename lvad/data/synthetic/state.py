@@ -143,7 +143,7 @@ def _draw_side(rng: random.Random, junction: bool, absent: float, car: float, so
     return Side("car" if has_car else "free", "solid" if is_solid else "dashed", colour)
 
 
-def facts(state: SceneState) -> dict[str, str]:
+def scene_facts(state: SceneState) -> dict[str, str]:
     """Every attribute of ``lvad.facts.ATTRIBUTES`` with its value in this scene."""
     nothing_ahead = state.lead == "none" and not state.rider and state.obstacle == "none"
     return {

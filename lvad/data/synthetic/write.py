@@ -23,10 +23,10 @@ from typing import Any, Final, NamedTuple
 from tqdm import tqdm
 
 from lvad.data.reading import read_json
-from lvad.data.synthetic.captions import captions
+from lvad.data.synthetic.captions import scene_captions
 from lvad.data.synthetic.labels import claims_of, taxonomy_labels
-from lvad.data.synthetic.render import render
-from lvad.data.synthetic.state import SceneState, draw_state, facts
+from lvad.data.synthetic.rendering import render_frame
+from lvad.data.synthetic.state import SceneState, draw_state, scene_facts
 from lvad.data.synthetic_set import RECIPE
 from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, dump_taxonomy
 
@@ -62,7 +62,7 @@ def draw_scene(seed: int, index: int) -> DrawnScene:
     return DrawnScene(
         f"{index // _RECORDING_SCENES:08x}-{seed & 0xFFFF:04x}{index % 0x10000:04x}",
         state,
-        captions(state, rng),
+        scene_captions(state, rng),
     )
 
 
@@ -197,14 +197,14 @@ def _draw_files(
     """Write one scene's frames; the rest of it as plain data."""
     scene = draw_scene(seed, index)
     for frame in range(num_frames):
-        image = render(scene.state, frame, num_frames, size_px)
+        image = render_frame(scene.state, frame, num_frames, size_px)
         image.save(folder / f"{scene.id}_{frame}.jpg", quality=_JPEG_QUALITY)
     actions, reasons = taxonomy_labels(scene.state, taxonomy)
     return {
         "file_name": f"{scene.id}_{num_frames - 1}.jpg",
         "actions": list(actions),
         "reasons": list(reasons),
-        "scene": {"id": scene.id, "captions": list(scene.captions), "facts": facts(scene.state)},
+        "scene": {"id": scene.id, "captions": list(scene.captions), "facts": scene_facts(scene.state)},
     }
 
 

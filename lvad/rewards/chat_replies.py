@@ -22,7 +22,7 @@ _PASSING: Final = (408, 409, 429)
 REMEDY_UP: Final = "see that the server is up, reachable and not overloaded, or raise endpoint.retries"
 
 
-def refusal_of(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:
+def response_error(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:
     """The error that a response other than a good one means."""
     status, cause = response.status_code, f"HTTP {response.status_code}, {shorten(body)}"
     if status in _PASSING or status >= 500:
@@ -52,7 +52,7 @@ def _retry_after_s(header: str) -> float | None:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-def content_of(body: str) -> str:
+def parse_response(body: str) -> str:
     """Read the one reply out of a response.
 
     Raises:
@@ -71,7 +71,7 @@ def content_of(body: str) -> str:
     return reply
 
 
-def meaning_of(reply: str, read: Callable[[str], float]) -> float:
+def parse_reply(reply: str, read: Callable[[str], float]) -> float:
     """Read the score in a reply with ``read``.
 
     Raises:
@@ -90,7 +90,7 @@ def shorten(text: str, num_chars: int = 160) -> str:
     return repr(line if len(line) <= num_chars and len(text) <= 4 * num_chars else f"{line[:num_chars]} ...")
 
 
-class Replies:
+class ReplyCache:
     """One file per request, under a digest of all of it: model, prompt and settings.
 
     Files appear whole, so ranks and runs may share the folder. Servers that serve other weights under one name may not.
@@ -102,7 +102,7 @@ class Replies:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def recall(self, request: dict[str, Any]) -> str | None:
+    def get(self, request: dict[str, Any]) -> str | None:
         """The reply to a request; None where there is none, and with a warning where its file is damaged.
 
         Raises:
@@ -120,7 +120,7 @@ class Replies:
         warnings.warn(f"{path} is damaged: the model is asked again", stacklevel=2)
         return None
 
-    def keep(self, request: dict[str, Any], reply: str) -> None:
+    def put(self, request: dict[str, Any], reply: str) -> None:
         """Write a reply to its file, over an earlier one.
 
         Raises:

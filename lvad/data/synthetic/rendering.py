@@ -6,6 +6,7 @@ from functools import lru_cache
 from PIL import Image, ImageChops, ImageDraw
 
 from lvad.data.synthetic.canvas import HORIZON, Canvas
+from lvad.data.synthetic.lights_and_signs import paint_light, paint_sign
 from lvad.data.synthetic.objects import (
     paint_barrier,
     paint_car,
@@ -15,7 +16,6 @@ from lvad.data.synthetic.objects import (
     paint_turning_car,
 )
 from lvad.data.synthetic.road import paint_background, paint_road, sky
-from lvad.data.synthetic.signals import paint_light, paint_sign
 from lvad.data.synthetic.state import SceneState
 
 _COATS = ((235, 70, 160), (120, 60, 210), (245, 130, 20), (30, 150, 140))
@@ -24,7 +24,7 @@ _DAYLIGHT = {"day": (1.0, 1.0, 1.0), "dusk": (0.88, 0.76, 0.7), "night": (0.55, 
 _NOISE_AMPLITUDE = 14
 
 
-def render(state: SceneState, frame: int, num_frames: int, size_px: int = 128) -> Image.Image:
+def render_frame(state: SceneState, frame: int, num_frames: int, size_px: int = 128) -> Image.Image:
     """Paint one of a scene's consecutive frames; the last shows what ``state`` says.
 
     Args:

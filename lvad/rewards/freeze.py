@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 
-def frozen(judge: object, name: str) -> Any:
+def freeze_module(judge: object, name: str) -> Any:
     """A judge whose weights are not trained, whatever its author left open.
 
     Raises:

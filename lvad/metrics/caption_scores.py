@@ -14,7 +14,7 @@ from lvad.metrics.fact_scores import FactCounts, fact_counts, fact_scores
 from lvad.ranks import SceneRows
 
 
-class Captioned(NamedTuple):
+class CaptionedScene(NamedTuple):
     """The text said of a scene beside its right texts and facts."""
 
     text: str
@@ -81,7 +81,7 @@ class CaptionScore:
     """
 
     def __init__(self) -> None:
-        self._rows = SceneRows[Captioned]()
+        self._rows = SceneRows[CaptionedScene]()
 
     def update(
         self,
@@ -92,7 +92,7 @@ class CaptionScore:
     ) -> None:
         """Add B scenes with one text each."""
         counts = [None if known is None else fact_counts(text, known) for text, known in zip(texts, facts, strict=True)]
-        self._rows.add(ids, (Captioned(*row) for row in zip(texts, references, counts, strict=True)))
+        self._rows.add(ids, (CaptionedScene(*row) for row in zip(texts, references, counts, strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
         """The scores since the last reset; nothing without scenes."""

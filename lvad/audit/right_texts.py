@@ -9,7 +9,7 @@ import torch
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, mirrored_candidates, sample_pairs
 from lvad.errors import DataError
 from lvad.facts import claims, is_true
-from lvad.text import mirror
+from lvad.text import mirror_text
 from lvad.types import Batch
 
 TextSource = Literal["reason", "action", "output", "caption"]
@@ -18,7 +18,7 @@ GIVEN: Final = "given"
 """The source of texts that the caller brings."""
 
 
-def gather(batches: Iterable[Batch]) -> Batch:
+def merge_batches(batches: Iterable[Batch]) -> Batch:
     """Collate all N scenes into one batch, on the CPU and without their frames.
 
     Raises:
@@ -94,7 +94,7 @@ class RightTexts:
     def mirrored(self, text: str) -> str:
         """What says of the other side what a text says: of a candidate its mirror partner."""
         if self.found is None:
-            return mirror(text)
+            return mirror_text(text)
         return self.found.texts[self._mirror_images[self._index[text]]]
 
     def says_other(self, text: str, scene: int) -> bool:
