@@ -1,4 +1,4 @@
-"""The audit of a reward from end to end: texts, scores, verdicts."""
+"""Run the audit of a reward: collect the texts, score them, judge the scores."""
 
 from collections.abc import Iterable
 
@@ -24,9 +24,9 @@ def run_audit(
             once: a list, or a loader that does not shuffle.
         texts: where the right texts come from: a true reason, action or output drawn from the labels, the last
             caption of drawn scenes, or N texts, one per scene in order, such as a policy's descriptions. Probes
-            that need labels or facts which the scenes lack are skipped. Of given texts without facts nobody knows
-            whether another scene's is wrong; there ``other_scene`` is one that says something else.
-        seed: of what is drawn: the right text of a scene with several, the other scene, the order of words.
+            that need labels or facts which the scenes lack are skipped. For given texts without facts it is unknown
+            whether another scene's text is wrong; ``other_scene`` is then a text that says something else.
+        seed: seed of the draws: the right text of a scene with several, the other scene, the order of words.
 
     Raises:
         DataError: if the scenes lack what ``texts`` speaks of, or fewer than 8 have a right text.

@@ -1,4 +1,4 @@
-"""Rewards of right texts, probes and candidates: the frames of a scene are read once for all of them."""
+"""Score right texts, probes and candidates; the frames of a scene are read once for all of them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -24,14 +24,14 @@ class AuditScores(NamedTuple):
 
 
 def texts_as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
-    """Texts as if a policy had said them, for a reward that reads tokens as well: one token per word, then the end.
+    """Turn texts into rollouts, for rewards that read tokens as well: one token per word, then an end token.
 
     Args:
-        texts: B times K.
-        device: where a policy would say them.
+        texts: B times K texts.
+        device: device of the tensors.
 
     Returns:
-        Rollouts with equal tokens for equal words; of no density, so ``logps`` and ``entropies`` are 0.
+        Rollouts with equal tokens for equal words; ``logps`` and ``entropies`` are 0, as no policy sampled them.
     """
     vocabulary: dict[str, int] = {}
     rows = [[[vocabulary.setdefault(w, 1 + len(vocabulary)) for w in t.split()] + [0] for t in row] for row in texts]
@@ -95,7 +95,7 @@ def _score_flipped(reward: Reward, batch: Batch, texts: list[str | None]) -> Ten
     is_flipped = torch.tensor([text is not None for text in texts])
     if not is_flipped.any():
         return torch.full((len(texts),), torch.nan, dtype=torch.float64)
-    # The others stay in the batch as they are: a reward may hold a scene against its company.
+    # The other scenes stay in the batch: a reward may compare a scene with them.
     batch = select_scenes(is_flipped, mirror_batch(batch), batch)
     said = [[text or ""] for text in texts]
     return _where(texts, _score(reward, batch, said, [f"probe {FLIPPED!r}"])[:, 0])
@@ -117,7 +117,7 @@ def _where(texts: list[str | None], scores: Tensor) -> Tensor:
 
 
 def _device(reward: Reward) -> torch.device:
-    """The device of the reward's weights, else the CPU."""
+    """Return the device of the reward's weights, or the CPU."""
     parameters = reward.parameters() if isinstance(reward, nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device

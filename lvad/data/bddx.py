@@ -1,4 +1,4 @@
-"""BDD-X: spans of BDD100K's videos with what the car does and why, as lines of JSON (``lvad.data.jsonl``).
+"""Convert BDD-X, spans of BDD100K's videos with what the car does and why, to lines of JSON (``lvad.data.jsonl``).
 
 The release is a table with a row per annotated video and up to 15 spans in it, and a list of the videos of each split.
 
@@ -90,7 +90,7 @@ def sentence(action: str, justification: str) -> str:
 
 
 def _times(span: _Span, found: Mapping[str, Path], splits: Mapping[str, str]) -> tuple[float, float] | str:
-    """Start and end in seconds, or why the span is left out."""
+    """Return start and end in seconds, or why the span is left out."""
     if not all(span.cells):
         return "empty cell"
     if span.name not in found:
@@ -133,7 +133,7 @@ def _rows(table: Path) -> Iterator[dict[str, str | None]]:
 
 
 def _splits(folder: Path) -> dict[str, str]:
-    """Video -> split; empty where there are no lists. Their lines are ``<number>_<video>``."""
+    """Map videos to splits; empty where there are no lists. The lines of a list are ``<number>_<video>``."""
     found: dict[str, str] = {}
     for split in SPLITS:
         path = folder / f"{split}.txt"

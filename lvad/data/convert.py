@@ -106,12 +106,12 @@ def _row(scene: Scene, relative: Callable[[Path], str], taxonomy: Taxonomy) -> d
 
 
 def _relative_to(folder: Path) -> Callable[[Path], str]:
-    """A function that gives the path of a file relative to a folder, whatever links lead to either."""
+    """Make a function that gives the path of a file relative to a folder, with the links of both resolved."""
     start = folder.resolve()
 
     @cache
     def relative_parent(path: Path) -> str:
-        """The folder of a file, relative to ``folder``; links are resolved once per folder."""
+        """Return the folder of a file relative to ``folder``; links are resolved once per folder."""
         return Path(os.path.relpath(path.resolve(), start)).as_posix()
 
     return lambda frame: f"{relative_parent(frame.parent)}/{frame.name}".removeprefix("./")

@@ -30,7 +30,7 @@ SOURCE_SPLIT: Final = Split()
 
 
 class BDDOIADataModule(LightningDataModule):
-    """The scenes of a source, split, in batches.
+    """The data module: it reads the scenes of a source, splits them, and loads them in batches.
 
     Args:
         source: what the scenes are read from.

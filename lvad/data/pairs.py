@@ -105,6 +105,6 @@ def sample_pairs(found: Candidates, num_negatives: int, generator: torch.Generat
 
 
 def _random_order(allowed: Tensor, generator: torch.Generator | None) -> Tensor:
-    """int64[S, C]: each row's columns in random order, the allowed ones first."""
+    """Put the columns of each row into random order, the allowed ones first: int64[S, C]."""
     noise = torch.rand(allowed.shape, generator=generator).to(allowed.device)
     return torch.where(allowed, noise, 2.0).argsort(1)

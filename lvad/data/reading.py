@@ -1,4 +1,4 @@
-"""The parts that all readers share: the scenes and errors of a source, and the checks of its files and rows.
+"""The parts that all readers share: the result of reading a source, and the checks of its files and rows.
 
 A reader never stops at the first bad row. It appends to ``Reading.errors``; training raises the first of them
 (``Reading.require``), ``lvad data check`` prints all.

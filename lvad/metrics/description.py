@@ -20,11 +20,11 @@ class DescribedScene(NamedTuple):
     num_tokens: int
     is_truncated: bool
     facts: FactCounts | None
-    """None where the scene's are not known."""
+    """Counts of the text's facts; None where the facts of the scene are not known."""
 
 
 class DescriptionScore:
-    """Reward, length and variety of one description per scene, over all ranks; its facts where they are known.
+    """Metric of one description per scene, over all ranks: reward, length, variety, and facts where they are known.
 
     ``compute`` returns, as float[] each: ``reward`` and one mean per reward term; ``length`` in tokens;
     ``truncated``, share; ``distinct``, share of different texts; ``fact_precision``, ``fact_recall``,
@@ -51,7 +51,7 @@ class DescriptionScore:
         self._rows.add(ids, (DescribedScene(*row) for row in zip(*columns, strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset.
+        """Compute the scores since the last reset.
 
         Raises:
             ValueError: if nothing was described.

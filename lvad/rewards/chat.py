@@ -1,8 +1,8 @@
-"""Questions to OpenAI-compatible chat servers: several at a time, retries, replies kept on disk.
+"""Client of OpenAI-compatible chat servers: parallel requests, retries, and a cache of replies on disk.
 
-httpx2, which huggingface_hub brings, is the HTTP client. The ``openai`` package would stand between and have to be
-undone: it adds headers from the environment (organisation, project, ``OPENAI_CUSTOM_HEADERS``) and a description of the
-machine, draws the pauses of its retries from the global random stream, and reads error responses without a bound.
+The requests go through httpx2, which huggingface_hub brings, and not through the ``openai`` package. That package adds
+headers from the environment (organisation, project, ``OPENAI_CUSTOM_HEADERS``) and a description of the machine, draws
+the pauses of its retries from the global random stream, and reads error responses of any size.
 """
 
 import math
@@ -35,14 +35,14 @@ class Endpoint:
 
     Args:
         url: the base address, such as http://localhost:8000/v1; ``/chat/completions`` is appended.
-        model: its name there.
+        model: name of the model on the server.
         api_key_env: the environment variable that holds the key, read when a request is made; None sends no key.
         timeout_s: the time that one request may take.
         retries: how often a request is repeated after the first; after timeouts, lost connections, HTTP 408, 409, 429
             and 5xx, and replies that cannot be read.
-        concurrency: requests at a time.
+        concurrency: number of parallel requests.
         temperature: 0 for the likeliest reply; None leaves it to the server (some models refuse any).
-        max_tokens: of a reply, the thoughts of a reasoning model included; None leaves it to the server.
+        max_tokens: the most tokens of a reply, with the thoughts of a reasoning model; None leaves it to the server.
 
     Raises:
         ValueError: naming the value that is out of range, or an url that is no plain http(s) address.
@@ -78,11 +78,11 @@ class Endpoint:
 
 
 class ChatClient:
-    """Asks one question at a time of a model, many of them side by side.
+    """Client of one chat model. Every prompt is a conversation of its own; many are asked in parallel.
 
     Args:
         endpoint: server and model.
-        cache_folder: where replies are kept, as by ``ReplyCache``; None keeps none.
+        cache_folder: folder of the ``ReplyCache``; None caches nothing.
     """
 
     def __init__(self, endpoint: Endpoint, cache_folder: str | None = None) -> None:
@@ -99,12 +99,13 @@ class ChatClient:
 
         Args:
             prompts: one user message each.
-            read: what a reply means; raises ValueError for a reply without meaning, which is asked for again.
-            is_patient: go on with the other prompts after one has failed.
+            read: function from a reply to its score; it raises ValueError for a reply without one, which is asked for
+                again.
+            is_patient: continue with the other prompts after one has failed.
 
         Returns:
-            The meaning of each reply, or why there is none. Prompts that were not asked because another had failed
-            are left out.
+            By prompt the score of its reply, or the error. Prompts that were not asked because another had failed are
+            left out.
 
         Raises:
             OSError: if the cache cannot be read or written.

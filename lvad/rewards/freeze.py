@@ -1,16 +1,16 @@
-"""What a stage does with a model that only judges: nothing trains it."""
+"""Freeze the modules that a stage uses but does not train, such as its reward."""
 
 from typing import Any
 
 from torch import nn
 
 
-def freeze_module(judge: object, name: str) -> Any:
-    """A judge whose weights are not trained, whatever its author left open.
+def freeze_module(module: object, name: str) -> Any:
+    """Switch off the gradients of all weights of a module, and return the module.
 
     Raises:
-        ValueError: if it is no module, which would stay on the CPU.
+        ValueError: if it is no ``nn.Module``, which Lightning would leave on the CPU.
     """
-    if not isinstance(judge, nn.Module):
-        raise ValueError(f"{name} must be an nn.Module, got {type(judge).__name__}")
-    return judge.requires_grad_(False)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{name} must be an nn.Module, got {type(module).__name__}")
+    return module.requires_grad_(False)
