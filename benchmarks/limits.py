@@ -23,17 +23,17 @@ from markdown_tables import markdown
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_f1_score
 
-from lvad.data.augment import mirrored
+from lvad.data.augment import mirror_batch
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
-from lvad.data.splitting import stratified_permutation
+from lvad.data.split_algorithms import stratified_permutation
 from lvad.facts import claims, is_true
 from lvad.metrics.logistic import fit_logistic
 from lvad.objectives.reader_fit import SceneFeatures, label_probabilities
 from lvad.policy import HFPolicy, Sampling
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import BDD_OIA
-from lvad.text import mirror
+from lvad.text import mirror_text
 
 BUDGETS = (25, 50, 100, 200, 800)
 PENALTY = 0.2  # as in configs/study/reader.yaml
@@ -88,10 +88,10 @@ def hear(model: str, data: BDDOIADataModule, seed: int) -> dict[str, dict[str, H
         found[split] = {}
         for batch in loader:
             with torch.no_grad():
-                views = [policy.generate(policy.encode(view), 8).texts for view in (batch, mirrored(batch))]
+                views = [policy.generate(policy.encode(view), 8).texts for view in (batch, mirror_batch(batch))]
             labels = torch.cat([batch.actions, batch.reasons], 1).tolist()
             for i, name in enumerate(batch.ids):
-                texts = [*views[0][i], *map(mirror, views[1][i])]
+                texts = [*views[0][i], *map(mirror_text, views[1][i])]
                 found[split][name] = Heard(texts, batch.captions[i][-1], batch.facts[i], labels[i])
     return found
 
@@ -99,10 +99,10 @@ def hear(model: str, data: BDDOIADataModule, seed: int) -> dict[str, dict[str, H
 def score(train: list[Heard], test: list[Heard], mend: Callable[[Heard], list[str]]) -> dict[str, float]:
     """Macro-F1 of the actions and of the reasons, in percent."""
     said = [mend(scene) for scene in train]
-    features = TextFeatures(choose_vocabulary([[*texts, *map(mirror, texts)] for texts in said]))
+    features = TextFeatures(choose_vocabulary([[*texts, *map(mirror_text, texts)] for texts in said]))
 
     def means(rows: list[list[str]]) -> Tensor:
-        both = [torch.stack([features(row).mean(0), features([*map(mirror, row)]).mean(0)]) for row in rows]
+        both = [torch.stack([features(row).mean(0), features([*map(mirror_text, row)]).mean(0)]) for row in rows]
         return torch.stack(both, 1)  # float64[2, S, D]
 
     labels = torch.tensor([scene.labels for scene in train], dtype=torch.float64)

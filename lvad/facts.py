@@ -1,8 +1,8 @@
-"""The closed language of facts: what a drawn scene holds, and what a sentence claims about it.
+"""The closed language of facts of a scene, and the claims of a sentence about them.
 
 A fact is an attribute with one of its ``ATTRIBUTES`` values. A claim is an attribute with one value, or with
 several joined by ``|`` where the words leave it open ("traffic light is not green": ``red|yellow``).
-Everything here reads words only; the scenes that facts are true of live in ``lvad.data.synthetic``.
+Everything here works on words alone; ``lvad.data.synthetic`` draws the scenes that have facts.
 """
 
 import re
@@ -37,15 +37,15 @@ ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Every attribute with its values.
 
-``colour`` is the lead car's and ``turn`` where it turns to; its ``brakes`` are ``none`` while it turns off, for
-then it is neither in the way nor to be followed. ``turn_lane`` is our own lane's arrow. At a junction the side
-lanes and lines are ``none``: nothing is marked, so nothing is said.
+``colour`` is the lead car's colour and ``turn`` where it turns to; its ``brakes`` are ``none`` while it turns off, as
+it is then neither in the way nor to be followed. ``turn_lane`` is our own lane's arrow. At a junction the side lanes
+and lines are ``none``, as nothing is marked there.
 """
 
 DRIVING: Final = frozenset(
     "light sign lead brakes turn person rider obstacle road turn_lane left_lane left_line right_lane right_line".split()
 )
-"""The attributes that bear on what may be driven."""
+"""The attributes that matter for the possible actions."""
 
 _NOT_SALIENT: Final = frozenset(
     {("person", "sidewalk"), ("sign", "speed limit"), ("left_line", "dashed"), ("right_line", "dashed")}
@@ -53,7 +53,7 @@ _NOT_SALIENT: Final = frozenset(
 
 
 class _Pattern(NamedTuple):
-    """Words that make a claim; ``{0}`` in the attribute or value stands for the first group, and so on."""
+    """A pattern of words that make a claim; ``{0}`` in attribute or value is replaced by the first group, and so on."""
 
     regex: re.Pattern[str]
     attribute: str
@@ -127,13 +127,13 @@ _PATTERNS: Final = (
 
 
 def claims(text: str) -> list[tuple[str, str]]:
-    """What a text says about its scene, in the order of its words; captions and reason texts alike.
+    """Extract the claims of a text about its scene, in the order of its words.
 
-    Saying a thing twice is one claim, and an open claim ("light is not green") is none beside a closer one on
-    the same attribute ("light is red"), so that repeating a true claim does not raise a precision.
+    A claim that is made twice counts once, and an open claim ("light is not green") is dropped beside a closer one on
+    the same attribute ("light is red"), so that repeating a true claim does not raise the precision.
 
     Args:
-        text: any words; what no pattern knows is passed over.
+        text: a caption, a reason or any other text; words that no pattern knows are ignored.
 
     Returns:
         Distinct (attribute, value) pairs; several values joined by ``|`` mean any of them.
@@ -153,9 +153,9 @@ def _is_closer(claim: tuple[str, str], than: tuple[str, str]) -> bool:
 
 
 def contradicts(text: str, truths: Sequence[str]) -> bool:
-    """Whether a text claims what texts that are true rule out: another value of the same attribute.
+    """Whether a claim of a text is ruled out by true texts, which claim another value of the same attribute.
 
-    It reads words alone, so labels are enough: "a car is on the left lane" contradicts "no lane on the left".
+    Only words are compared, so labels are enough: "a car is on the left lane" contradicts "no lane on the left".
     """
     known: dict[str, set[str]] = {}
     for attribute, value in (claim for truth in truths for claim in claims(truth)):
@@ -169,16 +169,16 @@ def is_true(claim: tuple[str, str], facts: Mapping[str, str]) -> bool:
     """Whether a claim holds in a scene.
 
     Raises:
-        KeyError: if ``facts`` lacks the claim's attribute: facts name every one of ``ATTRIBUTES``.
+        KeyError: if ``facts`` lacks the claim's attribute; complete facts have all of ``ATTRIBUTES``.
     """
     attribute, value = claim
     return facts[attribute] in value.split("|")
 
 
-def present(facts: Mapping[str, str]) -> dict[str, str]:
-    """The salient driving facts: what a complete description has to mention.
+def salient_facts(facts: Mapping[str, str]) -> dict[str, str]:
+    """Select the salient driving facts, which a complete description has to mention.
 
-    Left out are values ``none`` and those that ask nothing of the driver: a person on the sidewalk, a speed
+    Values ``none`` are left out, and so are those that ask nothing of the driver: a person on the sidewalk, a speed
     limit, a dashed line.
     """
     return {
@@ -189,7 +189,7 @@ def present(facts: Mapping[str, str]) -> dict[str, str]:
 
 
 def mirror_facts(facts: Mapping[str, str]) -> dict[str, str]:
-    """The facts of a scene whose pictures are flipped horizontally; twice gives the facts themselves."""
+    """Exchange left and right in the facts, as a horizontal flip of the pictures does; twice gives the facts again."""
 
     def other(words: str) -> str:
         return re.sub(r"left|right", lambda side: "right" if side[0] == "left" else "left", words)

@@ -1,4 +1,4 @@
-"""The words of all stages: one prompt object, labels -> text, text -> labels.
+"""The texts of all stages: the prompts, and the conversion of labels to answers and of answers to labels.
 
 The answer format is the paper's (section 6.1), "Action: stop. Reason: traffic light is not green.", with
 commas between several actions or reasons and ``none`` for an empty set.
@@ -22,24 +22,24 @@ _SIDE = re.compile(r"\b(left|right)\b(?! (?:ahead|away|behind|in front|now|of wa
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the policy is asked, the same in training, evaluation and inference.
+    """The prompts of the policy, the same in training, evaluation and inference.
 
     Args:
-        describe: stage 1. The paper gave no prompt there and its policy drifted into captions (section 6.3).
-        decide: stage 2, in the paper's words (section 4), after the description; {actions} stands for the names that
-            the label set has for its actions in a question.
+        describe: prompt of stage 1. The paper gave no prompt there, and its policy drifted into captions (section 6.3).
+        decide: prompt of stage 2, in the paper's words (section 4), after the description; {actions} is replaced by the
+            names that the label set gives its actions in a question.
     """
 
     describe: str = "Describe the driving scene."
     decide: str = "Based on the caption and image, what is the next action: <{actions}>?"
 
     def question(self, taxonomy: Taxonomy) -> str:
-        """What stage 2 is asked with these actions."""
+        """Return the prompt of stage 2 with the actions of a label set."""
         return self.decide.replace("{actions}", taxonomy.question)
 
 
 class Flaw(Enum):
-    """What can be wrong with an answer."""
+    """The faults that an answer can have."""
 
     NO_ACTION = "no 'Action:' part"
     EMPTY_ACTION = "empty action part"
@@ -53,14 +53,14 @@ class Flaw(Enum):
 
 
 class Problem(NamedTuple):
-    """One flaw and the words that show it."""
+    """One flaw of an answer, and the words that show it."""
 
     flaw: Flaw
     words: str
 
 
 class Answer(NamedTuple):
-    """What a text says, and what is wrong with it."""
+    """The labels that a text names, and the flaws of the text."""
 
     actions: tuple[int, ...]
     """A zeros and ones."""
@@ -70,7 +70,7 @@ class Answer(NamedTuple):
 
     @property
     def is_valid(self) -> bool:
-        """True where nothing is wrong."""
+        """Whether the answer has no flaw."""
         return not self.problems
 
 
@@ -86,7 +86,7 @@ def render(actions: Sequence[int], reasons: Sequence[int] | None = None, taxonom
     Args:
         actions: A zeros and ones.
         reasons: R zeros and ones; None leaves the reason part out (the target of stage 2).
-        taxonomy: what the labels are called.
+        taxonomy: the label set.
 
     Raises:
         ValueError: for a vector of another length.
@@ -122,14 +122,14 @@ def _read_part(
 
 
 def parse(text: str, taxonomy: Taxonomy = BDD_OIA) -> Answer:
-    """Read an answer; never raises, what is wrong is part of the result.
+    """Parse an answer. It never raises: flaws are part of the result.
 
-    Case and spacing are free, and the action's long names ("turn left") are understood. ``parse(render(x))``
-    is ``x`` for every set of labels.
+    Case and spacing are free, and the aliases of actions ("turn left") are understood. ``parse(render(x))`` is ``x``
+    for every set of labels.
 
     Args:
-        text: anything.
-        taxonomy: what the labels are called.
+        text: any text.
+        taxonomy: the label set.
     """
     match = _ANSWER.match(text)
     if match is None:
@@ -152,10 +152,10 @@ def parse(text: str, taxonomy: Taxonomy = BDD_OIA) -> Answer:
     return Answer(actions.flags, reasons.flags, tuple(problems))
 
 
-def mirror(text: str) -> str:
-    """Exchange left and right, as a horizontal flip of the picture does; twice is the text itself.
+def mirror_text(text: str) -> str:
+    """Exchange left and right, as a horizontal flip of the picture does. Applied twice, it gives the text itself.
 
-    The "right" of "right ahead" and its like stays.
+    The "right" of "right ahead" and similar phrases stays.
     """
 
     def other(match: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from lvad.facts import ATTRIBUTES, DRIVING, claims, contradicts, is_true, mirror_facts, present
+from lvad.facts import ATTRIBUTES, DRIVING, claims, contradicts, is_true, mirror_facts, salient_facts
 from lvad.taxonomy import BDD_OIA
 
 NOTHING = dict.fromkeys(ATTRIBUTES, "none")
@@ -115,7 +115,7 @@ def test_present_leaves_out_what_asks_nothing():
         "left_line": "dashed",
         "sign": "speed limit",
     }
-    assert present(facts) == {"light": "red", "left_lane": "free"}
+    assert salient_facts(facts) == {"light": "red", "left_lane": "free"}
 
 
 def test_mirrored_facts_exchange_sides():
@@ -148,18 +148,18 @@ def test_contradictions_are_read_from_the_words(text, truths, expected):
 
 
 def test_no_caption_contradicts_its_own_scene_and_no_mirrored_one_that_is_accused_is_true():
-    from lvad.data.synthetic.labels import labels
-    from lvad.data.synthetic.state import facts
+    from lvad.data.synthetic.labels import bdd_oia_labels
+    from lvad.data.synthetic.state import scene_facts
     from lvad.data.synthetic.write import draw_scene
-    from lvad.text import mirror
+    from lvad.text import mirror_text
 
     accused = 0
     for index in range(300):
         scene = draw_scene(4, index)
-        truths = [text for text, flag in zip(BDD_OIA.reason_texts, labels(scene.state)[1], strict=True) if flag]
+        truths = [text for text, flag in zip(BDD_OIA.reason_texts, bdd_oia_labels(scene.state)[1], strict=True) if flag]
         for caption in scene.captions:
             assert not contradicts(caption, truths)
-            if contradicts(mirror(caption), truths):
+            if contradicts(mirror_text(caption), truths):
                 accused += 1
-                assert not all(is_true(claim, facts(scene.state)) for claim in claims(mirror(caption)))
+                assert not all(is_true(claim, scene_facts(scene.state)) for claim in claims(mirror_text(caption)))
     assert accused > 100

@@ -24,6 +24,12 @@ def test_the_sdist_has_what_the_wheel_is_built_from():
     assert needed <= set(targets["sdist"]["include"])
 
 
+def test_the_package_says_that_it_is_typed():
+    """Type checkers use the annotations of an installed package only where this file is; .ci/wheel looks for it."""
+    assert (ROOT / "lvad/py.typed").is_file()
+    assert "Typing :: Typed" in PROJECT["project"]["classifiers"]
+
+
 def test_forms_of_issues_are_forms():
     for file in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
         form = yaml.safe_load(file.read_text())

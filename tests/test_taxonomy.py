@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lvad.policy.grammar import AnswerGrammar, TokenGrammar
 from lvad.taxonomy import BDD_OIA, FILE, Action, Reason, Taxonomy, dump_taxonomy, find_taxonomy, load_taxonomy
-from lvad.text import Flaw, mirror, parse, render
+from lvad.text import Flaw, mirror_text, parse, render
 
 FORWARD, STOP, LEFT, RIGHT = range(4)
 LANES = load_taxonomy("lanes")
@@ -49,7 +49,7 @@ def test_mirror_partners_say_the_same_of_the_other_side(taxonomy):
         (taxonomy.action_names, taxonomy.mirrored_actions),
         (taxonomy.reason_texts, taxonomy.mirrored_reasons),
     ):
-        assert tuple(mirror(text) for text in texts) == tuple(texts[i] for i in partners)
+        assert tuple(mirror_text(text) for text in texts) == tuple(texts[i] for i in partners)
 
 
 @pytest.mark.parametrize("taxonomy", [BDD_OIA, LANES], ids=lambda taxonomy: taxonomy.name)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lvad.taxonomy import BDD_OIA
-from lvad.text import Flaw, mirror, parse, render
+from lvad.text import Flaw, mirror_text, parse, render
 
 STOP = (0, 1, 0, 0)
 
@@ -87,8 +87,8 @@ def test_a_flawed_answer_keeps_what_could_be_read():
 def test_mirror_exchanges_sides_and_leaves_what_is_no_side():
     text = "A red car is right ahead, RIGHT of way, on the Left lane: no left-turn lane, bright lights leftover."
     other = "A red car is right ahead, RIGHT of way, on the Right lane: no right-turn lane, bright lights leftover."
-    assert mirror(text) == other
-    assert mirror(mirror(text)) == text
+    assert mirror_text(text) == other
+    assert mirror_text(mirror_text(text)) == text
 
 
 def test_mirrored_answers_are_answers_of_mirrored_labels():
@@ -96,4 +96,4 @@ def test_mirrored_answers_are_answers_of_mirrored_labels():
         for j in range(21):
             actions, reasons = [int(k == i) for k in range(4)], [int(k == j) for k in range(21)]
             other = [actions[k] for k in BDD_OIA.mirrored_actions], [reasons[k] for k in BDD_OIA.mirrored_reasons]
-            assert mirror(render(actions, reasons)) == render(*other)
+            assert mirror_text(render(actions, reasons)) == render(*other)

@@ -16,7 +16,7 @@ from lvad.answers.answer_probabilities import (
 )
 from lvad.answers.answer_records import answered_scenes, parse_answers
 from lvad.answers.describer import Describer
-from lvad.data.augment import mirrored
+from lvad.data.augment import mirror_batch
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.policy.tokens import without_end
@@ -136,7 +136,7 @@ def voting_views(
 ) -> tuple[list[VotingView], list[str]]:
     """Make the views of B scenes; return them with the first description of each unmirrored scene."""
     views, first = [], None
-    for is_mirrored, seen in enumerate([batch, mirrored(batch)] if voting.mirrored else [batch]):
+    for is_mirrored, seen in enumerate([batch, mirror_batch(batch)] if voting.mirrored else [batch]):
         if voting.votes > 1:
             descriptions = describer.sample_descriptions(policy, seen, voting.votes)
         else:

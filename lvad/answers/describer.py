@@ -11,7 +11,7 @@ from torch import nn
 from lvad.errors import DataError
 from lvad.ops import fingerprints
 from lvad.policy.hf import HFPolicy
-from lvad.rewards.checks import frozen
+from lvad.rewards.freeze import freeze_module
 from lvad.types import Batch, Reward
 
 GREY = 128
@@ -86,7 +86,7 @@ class Describer(nn.Module):
     def __init__(self, style: DescriptionOptions | None) -> None:
         super().__init__()
         self.style = style
-        self.reward = None if style is None or style.reward is None else frozen(style.reward, "describe.reward")
+        self.reward = None if style is None or style.reward is None else freeze_module(style.reward, "describe.reward")
         self._known: dict[str, str] = {}
         """The kept descriptions, by the frames' content and by what was asked."""
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lvad.data.collate import decode, stack
+from lvad.data.collate import decode_scene, stack_frames
 from lvad.data.decoding import keep_decodable
 from lvad.data.frames import video_frames
-from lvad.data.images import open_image, prepared
+from lvad.data.images import open_image, prepare_image
 from lvad.data.layouts import read_source
 from lvad.data.videos import VIDEO_SUFFIXES
 from lvad.errors import DataError
@@ -55,13 +55,13 @@ class SceneReader(NamedTuple):
                 value is none of ``Frames``.
         """
         if isinstance(frames, Scene):
-            return frames, decode(frames, self.num_frames, self.image_size_px)
+            return frames, decode_scene(frames, self.num_frames, self.image_size_px)
         if isinstance(frames, str | os.PathLike):
             return self._read_file(Path(frames).expanduser())
         pictures = [frames] if _is_picture(frames) else self._last(frames)
         names = [str(p) if isinstance(p, str | os.PathLike) else f"frame {i}" for i, p in enumerate(pictures)]
         scene = Scene(_name_of(pictures[-1]), (), split="")
-        return scene, stack(scene.id, names, [self._decode(*pair) for pair in zip(pictures, names, strict=True)])
+        return scene, stack_frames(scene.id, names, [self._decode(*pair) for pair in zip(pictures, names, strict=True)])
 
     def scenes(self, path: str | os.PathLike[str]) -> list[Scene]:
         """The scenes of a picture, a video or a folder of either, in time order, as ``lvad predict`` makes them.
@@ -86,7 +86,7 @@ class SceneReader(NamedTuple):
         if path.suffix.lower() in VIDEO_SUFFIXES:
             files = tuple(video_frames(path, self.fps, video_stream=self.video_stream))
         scene = Scene(path.stem, files, split="")
-        return scene, decode(scene, self.num_frames, self.image_size_px)
+        return scene, decode_scene(scene, self.num_frames, self.image_size_px)
 
     def _last(self, frames: Any) -> list[Picture]:
         try:
@@ -101,7 +101,7 @@ class SceneReader(NamedTuple):
         if isinstance(picture, str | os.PathLike):
             return open_image(Path(picture).expanduser(), self.image_size_px)
         try:
-            return prepared(_image(picture), self.image_size_px)
+            return prepare_image(_image(picture), self.image_size_px)
         except (OSError, SyntaxError) as error:  # a PIL image is read from its file when it is first used
             raise DataError.at(name, "", f"image cannot be decoded ({error})", "give another one") from error
 

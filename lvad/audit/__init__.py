@@ -1,8 +1,8 @@
-"""Proof that a reward means something, before a policy is trained on it.
+"""Audit a reward before a policy is trained on it.
 
-A policy maximises whatever the judge likes, and what the judge likes is easily not what is true: all reasons at once,
-the same text three times, words in any order, a side taken for the other. An audit sets the right text of labelled
-scenes against such probes, and says of each whether the reward tells them apart.
+A policy maximises whatever the reward prefers, and that is not always what is true: all reasons at once, the same text
+three times, words in any order, left taken for right. An audit compares the right texts of labelled scenes with such
+probes, and finds out for each probe whether the reward scores it lower.
 """
 
 from lvad.audit.run import run_audit

@@ -1,28 +1,28 @@
-"""The texts that a reward is tried with: for each probe one per scene, or none where it would prove nothing."""
+"""The probes of an audit: texts that a reward must score lower than the right text of a scene."""
 
 from typing import Final, NamedTuple
 
 import torch
 
-from lvad.audit.texts import RightTexts
+from lvad.audit.right_texts import RightTexts
 from lvad.data.text_corruption import shuffle
 from lvad.taxonomy import Taxonomy
 from lvad.text import render
 from lvad.types import UNLABELLED
 
 NEUTRAL: Final = "A picture taken from a car on a street."
-"""True of every scene and worth nothing."""
+"""A text that is true of every scene and tells nothing about it."""
 MIN_LONG_WORDS: Final = 81
 """More than the 77 tokens that a CLIP reads, whatever its tokenizer."""
 
 
 class Probe(NamedTuple):
-    """A kind of text that a reward is tried with beside the right text."""
+    """A kind of text that a reward is tested with beside the right text."""
 
     says: str
-    """The text, in words."""
+    """Description of the text."""
     needs: str
-    """Which scenes it can be tried on."""
+    """Description of the scenes that it can be tested on."""
 
 
 _ANY: Final = "a right text"
@@ -51,7 +51,7 @@ def probe_texts(right: RightTexts, generator: torch.Generator) -> dict[str, list
 
     Args:
         right: the right texts of N scenes.
-        generator: which other scene, and which order of words.
+        generator: chooses the other scenes and the orders of words.
 
     Returns:
         For each probe N texts, None where the scene does not qualify.
@@ -87,7 +87,7 @@ def _swapped(right: RightTexts, scene: int) -> str | None:
 
 
 def _all_true(right: RightTexts, scene: int) -> str | None:
-    """Everything that the labels say, as answers say it; captions and given texts are held against the reasons."""
+    """Write all labels of a scene as an answer, or as a list of reasons where the right texts are free descriptions."""
     actions, reasons = right.scenes.actions[scene].tolist(), right.scenes.reasons[scene].tolist()
     needed = {"action": [actions], "output": [actions, reasons]}.get(right.source, [reasons])
     if any(UNLABELLED in labels or not any(labels) for labels in needed):

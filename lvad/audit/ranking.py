@@ -1,4 +1,4 @@
-"""How the right text stands among all candidates, and what a reward's value is worth as a probability."""
+"""The rank of the right text among all candidates, and the calibration of a reward as a probability."""
 
 from typing import NamedTuple
 
@@ -7,29 +7,29 @@ from torch import Tensor
 
 from lvad.data.pairs import Candidates
 from lvad.metrics.calibration import calibration_curve, fit_platt
-from lvad.metrics.matching import Matches, ranking
+from lvad.metrics.matching import Matches, ranking_scores
 
 
 class Rank(NamedTuple):
-    """Place of the right text among the false candidates of its scene, 1 the best, ties half."""
+    """Rank of the right text among the false candidates of its scene: 1 is the best, ties count half."""
 
     mean: float
     median: float
     chance: float
-    """Mean place of a right text drawn blindly."""
+    """Mean rank of a text that is chosen at random."""
 
 
 class Calibration(NamedTuple):
-    """P(true) = sigmoid(slope * reward + offset), fitted on every other scene and tried on the rest."""
+    """P(true) = sigmoid(slope * reward + offset), fitted on every second scene and tested on the rest."""
 
     slope: float
     offset: float
     claimed: list[float]
     """Mean probability of each bin."""
     observed: list[float]
-    """Share of true texts in it."""
+    """Share of true texts in each bin."""
     count: list[int]
-    """How many scene-text pairs fell into it."""
+    """Number of scene-text pairs in each bin."""
     ece: float
     """Expected calibration error: mean over pairs of |claimed - observed| of their bin."""
 
@@ -40,7 +40,7 @@ class Ranking(NamedTuple):
     rank: Rank
     auroc: float
     auroc_floor: float
-    """AUROC of how often each text is true: the best that a reward can do that looks at no image."""
+    """AUROC of how often each text is true: the best that a reward can reach without looking at the image."""
     auroc_per_text: float
     """Mean AUROC of a single text over scenes, 0.5 for a reward that looks at no image; NaN if no text has both."""
     calibration: Calibration | None
@@ -58,7 +58,7 @@ def rank_candidates(right: Tensor, scores: Tensor, found: Candidates) -> Ranking
     Raises:
         ValueError: if no scene has both a true and a false candidate.
     """
-    standing = ranking(Matches(scores, found.is_true, found.is_false))
+    standing = ranking_scores(Matches(scores, found.is_true, found.is_false))
     return Ranking(
         rank=_rank(right, scores, found.is_false),
         auroc=standing["auroc"].item(),

@@ -1,4 +1,4 @@
-"""Rewards of right texts, probes and candidates: the frames of a scene are read once for all of them."""
+"""Score right texts, probes and candidates; the frames of a scene are read once for all of them."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lvad.audit.probes import FLIPPED
-from lvad.audit.texts import RightTexts
-from lvad.data.augment import mirrored, select_scenes
+from lvad.audit.right_texts import RightTexts
+from lvad.data.augment import mirror_batch, select_scenes
 from lvad.types import Batch, Reward, Rollouts
 
 
-class Scored(NamedTuple):
+class AuditScores(NamedTuple):
     """The rewards of right texts, probes and candidates, on the CPU."""
 
     right: Tensor
@@ -23,15 +23,15 @@ class Scored(NamedTuple):
     """float64[N, C]; None where the source has no candidates."""
 
 
-def as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
-    """Texts as if a policy had said them, for a reward that reads tokens as well: one token per word, then the end.
+def texts_as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
+    """Turn texts into rollouts, for rewards that read tokens as well: one token per word, then an end token.
 
     Args:
-        texts: B times K.
-        device: where a policy would say them.
+        texts: B times K texts.
+        device: device of the tensors.
 
     Returns:
-        Rollouts with equal tokens for equal words; of no density, so ``logps`` and ``entropies`` are 0.
+        Rollouts with equal tokens for equal words; ``logps`` and ``entropies`` are 0, as no policy sampled them.
     """
     vocabulary: dict[str, int] = {}
     rows = [[[vocabulary.setdefault(w, 1 + len(vocabulary)) for w in t.split()] + [0] for t in row] for row in texts]
@@ -52,7 +52,7 @@ def as_rollouts(texts: list[list[str]], device: torch.device) -> Rollouts:
 @torch.no_grad()
 def score_texts(
     reward: Reward, batches: Iterable[Batch], right: RightTexts, probes: dict[str, list[str | None]]
-) -> Scored:
+) -> AuditScores:
     """Score right texts, probes and candidates, batch by batch.
 
     Args:
@@ -83,7 +83,7 @@ def score_texts(
     table = torch.cat(scores)  # float64[N, 1 + probes + C]
     found = {name: _where(probes[name], table[:, 1 + k]) for k, name in enumerate(plain)}
     found[FLIPPED] = torch.cat(flipped)
-    return Scored(
+    return AuditScores(
         right=_where([text if text.strip() else None for text in right.texts], table[:, 0]),
         probes={name: found[name] for name in probes},
         candidates=table[:, 1 + len(plain) :] if shared else None,
@@ -95,15 +95,15 @@ def _score_flipped(reward: Reward, batch: Batch, texts: list[str | None]) -> Ten
     is_flipped = torch.tensor([text is not None for text in texts])
     if not is_flipped.any():
         return torch.full((len(texts),), torch.nan, dtype=torch.float64)
-    # The others stay in the batch as they are: a reward may hold a scene against its company.
-    batch = select_scenes(is_flipped, mirrored(batch), batch)
+    # The other scenes stay in the batch: a reward may compare a scene with them.
+    batch = select_scenes(is_flipped, mirror_batch(batch), batch)
     said = [[text or ""] for text in texts]
     return _where(texts, _score(reward, batch, said, [f"probe {FLIPPED!r}"])[:, 0])
 
 
 def _score(reward: Reward, batch: Batch, texts: list[list[str]], names: list[str]) -> Tensor:
     """Score K texts per scene: float64[B, K]; messages call the columns by their names."""
-    total = reward.score(batch, as_rollouts(texts, batch.reasons.device)).total
+    total = reward.score(batch, texts_as_rollouts(texts, batch.reasons.device)).total
     if total.shape != (len(texts), len(names)):
         raise ValueError(f"a reward must give [{len(texts)}, {len(names)}] scores, got {list(total.shape)}")
     if not total.isfinite().all():
@@ -117,7 +117,7 @@ def _where(texts: list[str | None], scores: Tensor) -> Tensor:
 
 
 def _device(reward: Reward) -> torch.device:
-    """The device of the reward's weights, else the CPU."""
+    """Return the device of the reward's weights, or the CPU."""
     parameters = reward.parameters() if isinstance(reward, nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device

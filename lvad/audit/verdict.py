@@ -1,4 +1,4 @@
-"""What an audit found: a verdict on each probe, and on the reward."""
+"""The results of an audit: a verdict on each probe, and on the reward."""
 
 import math
 from typing import Any, Final, Literal, NamedTuple
@@ -7,31 +7,34 @@ from torch import Tensor
 
 from lvad.audit.probes import GIBBERISH, PROBES
 from lvad.audit.ranking import Ranking
-from lvad.audit.scoring import Scored
+from lvad.audit.scoring import AuditScores
 from lvad.metrics.intervals import Interval, bootstrap_mean
 
 MIN_SCENES: Final = 8
-"""Fewer scenes prove nothing."""
+"""The fewest scenes of a verdict."""
 
 Verdict = Literal["pass", "fail", "skipped"]
 
 
 class ProbeResult(NamedTuple):
-    """One probe over all scenes that qualify. The right text must win; all_true itself must, against other_scene."""
+    """The result of a probe over all scenes that qualify.
+
+    The right text must win against the probe; only ``all_true`` must win itself, against ``other_scene``.
+    """
 
     verdict: Verdict
     """``pass`` where the 95 % intervals lie above 0 (separation) and above 1/2 (win rate)."""
     separation: Interval | None
-    """Mean over scenes of the reward of what must win, less that of what must lose; None where skipped."""
+    """Mean over scenes of the reward of the text that must win, less that of the other; None where skipped."""
     win_rate: Interval | None
-    """Share of scenes where it wins, ties half."""
+    """Share of scenes where the text that must win does; ties count half."""
     right: float | None
-    """Mean reward of what must win."""
+    """Mean reward of the text that must win."""
     probe: float | None
-    """Mean reward of what must lose."""
+    """Mean reward of the text that must lose."""
     num_scenes: int
     why: str
-    """Why it was skipped, else empty."""
+    """Why the probe was skipped, else empty."""
 
 
 class Audit(NamedTuple):
@@ -47,7 +50,7 @@ class Audit(NamedTuple):
 
     @property
     def failed(self) -> list[str]:
-        """Names of the probes that the reward does not withstand."""
+        """Names of the probes that the reward fails."""
         return [name for name, probe in self.probes.items() if probe.verdict == "fail"]
 
     @property
@@ -57,7 +60,7 @@ class Audit(NamedTuple):
 
     @property
     def tells_right_from_wrong(self) -> bool:
-        """Whether it prefers the right text to another scene's and to gibberish: the least that training needs."""
+        """Whether the reward prefers the right text to another scene's and to gibberish, as training needs."""
         return all(self.probes[name].verdict == "pass" for name in ("other_scene", *GIBBERISH))
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,8 +81,8 @@ class Audit(NamedTuple):
         }
 
 
-def judge(scored: Scored) -> dict[str, ProbeResult]:
-    """Judge every probe: whether the text that must win does."""
+def judge_probes(scored: AuditScores) -> dict[str, ProbeResult]:
+    """Judge for every probe whether the text that must win does."""
     found = {}
     for name in PROBES:
         better, worse = scored.right, scored.probes[name]

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor, nn
 
-from lvad.data.collate import collate, decode
+from lvad.data.collate import collate, decode_scene
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.decoding import frame_size
 from lvad.data.images import reduced_size
@@ -94,7 +94,8 @@ def worst_batch(data: BDDOIADataModule, policy: Any = None) -> Batch | None:
     frame_tokens = getattr(getattr(policy, "prompt_ids", None), "num_frame_tokens", None)
     chosen = worst_scenes(scenes, data.source.num_frames, data.batch_size, data.source.image_size_px, frame_tokens)
     return collate(
-        [(scene, decode(scene, data.source.num_frames, data.source.image_size_px)) for scene in chosen], data.taxonomy
+        [(scene, decode_scene(scene, data.source.num_frames, data.source.image_size_px)) for scene in chosen],
+        data.taxonomy,
     )
 
 

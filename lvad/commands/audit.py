@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from lvad.assets import resolve_config
 from lvad.audit import Audit, run_audit
 from lvad.audit.probes import PROBES
-from lvad.audit.texts import TEXT_SOURCES
+from lvad.audit.right_texts import TEXT_SOURCES
 from lvad.commands.accelerators import accelerator
 from lvad.commands.error_messages import innermost_message, report_user_errors
 from lvad.commands.renamed_keys import check_keys
@@ -23,7 +23,7 @@ from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import SPLITS
 from lvad.data.source import Source
-from lvad.data.splitting import seeded_subset
+from lvad.data.split_algorithms import seeded_subset
 from lvad.errors import DataError
 from lvad.report.audit_report import audit_picture, audit_table
 from lvad.report.runs import write_atomically

@@ -91,12 +91,12 @@ def convert(
     """
     from pathlib import Path
 
-    from lvad.data.convert import convert as write
+    from lvad.data.convert import convert_to_jsonl
     from lvad.taxonomy import load_taxonomy
 
     folder = Path(images).expanduser() if images else None
     target = Path(out).expanduser()
-    reading = write(Path(source).expanduser(), target, format, folder, num_frames, load_taxonomy(taxonomy))
+    reading = convert_to_jsonl(Path(source).expanduser(), target, format, folder, num_frames, load_taxonomy(taxonomy))
     left_out = "".join(f"; {count} left out ({why})" for why, count in reading.dropped.items())
     without = "" if reading.has_images else "; without pictures, which were not found"
     print(f"{len(reading.scenes)} scenes: {out}{left_out}{without}")
@@ -129,10 +129,10 @@ def shard(
     """
     from pathlib import Path
 
-    from lvad.data.shard_source import Recipe
+    from lvad.data.shard_source import ShardRecipe
     from lvad.data.shard_writer import write_shards
 
-    recipe = Recipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px, video_stream)
+    recipe = ShardRecipe(source, num_frames, stride, fps, scenes_per_shard, image_size_px, video_stream)
     written = write_shards(recipe, Path(folder).expanduser(), progress)
     left_out = f"; {written.num_left_out} files left out, named above" if written.num_left_out else ""
     print(f"{written.num_scenes} scenes in {written.num_shards} shards: {folder}{left_out}")

@@ -22,7 +22,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from lvad.data.synthetic import captions, draw_state
+from lvad.data.synthetic import draw_state, scene_captions
 from lvad.taxonomy import BDD_OIA
 from lvad.text import Prompts, render
 
@@ -53,7 +53,7 @@ def corpus(num_scenes: int, seed: int) -> Iterable[str]:
     """Every sentence the embedded models may have to read or write: captions of drawn scenes and answers."""
     rng = random.Random(seed)
     for _ in range(num_scenes):
-        yield from captions(draw_state(rng), rng)
+        yield from scene_captions(draw_state(rng), rng)
     prompts = Prompts()
     yield from [prompts.describe, prompts.question(BDD_OIA), "User:", "Assistant:"] * 50
     for i in range(BDD_OIA.num_reasons):

@@ -94,7 +94,7 @@ def _write_metadata(run: Run, scratch: Path, written: ExportResult, budget: ledg
     if isinstance(policy, HFPolicy):
         prompts = asdict(policy.prompts) | {"decide": policy.prompts.question(run.data.taxonomy)}
         write_atomically(scratch / PROMPTS, json.dumps(prompts, indent=2) + "\n")
-    write_atomically(scratch / ledger.LEDGER, ledger.dump(budget))
+    write_atomically(scratch / ledger.LEDGER, ledger.dump_ledger(budget))
     write_atomically(scratch / FILE, dump_taxonomy(run.data.taxonomy))
     of_best = run.checkpoint.name == "best.ckpt" and run.checkpoint.resolve().parent.parent == run.folder.resolve()
     exported = Exported(

@@ -18,8 +18,8 @@ from lvad.commands.checkpoint_io import read_checkpoint
 from lvad.commands.lightning_cli import make_cli
 from lvad.commands.renamed_keys import check_keys
 from lvad.commands.yaml_files import read_yaml
-from lvad.data.collate import decode
-from lvad.data.synthetic import draw_scene, render
+from lvad.data.collate import decode_scene
+from lvad.data.synthetic import draw_scene, render_frame
 from lvad.errors import DataError
 from lvad.modules import ActionSFT, TextReader
 from lvad.report.runs import CONFIG, best_checkpoint
@@ -89,7 +89,7 @@ def load_trial_scenes(data: Any, count: int) -> TrialScenes:
             data.setup("validate")
         scenes = data.scenes["val"][:count]
         if scenes:
-            frames = [decode(scene, data.source.num_frames, data.source.image_size_px) for scene in scenes]
+            frames = [decode_scene(scene, data.source.num_frames, data.source.image_size_px) for scene in scenes]
             return TrialScenes(frames, "validation scenes of the run")
         reason = "the run has no validation scenes"
     except (DataError, OSError) as error:
@@ -170,7 +170,7 @@ def _load(module: LightningModule, content: dict[str, Any], path: Path) -> None:
 def _synthetic_frames(data: Any, count: int) -> list[Tensor]:
     num_frames = data.source.num_frames
     states = [draw_scene(0, index).state for index in range(count)]
-    pictures = [[np.asarray(render(state, i, num_frames)) for i in range(num_frames)] for state in states]
+    pictures = [[np.asarray(render_frame(state, i, num_frames)) for i in range(num_frames)] for state in states]
     return [torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous() for frames in pictures]
 
 

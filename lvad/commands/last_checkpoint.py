@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvad.commands.loop_progress import restore_batch_progress, rewrite_progress
 from lvad.commands.signals import Stopped, StopSignals
-from lvad.data.loaders import ANEW
+from lvad.data.loaders import RESTART_REMEDY
 from lvad.errors import DataError
 
 _DUE = "is_validation_due"
@@ -53,7 +53,9 @@ class LastCheckpoint(Checkpoint):
             return
         loops = checkpoint.get("loops")
         if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict) or _DUE not in checkpoint:
-            raise DataError(f"the checkpoint does not say where its fit stopped, as this version of lvad does; {ANEW}")
+            raise DataError(
+                f"the checkpoint does not say where its fit stopped, as this version of lvad does; {RESTART_REMEDY}"
+            )
         rewrite_progress(loops["fit_loop"], bool(checkpoint[_DUE]))
         self._is_resumed = True
 

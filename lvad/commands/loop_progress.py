@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning import Trainer
 
-from lvad.data.loaders import ANEW, ResumableLoader
+from lvad.data.loaders import RESTART_REMEDY, ResumableLoader
 from lvad.errors import DataError
 
 _EPOCHS, _BATCHES, _VALIDATION = "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
@@ -44,7 +44,9 @@ def rewrite_progress(loops: dict[str, Any], is_validation_due: bool) -> None:
             for loader in loops["state_dict"].get("combined_loader", []):
                 loader["seen"] = 0
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the checkpoint does not say where its fit stopped ({error!r:.60}); {ANEW}") from error
+        raise DataError(
+            f"the checkpoint does not say where its fit stopped ({error!r:.60}); {RESTART_REMEDY}"
+        ) from error
 
 
 def restore_batch_progress(trainer: Trainer) -> None:

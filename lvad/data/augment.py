@@ -13,23 +13,23 @@ from torchvision.transforms import v2
 from lvad.errors import DataError
 from lvad.facts import mirror_facts
 from lvad.taxonomy import Taxonomy
-from lvad.text import mirror
+from lvad.text import mirror_text
 from lvad.types import Batch
 
 
-def mirrored(batch: Batch) -> Batch:
-    """The batch as seen in a mirror: frames, labels, captions and facts; twice is the batch itself."""
+def mirror_batch(batch: Batch) -> Batch:
+    """Flip every scene horizontally: frames, labels, captions and facts. Applied twice, it gives the batch itself."""
     return batch._replace(
         frames=[frames.flip(-1) for frames in batch.frames],
         actions=batch.actions[:, list(batch.taxonomy.mirrored_actions)],
         reasons=batch.reasons[:, list(batch.taxonomy.mirrored_reasons)],
-        captions=[tuple(mirror(caption) for caption in captions) for captions in batch.captions],
+        captions=[tuple(mirror_text(caption) for caption in captions) for captions in batch.captions],
         facts=[None if facts is None else mirror_facts(facts) for facts in batch.facts],
     )
 
 
 class Augment:
-    """RandomResizedCrop, ColorJitter and a mirror, one draw per scene for all its frames.
+    """Random crop, colour jitter and horizontal flip; all frames of a scene get the same random values.
 
     Args:
         min_area: least share of the picture that a crop keeps; 1 switches it off.
@@ -51,7 +51,7 @@ class Augment:
         self.colour = v2.ColorJitter(jitter, jitter, jitter) if jitter else None
 
     def __call__(self, batch: Batch) -> Batch:
-        """A random view of every scene; draws from torch's global random state.
+        """Return a random view of every scene; the random numbers come from torch's global generator.
 
         Raises:
             DataError: for a label that names a side and has no mirror partner, where scenes are to be mirrored.
@@ -63,12 +63,12 @@ class Augment:
         is_flipped = torch.rand(len(batch.ids)) < self.mirror_probability
         if not is_flipped.any():
             return batch
-        return select_scenes(is_flipped, mirrored(batch), batch)
+        return select_scenes(is_flipped, mirror_batch(batch), batch)
 
     def _view(self, frames: Tensor) -> Tensor:
         if self.min_area < 1:
             height, width = frames.shape[-2:]
-            # The frame's own proportions, a little off: what lies at the side must stay there to be told.
+            # The aspect ratio stays close to the frame's own, so that what is at a side stays visible there.
             ratio = (0.9 * width / height, width / height / 0.9)
             frames = v2.RandomResizedCrop((height, width), (self.min_area, 1.0), ratio, antialias=True)(frames)
         return frames if self.colour is None else self.colour(frames)
@@ -76,15 +76,15 @@ class Augment:
 
 @cache
 def _one_sided(taxonomy: Taxonomy) -> str:
-    """A label that would be false of a mirrored scene; empty where there is none."""
+    """Find a label that would be false of a mirrored scene; empty where there is none."""
     names = [*zip(taxonomy.action_names, taxonomy.mirrored_actions, strict=True)]
     texts = [*zip(taxonomy.reason_texts, taxonomy.mirrored_reasons, strict=True)]
     rows = (row for part in (names, texts) for row in enumerate(part))
-    return next((text for i, (text, partner) in rows if partner == i and mirror(text) != text), "")
+    return next((text for i, (text, partner) in rows if partner == i and mirror_text(text) != text), "")
 
 
 def select_scenes(is_first: Tensor, first: Batch, second: Batch) -> Batch:
-    """Scene by scene, bool[B], from the one batch or from the other."""
+    """Take each scene from the first batch where ``is_first``, bool[B], is True, else from the second."""
     pick = is_first.tolist()
     column = is_first.to(first.actions.device)[:, None]
     return first._replace(

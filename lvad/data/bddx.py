@@ -1,10 +1,10 @@
-"""BDD-X: spans of BDD100K's videos with what the car does and why, as lines of JSON (``lvad.data.jsonl``).
+"""Convert BDD-X, spans of BDD100K's videos with what the car does and why, to lines of JSON (``lvad.data.jsonl``).
 
 The release is a table with a row per annotated video and up to 15 spans in it, and a list of the videos of each split.
 
 Departures from the release:
     1. Action and justification make one sentence: "The car stops because the light is red."
-    2. Its times are whole seconds: an end less than a second behind the video's is the video's.
+    2. Its times are whole seconds: an end less than a second after the video's end is taken as the video's end.
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.data.images import walk
-from lvad.data.reading import SPLITS, Drop, read_text
+from lvad.data.reading import SPLITS, DroppedRow, read_text
 from lvad.data.video_clips import read_header
 from lvad.data.videos import VIDEO_SUFFIXES
 from lvad.errors import DataError
@@ -28,24 +28,24 @@ NUM_SPANS: Final = 15
 _ROUNDING_S: Final = 1.0
 
 
-class Converted(NamedTuple):
-    """The lines, and the spans that did not become one."""
+class ConvertedSpans(NamedTuple):
+    """The lines of JSON, and the spans that were left out."""
 
     rows: list[dict[str, Any]]
-    drops: list[Drop]
+    drops: list[DroppedRow]
 
 
 class _Span(NamedTuple):
-    """What the table says of a part of a video."""
+    """One annotated part of a video, as the table has it."""
 
     name: str
-    """The video's, without folder and suffix."""
+    """File name of the video, without folder and suffix."""
     cells: tuple[str, ...]
-    """In the order of ``CELLS``."""
+    """The texts of the span, in the order of ``CELLS``."""
 
 
-def convert_bddx(table: Path, videos: Path, relative: Callable[[Path], str]) -> Converted:
-    """Read the release's table.
+def convert_bddx(table: Path, videos: Path, relative: Callable[[Path], str]) -> ConvertedSpans:
+    """Convert the release's table to lines of JSON.
 
     Args:
         table: the CSV; ``train.txt``, ``val.txt`` and ``test.txt`` beside it are the splits, if there are any.
@@ -53,7 +53,7 @@ def convert_bddx(table: Path, videos: Path, relative: Callable[[Path], str]) -> 
         relative: the path that a line has for a video.
 
     Returns:
-        A line per span that can be used; of each other span why it is left out.
+        A line for each span that can be used, and for each other span why it is left out.
 
     Raises:
         DataError: for a table of another kind, a video in two splits, a video that cannot be decoded, or where no span
@@ -63,14 +63,14 @@ def convert_bddx(table: Path, videos: Path, relative: Callable[[Path], str]) -> 
     found = {Path(name).stem: videos / folder / name for folder, names in below for name in names}
     splits = _splits(table.parent)
     rows: list[dict[str, Any]] = []
-    drops: list[Drop] = []
+    drops: list[DroppedRow] = []
     counts: Counter[str] = Counter()
     for span in _spans(table):
         counts[span.name] += 1
         name, split = f"{span.name}/{counts[span.name]}", splits.get(span.name, "")
         times = _times(span, found, splits)
         if isinstance(times, str):
-            drops.append(Drop(name, split, times))
+            drops.append(DroppedRow(name, split, times))
             continue
         row = {"id": name, "video": relative(found[span.name]), "start_s": times[0], "end_s": times[1]}
         rows.append(row | ({"split": split} if split else {}) | {"text": sentence(*span.cells[2:])})
@@ -78,11 +78,11 @@ def convert_bddx(table: Path, videos: Path, relative: Callable[[Path], str]) -> 
         whys = ", ".join(f"{count} {why}" for why, count in Counter(drop.why for drop in drops).items())
         problem = f"none of its spans can be used ({whys or 'it has none'})"
         raise DataError.at(table, "", problem, f"put the videos into {videos}, or name their folder with --images")
-    return Converted(rows, drops)
+    return ConvertedSpans(rows, drops)
 
 
 def sentence(action: str, justification: str) -> str:
-    """Both as one sentence: the action without its full stop, and the justification, which begins with "because"."""
+    """Join an action and its justification, which begins with "because", into one sentence."""
     action, justification = (" ".join(text.split()).rstrip(" .,;") for text in (action, justification))
     if justification[1:2].islower():  # "Because", and no abbreviation
         justification = justification[0].lower() + justification[1:]
@@ -90,7 +90,7 @@ def sentence(action: str, justification: str) -> str:
 
 
 def _times(span: _Span, found: Mapping[str, Path], splits: Mapping[str, str]) -> tuple[float, float] | str:
-    """Start and end in seconds, or why the span is left out."""
+    """Return start and end in seconds, or why the span is left out."""
     if not all(span.cells):
         return "empty cell"
     if span.name not in found:
@@ -133,7 +133,7 @@ def _rows(table: Path) -> Iterator[dict[str, str | None]]:
 
 
 def _splits(folder: Path) -> dict[str, str]:
-    """Video -> split; empty where there are no lists. Their lines are ``<number>_<video>``."""
+    """Map videos to splits; empty where there are no lists. The lines of a list are ``<number>_<video>``."""
     found: dict[str, str] = {}
     for split in SPLITS:
         path = folder / f"{split}.txt"

@@ -1,4 +1,4 @@
-"""Look a data set over before a run: counts, faults, and what contradicts itself."""
+"""Check a data set before a run: counts, faults, and labels that contradict each other."""
 
 import dataclasses
 import json as json_format
@@ -12,7 +12,7 @@ from lvad.data.decoding import FrameSizes, decode_frames
 from lvad.data.layouts import Layout, read_source
 from lvad.data.reading import Reading
 from lvad.data.recordings import recording_of_id
-from lvad.data.splitting import split_grouped, split_single
+from lvad.data.split_algorithms import split_grouped, split_single
 from lvad.errors import DataError, one_line
 from lvad.taxonomy import BDD_OIA, Taxonomy, load_taxonomy
 from lvad.types import Scene
@@ -21,8 +21,8 @@ NUM_SHOWN: Final = 20
 
 
 @dataclass
-class Report:
-    """What ``check`` found."""
+class CheckReport:
+    """The findings of ``check_source``."""
 
     root: str
     format: str
@@ -41,7 +41,7 @@ class Report:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     images: str = "not checked"
-    """How far the pictures were looked at."""
+    """Whether the pictures were checked, and how many of them could be decoded."""
 
     @property
     def exit_code(self) -> int:
@@ -52,7 +52,7 @@ class Report:
 _SPLITS: Final = {"single": split_single, "grouped": split_grouped}
 
 
-def check(
+def check_source(
     root: str | Path,
     format: Layout | Literal["auto"] = "auto",
     images: str | Path | None = None,
@@ -60,8 +60,8 @@ def check(
     decode: bool = True,
     num_frames: int = 2,
     taxonomy: Taxonomy = BDD_OIA,
-) -> Report:
-    """Look over a source; no fault stops it.
+) -> CheckReport:
+    """Check a source. Faults are collected in the report and do not stop the check.
 
     Args:
         root: folder of the label files, or of pictures, or one picture or video.
@@ -70,15 +70,15 @@ def check(
         subset: count every scene, or the paper's one-action-one-reason scenes, split 8:2 (``single``) or with every
             recording whole (``grouped``).
         decode: open every picture; False only looks whether it exists.
-        num_frames: M; the pictures of these frames are looked at.
-        taxonomy: what the labels are called.
+        num_frames: M, the most frames of a scene; their pictures are checked.
+        taxonomy: the label set.
 
     Returns:
         Counts, errors (a run would stop at them) and warnings (real data has them).
     """
     root = Path(os.path.expanduser(root))  # a user who is unknown stays a name
     folder = Path(os.path.expanduser(images)) if images else None
-    report = Report(str(root), format, taxonomy.name)
+    report = CheckReport(str(root), format, taxonomy.name)
     try:
         reading = read_source(root, format, num_frames, folder, taxonomy=taxonomy)
         _add_reading(report, reading)
@@ -92,13 +92,13 @@ def check(
     return report
 
 
-def _add_reading(report: Report, reading: Reading) -> None:
+def _add_reading(report: CheckReport, reading: Reading) -> None:
     report.format, report.dropped = reading.format, reading.dropped
     report.errors += [str(error) for error in reading.errors]
     report.warnings += reading.warnings
 
 
-def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
+def _count(report: CheckReport, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
     for split in dict.fromkeys(scene.split for scene in scenes):
         members = [scene for scene in scenes if scene.split == split]
         name = split or "unsplit"
@@ -113,14 +113,14 @@ def _count(report: Report, scenes: Sequence[Scene], taxonomy: Taxonomy) -> None:
             report.reasons[name] = dict(zip(taxonomy.reason_keys, reasons, strict=True))
 
 
-def _check_images(report: Report, reading: Reading, scenes: Sequence[Scene], decode: bool) -> None:
+def _check_images(report: CheckReport, reading: Reading, scenes: Sequence[Scene], decode: bool) -> None:
     if not reading.has_images:
         report.warnings.append("images not checked: none beside the label files (give images=)")
     else:
         report.images = _decode_all(report, scenes) if decode else "present, not decoded"
 
 
-def _decode_all(report: Report, scenes: Sequence[Scene]) -> str:
+def _decode_all(report: CheckReport, scenes: Sequence[Scene]) -> str:
     sizes: FrameSizes = {}
     for scene in scenes:
         for frame in scene.frames:
@@ -179,7 +179,7 @@ def _contradictions(scenes: Sequence[Scene], taxonomy: Taxonomy) -> list[str]:
     return found
 
 
-def print_report(report: Report) -> None:
+def print_report(report: CheckReport) -> None:
     """Print a report for people; of many errors the first 20 and how many there are."""
     print(f"{one_line(report.root)}: {report.format}; images: {report.images}")
     _print_table(report)
@@ -193,7 +193,7 @@ def print_report(report: Report) -> None:
     print(f"{len(report.errors)} errors, {len(report.warnings)} warnings")
 
 
-def _print_table(report: Report) -> None:
+def _print_table(report: CheckReport) -> None:
     splits = list(report.splits)
     rows = [("scenes", report.splits), *([("text", report.texts)] if report.texts else [])]
     for table in (report.actions, report.reasons):
@@ -215,7 +215,7 @@ def main_check(
     num_frames: int = 2,
     taxonomy: str = "bdd_oia",
 ) -> int:
-    """Look over a data set and print what was found.
+    """Check a data set and print the findings.
 
     Args:
         root: folder of the label files, or of pictures, or one picture or video.
@@ -225,13 +225,13 @@ def main_check(
             after one that keeps recordings whole (``grouped``).
         json: print one JSON object instead of a table.
         decode: open every picture; False only looks whether it exists.
-        num_frames: M, the most frames of a scene; these pictures are looked at.
+        num_frames: M, the most frames of a scene; their pictures are checked.
         taxonomy: label set, a ``.yaml`` file or the name of a shipped one.
 
     Returns:
         The exit code: 1 where a row or picture cannot be used, else 0.
     """
-    report = check(root, format, images, subset, decode, num_frames, load_taxonomy(taxonomy))
+    report = check_source(root, format, images, subset, decode, num_frames, load_taxonomy(taxonomy))
     if json:
         print(json_format.dumps(dataclasses.asdict(report), indent=2))
     else:

@@ -16,7 +16,7 @@ from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, Batch, Scene, VideoFrame
 
 
-def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> Tensor:
+def decode_scene(scene: Scene, num_frames: int, image_size_px: int | None = None) -> Tensor:
     """Decode the last frames of a scene.
 
     Args:
@@ -33,10 +33,10 @@ def decode(scene: Scene, num_frames: int, image_size_px: int | None = None) -> T
     frames = scene.frames[-num_frames:]
     if not frames:
         raise DataError(f"scene {scene.id!r} has no frames; give the folder of the pictures as images=")
-    return stack(scene.id, frames, decode_frames(frames, image_size_px))
+    return stack_frames(scene.id, frames, decode_frames(frames, image_size_px))
 
 
-def stack(scene_id: str, names: Sequence[Path | VideoFrame | str], images: Sequence[Image.Image]) -> Tensor:
+def stack_frames(scene_id: str, names: Sequence[Path | VideoFrame | str], images: Sequence[Image.Image]) -> Tensor:
     """Put the decoded frames of a scene into one tensor.
 
     Args:
@@ -78,7 +78,7 @@ class SceneDataset(Dataset[tuple[Scene, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Scene, Tensor]:
         scene = self.scenes[index]
-        return scene, decode(scene, self.num_frames, self.image_size_px)
+        return scene, decode_scene(scene, self.num_frames, self.image_size_px)
 
 
 def collate(items: Sequence[tuple[Scene, Tensor]], taxonomy: Taxonomy = BDD_OIA) -> Batch:

@@ -1,4 +1,4 @@
-"""Labelled scenes of any layout as lines of JSON, the form of people's own scenes (``lvad.data.jsonl``)."""
+"""Convert labelled scenes of any layout to lines of JSON, the form of a user's own scenes (``lvad.data.jsonl``)."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from typing import Any, Literal
 from lvad.data.bddx import TABLE_SUFFIX, convert_bddx
 from lvad.data.jsonl import read_jsonl
 from lvad.data.layouts import Layout, read_source
-from lvad.data.reading import Drop, Reading
-from lvad.data.splitting import is_labelled
+from lvad.data.reading import DroppedRow, Reading
+from lvad.data.split_algorithms import is_labelled
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene, VideoFrame
 
 
-def convert(
+def convert_to_jsonl(
     source: Path,
     out: Path,
     layout: Layout | Literal["auto", "bddx"] = "auto",
@@ -32,13 +32,13 @@ def convert(
         out: the file to write; paths of frames are relative to its folder. Labels without pictures give scenes
             without frames.
         layout: what ``source`` holds; found out if "auto".
-        images: folder of the pictures, where they do not lie beside the labels; of BDD-X's videos, where that is not
-            ``videos`` beside its table.
+        images: folder of the pictures, where they do not lie beside the labels; for BDD-X the folder of the videos,
+            where that is not ``videos`` beside its table.
         num_frames: M, the most frames of a scene; spans of BDD-X's videos are kept whole.
-        taxonomy: what the labels are called.
+        taxonomy: the label set.
 
     Returns:
-        What was read.
+        The scenes that were read.
 
     Raises:
         DataError: if ``out`` exists or is no ``.jsonl``, a row of the source cannot be used, or it has no labels.
@@ -48,7 +48,7 @@ def convert(
     relative = _relative_to(out.parent)
     if layout == "bddx" or (layout == "auto" and source.suffix == TABLE_SUFFIX):
         rows, drops = convert_bddx(source, images or source.parent / "videos", relative)
-        return _written_bddx(out, rows, drops, num_frames, taxonomy)
+        return _write_bddx(out, rows, drops, num_frames, taxonomy)
     reading = read_source(source, layout, num_frames, images, taxonomy=taxonomy).require()
     if not any(is_labelled(reading.scenes)):
         raise DataError.at(source, "", "has no labels to convert", "give a folder with label files")
@@ -56,10 +56,10 @@ def convert(
     return reading
 
 
-def _written_bddx(
-    out: Path, rows: list[dict[str, Any]], drops: list[Drop], num_frames: int, taxonomy: Taxonomy
+def _write_bddx(
+    out: Path, rows: list[dict[str, Any]], drops: list[DroppedRow], num_frames: int, taxonomy: Taxonomy
 ) -> Reading:
-    """Write the rows, and read them: only the reader knows the frames of a span."""
+    """Write the rows and read them back: only the reader knows the frames of a span."""
     _write(out, rows)
     reading = read_jsonl(out, num_frames, taxonomy=taxonomy).require()
     reading.drops = drops
@@ -74,7 +74,7 @@ def _check_output(out: Path) -> None:
 
 
 def _write(out: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """All lines or no file."""
+    """Write all lines under another name, then rename the file, so that it is whole or absent."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
@@ -106,12 +106,12 @@ def _row(scene: Scene, relative: Callable[[Path], str], taxonomy: Taxonomy) -> d
 
 
 def _relative_to(folder: Path) -> Callable[[Path], str]:
-    """A function that gives the path of a file relative to a folder, whatever links lead to either."""
+    """Make a function that gives the path of a file relative to a folder, with the links of both resolved."""
     start = folder.resolve()
 
     @cache
     def relative_parent(path: Path) -> str:
-        """The folder of a file, relative to ``folder``; links are resolved once per folder."""
+        """Return the folder of a file relative to ``folder``; links are resolved once per folder."""
         return Path(os.path.relpath(path.resolve(), start)).as_posix()
 
     return lambda frame: f"{relative_parent(frame.parent)}/{frame.name}".removeprefix("./")

@@ -1,4 +1,4 @@
-"""The data of every stage, as Lightning wants it."""
+"""The Lightning data module of every stage."""
 
 import json
 from functools import partial
@@ -11,13 +11,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lvad.data.collate import SceneDataset, collate
-from lvad.data.ledger import Ledger, merge, stage_ledger, stream_ledger
+from lvad.data.ledger import Ledger, merge_ledgers, stage_ledger, stream_ledger
 from lvad.data.loaders import Order, ResumableLoader, evaluation_loader
 from lvad.data.pseudo_labels import ledger_of_labels
 from lvad.data.reading import Reading
 from lvad.data.samplers import BalancedSampler, EpochSampler, scene_weights
 from lvad.data.shard_dataset import ShardDataset, ShardSampler
-from lvad.data.shards import Shards
+from lvad.data.shards import ShardFolder
 from lvad.data.source import Source, at_least
 from lvad.data.split import ALL_SCENES, Split, streamed_whole
 from lvad.errors import DataError
@@ -30,7 +30,7 @@ SOURCE_SPLIT: Final = Split()
 
 
 class BDDOIADataModule(LightningDataModule):
-    """The scenes of a source, split, in batches.
+    """The data module: it reads the scenes of a source, splits them, and loads them in batches.
 
     Args:
         source: what the scenes are read from.
@@ -38,10 +38,10 @@ class BDDOIADataModule(LightningDataModule):
         batch_size: scenes per training step and device.
         eval_batch_size: scenes per batch elsewhere; ``batch_size`` if None.
         num_workers: processes that decode; 0 decodes in the training process.
-        seed: of the order of training scenes, and of which scenes a split holds.
+        seed: seeds the order of the training scenes and the choice of the scenes of a split.
         balance: draw the training scenes with replacement, as many as there are, each in inverse proportion to the
-            share of its rarest action, so that single actions come equally often (``lvad.ops.action_weights``); not
-            together with class weights in the loss, which correct the same once more.
+            share of its rarest action, so that single actions come equally often (``lvad.ops.action_weights``). Do not
+            combine it with class weights in the loss, which correct the same a second time.
         taxonomy: which actions and reasons there are: a ``.yaml`` file, or the name of a set that ships with lvad.
 
     Raises:
@@ -72,13 +72,13 @@ class BDDOIADataModule(LightningDataModule):
             split.check_streamed()
             if balance:
                 raise ValueError(streamed_whole("balance"))
-        self.shards: list[Shards] = []
+        self.shards: list[ShardFolder] = []
         self.reading: Reading | None = None
         self.predicted: Reading | None = None
-        """What predictions are made of, and in its ``errors`` what had to be left out."""
+        """The scenes to predict; its ``errors`` name what had to be left out."""
         self.scenes: dict[str, list[Scene]] = {}
         self.pool: list[Scene] = []
-        """Training scenes whose labels are not used, without them; in no loader of this module."""
+        """Training scenes whose labels are not used, with the labels removed. No loader of this module gives them."""
 
     def prepare_data(self) -> None:
         """Draw the synthetic set, or decode videos, once per node."""
@@ -98,7 +98,7 @@ class BDDOIADataModule(LightningDataModule):
         if self.reading is not None and not self.scenes and stage != "predict":
             self._split(self.reading)
         if not self.shards and stage in (None, "fit"):
-            self.shards = [Shards(url) for url in self.source.shard_urls]
+            self.shards = [ShardFolder(url) for url in self.source.shard_urls]
         rank_zero_info(self.summary())
 
     def _split(self, reading: Reading) -> None:
@@ -113,7 +113,7 @@ class BDDOIADataModule(LightningDataModule):
             self.scenes["train"], self.pool = [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must fit to."""
+        """Return the label set, to be compared when the checkpoint is loaded."""
         return {"taxonomy": self.taxonomy.as_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -125,13 +125,13 @@ class BDDOIADataModule(LightningDataModule):
         check_same_taxonomy(parse_taxonomy(state_dict["taxonomy"]), self.taxonomy, "the checkpoint")
 
     def stage_ledger(self, stage: str) -> Ledger:
-        """What a stage sees of these scenes while it is fitted."""
+        """Return the ledger of a stage that is fitted on these scenes."""
         file = self.split.label_file
         made = ledger_of_labels(file) if file else {}
-        return merge([stage_ledger(stage, self.scenes), stream_ledger(stage, self.shards), made])
+        return merge_ledgers([stage_ledger(stage, self.scenes), stream_ledger(stage, self.shards), made])
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled, or drawn in balance, by seed and epoch; the last batch may be smaller.
+        """Load the training scenes, shuffled or balanced by seed and epoch; the last batch may be smaller.
 
         Raises:
             DataError: without training scenes, with fewer of footage than devices, or where scenes to balance have no
@@ -153,22 +153,22 @@ class BDDOIADataModule(LightningDataModule):
         return self._loader(scenes, sampler, self.batch_size, self._order(len(scenes), [scene.id for scene in scenes]))
 
     def _order(self, num_scenes: int, names: list[str]) -> Order:
-        """What the order of an epoch depends on."""
+        """Return what the order of an epoch depends on, by the names that a user knows."""
         digest = sha256(json.dumps(names).encode()).hexdigest()[:12]
         known = {"data.seed": self.seed, "data.balance": self.balance, "the number of training scenes": num_scenes}
         return {**known, "the digest of their names": digest}
 
     def _replica_options(self) -> dict[str, int]:
-        """``num_replicas`` and ``rank`` of this device, as samplers take them."""
+        """Return ``num_replicas`` and ``rank`` of this device, as samplers take them."""
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         return {name: share[name] for name in ("num_replicas", "rank")}
 
     def val_dataloader(self) -> DataLoader | list:
-        """In order, each scene once on whichever device; without a loader where there is no validation scene."""
+        """Load the validation scenes in order, each once over all devices; an empty list where there are none."""
         return self._evaluation_loader(self.scenes["val"]) if self.scenes["val"] else []
 
     def test_dataloader(self) -> DataLoader:
-        """In order, each scene once on whichever device."""
+        """Load the test scenes in order, each once over all devices."""
         return self._evaluation_loader(self._scenes_of("test"))
 
     def _evaluation_loader(self, scenes: list[Scene]) -> DataLoader:
@@ -176,7 +176,7 @@ class BDDOIADataModule(LightningDataModule):
         return evaluation_loader(items, self.eval_batch_size, self.num_workers, self._replica_options(), self.taxonomy)
 
     def predict_dataloader(self) -> DataLoader:
-        """Every scene of ``root``, in order, whatever its split; every frame of a sequence ends one.
+        """Load every scene of ``root`` in order, whatever its split; every frame of a sequence ends a scene.
 
         Raises:
             DataError: with fewer scenes than devices, which Lightning cannot share out.
@@ -189,7 +189,7 @@ class BDDOIADataModule(LightningDataModule):
         return self._loader(scenes, SequentialSampler(scenes), self.eval_batch_size)
 
     def summary(self) -> str:
-        """Say in one line per fact what was read, used and left out."""
+        """Describe what was read, used and left out, in one line per fact."""
         reading = self.reading or self.predicted
         if reading is None:
             return f"{self.source.path}: not read yet"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lvad.data.images import open_image, reduced
+from lvad.data.images import open_image, reduce_image
 from lvad.data.reading import Reading
 from lvad.data.video_clips import decode_clip, read_header
 from lvad.errors import DataError
@@ -34,7 +34,7 @@ def decode_frames(frames: Sequence[Path | VideoFrame], image_size_px: int | None
         neighbours = list(part)
         clip = [frame for frame in neighbours if isinstance(frame, VideoFrame)]
         files = [frame for frame in neighbours if isinstance(frame, Path)]
-        images += [reduced(image, image_size_px) for image in decode_clip(clip)] if clip else []
+        images += [reduce_image(image, image_size_px) for image in decode_clip(clip)] if clip else []
         images += [open_image(file, image_size_px) for file in files]
     return images
 
@@ -44,7 +44,7 @@ def _stream_of(frame: Path | VideoFrame) -> tuple[Path, int | None] | None:
 
 
 def frame_size(frame: Path | VideoFrame) -> tuple[int, int]:
-    """Width and height that a frame's file says, without decoding it.
+    """Read width and height from the file of a frame, without decoding the frame.
 
     Raises:
         OSError: if it cannot be read, or is no picture.
@@ -59,7 +59,7 @@ def frame_size(frame: Path | VideoFrame) -> tuple[int, int]:
 def keep_decodable(reading: Reading, image_size_px: int | None = None) -> Reading:
     """Decode every picture once, and keep the scenes that end with one that can be.
 
-    A scene keeps the frames behind the last that cannot be decoded or is of another size: none spans a gap.
+    A scene keeps the frames after the last one that cannot be decoded or has another size: no scene spans a gap.
 
     Args:
         reading: scenes with frames.

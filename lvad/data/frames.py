@@ -1,4 +1,4 @@
-"""Scenes without labels from plain pictures and videos.
+"""Read scenes without labels from plain pictures and videos.
 
 The scenes of a sequence (``lvad.data.sequences``) are its sliding windows of M frames, each named after its last frame:
 without the suffix, or with it where files of a folder differ in nothing else. An unrelated still is a scene by itself.
@@ -21,9 +21,9 @@ from lvad.errors import DataError
 from lvad.types import Scene
 
 _NOTES: Final = "notes.txt"
-"""Beside a video's pictures: what was said when it was decoded."""
+"""Name of the file beside a video's pictures that holds the notes of its decoding."""
 _DECODING: Final = 2
-"""Counts up when the same video gives other pictures than before."""
+"""Version of the decoding; raised when the same video gives other pictures than before."""
 
 
 def read_frames(
@@ -42,11 +42,11 @@ def read_frames(
         stride: distance between the last frames of neighbouring scenes of a sequence, in frames.
         fps: frames per second taken from a video; its pictures go to a cache folder.
         video_stream: as for ``sample_video``.
-        from_first: every frame ends a scene, so that the first of a sequence have fewer than M.
+        from_first: let every frame end a scene, so that the first scenes of a sequence have fewer than M frames.
 
     Returns:
-        Scenes in path order, with split ``""``; unreadable videos are in ``errors``, what was left out or taken for
-        unrelated in ``warnings``.
+        Scenes in path order, with split ``""``; ``errors`` name unreadable videos, ``warnings`` what was left out or
+        taken as unrelated stills.
 
     Raises:
         DataError: if ``root`` cannot be reached, or holds neither pictures nor videos.
@@ -117,7 +117,7 @@ def _check_length(path: Path, fps: float, num_frames: int, max_frames: int | Non
 
 
 def _write_frames(path: Path, fps: float, video_stream: int | None, folder: Path, max_frames: int | None) -> None:
-    """Fill ``folder`` in one step: a run that is killed, or a second process, leaves no half of it behind."""
+    """Write to a temporary folder and rename it, so that a killed run or a second process leaves no partial folder."""
     working = Path(tempfile.mkdtemp(dir=folder.parent))
     notes: list[str] = []
     try:

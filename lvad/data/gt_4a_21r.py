@@ -26,7 +26,7 @@ def read_gt(root: Path, num_frames: int, images: Path | None = None, taxonomy: T
         num_frames: M; scenes with fewer pictures have what there is.
         images: folder of the pictures; if None the first of ``root/images``, ``root/data`` and ``root`` that
             has any.
-        taxonomy: how many labels a row has.
+        taxonomy: the label set, which says how many labels a row has.
 
     Returns:
         The scenes of every split that has a label file, with every error.

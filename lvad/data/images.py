@@ -19,9 +19,9 @@ IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 UNREAD_IMAGE_SUFFIXES: Final = frozenset(
     {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".ppm", ".pgm", ".tga", ".dng"}
 )
-"""Pictures in formats that are not read: where they lie beside others, that is said."""
+"""Suffixes of picture formats that are not read; files with them are reported."""
 BACKGROUND: Final = (255, 255, 255)
-"""What shows through the transparent parts of a picture: white, as in most viewers."""
+"""The colour behind the transparent parts of a picture: white, as in most viewers."""
 
 # Pillow goes by what a file holds and not by its name: PostScript called a.jpg would start Ghostscript.
 _FORMATS: Final = ("JPEG", "PNG", "BMP", "WEBP")
@@ -36,12 +36,12 @@ def split_number(stem: str) -> tuple[str, int] | None:
 
 
 def natural_key(name: str) -> list[str | int]:
-    """Sort key under which ``frame_2`` comes before ``frame_10``."""
+    """Return a sort key under which ``frame_2`` comes before ``frame_10``."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def walk(root: Path, suffixes: frozenset[str]) -> dict[str, list[str]]:
-    """Relative folder -> file names in natural order; linked folders are followed, each real folder once."""
+    """Map relative folders to file names in natural order; linked folders are followed, each real folder once."""
     found: dict[str, list[str]] = {}
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -60,7 +60,7 @@ def walk(root: Path, suffixes: frozenset[str]) -> dict[str, list[str]]:
 
 @dataclass
 class ImageIndex:
-    """The pictures below one folder, listed once: eleven thousand look-ups cost no further disk access."""
+    """The pictures below one folder, listed once, so that look-ups cost no disk access."""
 
     root: Path
     files: set[str] = field(default_factory=set)
@@ -113,7 +113,7 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
             with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
                 # A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but not below what is asked for.
                 opened.draft("RGB", reduced_size(opened.size, image_size_px))
-                return prepared(opened, image_size_px)
+                return prepare_image(opened, image_size_px)
     except FileNotFoundError as error:
         raise DataError.at(path, "", "image is missing", "restore it, or correct the path") from error
     # Broken files make PIL raise almost anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
@@ -122,8 +122,8 @@ def open_image(path: Path | str, image_size_px: int | None = None, content: byte
         raise DataError.at(path, "", problem, "fetch the file again, or remove its row") from error
 
 
-def prepared(image: Image.Image, image_size_px: int | None = None) -> Image.Image:
-    """A picture upright, in RGB and reduced, as ``open_image`` returns it.
+def prepare_image(image: Image.Image, image_size_px: int | None = None) -> Image.Image:
+    """Turn a picture upright, convert it to RGB and reduce it, as ``open_image`` does.
 
     Args:
         image: any picture; its EXIF orientation is applied in place.
@@ -133,17 +133,17 @@ def prepared(image: Image.Image, image_size_px: int | None = None) -> Image.Imag
         OSError: if its file cannot be decoded; Pillow has other errors too.
     """
     ImageOps.exif_transpose(image, in_place=True)
-    return reduced(to_rgb(image), image_size_px)
+    return reduce_image(to_rgb(image), image_size_px)
 
 
-def reduced(image: Image.Image, longest_px: int | None) -> Image.Image:
-    """A picture whose longest edge is at most so many pixels; None leaves it as it is."""
+def reduce_image(image: Image.Image, longest_px: int | None) -> Image.Image:
+    """Reduce a picture so that its longest edge has at most so many pixels; None leaves it as it is."""
     size = reduced_size(image.size, longest_px)
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits per channel, and no transparency: 16-bit grey is divided by 257, so that white stays white."""
+    """Convert a picture to RGB of 8 bits, without transparency; 16-bit grey is divided by 257: white stays white."""
     if image.mode.startswith("I"):  # PIL itself would cut every value above 255 off
         return _from_16_bits(image)
     if not image.has_transparency_data:
@@ -162,7 +162,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def reduced_size(size: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
-    """Width and height of a picture whose longest edge is at most so many pixels; None leaves it as it is."""
+    """Compute width and height of a picture after ``reduce_image``."""
     longest = max(size)
     if longest_px is None or longest <= longest_px:
         return size

@@ -1,9 +1,9 @@
-"""People's own scenes: a JSON object per line of ``scenes.jsonl``, or of one file per split.
+"""Read a user's own scenes: one JSON object per line of ``scenes.jsonl``, or of one file per split.
 
     {"id": "a", "frames": ["a_0.jpg", "a_1.jpg"], "split": "train", "actions": ["stop"], "reasons": ["traffic sign"]}
     {"id": "b", "video": "b.mp4", "start_s": 1.0, "end_s": 5.0, "text": "The car stops because the light is red."}
 
-Lines in the chat form of ms-swift and LLaMA-Factory (``lvad.data.chat``) may stand in the same file.
+Lines in the chat form of ms-swift and LLaMA-Factory (``lvad.data.chat_format``) may stand in the same file.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lvad.data.chat import CHAT_KEYS, from_chat, is_chat
+from lvad.data.chat_format import CHAT_KEYS, from_chat, is_chat
 from lvad.data.images import IMAGE_SUFFIXES
 from lvad.data.jsonl_fields import SPAN_KEYS, Line, Span, id_of_path, read_facts, read_labels, read_span, read_texts
 from lvad.data.reading import SPLITS, Reading, is_text, load_json, plain_file, read_name, read_text
@@ -26,7 +26,7 @@ KEYS: Final = ("id", "frames", *SPAN_KEYS, "split", "recording", "actions", "rea
 
 @dataclass(frozen=True)
 class _Options:
-    """How the rows are read; as the arguments of ``read_jsonl``."""
+    """How the rows are read; see the arguments of ``read_jsonl``."""
 
     num_frames: int
     fps: float
@@ -47,14 +47,14 @@ def read_jsonl(
     Args:
         root: a ``.jsonl`` file, or a folder with ``scenes.jsonl`` or one file per split.
         num_frames: M; of more frames the last M are used.
-        images: what the paths of frames and videos are relative to; the folder of the file if None.
+        images: folder that the paths of frames and videos are relative to; the folder of the file if None.
         taxonomy: the names that labels may have.
         fps: frames per second taken from a video, the last of them at the end of the span.
         video_stream: as for ``sample_video``.
 
     Returns:
-        The scenes in the order of the lines, with every error. Lines without ``split`` train where others name one;
-        where none does the scenes have split ``""``.
+        The scenes in the order of the lines, with every error. Lines without ``split`` are training scenes where other
+        lines name a split; where no line does, all scenes have the split ``""``.
     """
     reading = Reading("jsonl")
     options = _Options(num_frames, fps, video_stream, taxonomy)
@@ -76,7 +76,7 @@ def read_jsonl(
 
 
 def _add_scene(found: dict[tuple[str, str], tuple[Line, Scene]], text: str, line: Line, options: _Options) -> None:
-    """Add the scene of a line; an id may be used once in a split, over all files."""
+    """Add the scene of a line; an id may occur once in a split, over all files."""
     scene = _scene(load_json(text, line.path, line.where), line, options)
     if (scene.split, scene.id) in found:
         raise line.error(f"duplicate id {scene.id!r:.80}", "remove one of the lines, or give each an id of its own")
@@ -84,7 +84,7 @@ def _add_scene(found: dict[tuple[str, str], tuple[Line, Scene]], text: str, line
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:
-    """The files with the split of each."""
+    """List the files with the split of each; the split is empty where the lines name it."""
     if root.is_file():
         return [(root, "")]
     named = [(root / SPLIT_SCENES.format(split=split), split) for split in SPLITS]
@@ -92,7 +92,7 @@ def _files(root: Path) -> list[tuple[Path, str]]:
 
 
 def _fill_splits(reading: Reading) -> None:
-    """Let lines without a split train where others name one."""
+    """Make scenes without a split training scenes, where others name one."""
     open_ones = [i for i, scene in enumerate(reading.scenes) if not scene.split]
     if open_ones and len(open_ones) < len(reading.scenes):
         for i in open_ones:
@@ -119,7 +119,7 @@ def _scene(row: Any, line: Line, options: _Options) -> Scene:
 
 
 def _own_form(row: Any, line: Line, taxonomy: Taxonomy) -> dict[str, Any]:
-    """The row in lvad's own form; unknown keys are refused."""
+    """Return the row in lvad's own form; unknown keys are refused."""
     if not isinstance(row, dict):
         raise line.error(f"expected an object, got {row!r:.80}")
     allowed = ("id", "split", "recording", *CHAT_KEYS) if is_chat(row) else KEYS
@@ -136,7 +136,7 @@ def _own_form(row: Any, line: Line, taxonomy: Taxonomy) -> dict[str, Any]:
 
 
 def _frames(row: Mapping[str, Any], line: Line) -> tuple[Path, ...]:
-    """The pictures of a line; none where it has a video."""
+    """Return the pictures of a line; none where it has a video."""
     frames = row.get("frames", [] if "video" in row else None)
     if not isinstance(frames, list) or not all(is_text(frame) and frame for frame in frames):
         raise line.error(f"frames must be a list of paths, got {frames!r:.80}")
@@ -144,7 +144,7 @@ def _frames(row: Mapping[str, Any], line: Line) -> tuple[Path, ...]:
 
 
 def _recording_of_span(span: Span) -> str:
-    """Spans of one video are of one recording; several of BDD100K's videos may be too."""
+    """Return the recording of a span: its video, or the drive that several videos of BDD100K were cut from."""
     return recording_of_id(span.video.stem) or id_of_path(span.path)
 
 

@@ -1,4 +1,4 @@
-"""The fields of one row of a ``.jsonl`` file: labels, texts, facts, and a span of a video in place of frames.
+"""Read the fields of one row of a ``.jsonl`` file: labels, texts, facts, and a span of a video in place of frames.
 
 A span is ``{"video": "a.mp4", "start_s": 1.0, "end_s": 5.0}``.
 """
@@ -18,26 +18,26 @@ from lvad.types import VideoFrame
 
 SPAN_KEYS: Final = ("video", "start_s", "end_s")
 _ROUNDING_S: Final = 0.05
-"""An end so little behind the video's is the video's."""
+"""An end at most this far after the video's end is taken as the video's end."""
 _LONGEST_S: Final = 1e9
 
 
 class Line(NamedTuple):
-    """A line of a ``.jsonl`` file: where a scene stands, and how an error of it is worded."""
+    """A line of a ``.jsonl`` file; it makes the errors that name it."""
 
     path: Path
     number: int
     split: str
-    """Of every line of the file; empty where each names its own."""
+    """The split of every line of the file; empty where each line names its own."""
     folder: Path
-    """What the paths of frames and videos are relative to."""
+    """The folder that the paths of frames and videos are relative to."""
 
     def error(self, problem: str, remedy: str = "correct the line") -> DataError:
-        """The fault of this line."""
+        """Make an error that names this line."""
         return DataError.at(self.path, self.where, problem, remedy)
 
     def unknown(self, what: str, got: object, allowed: Iterable[str]) -> DataError:
-        """The fault of a word that is none of those allowed, with the nearest of them."""
+        """Make an error for a word that is not allowed; it suggests the nearest allowed word."""
         known = list(allowed)
         close = difflib.get_close_matches(str(got), known, 1)
         remedy = f"write {close[0]!r}" if close else f"use one of {', '.join(known)}"
@@ -45,12 +45,12 @@ class Line(NamedTuple):
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The number of the line, in words for messages."""
         return f"line {self.number}"
 
 
 def id_of_path(path: str) -> str:
-    """An id for a scene that has none: a file's path without suffix, and without what leads out of a folder."""
+    """Make an id from a file's path, without its suffix and without the parts that lead out of a folder."""
     file = PurePosixPath(path)
     return "/".join([*(part for part in file.parent.parts if part not in ("..", file.anchor)), file.stem])
 
@@ -58,7 +58,7 @@ def id_of_path(path: str) -> str:
 def read_labels(
     row: Mapping[str, Any], line: Line, taxonomy: Taxonomy
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """Actions and reasons of a row as zeros and ones; None for each where the row has neither.
+    """Read actions and reasons of a row as zeros and ones; both are None where the row has neither.
 
     Raises:
         DataError: for one without the other, or a name that the label set does not have.
@@ -82,7 +82,7 @@ def read_labels(
 def _flags_of_names(
     value: object, what: str, index: Mapping[str, int], names: tuple[str, ...], line: Line, taxonomy: Taxonomy
 ) -> tuple[int, ...]:
-    """Zeros and ones for a list of names; case and spacing are free, as in answers."""
+    """Convert a list of names to zeros and ones; case and spacing are free, as in answers."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise line.error(f"{what}s must be a list of names, got {value!r:.80}")
     flags = [0] * len(names)
@@ -101,7 +101,7 @@ def _flags_of_names(
 
 
 def read_texts(row: Mapping[str, Any], line: Line) -> tuple[str, ...]:
-    """Descriptions of a row: one text, a list of texts, or none.
+    """Read the descriptions of a row: one text, a list of texts, or none.
 
     Raises:
         DataError: for anything else.
@@ -114,16 +114,15 @@ def read_texts(row: Mapping[str, Any], line: Line) -> tuple[str, ...]:
 
 
 def read_facts(facts: object, line: Line, scene_id: str) -> dict[str, str] | None:
-    """What is true of a scene, every attribute with its value; None where nothing is known.
+    """Read the facts of a scene, every attribute with its value; None where the row has none.
 
     Args:
-        facts: as the row has them.
-        line: where they stand.
+        facts: the value in the row.
+        line: the line of the row.
         scene_id: for the message.
 
     Raises:
-        DataError: for an unknown attribute or value, or a missing attribute: a description that is held against the
-            facts may speak of any.
+        DataError: for an unknown attribute or value, or a missing attribute, as a description may speak of any.
     """
     if facts is None:
         return None
@@ -144,7 +143,7 @@ class Span(NamedTuple):
     """A part of a video."""
 
     path: str
-    """As the line has it."""
+    """Path of the video, as the line has it."""
     video: Path
     start_s: float
     end_s: float
@@ -154,17 +153,17 @@ class Span(NamedTuple):
 
     @property
     def name(self) -> str:
-        """An id: the video's path without suffix, and the times of a part."""
+        """An id for the scene: the video's path without suffix, with start and end where the span is a part."""
         name = id_of_path(self.path)
         return name if self.is_whole else f"{name}-{self.start_s:g}-{self.end_s:g}"
 
     def frames(self, num_frames: int, fps: float) -> tuple[VideoFrame, ...]:
-        """Its last frames, as ``lvad.data.video_clips.clip_frames`` has them."""
+        """Return the last frames of the span, as ``lvad.data.video_clips.clip_frames`` chooses them."""
         return clip_frames(self.video, self.start_s, self.end_s, num_frames, fps, self.video_stream)
 
 
 def read_span(row: Mapping[str, Any], line: Line, video_stream: int | None) -> Span:
-    """The span that a line names; without ``start_s`` from the video's beginning, without ``end_s`` to its end.
+    """Read the span that a line names; ``start_s`` defaults to the video's beginning, ``end_s`` to its end.
 
     Raises:
         DataError: for times that are no numbers, reversed or outside the video, and a video that cannot be read.

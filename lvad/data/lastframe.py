@@ -7,7 +7,7 @@
 Departures from the release's own loader:
     1. Annotations are found by their ``id``, where it takes the id as a list index.
     2. A missing picture is an error, where it leaves the row out in silence.
-As there, rows marked "confuse" (a fifth action) are left out, and counted.
+As in that loader, rows marked "confuse" (a fifth action) are left out; here they are counted.
 """
 
 from pathlib import Path
@@ -15,7 +15,17 @@ from typing import Any, Final, NamedTuple
 
 from lvad.data.images import UNREAD_IMAGE_SUFFIXES, ImageIndex, split_number
 from lvad.data.jsonl_fields import Line, read_facts
-from lvad.data.reading import SPLITS, Drop, Reading, is_text, load_json, read_flags, read_json, read_name, read_text
+from lvad.data.reading import (
+    SPLITS,
+    DroppedRow,
+    Reading,
+    is_text,
+    load_json,
+    read_flags,
+    read_json,
+    read_name,
+    read_text,
+)
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import Scene
@@ -36,7 +46,7 @@ class _Row(NamedTuple):
 
 
 class _Description(NamedTuple):
-    """What a drawn set knows of a scene beyond its labels."""
+    """Captions and facts of a scene of a drawn set."""
 
     captions: tuple[str, ...]
     facts: dict[str, str] | None
@@ -52,7 +62,7 @@ def read_lastframe(root: Path, num_frames: int, images: Path | None = None, taxo
         root: folder with the label files.
         num_frames: M; scenes with fewer pictures have what there is.
         images: folder of the pictures; ``root/data`` if None.
-        taxonomy: how many labels a row has.
+        taxonomy: the label set, which says how many labels a row has.
 
     Returns:
         The scenes of every split that has a label file, with everything left out and every error.
@@ -88,7 +98,7 @@ def _add_scene(
     # Two clips of one recording may differ in the number alone, so only a drawn set's own id drops it.
     scene_id = numbered[0] if numbered and numbered[0] in described else stem
     if len(row.actions) > num_actions and row.actions[num_actions]:
-        reading.drops.append(Drop(scene_id, split, "confuse"))
+        reading.drops.append(DroppedRow(scene_id, split, "confuse"))
         return
     if reading.has_images and not frames:
         path = root / LASTFRAME_ACTIONS.format(split=split)
@@ -106,7 +116,7 @@ def _stem(name: str) -> str:
 
 
 def _siblings(index: ImageIndex, name: str, labelled: set[str], num_frames: int) -> tuple[Path, ...]:
-    """The scene's frames, oldest first; empty where the picture itself is missing."""
+    """Find the frames of a scene, oldest first; none where the labelled picture itself is missing."""
     if name not in index.files:
         return ()
     frames = [name]
@@ -120,7 +130,7 @@ def _siblings(index: ImageIndex, name: str, labelled: set[str], num_frames: int)
 
 
 def _read_rows(root: Path, split: str, reading: Reading, taxonomy: Taxonomy) -> list[_Row]:
-    """The labelled pictures of a split: each with its actions and reasons."""
+    """Read the labelled pictures of a split, each with its actions and reasons."""
     path = root / LASTFRAME_ACTIONS.format(split=split)
     reasons_path = root / LASTFRAME_REASONS.format(split=split)
     if not path.is_file() and not reasons_path.is_file():
@@ -175,7 +185,7 @@ def _id_of(row: object, path: Path, where: str) -> int:
 def _actions_by_id(
     annotations: list[Any], path: Path, reading: Reading, num_actions: int
 ) -> dict[int, tuple[int, ...] | None]:
-    """Id -> actions; None marks a row whose error is already in ``reading``."""
+    """Map ids to actions; None marks a row whose error is already in ``reading``."""
     actions: dict[int, tuple[int, ...] | None] = {}
     for number, annotation in enumerate(annotations):
         where = f"annotations[{number}]"
@@ -190,7 +200,7 @@ def _actions_by_id(
 
 
 def _reasons_by_name(path: Path, reading: Reading, num_reasons: int) -> dict[str, tuple[int, ...] | None]:
-    """File name -> reasons; None marks a row whose error is already in ``reading``."""
+    """Map file names to reasons; None marks a row whose error is already in ``reading``."""
     reasons: dict[str, tuple[int, ...] | None] = {}
     for number, row in enumerate(read_json(path, list)):
         where = f"row {number}"
@@ -206,7 +216,7 @@ def _reasons_by_name(path: Path, reading: Reading, num_reasons: int) -> dict[str
 
 
 def _read_descriptions(path: Path, reading: Reading) -> dict[str, _Description]:
-    """Captions and facts of a drawn set, by scene id; empty where the file is absent."""
+    """Read captions and facts of a drawn set, by scene id; empty where the file is absent."""
     described: dict[str, _Description] = {}
     with reading.collect_errors():
         rows = read_text(path).split("\n") if path.is_file() else []

@@ -1,4 +1,4 @@
-"""Every layout of a data set: find out which one a folder has, and read it."""
+"""The layouts of a data set: detect which one a folder has, and read it."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -27,7 +27,7 @@ _LINES: Final = ".jsonl"
 
 
 def detect_layout(root: Path) -> Layout:
-    """Find out which layout ``root`` has.
+    """Detect which layout ``root`` has.
 
     Raises:
         DataError: if it has none or two of them, or cannot be reached; the message lists what was looked for.
@@ -69,13 +69,13 @@ def read_source(
 
     Args:
         root: the folder with the label files, a ``.jsonl`` file, or a folder or file of pictures or video.
-        layout: what ``root`` holds; found out if "auto".
+        layout: what ``root`` holds; detected if "auto".
         num_frames: M, the most frames of a scene.
         images: folder of the pictures, where they do not lie beside the labels.
         fps: frames per second taken from a video.
         video_stream: which of a video's several streams, as for ``sample_video``.
-        from_first: of frames, let every one end a scene, so that the first of a sequence have fewer than M.
-        taxonomy: what the labels are called, and how many there are.
+        from_first: let every plain frame end a scene, so that the first scenes of a sequence have fewer than M frames.
+        taxonomy: the label set.
 
     Raises:
         DataError: if there is nothing of that layout, ``images`` holds no picture, either cannot be reached, or the
@@ -122,23 +122,3 @@ def _add_split_warnings(reading: Reading) -> None:
         splits_of.setdefault(scene.id, set()).add(scene.split)
     if shared := [scene_id for scene_id, splits in splits_of.items() if len(splits) > 1]:
         reading.warnings.append(f"{len(shared)} ids are in more than one split, first {shared[0]!r}")
-
-
-def read_valid_source(
-    root: Path,
-    layout: Layout | Literal["auto"] = "auto",
-    num_frames: int = 2,
-    images: Path | None = None,
-    fps: float = 1.0,
-    video_stream: int | None = None,
-    taxonomy: Taxonomy = BDD_OIA,
-) -> Reading:
-    """Read a source of which every row must be usable; arguments as in ``read_source``.
-
-    Raises:
-        DataError: at the first fault (with the number of further ones), and for labels without pictures.
-    """
-    reading = read_source(root, layout, num_frames, images, fps, video_stream, taxonomy=taxonomy).require()
-    if not reading.has_images:
-        raise DataError.at(root, "", "no pictures beside the label files", "give their folder as images=")
-    return reading

@@ -14,26 +14,26 @@ from lvad.types import Scene
 
 LEDGER: Final = "ledger.json"
 STREAMED: Final = ", unlabelled, streamed"
-"""How the use of footage ends."""
+"""Ending of the keys of streamed footage."""
 
 LABELLED: Final = ", labelled"
-"""How the use of scenes that came with their labels ends."""
+"""Ending of the keys of scenes that came with their labels."""
 
 PSEUDO_LABELLED: Final = ", pseudo-labelled"
-"""How the use of scenes ends whose labels a model gave: they cost no label."""
+"""Ending of the keys of scenes whose labels a model gave; they cost no label."""
 
-UNKNOWN: Final = (
+NO_LEDGER: Final = (
     "nothing tells which scenes the run has seen",
     "restore it, or run the stage again",
 )
-"""Of a run without a ledger: what is wrong, and what to do."""
+"""Problem and remedy of a run without a ledger."""
 
 Ledger = dict[str, list[str]]
-"""Use ("CLIPReward train, labelled") to the sorted ids of its scenes; of streamed footage its sources."""
+"""Maps a use ("CLIPReward train, labelled") to the sorted ids of its scenes, or to the sources of streamed footage."""
 
 
 def stage_ledger(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
-    """The ledger of one stage: the training scenes of its fit, and those it is selected on.
+    """Return the ledger of one stage: its training scenes, and the validation scenes that it is selected on.
 
     Args:
         stage: name of the stage.
@@ -50,29 +50,29 @@ def stage_ledger(stage: str, scenes: Mapping[str, Iterable[Scene]]) -> Ledger:
 
 
 def stream_ledger(stage: str, sources: Iterable[object]) -> Ledger:
-    """The ledger of streamed footage, whose scenes are too many to be listed: where they come from and how many.
+    """Return the ledger of streamed footage: its sources, as the scenes are too many to be listed.
 
     Args:
         stage: name of the stage.
-        sources: each says in its text where it lies and what it holds.
+        sources: objects whose text (``str``) says where they are and what they hold.
     """
     found = [str(source) for source in sources]
     return {f"{stage} train{STREAMED}": found} if found else {}
 
 
 def ledger_of_run(folder: Path) -> Ledger:
-    """The ledger of a run.
+    """Read the ledger of a run.
 
     Raises:
         DataError: if there is none, or the file is no ledger.
     """
     if not (folder / LEDGER).is_file():
-        raise DataError.at(folder / LEDGER, "", *UNKNOWN)
+        raise DataError.at(folder / LEDGER, "", *NO_LEDGER)
     return read_ledger(folder)
 
 
 def read_ledger(folder: Path) -> Ledger:
-    """The ledger of a run or of an exported model; empty where there is none.
+    """Read the ledger of a run or of an exported model; empty where there is none.
 
     Raises:
         DataError: if the file is no ledger.
@@ -80,11 +80,11 @@ def read_ledger(folder: Path) -> Ledger:
     path = folder / LEDGER
     if not path.is_file():
         return {}
-    return validated(read_json(path, dict), path)
+    return parse_ledger(read_json(path, dict), path)
 
 
-def validated(content: Any, where: Path) -> Ledger:
-    """The content of a file or a checkpoint, if it is a ledger.
+def parse_ledger(content: Any, where: Path) -> Ledger:
+    """Return the content of a file or a checkpoint as a ledger.
 
     Raises:
         DataError: if it is none.
@@ -96,8 +96,8 @@ def validated(content: Any, where: Path) -> Ledger:
     return content
 
 
-def merge(ledgers: Iterable[Ledger]) -> Ledger:
-    """All uses; the same use twice has the scenes of both."""
+def merge_ledgers(ledgers: Iterable[Ledger]) -> Ledger:
+    """Merge ledgers; a use that occurs in several has the scenes of all of them."""
     merged: dict[str, set[str]] = {}
     for ledger in ledgers:
         for use, ids in ledger.items():
@@ -106,10 +106,10 @@ def merge(ledgers: Iterable[Ledger]) -> Ledger:
 
 
 def labelled_ids(ledger: Ledger, part: str = "") -> set[str]:
-    """The scenes whose labels were used, over all stages and each once.
+    """Return the scenes whose labels were used, over all stages and each once.
 
     Args:
-        ledger: of a run, which holds the uses of the stages that it is built on too.
+        ledger: ledger of a run, which also holds the uses of the stages that it is built on.
         part: ``train`` or ``val`` alone; all uses if empty.
     """
     ending = f" {part}{LABELLED}" if part else LABELLED
@@ -131,6 +131,6 @@ def check_leakage(ledger: Ledger, test_ids: Iterable[str]) -> None:
             )
 
 
-def dump(ledger: Ledger) -> str:
-    """The file's text."""
+def dump_ledger(ledger: Ledger) -> str:
+    """Return the text of a ledger's file."""
     return json.dumps(ledger, indent=0, sort_keys=True) + "\n"

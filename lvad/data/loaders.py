@@ -20,7 +20,7 @@ from lvad.types import Batch
 Order = Mapping[str, str | int]
 """What the order of an epoch depends on, by the names that a user knows."""
 
-ANEW: Final = "start anew without --ckpt_path, or go on from a checkpoint of the end of an epoch"
+RESTART_REMEDY: Final = "start anew without --ckpt_path, or go on from a checkpoint of the end of an epoch"
 
 
 class ResumableLoader(DataLoader):
@@ -54,25 +54,25 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def num_batches_left(self) -> int:
-        """Batches of the next pass."""
+        """Return the number of batches of the next pass."""
         assert isinstance(self.sampler, EpochSampler)
         return -(-self.sampler.num_left(self._start) // (self.batch_size or 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many scenes of the present epoch all devices have been given, and what their order depends on."""
+        """Return how many scenes of the present epoch all devices were given, and what their order depends on."""
         return {"seen": self._seen, "order": dict(self.order)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind them; a finished epoch is followed by a whole one.
+        """Continue after the scenes that were seen; a finished epoch is followed by a whole one.
 
         Raises:
-            DataError: within an epoch whose order is another one now, or for a place that is none.
+            DataError: within an epoch whose order has changed, or for a state that names no place in an epoch.
         """
         match state:
             case {"seen": int(seen), "order": dict(order)} if seen >= 0:
                 pass
             case _:
-                raise DataError(f"the checkpoint does not say which scenes of the epoch were seen; {ANEW}")
+                raise DataError(f"the checkpoint does not say which scenes of the epoch were seen; {RESTART_REMEDY}")
         if not isinstance(self.sampler, EpochSampler) or not self.sampler.num_left(seen):
             seen = 0
         changed = [
@@ -81,7 +81,7 @@ class ResumableLoader(DataLoader):
         if seen and changed:
             raise DataError(
                 f"the checkpoint lies within an epoch, of which {seen} scenes were seen, and their order is another "
-                f"now ({', '.join(changed)}): take that back, {ANEW}"
+                f"now ({', '.join(changed)}): take that back, {RESTART_REMEDY}"
             )
         self._start = self._seen = seen
 
@@ -99,14 +99,14 @@ class _BatchDataset(Dataset[list[Any]]):
 def evaluation_loader(
     items: Any, batch_size: int, num_workers: int, share: dict[str, int], taxonomy: Taxonomy
 ) -> DataLoader[Batch]:
-    """A loader of all scenes in order, each once on whichever device.
+    """Make a loader of all scenes in order, each once over all devices.
 
     Args:
         items: scenes with their frames, a sized data set.
         batch_size: scenes of a batch.
         num_workers: processes that decode.
         share: ``num_replicas`` and ``rank``.
-        taxonomy: what the labels are called.
+        taxonomy: the label set.
 
     Raises:
         DataError: for fewer scenes than devices.

@@ -16,13 +16,13 @@ TEXT_KINDS: Final[tuple[TextKind, ...]] = get_args(TextKind)
 
 
 class Candidates(NamedTuple):
-    """The C texts of one kind, and what they are for each scene."""
+    """The C texts of one kind, and for each scene which of them are true and which are false."""
 
     texts: tuple[str, ...]
     is_true: Tensor
-    """bool[B, C], all that the text says is true of the scene."""
+    """bool[B, C], True where all that the text says is true of the scene."""
     is_false: Tensor
-    """bool[B, C], nothing that it says is; an output with one true half is neither true nor false."""
+    """bool[B, C], True where nothing that it says is true; an output with one true half is neither true nor false."""
 
 
 class Pairs(NamedTuple):
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
 
 @cache
 def candidate_texts(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[str, ...]:
-    """All texts of a kind: R reasons, A actions ("Action: stop."), or A x R outputs of one action and one reason."""
+    """List the texts of a kind: R reasons, A actions ("Action: stop."), or A x R outputs of one action and reason."""
     actions = torch.eye(taxonomy.num_actions, dtype=torch.int64).tolist()
     if kind == "reason":
         return taxonomy.reason_texts
@@ -49,11 +49,11 @@ def candidate_texts(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[str, 
 
 
 def candidates(kind: TextKind, batch: Batch) -> Candidates:
-    """Which texts of a kind fit which scenes.
+    """Find out by the labels which texts of a kind are true of which scenes.
 
     Args:
-        kind: the texts.
-        batch: B scenes; their frames are not looked at.
+        kind: the kind of texts.
+        batch: B scenes; their frames are not used.
 
     Raises:
         DataError: if a scene lacks the labels that the kind speaks of.
@@ -75,7 +75,7 @@ def candidates(kind: TextKind, batch: Batch) -> Candidates:
 
 @cache
 def mirrored_candidates(kind: TextKind, taxonomy: Taxonomy = BDD_OIA) -> tuple[int, ...]:
-    """Entry i: the index of the candidate that says of the other side what candidate i says; i where it names none."""
+    """Give for each candidate the index of the one with left and right exchanged; its own where it names no side."""
     if kind == "reason":
         return taxonomy.mirrored_reasons
     if kind == "action":
@@ -105,6 +105,6 @@ def sample_pairs(found: Candidates, num_negatives: int, generator: torch.Generat
 
 
 def _random_order(allowed: Tensor, generator: torch.Generator | None) -> Tensor:
-    """int64[S, C]: each row's columns in random order, the allowed ones first."""
+    """Put the columns of each row into random order, the allowed ones first: int64[S, C]."""
     noise = torch.rand(allowed.shape, generator=generator).to(allowed.device)
     return torch.where(allowed, noise, 2.0).argsort(1)

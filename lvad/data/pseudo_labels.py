@@ -1,11 +1,11 @@
-"""Labels that a model gave: read from a file, and kept apart from those that people gave."""
+"""Labels that a model gave, which are kept apart from those that people gave."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lvad.data.ledger import LEDGER, UNKNOWN, Ledger, read_ledger
+from lvad.data.ledger import LEDGER, NO_LEDGER, Ledger, read_ledger
 from lvad.data.reading import read_flags, read_json
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA, Taxonomy
@@ -20,18 +20,18 @@ _REMEDY: Final = "restore the file, or run the stage that wrote it again"
 
 
 class PseudoLabel(NamedTuple):
-    """What a model says of a scene."""
+    """The labels that a model gave to a scene, and how sure it is."""
 
     actions: tuple[int, ...]
     """A zeros and ones."""
     reasons: tuple[int, ...]
     """R zeros and ones."""
     probability: float
-    """That the actions are right, in [0, 1]."""
+    """Probability that the actions are right, in [0, 1]."""
 
 
 def read_pseudo_labels(path: Path, taxonomy: Taxonomy = BDD_OIA) -> dict[str, PseudoLabel]:
-    """The labels of a file, scene id to label; as many of each scene as the label set has.
+    """Read a file of pseudo-labels: scene id to label; every scene must have as many as the label set.
 
     Raises:
         DataError: if it is missing, or an entry is no pseudo-label.
@@ -51,7 +51,7 @@ def read_pseudo_labels(path: Path, taxonomy: Taxonomy = BDD_OIA) -> dict[str, Ps
 
 
 def write_pseudo_labels(folder: Path, labels: Mapping[str, PseudoLabel]) -> Path:
-    """Write them into an exported model's folder; returns the file."""
+    """Write pseudo-labels into an exported model's folder, and return the path of the file."""
     path = folder / PSEUDO_LABELS
     rows = {name: label._asdict() for name, label in sorted(labels.items())}
     path.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
@@ -61,7 +61,7 @@ def write_pseudo_labels(folder: Path, labels: Mapping[str, PseudoLabel]) -> Path
 def with_pseudo_labels(
     train: Iterable[Scene], pool: Iterable[Scene], path: Path, taxonomy: Taxonomy = BDD_OIA
 ) -> list[Scene]:
-    """The labelled training scenes, and behind them those of the pool that a file has labels for, with these.
+    """Return the labelled training scenes, then the scenes of the pool that a file has labels for, with those labels.
 
     Raises:
         DataError: for a file that cannot be read, is of another label set, or names other scenes alone.
@@ -80,11 +80,11 @@ def with_pseudo_labels(
 
 
 def ledger_of_labels(path: Path) -> Ledger:
-    """What was seen by the stage that wrote a file of pseudo-labels: its ledger lies beside them.
+    """Read the ledger of the stage that wrote a file of pseudo-labels; it lies beside the file.
 
     Raises:
-        DataError: without one: nobody knows whose labels these were made of.
+        DataError: without a ledger, as nothing else tells which labels the stage was trained on.
     """
     if not (path.parent / LEDGER).is_file():
-        raise DataError.at(path.parent / LEDGER, "", *UNKNOWN)
+        raise DataError.at(path.parent / LEDGER, "", *NO_LEDGER)
     return read_ledger(path.parent)

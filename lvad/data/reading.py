@@ -1,7 +1,7 @@
-"""What every reader shares: the scenes and errors of a source, and the checks of its files and rows.
+"""The parts that all readers share: the result of reading a source, and the checks of its files and rows.
 
 A reader never stops at the first bad row. It appends to ``Reading.errors``; training raises the first of them
-(``Reading.require``), ``check`` prints all.
+(``Reading.require``), ``lvad data check`` prints all.
 """
 
 import json
@@ -20,11 +20,11 @@ from lvad.types import Scene
 
 SPLITS: Final = ("train", "val", "test")
 MAX_TEXT_BYTES: Final = 2**30
-"""A larger file is none of ours: the labels of BDD-OIA take 10 MB."""
+"""Larger files are refused; the labels of BDD-OIA take 10 MB."""
 
 
-class Drop(NamedTuple):
-    """One row left out on purpose."""
+class DroppedRow(NamedTuple):
+    """A row that was left out on purpose, and why."""
 
     id: str
     split: str
@@ -33,11 +33,11 @@ class Drop(NamedTuple):
 
 @dataclass
 class Reading:
-    """The scenes of a source, and everything that did not become one."""
+    """The result of reading a source: its scenes, the rows that were dropped, errors and warnings."""
 
     format: str
     scenes: list[Scene] = field(default_factory=list)
-    drops: list[Drop] = field(default_factory=list)
+    drops: list[DroppedRow] = field(default_factory=list)
     errors: list[DataError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     has_images: bool = True
@@ -45,7 +45,7 @@ class Reading:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Number of rows left out, by reason."""
+        """Number of dropped rows by reason."""
         return dict(Counter(drop.why for drop in self.drops))
 
     @contextmanager
@@ -59,14 +59,14 @@ class Reading:
     def summary(
         self, root: Path, used: Mapping[str, list[Scene]], is_unlabelled: bool, notes: list[str], streams: list[str]
     ) -> str:
-        """Say in one line per fact what was read, used and left out.
+        """Describe what was read, used and left out, in one line per fact.
 
         Args:
-            root: where it was read.
+            root: the path that was read.
             used: the scenes of each split.
             is_unlabelled: whether the labels of the training scenes are hidden.
-            notes: what else is to be said of the choice of scenes.
-            streams: what is trained on instead.
+            notes: further lines on the choice of scenes.
+            streams: lines on streamed footage that replaces the training scenes.
         """
         first = f"{root} ({self.format}): {len(self.scenes)} scenes read"
         if used:
@@ -109,10 +109,10 @@ def load_json(text: str, path: Path, row: str = "") -> Any:
 
 
 def plain_file(path: Path) -> os.stat_result:
-    """The status of a file that has an end.
+    """Return the status of a regular file.
 
     Raises:
-        OSError: if it is missing or no plain file: a pipe is waited for, a device read for ever.
+        OSError: if it is missing or no regular file; reading a pipe or a device might never end.
         ValueError: if no file can have this name.
     """
     status = path.stat()
@@ -122,7 +122,7 @@ def plain_file(path: Path) -> os.stat_result:
 
 
 def check_path(path: Path) -> None:
-    """Refuse what no file can be called, and what cannot be reached; it may be missing.
+    """Refuse a path that no file can have or that cannot be reached; the file may be missing.
 
     Raises:
         DataError: naming the path.
@@ -136,7 +136,7 @@ def check_path(path: Path) -> None:
 
 
 def check_exists(path: Path) -> None:
-    """Refuse a path that cannot be reached, or where nothing is.
+    """Refuse a path that cannot be reached or does not exist.
 
     Raises:
         DataError: naming the path.
@@ -162,7 +162,7 @@ def read_text(path: Path) -> str:
 
 
 def encoding_of(path: Path) -> str:
-    """Which encoding of Unicode a text has: by its byte order mark, or by zero bytes, as texts begin with ASCII.
+    """Detect the Unicode encoding of a text by its byte order mark, or by zero bytes, as texts begin with ASCII.
 
     Raises:
         OSError: if it cannot be read.
@@ -186,12 +186,12 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can carry: JSON can write half a surrogate pair, which no tokenizer reads."""
+    """Whether a value is a string that UTF-8 can encode; JSON can hold half a surrogate pair, which it cannot."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def read_flags(value: object, lengths: tuple[int, ...], what: str, path: Path, row: str) -> tuple[int, ...]:
-    """Return a label vector as a tuple of zeros and ones.
+    """Check a label vector and return it as a tuple of zeros and ones.
 
     Raises:
         DataError: if it is no list, has none of the ``lengths``, or holds anything but the integers 0 and 1.
@@ -206,7 +206,7 @@ def read_flags(value: object, lengths: tuple[int, ...], what: str, path: Path, r
 
 
 def read_name(value: object, what: str, path: Path, row: str) -> str:
-    """Return a file name or id that stays inside its folder.
+    """Check that a file name or id stays inside its folder, and return it.
 
     Raises:
         DataError: if it is no text, empty, unprintable, absolute, or climbs out of the folder (``../x``).

@@ -1,4 +1,4 @@
-"""Which scenes come next: the order of an epoch on every device, by seed, epoch and rank."""
+"""Samplers: the order of the scenes of an epoch on every device, by seed, epoch and rank."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -28,19 +28,19 @@ class EpochSampler(DistributedSampler[int]):
     def __init__(self, num_scenes: int, seed: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(range(num_scenes), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
         self.num_seen = 0
-        """Scenes at the beginning of the order, of all devices together, that the next pass alone leaves out."""
+        """How many scenes at the beginning of the order, over all devices, the next pass skips."""
 
     def skip(self, num_seen: int) -> None:
         """Leave the first scenes of the order, of all devices together, out of the next pass."""
         self.num_seen = num_seen
 
     def order(self) -> list[int]:
-        """The scenes of all devices in the present epoch."""
+        """Return the scenes of all devices in the present epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return torch.randperm(len(self.dataset), generator=generator).tolist()  # type: ignore[arg-type]
 
     def num_left(self, num_seen: int) -> int:
-        """This device's scenes in an epoch, behind the first ``num_seen`` of all devices."""
+        """Return how many scenes this device has left in an epoch, after the first ``num_seen`` of all devices."""
         return max(0, -(-(len(self.dataset) - num_seen) // self.num_replicas))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[int]:
@@ -52,7 +52,7 @@ class EpochSampler(DistributedSampler[int]):
 
 
 class BalancedSampler(EpochSampler):
-    """Draws with replacement, as many as there are weights, anew in every epoch.
+    """Draws scenes with replacement, as many as there are weights, anew in every epoch.
 
     Every device makes the same draws and takes its share of them.
 
@@ -68,13 +68,13 @@ class BalancedSampler(EpochSampler):
         self.weights = weights.tolist()
 
     def order(self) -> list[int]:
-        """The draws of all devices in the present epoch."""
+        """Return the draws of all devices in the present epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return list(WeightedRandomSampler(self.weights, len(self.weights), generator=generator))
 
 
 def scene_weights(scenes: Sequence[Scene]) -> Tensor:
-    """How often each scene is drawn, in the mean, where as many are drawn as there are: ``action_weights``.
+    """Compute how often each scene is drawn on average, if as many are drawn as there are (``action_weights``).
 
     Args:
         scenes: N labelled scenes, at least one.
@@ -102,7 +102,7 @@ class EvenBatchSampler(DistributedSampler[list[int]]):
 
     Args:
         num_scenes: N.
-        batch_size: at most, of a device's batch; with several devices at least 2.
+        batch_size: the most scenes of a device's batch; with several devices at least 2.
         num_replicas: number of devices.
         rank: which of them.
 
@@ -130,15 +130,15 @@ class EvenBatchSampler(DistributedSampler[list[int]]):
 
 
 def shuffled_cycle(num_scenes: int, seed: int, first: int, count: int) -> list[int]:
-    """Part of an endless series of scene indices: every index once, in random order, before any comes again.
+    """Return a part of an endless series of scene indices; each round has every index once, in a random order.
 
-    The part depends on its place alone, so a step can ask for its scenes without a sampler that counts along.
+    The part depends on its place alone, so a step can ask for its scenes without a sampler that keeps a state.
 
     Args:
-        num_scenes: how many there are, at least 1.
-        seed: of the orders, of which every round has its own.
-        first: place in the series.
-        count: how many.
+        num_scenes: number of scenes, at least 1.
+        seed: seed of the orders; every round has another one.
+        first: place in the series where the part begins.
+        count: length of the part.
     """
     orders: dict[int, list[int]] = {}
     found = []

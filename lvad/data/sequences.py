@@ -1,4 +1,4 @@
-"""Which pictures and videos of a folder belong together, in which order, and what their scenes are called.
+"""Find out which pictures and videos of a folder belong together, in which order, and how their scenes are named.
 
 Every video is a sequence, and so are the pictures of a folder whose names count up: names that are the same but for
 their numbers, of which one grows from picture to picture by small or nearly equal steps (``f_8``, ``f_9``, ``f_11``;
@@ -22,9 +22,9 @@ from lvad.errors import DataError
 _UNREAD: Final = UNREAD_IMAGE_SUFFIXES | UNREAD_VIDEO_SUFFIXES
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)")
 _SMALL_STEP: Final = 10
-"""Names that count by less, at the median, need not do so evenly: frames may be missing."""
+"""Numbers whose median step is at most this may have uneven steps, as frames may be missing."""
 _FEW_STEPS: Final = 4
-"""So many steps can be nearly equal by chance."""
+"""Fewer steps than this can be nearly equal by chance."""
 _LARGEST_OF_FEW: Final = 1000
 _MOST_CAMERAS: Final = 16
 
@@ -33,25 +33,25 @@ class FrameSequence(NamedTuple):
     """Picture files in their order, or one video."""
 
     name: str
-    """Unique in a source."""
+    """Name that is unique in a source."""
     ids: list[str]
-    """Of the pictures; of a video the one that its pictures' ids begin with."""
+    """Ids of the pictures; for a video one id, with which the ids of its pictures begin."""
     files: list[Path]
-    """In order; of a video the one."""
+    """The files in order; for a video one file."""
     is_video: bool
     are_stills: bool
-    """Pictures that have nothing to do with one another: a scene each."""
+    """Whether the pictures are unrelated, so that each is a scene."""
 
 
 class FoundSequences(NamedTuple):
-    """What a folder, a picture or a video holds."""
+    """The sequences of a folder, a picture or a video."""
 
     sequences: list[FrameSequence]
     unread: list[Path]
     """Pictures and videos in formats that are not read."""
 
     def notes(self, num_frames: int) -> list[str]:
-        """What a user must know of how it is read, with scenes of ``num_frames``."""
+        """Return notes for the user on how the files are read as scenes of ``num_frames``."""
         notes = []
         if self.unread:
             kinds = ", ".join(sorted({path.suffix.lower() for path in self.unread}))
@@ -68,7 +68,7 @@ class FoundSequences(NamedTuple):
 
 
 def find_sequences(root: Path) -> FoundSequences:
-    """List what a picture, a video, or a folder of either holds, in path order.
+    """Find the sequences of a picture, a video, or a folder of either, in path order.
 
     Raises:
         DataError: if ``root`` cannot be reached, does not exist, or holds neither pictures nor videos.
@@ -114,7 +114,7 @@ def _video_sequences(folder: str, files: list[Path], taken: Collection[str]) -> 
 
 
 def sequence_names(folder: str, files: list[Path], taken: Collection[str] = ()) -> list[str]:
-    """Ids: folder and stem of each file; with the suffixes where stems repeat or are taken, for ids must differ."""
+    """Return ids: folder and stem of each file, with the suffixes where stems repeat or are taken: ids must differ."""
     short, whole = (
         [f"{folder}/{name}" if folder else name for name in names]
         for names in ([file.stem for file in files], [file.name for file in files])
@@ -123,7 +123,7 @@ def sequence_names(folder: str, files: list[Path], taken: Collection[str] = ()) 
 
 
 def split_series(stems: Sequence[str]) -> list[list[int]]:
-    """The series of a folder of pictures.
+    """Find the series among the names of the pictures of a folder.
 
     Args:
         stems: names without suffix, in natural order.
@@ -142,7 +142,7 @@ def split_series(stems: Sequence[str]) -> list[list[int]]:
 
 
 def _series(members: list[int], numbers: list[list[Decimal]]) -> list[list[int]]:
-    """Series among names that are the same but for their numbers."""
+    """Find the series among names that are the same but for their numbers."""
     if len(members) < 2:
         return []
     columns = list(zip(*(numbers[i] for i in members), strict=True))
@@ -172,7 +172,7 @@ def _counts_up(column: Sequence[Decimal]) -> bool:
 
 
 def _numbers_cameras(column: Sequence[Decimal], first: Sequence[Decimal]) -> bool:
-    """Whether a number that stands behind the one that leads the order says which camera it was (``0001_cam2``)."""
+    """Whether a number after the first varying one names the camera (``0001_cam2``)."""
     values = set(column)
     is_run = max(values) - min(values) + 1 == len(values)
     return is_run and len(values) <= min(_MOST_CAMERAS, len(set(first)) - 1)

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lvad.data.collate import stack
+from lvad.data.collate import stack_frames
 from lvad.data.images import open_image
 from lvad.data.samplers import EpochSampler
-from lvad.data.shards import NUM_TABLES, Shards
+from lvad.data.shards import NUM_TABLES, ShardFolder
 from lvad.errors import DataError
 from lvad.types import Scene
 
 NUM_SHUFFLED_SHARDS: Final = NUM_TABLES
-"""Shards between which scenes are shuffled; the tables of all of them fit where tables are kept."""
+"""How many shards are shuffled together; the tables of all of them are kept in memory."""
 
 
 class ShardSampler(EpochSampler):
@@ -56,11 +56,11 @@ class ShardSampler(EpochSampler):
         self.num_mixed = num_mixed
 
     def order(self) -> list[int]:
-        """The scenes of all ranks in the present epoch, all at once: for small footage."""
+        """Return the scenes of all ranks in the present epoch as one list, for small footage."""
         return list(self._ordered(0, int(self.counts.sum()), 1))
 
     def num_left(self, num_seen: int) -> int:
-        """This rank's scenes in an epoch, behind the first ``num_seen`` of all ranks."""
+        """Return how many scenes this rank has left in an epoch, after the first ``num_seen`` of all ranks."""
         return max(0, int(self.counts.sum()) - num_seen) // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
@@ -69,7 +69,7 @@ class ShardSampler(EpochSampler):
         return self._ordered(num_seen + self.rank, end, self.num_replicas)
 
     def _ordered(self, place: int, last: int, step: int) -> Iterator[int]:
-        """Every ``step``-th scene of the order, from a place in it to the end of what is given."""
+        """Yield every ``step``-th scene of the order, from ``place`` to before ``last``."""
         starts = self.counts.cumsum() - self.counts
         shards = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.counts))
         begin = 0  # of the window
@@ -94,7 +94,7 @@ class ShardDataset(Dataset[tuple[Scene, Tensor]]):
         image_size_px: longest edge of a frame; None keeps the size in the shard.
     """
 
-    def __init__(self, sources: Sequence[Shards], num_frames: int, image_size_px: int | None = None) -> None:
+    def __init__(self, sources: Sequence[ShardFolder], num_frames: int, image_size_px: int | None = None) -> None:
         self.sources = sources
         self.num_frames = num_frames
         self.image_size_px = image_size_px
@@ -118,4 +118,4 @@ class ShardDataset(Dataset[tuple[Scene, Tensor]]):
         number = shard - int(self._first_shards[source])
         name, names, contents = self.sources[source].read(number, place, self.num_frames)
         images = [open_image(n, self.image_size_px, content) for n, content in zip(names, contents, strict=True)]
-        return Scene(name, (), "train"), stack(name, names, images)
+        return Scene(name, (), "train"), stack_frames(name, names, images)

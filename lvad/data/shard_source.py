@@ -1,9 +1,9 @@
-"""Scenes of folders of frames and of videos, one after the other, for shards to be made of.
+"""Read the scenes of folders of frames and videos one after the other, to write them into shards.
 
 Order, scenes and ids are those of ``lvad.data.frames.read_frames``, without its copies of videos on the disk: one
 frame at a time is decoded, and the M frames of a scene are all that is held. Unrelated stills are a scene each.
 
-What cannot be decoded is left out, said and counted. Where a frame is left out, or the size changes, a new sequence
+What cannot be decoded is left out, reported and counted. Where a frame is left out, or the size changes, a new sequence
 begins: no scene spans a gap.
 """
 
@@ -27,12 +27,12 @@ from lvad.data.videos import sample_video
 from lvad.errors import DataError
 
 _JPEG_QUALITY: Final = 90
-"""Of frames that come out of a video or are reduced."""
+"""Quality of frames that come from a video or are reduced."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What footage is made of; the same recipe makes the same files.
+class ShardRecipe:
+    """Source and settings of shards of footage; the same recipe makes the same files.
 
     Args:
         source: a folder, searched with its sub-folders, a picture or a video.
@@ -64,18 +64,18 @@ class Recipe:
             raise ValueError(f"fps must be positive, got {self.fps}")
 
 
-class Frame(NamedTuple):
+class EncodedFrame(NamedTuple):
     """One frame as it goes into a shard."""
 
     id: str
     content: bytes
-    """Of a picture file that can be decoded."""
+    """Bytes of a picture file that can be decoded."""
     suffix: str
     size: tuple[int, int]
     """Width and height in pixels, upright."""
 
 
-class Position(NamedTuple):
+class SourcePosition(NamedTuple):
     """How far the source was read."""
 
     sequence: str | None
@@ -83,7 +83,7 @@ class Position(NamedTuple):
     scenes: int
     """How many that sequence has given."""
     left_out: int
-    """Files, or rests of videos, that were left out before."""
+    """Number of files, or rests of videos, that were left out before."""
 
 
 class ShardSource:
@@ -97,23 +97,23 @@ class ShardSource:
         DataError: if there are neither pictures nor videos.
     """
 
-    def __init__(self, recipe: Recipe, progress: bool) -> None:
+    def __init__(self, recipe: ShardRecipe, progress: bool) -> None:
         self.recipe = recipe
         found = find_sequences(Path(recipe.source).expanduser())
         self.sequences = found.sequences
         self.num_left_out = 0
-        self.position = Position(None, 0, 0)
-        """Behind the last scene that was given."""
+        self.position = SourcePosition(None, 0, 0)
+        """The position after the last scene that was given."""
         total = sum(_num_bytes(file) for sequence in self.sequences for file in sequence.files)
         self._bar = tqdm(total=total, desc="sharding", unit="B", unit_scale=True, disable=not progress or None)
         for note in found.notes(recipe.num_frames):
             _print_note(note)
 
-    def scenes(self, position: Position) -> Iterator[tuple[Frame, ...]]:
-        """Every scene behind a position; what was before it is not decoded, but for the sequence in its midst.
+    def scenes(self, position: SourcePosition) -> Iterator[tuple[EncodedFrame, ...]]:
+        """Yield every scene after a position. Earlier sequences are not decoded, except the one that it lies in.
 
         Raises:
-            DataError: if that sequence is gone.
+            DataError: if the sequence of the position is gone.
         """
         names = [sequence.name for sequence in self.sequences]
         if position.sequence is not None and position.sequence not in names:
@@ -130,13 +130,13 @@ class ShardSource:
                 self.num_left_out = position.left_out  # those on the way there were counted before
             for scene in windows:
                 given, total = given + 1, total + 1
-                self.position = Position(sequence.name, given, self.num_left_out)
+                self.position = SourcePosition(sequence.name, given, self.num_left_out)
                 self._bar.set_postfix_str(f"{total} scenes", refresh=False)
                 yield scene
         self._bar.close()
 
-    def _frames(self, sequence: FrameSequence) -> Iterator[Frame | None]:
-        """The frames of a sequence, None for one that cannot be decoded."""
+    def _frames(self, sequence: FrameSequence) -> Iterator[EncodedFrame | None]:
+        """Yield the frames of a sequence, None for one that cannot be decoded."""
         if sequence.is_video:
             yield from self._video_frames(sequence)
             return
@@ -151,14 +151,14 @@ class ShardSource:
             yield frame
             self._bar.update(_num_bytes(path))
 
-    def _video_frames(self, sequence: FrameSequence) -> Iterator[Frame | None]:
+    def _video_frames(self, sequence: FrameSequence) -> Iterator[EncodedFrame | None]:
         path = sequence.files[0]
         try:
             read_name(sequence.name, "name", path, "")
             plain_file(path)
             for i, image in enumerate(sample_video(path, self.recipe.fps, self.recipe.video_stream, _print_note)):
                 image = _reduced(image, self.recipe.image_size_px)
-                yield Frame(f"{sequence.name}/{i:06d}", _jpeg(image), ".jpg", image.size)
+                yield EncodedFrame(f"{sequence.name}/{i:06d}", _jpeg(image), ".jpg", image.size)
         except (FFmpegError, OSError, ValueError) as error:  # a DataError is a ValueError
             self._leave_out(f"{path}: the rest cannot be decoded ({type(error).__name__}: {error})")
             yield None
@@ -170,7 +170,7 @@ class ShardSource:
 
 
 def _num_bytes(path: Path) -> int:
-    """For the bar; what cannot be read is left out later."""
+    """Return a file's size for the progress bar; 0 for a file that cannot be read and is left out later."""
     try:
         return path.stat().st_size
     except OSError:
@@ -181,19 +181,19 @@ def _print_note(text: str) -> None:
     tqdm.write(f"note: {text}", file=sys.stderr)
 
 
-def _picture_frame(name: str, path: Path, image_size_px: int | None) -> Frame:
-    """A picture that can be decoded; its bytes as they are, unless it is larger than asked for."""
+def _picture_frame(name: str, path: Path, image_size_px: int | None) -> EncodedFrame:
+    """Read a picture and check that it can be decoded. Larger pictures are reduced, others keep their bytes."""
     plain_file(path)
     content = path.read_bytes()
     image = open_image(path, image_size_px, content)
     if image_size_px is not None and max(Image.open(io.BytesIO(content)).size) > image_size_px:
-        return Frame(name, _jpeg(image), ".jpg", image.size)
-    return Frame(name, content, path.suffix.lower(), image.size)
+        return EncodedFrame(name, _jpeg(image), ".jpg", image.size)
+    return EncodedFrame(name, content, path.suffix.lower(), image.size)
 
 
-def _windows(frames: Iterable[Frame | None], num_frames: int, stride: int) -> Iterator[tuple[Frame, ...]]:
-    """Sliding windows of M frames; one shorter where a sequence has fewer."""
-    held: deque[Frame] = deque(maxlen=num_frames)
+def _windows(frames: Iterable[EncodedFrame | None], num_frames: int, stride: int) -> Iterator[tuple[EncodedFrame, ...]]:
+    """Yield sliding windows of M frames, or one shorter window where a sequence has fewer."""
+    held: deque[EncodedFrame] = deque(maxlen=num_frames)
     length = 0
     for frame in frames:
         if frame is None or (held and frame.size != held[-1].size):

@@ -1,9 +1,9 @@
-"""Shards of footage out of folders of frames and videos, a little at a time and never half.
+"""Write shards of footage from folders of frames and videos, so that an interrupted run can be resumed.
 
-The source is read in one order, as ``lvad.data.frames.read_frames`` reads it, and cut into shards of equally many
-scenes. A shard gets its name when it is whole and on the disk, its table after it, the index after all shards; a table
-says how far the source was read. So a run that was broken off goes on behind its last table, and what lies in the
-folder is at every moment either whole or not looked at.
+The source is read in the order of ``lvad.data.frames.read_frames``, and cut into shards of equally many scenes. A shard
+gets its name when it is whole and on the disk, its table after it, the index after all shards. A table records how far
+the source was read, so an interrupted run resumes after its last table. Every file with a final name is whole; others
+are ignored.
 """
 
 import fcntl
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lvad.data.reading import read_json
-from lvad.data.shard_source import Frame, Position, Recipe, ShardSource
-from lvad.data.shards import FORMAT, INDEX, dump, read_table, shard_name
+from lvad.data.shard_source import EncodedFrame, ShardRecipe, ShardSource, SourcePosition
+from lvad.data.shards import FORMAT, INDEX, dump_json, parse_table, shard_name
 from lvad.errors import DataError
 
 _STARTED: Final = "started.json"
@@ -29,8 +29,8 @@ _STARTED: Final = "started.json"
 _TEMPORARY: Final = ".lvad-"
 
 
-class Written(NamedTuple):
-    """What lies in a finished folder."""
+class FootageSummary(NamedTuple):
+    """The counts of a finished folder of shards."""
 
     num_scenes: int
     num_shards: int
@@ -38,14 +38,14 @@ class Written(NamedTuple):
     """Files, or rests of videos, that could not be decoded."""
 
 
-def write_shards(recipe: Recipe, folder: Path, progress: bool = True) -> Written:
-    """Make shards of footage, or go on where an earlier run with the same recipe was broken off.
+def write_shards(recipe: ShardRecipe, folder: Path, progress: bool = True) -> FootageSummary:
+    """Make shards of footage, or resume an earlier run with the same recipe that was interrupted.
 
-    In memory are the frames of one scene, on the disk beside the finished shards the one that is being written.
+    Memory holds the frames of one scene, the disk the finished shards and the one that is being written.
 
     Args:
         recipe: what to make.
-        folder: empty, absent, or left by such a run.
+        folder: folder of the shards: empty, absent, or left by such a run.
         progress: show a bar of the source's bytes.
 
     Raises:
@@ -64,12 +64,12 @@ def write_shards(recipe: Recipe, folder: Path, progress: bool = True) -> Written
             raise DataError.at(recipe.source, "", "nothing in it could be decoded", "fetch the files again")
         left_out = source.num_left_out
         index = {"format": FORMAT, "recipe": asdict(recipe), "scenes": counts, "left_out": left_out}
-        _write_whole(folder / INDEX, lambda path: path.write_bytes(dump(index)))
+        _write_whole(folder / INDEX, lambda path: path.write_bytes(dump_json(index)))
         (folder / _STARTED).unlink()
-    return Written(sum(counts), len(counts), left_out)
+    return FootageSummary(sum(counts), len(counts), left_out)
 
 
-def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[Frame, ...]], source: ShardSource) -> int:
+def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[EncodedFrame, ...]], source: ShardSource) -> int:
     """Write a shard and then its table; returns how many scenes it holds."""
     rows: list[tuple[str, int, int]] = []
 
@@ -92,26 +92,26 @@ def _write_shard(folder: Path, number: int, scenes: Iterable[tuple[Frame, ...]],
         frames = [(member.offset_data, member.size) for member in tar]
     position = source.position._replace(left_out=source.num_left_out)._asdict()
     table = {"bytes": tar_path.stat().st_size, "frames": frames, "scenes": rows, "position": position}
-    _write_whole(folder / f"{shard_name(number)}.json", lambda path: path.write_bytes(dump(table)))
+    _write_whole(folder / f"{shard_name(number)}.json", lambda path: path.write_bytes(dump_json(table)))
     return len(rows)
 
 
-def _finished_shards(folder: Path) -> tuple[list[int], Position]:
-    """Scenes of each shard that lies there whole, and how far the source was read for them."""
+def _finished_shards(folder: Path) -> tuple[list[int], SourcePosition]:
+    """Return the number of scenes of each whole shard, and how far the source was read for them."""
     counts: list[int] = []
-    position = Position(None, 0, 0)
+    position = SourcePosition(None, 0, 0)
     while (path := folder / f"{shard_name(len(counts))}.json").is_file():
         content: dict[str, Any] = read_json(path, dict)
         tar_path = path.with_suffix(".tar")
         if not tar_path.is_file() or tar_path.stat().st_size != content.get("bytes"):
             break
-        counts.append(len(read_table(content, str(path)).scenes))
-        position = Position(**content["position"])
+        counts.append(len(parse_table(content, str(path)).scenes))
+        position = SourcePosition(**content["position"])
     return counts, position
 
 
 @contextmanager
-def _locked(folder: Path, recipe: Recipe) -> Iterator[None]:
+def _locked(folder: Path, recipe: ShardRecipe) -> Iterator[None]:
     """Lock the folder for this run, if it is empty or was begun with the same recipe.
 
     Raises:
@@ -135,7 +135,7 @@ def _locked(folder: Path, recipe: Recipe) -> Iterator[None]:
         os.close(handle)
 
 
-def _check_resumable(folder: Path, recipe: Recipe) -> None:
+def _check_resumable(folder: Path, recipe: ShardRecipe) -> None:
     if (folder / INDEX).exists():
         raise DataError.at(folder, "", "holds finished footage", "choose another folder, or delete it first")
     if (folder / _STARTED).is_file():
@@ -147,11 +147,11 @@ def _check_resumable(folder: Path, recipe: Recipe) -> None:
         return
     if any(not entry.name.startswith(_TEMPORARY) for entry in folder.iterdir()):
         raise DataError.at(folder, "", "is not empty", "choose another folder")
-    _write_whole(folder / _STARTED, lambda path: path.write_bytes(dump(asdict(recipe))))
+    _write_whole(folder / _STARTED, lambda path: path.write_bytes(dump_json(asdict(recipe))))
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a file be written under another name; it gets its own when all of it is on the disk."""
+    """Write a file under a temporary name, and rename it when all of it is on the disk."""
     handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
     written = Path(name)
     try:

@@ -1,4 +1,4 @@
-"""Shards of footage: tar files of frames, of which any scene can be read without reading the rest.
+"""Read shards of footage: tar files of frames, from which any scene can be read without reading the rest.
 
 folder/
     footage.json     written last: {"format", "recipe", "scenes": scenes of each shard, "left_out": number of files}
@@ -28,9 +28,9 @@ from lvad.errors import DataError
 FORMAT: Final = "lvad-footage/1"
 INDEX: Final = "footage.json"
 NUM_TABLES: Final = 64
-"""Tables of shards that one process keeps of a folder, 60 kB each at 1,000 scenes a shard."""
+"""How many tables of shards one process keeps in memory, 60 kB each at 1,000 scenes a shard."""
 _WAITS_S: Final = (1, 4, 16, 64)
-"""Before each further attempt to read from a server."""
+"""Pauses before each further attempt to read from a server."""
 
 
 def shard_name(number: int) -> str:
@@ -38,8 +38,8 @@ def shard_name(number: int) -> str:
     return f"{number:06d}"
 
 
-class Table(NamedTuple):
-    """Where the scenes of one shard lie."""
+class ShardTable(NamedTuple):
+    """The byte ranges of the frames of one shard, and the frames of each of its scenes."""
 
     frames: list[tuple[int, int]]
     """First byte and number of bytes of each frame."""
@@ -47,13 +47,13 @@ class Table(NamedTuple):
     """Id, first frame and number of frames of each scene."""
 
 
-class Shards:
+class ShardFolder:
     """A folder of shards, here or on a server, of which scenes are read one by one.
 
-    In memory are the number of scenes of each shard, and the tables of the last shards that were read from.
+    Memory holds the number of scenes of each shard, and the tables of the shards that were read last.
 
     Args:
-        url: a folder, or where one lies for fsspec (``https://``, ``s3://``, ``gs://``).
+        url: a folder, or a URL for fsspec (``https://``, ``s3://``, ``gs://``).
 
     Raises:
         DataError: if there is no finished footage, or its index cannot be used.
@@ -62,7 +62,7 @@ class Shards:
     def __init__(self, url: str) -> None:
         self.url = url
         self._opened: tuple[int, AbstractFileSystem, str] | None = None
-        self._tables: OrderedDict[int, Table] = OrderedDict()
+        self._tables: OrderedDict[int, ShardTable] = OrderedDict()
         content = self._read(INDEX)
         index = _parse(content, self._where(INDEX))
         counts = index.get("scenes") if index.get("format") == FORMAT else None
@@ -70,13 +70,13 @@ class Shards:
             problem = f"no index of {FORMAT} with at least one scene in each shard"
             raise DataError.at(self._where(INDEX), "", problem, "make the shards again with lvad data shard")
         self.counts: NDArray[np.int64] = np.array(counts, dtype=np.int64)
-        """Scenes of each shard."""
+        """Number of scenes of each shard."""
         self.digest = sha256(content).hexdigest()[:12]
-        """Of the index: tells this footage from another."""
+        """Digest of the index, which tells this footage from another."""
 
     @property
     def num_scenes(self) -> int:
-        """Of all shards."""
+        """Number of scenes of all shards."""
         return int(self.counts.sum())
 
     def __str__(self) -> str:
@@ -112,11 +112,11 @@ class Shards:
             [content[at - start : at - start + size] for at, size in places],
         )
 
-    def _table(self, shard: int) -> Table:
+    def _table(self, shard: int) -> ShardTable:
         if shard not in self._tables:
             name = f"{shard_name(shard)}.json"
             where = self._where(name)
-            table = read_table(_parse(self._read(name), where), where)
+            table = parse_table(_parse(self._read(name), where), where)
             if len(table.scenes) != self.counts[shard]:
                 problem = f"lists {len(table.scenes)} scenes, {INDEX} {self.counts[shard]}"
                 raise DataError.at(where, "", problem, "copy the folder whole, or make the shards again")
@@ -127,7 +127,7 @@ class Shards:
         return self._tables[shard]
 
     def _read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        """Some bytes of a file; a server is asked again after a while."""
+        """Read a range of bytes of a file; a server is asked again after a pause."""
         waits = () if isinstance(self._files()[0], LocalFileSystem) else _WAITS_S
         for wait_s in (*waits, None):
             files, root = self._files()
@@ -145,7 +145,7 @@ class Shards:
         raise AssertionError("the last attempt returns or raises")
 
     def _files(self) -> tuple[AbstractFileSystem, str]:
-        """A connection of this process: none survives a fork."""
+        """Return a file system that this process opened, as no connection survives a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 files, root = fsspec.url_to_fs(self.url, skip_instance_cache=True)
@@ -161,8 +161,8 @@ class Shards:
         return {**self.__dict__, "_opened": None}
 
 
-def read_table(content: dict[str, Any], where: str) -> Table:
-    """Check the table of a shard.
+def parse_table(content: dict[str, Any], where: str) -> ShardTable:
+    """Check the content of a shard's JSON file, and return it as a table.
 
     Raises:
         DataError: naming the file, where a scene has no frame or one that is not there.
@@ -177,7 +177,7 @@ def read_table(content: dict[str, Any], where: str) -> Table:
             raise ValueError("a frame has no bytes")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError.at(where, "", f"no table of a shard: {error}", "make the shards again") from error
-    return Table(frames, scenes)
+    return ShardTable(frames, scenes)
 
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:
@@ -192,6 +192,6 @@ def _parse(content: bytes, where: str) -> dict[str, Any]:
     return parsed
 
 
-def dump(content: dict[str, Any]) -> bytes:
-    """A JSON file's bytes, short."""
+def dump_json(content: dict[str, Any]) -> bytes:
+    """Encode content as compact JSON."""
     return json.dumps(content, separators=(",", ":")).encode() + b"\n"

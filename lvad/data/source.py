@@ -1,4 +1,4 @@
-"""What scenes are read from: ``data.source`` of a configuration."""
+"""The source of the scenes: ``data.source`` of a configuration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,17 @@ from typing import Literal
 
 from lvad.data.decoding import keep_decodable
 from lvad.data.frames import read_frames
-from lvad.data.layouts import Layout, detect_layout, read_source, read_valid_source
+from lvad.data.layouts import detect_layout, read_source
 from lvad.data.reading import Reading
 from lvad.data.split import ALL_SCENES, SceneCounts
 from lvad.data.synthetic_set import DEFAULT_COUNTS, SyntheticSet
+from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True)
 class Source:
-    """BDD-OIA in either layout, scenes of your own, plain frames or video, or a drawn set.
+    """The source of the scenes: BDD-OIA in either layout, your own scenes, plain frames or video, or a drawn set.
 
     Args:
         format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds
@@ -59,16 +60,16 @@ class Source:
 
     @property
     def path(self) -> Path:
-        """``root`` with the home folder spelled out."""
+        """The path ``root``, with ``~`` expanded."""
         return Path(self.root).expanduser()
 
     @property
     def shard_urls(self) -> list[str]:
-        """Where the footage lies; empty without any."""
+        """The folders or URLs of the footage; empty without any."""
         return [self.footage] if isinstance(self.footage, str) else self.footage or []
 
     def synthetic_set(self, num_scenes: SceneCounts) -> SyntheticSet | None:
-        """The set that is drawn at ``root``; None for another format.
+        """Return the set that is drawn at ``root``; None for another format.
 
         Args:
             num_scenes: scenes that are used of each split.
@@ -94,33 +95,42 @@ class Source:
             read_frames(self.path, self.num_frames, fps=self.fps, video_stream=self.video_stream)
 
     def read(self, taxonomy: Taxonomy) -> Reading:
-        """Every scene of ``root``.
+        """Read every scene of ``root``; every row must be usable.
 
         Raises:
-            DataError: if anything on disk cannot be used.
+            DataError: at the first fault (with the number of further ones), and for labels without pictures.
         """
-        return read_valid_source(*self._reader_arguments(), taxonomy=taxonomy)
+        reading = self._read(taxonomy).require()
+        if not reading.has_images:
+            raise DataError.at(self.path, "", "no pictures beside the label files", "give their folder as images=")
+        return reading
 
     def read_for_prediction(self, taxonomy: Taxonomy) -> Reading:
-        """Every scene of ``root`` that can be decoded, each frame of a sequence ending one.
+        """Read every scene of ``root`` that can be decoded; every frame of a sequence ends one.
 
         Raises:
-            DataError: if none can.
+            DataError: if none can be decoded.
         """
-        reading = read_source(*self._reader_arguments(), from_first=True, taxonomy=taxonomy)
-        return keep_decodable(reading, self.image_size_px)
+        return keep_decodable(self._read(taxonomy, from_first=True), self.image_size_px)
 
-    def _reader_arguments(self) -> tuple[Path, Layout | Literal["auto"], int, Path | None, float, int | None]:
-        layout: Layout | Literal["auto"] = "lastframe" if self.format == "synthetic" else self.format
-        images = Path(self.images).expanduser() if self.images else None
-        return self.path, layout, self.num_frames, images, self.fps, self.video_stream
+    def _read(self, taxonomy: Taxonomy, from_first: bool = False) -> Reading:
+        return read_source(
+            self.path,
+            "lastframe" if self.format == "synthetic" else self.format,
+            self.num_frames,
+            Path(self.images).expanduser() if self.images else None,
+            self.fps,
+            self.video_stream,
+            from_first,
+            taxonomy,
+        )
 
 
 def at_least(least: int, value: int, what: str) -> int:
-    """The value.
+    """Return a value that is at least ``least``.
 
     Raises:
-        ValueError: naming it, where it is smaller.
+        ValueError: naming the value, where it is smaller.
     """
     if value < least:
         raise ValueError(f"{what} must be at least {least}, got {value}")

@@ -1,4 +1,4 @@
-"""Which scenes train, validate and test, and which of them keep their labels: ``data.split`` of a configuration."""
+"""The options of a split: ``data.split`` of a configuration. ``lvad.data.split_algorithms`` carries them out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 from lvad.data.pseudo_labels import with_pseudo_labels
 from lvad.data.reading import SPLITS, Reading
-from lvad.data.splitting import Subset, is_labelled, seeded_subset, split_scenes, stratified_permutation
+from lvad.data.split_algorithms import Subset, is_labelled, seeded_subset, split_scenes, stratified_permutation
 from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 from lvad.types import Scene
@@ -30,7 +30,7 @@ class SceneCounts:
     test: int | float | None = None
 
     def or_else(self, other: Self) -> Self:
-        """The same counts, with those of ``other`` where these are None."""
+        """Return these counts, with those of ``other`` where these are None."""
         pairs = ((self.train, other.train), (self.val, other.val), (self.test, other.test))
         return type(self)(*(theirs if own is None else own for own, theirs in pairs))
 
@@ -42,8 +42,8 @@ ALL_SCENES: Final = SceneCounts()
 class LabelBudget:
     """A budget of labels: n training scenes keep their labels, the same ones in every stage of the same seed.
 
-    They are the beginning of the seeded, stratified permutation of ``lvad.data.splitting``, so a smaller budget lies
-    within every larger one. Validation scenes are labels too: they come out of the n, or there are none.
+    They are the beginning of the seeded, stratified permutation of ``lvad.data.split_algorithms``, so a smaller budget
+    lies within every larger one. Validation scenes cost labels too: they are taken from the n, or there are none.
 
     Args:
         num_labels: n, labelled scenes for training and validation together.
@@ -65,7 +65,7 @@ class LabelBudget:
             raise ValueError(f"budget_val must be less than the budget of {self.num_labels}, got {self.num_val}")
 
     def apply(self, scenes: Mapping[str, list[Scene]], seed: int) -> dict[str, list[Scene]]:
-        """The splits under this budget; test scenes are as they were, a source's validation split is not used.
+        """Return the splits under this budget; test scenes stay, the source's own validation split is not used.
 
         Args:
             scenes: of ``train``, ``val`` and ``test``, with all their labels.
@@ -95,14 +95,14 @@ class LabelBudget:
 
 
 def unlabelled_pool(whole: Iterable[Scene], scenes: Mapping[str, list[Scene]]) -> list[Scene]:
-    """The scenes of the whole training split whose labels neither training nor validation uses, without labels."""
+    """Return the training scenes whose labels neither training nor validation uses, with the labels removed."""
     used = {scene.id for scene in _labelled_only(scenes["train"])}
     used |= {scene.id for scene in scenes["val"]}
     return [without_labels(scene) for scene in whole if scene.id not in used]
 
 
 def without_labels(scene: Scene) -> Scene:
-    """The scene without anything to learn from but its frames."""
+    """Return the scene without labels, captions and facts, so that only its frames can be learnt from."""
     return scene._replace(actions=None, reasons=None, captions=(), facts=None)
 
 
@@ -114,9 +114,9 @@ class SplitScenes(NamedTuple):
     """The scenes of a source, split."""
 
     used: dict[str, list[Scene]]
-    """Of ``train``, ``val`` and ``test``."""
+    """The scenes of ``train``, ``val`` and ``test``."""
     pool: list[Scene]
-    """Training scenes whose labels are not used, without them."""
+    """Training scenes whose labels are not used, with the labels removed."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Split:
 
 
 def streamed_whole(what: str) -> str:
-    """Why a choice of training scenes cannot be had with footage."""
+    """Explain that a choice of training scenes cannot be combined with footage."""
     return f"{what} cannot be set with footage, which is streamed whole; shorten a run by max_steps"
 
 

@@ -1,4 +1,4 @@
-"""The drawn set of a run: generated where there is none yet, and refused where it is another one."""
+"""The drawn (synthetic) set of a run: generated where there is none yet, refused where the folder holds another."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from lvad.taxonomy.compatibility import check_same_taxonomy, folder_taxonomy
 
 RECIPE: Final = "synthetic.json"
 DEFAULT_COUNTS: Final = {"train": 800, "val": 128, "test": 300}
-"""What is drawn where the configuration does not say."""
+"""Number of drawn scenes of each split where the configuration gives none."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class SyntheticSet:
     """A set of drawn scenes as a configuration asks for it.
 
     Args:
-        root: its folder.
-        counts: scenes of each split; a share is taken of the usual set, which is drawn whole.
+        root: folder of the set.
+        counts: scenes of each split; for a share the set of default size is drawn.
         num_frames: M, frames of a scene.
-        seed: which endless series of scenes it is the beginning of.
+        seed: seed of the endless series of scenes whose first ones make the set.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class SyntheticSet:
         """Refuse a set drawn earlier that is another one, or smaller than what is asked for now.
 
         Args:
-            reading: what was read of it.
+            reading: the scenes that were read from the folder.
 
         Raises:
             DataError: naming the difference.

@@ -1,7 +1,8 @@
-"""Corrupted texts: made of the words of a right text, and a judge must not score them as high.
+"""Corrupt the words of a right text, to train a judge to score the result lower.
 
 Source:
-    Cho et al. 2022, "Fine-grained Image Captioning with CLIP Reward": their text encoder learns from the same five.
+    Cho et al. 2022, "Fine-grained Image Captioning with CLIP Reward": the same five corruptions train their text
+    encoder.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ def _below(count: int, generator: torch.Generator | None) -> int:
 
 
 def repeat(words: Words, generator: torch.Generator | None = None) -> Words:
-    """Say a random run of one to three words again, directly after itself."""
+    """Repeat a random run of one to three words directly after itself."""
     start = _below(len(words), generator)
     stop = min(len(words), start + 1 + _below(3, generator))
     return words[:stop] + words[start:]
@@ -31,7 +32,7 @@ def remove(words: Words, generator: torch.Generator | None = None) -> Words:
 
 
 def insert(words: Words, pool: Sequence[str], generator: torch.Generator | None = None) -> Words:
-    """Put foreign words into about a third of the places, at least one."""
+    """Insert foreign words at about a third of the places, at least one."""
     found = list(words)
     for _ in range(max(1, round(len(words) / 3))):
         found.insert(_below(len(found) + 1, generator), pool[_below(len(pool), generator)])
@@ -39,7 +40,7 @@ def insert(words: Words, pool: Sequence[str], generator: torch.Generator | None 
 
 
 def swap(words: Words, pool: Sequence[str], generator: torch.Generator | None = None) -> Words:
-    """Put foreign words in the place of about a third of the words, at least one."""
+    """Replace about a third of the words by foreign words, at least one."""
     found = list(words)
     for i in torch.randperm(len(words), generator=generator)[: max(1, round(len(words) / 3))].tolist():
         found[i] = pool[_below(len(pool), generator)]

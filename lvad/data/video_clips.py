@@ -1,6 +1,6 @@
-"""Clips of a video: which times a span gives, and the pictures that a player shows then.
+"""Clips of a video: the times of the frames of a span, and the pictures that a player shows at these times.
 
-Nothing is copied to the disk. A reader decodes from the key frame before the first time to the last time.
+Nothing is copied to the disk. Decoding begins at the key frame before the first time and ends at the last time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,22 +22,22 @@ from lvad.types import VideoFrame
 _TOLERANCE_S: Final = 5e-4
 """Containers round their time stamps."""
 _GUESSED: Final = ("mpeg", "mpegts", "mpegvideo")
-"""Formats that do not store their length: what FFmpeg says of it is a guess."""
+"""Formats that do not store their length; FFmpeg only guesses it."""
 _MAX_GAP_S: Final = 1.0
-"""A video whose last frame is over so long before a time within its length is broken."""
+"""A video is broken if its last frame begins more than this before a time within its length."""
 
 
 class Header(NamedTuple):
-    """What a video says of itself before anything is decoded."""
+    """Length and size of a video, as its header has them."""
 
     length_s: float | None
-    """None where it does not say."""
+    """Length in seconds; None where it is not stored."""
     size: tuple[int, int]
     """Width and height in pixels as stored: a display matrix may exchange them."""
 
 
 def read_header(video: Path, video_stream: int | None = None) -> Header:
-    """The header of a video, read once as long as the file stays the same.
+    """Read the header of a video; it is cached as long as the file stays the same.
 
     Raises:
         DataError: if it is missing, no video, or has no such stream.
@@ -61,13 +61,13 @@ def _header(video: Path, size: int, mtime_ns: int, video_stream: int | None) -> 
 def clip_frames(
     video: Path, start_s: float, end_s: float, num_frames: int, fps: float, video_stream: int | None = None
 ) -> tuple[VideoFrame, ...]:
-    """The last frames of a span: its end, and what is 1, 2, ... times 1 / fps before it, oldest first.
+    """Choose the last frames of a span: at its end, and 1, 2, ... times 1 / fps before it, oldest first.
 
     Args:
         video: a video file.
-        start_s: nothing before it is taken.
-        end_s: not before ``start_s``.
-        num_frames: M, at most so many.
+        start_s: start of the span; no frame before it is taken.
+        end_s: end of the span, at least ``start_s``.
+        num_frames: M, the most frames.
         fps: frames per second of video.
         video_stream: as for ``sample_video``.
 
@@ -82,7 +82,7 @@ def clip_frames(
 
 
 def decode_clip(frames: Sequence[VideoFrame]) -> list[Image.Image]:
-    """The pictures of one stream of one video at ascending times, as a player shows them.
+    """Decode the pictures of one stream of one video at ascending times, as a player shows them.
 
     Raises:
         DataError: if the video is missing, no video, broken, or ends before the last time.
@@ -102,7 +102,7 @@ def decode_clip(frames: Sequence[VideoFrame]) -> list[Image.Image]:
 
 @contextmanager
 def _named(video: Path) -> Iterator[None]:
-    """Name the video in whatever a file or its decoder ends with."""
+    """Turn every error of a file or its decoder into a ``DataError`` that names the video."""
     try:
         yield
     except DataError:
@@ -115,7 +115,7 @@ def _named(video: Path) -> Iterator[None]:
 
 
 def _from_key_frame(container: Any, stream: VideoStream, times: Sequence[float]) -> list[av.VideoFrame] | None:
-    """The frames at these times from the key frame before; None where the container does not find the way."""
+    """Decode the frames at these times from the key frame before them; None where the container cannot seek there."""
     if not stream.time_base or times[0] <= 0:
         return None
     try:
@@ -132,13 +132,13 @@ def _max_gap_s(stream: VideoStream) -> float:
 def _timed(
     container: Any, stream: VideoStream, latest_start_s: float | None = None
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames with their times.
+    """Yield frames with their times.
 
     Args:
-        container: its file is read on from where a seek has led.
-        stream: of the container.
-        latest_start_s: nothing is given where the first frame begins later, or has no time; None reads the video from
-            its beginning.
+        container: the video, at the position of the last seek.
+        stream: the stream of the container to decode.
+        latest_start_s: yields nothing where the first frame begins later or has no time; None reads the video from its
+            beginning.
     """
     if latest_start_s is None:
         container.seek(0)
@@ -152,9 +152,9 @@ def _timed(
 def _shown(
     timed: Iterable[tuple[float, av.VideoFrame]], times: Sequence[float], max_gap_s: float
 ) -> list[av.VideoFrame] | None:
-    """The frame shown at each time: the latest that has begun, and before the first frame that one.
+    """Find the frame shown at each time: the latest that has begun, or the first frame before any has begun.
 
-    None where the last frame begins longer than ``max_gap_s`` before the last time.
+    The result is None where the last frame begins more than ``max_gap_s`` before the last time.
     """
     found: list[av.VideoFrame] = []
     latest, begun_s = None, 0.0

@@ -1,4 +1,4 @@
-"""Videos: which of a file's streams is read, and its pictures as a player shows them."""
+"""Read videos: choose one of a file's streams, and convert its frames to the pictures that a player shows."""
 
 import math
 import struct
@@ -20,7 +20,7 @@ VIDEO_SUFFIXES: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4
 UNREAD_VIDEO_SUFFIXES: Final = frozenset(
     {".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".h264", ".h265", ".hevc"}
 )
-"""Videos in formats that are not read: where they lie beside others, that is said."""
+"""Suffixes of video formats that are not read; files with them are reported."""
 # FFmpeg goes by what a file holds and not by its name: a list of other files, or of addresses, would be followed.
 _LIMITS: Final = {
     "format_whitelist": "mov,mp4,avi,matroska,webm,mpeg,mpegts,mpegvideo,m4v",
@@ -41,7 +41,7 @@ def sample_video(
         fps: pictures per second of video; a video with fewer gives every frame it has.
         video_stream: which of several video streams, counted from 0; None takes the one that the container marks as
             default, the largest where several are or none is. Cover pictures are no streams.
-        say: is told which stream was taken, where there are others.
+        say: called with a note on which stream was taken, where there are several.
 
     Raises:
         DataError: if the file has no such stream, or its pixels are too far from square.
@@ -63,7 +63,7 @@ def sample_video(
 def open_video(
     path: Path, video_stream: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[Any, VideoStream]]:
-    """A video's container and the stream of it that is read; arguments and errors as of ``sample_video``."""
+    """Open a video: its container and the stream that is read. Arguments and errors are those of ``sample_video``."""
     # A title that is no UTF-8 is no reason to refuse a video.
     with av.open(str(path), options=_LIMITS, metadata_errors="replace") as container:
         stream = _choose(container, path, video_stream, say)
@@ -73,18 +73,18 @@ def open_video(
 
 
 def frame_time_s(frame: av.VideoFrame, index: int, stream: VideoStream) -> float:
-    """When a frame begins, in seconds of the file's own clock.
+    """Return when a frame begins, in seconds of the file's own clock.
 
     Args:
-        frame: as decoded.
-        index: how many were decoded before it; some containers carry no time stamps.
-        stream: of the frame.
+        frame: a decoded frame.
+        index: how many frames were decoded before it, for containers without time stamps.
+        stream: the stream of the frame.
     """
     return frame.time if frame.time is not None else index / float(stream.average_rate or 25)
 
 
 def frame_to_image(frame: av.VideoFrame, stream: VideoStream, path: Path) -> Image.Image:
-    """A frame as a player shows it.
+    """Convert a frame to the picture that a player shows.
 
     Raises:
         DataError: if its pixels are too far from square.
@@ -134,7 +134,7 @@ def _picture(frame: av.VideoFrame) -> Image.Image:
 
 
 def _square(image: Image.Image, aspect: Fraction | None, path: Path) -> Image.Image:
-    """The picture with square pixels; of height and width the one that is too small grows, so that nothing is lost."""
+    """Resize a picture to square pixels by enlarging its width or its height, so that no detail is lost."""
     if not aspect or aspect == 1:
         return image
     width, height = image.size
@@ -146,7 +146,7 @@ def _square(image: Image.Image, aspect: Fraction | None, path: Path) -> Image.Im
 
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """a, b, c and d of the display matrix: (x, y) is shown at (a x + c y, b x + d y), y downwards."""
+    """Return a, b, c and d of the display matrix: (x, y) is shown at (a x + c y, b x + d y), y downwards."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1

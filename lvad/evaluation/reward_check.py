@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lvad.audit import Audit, run_audit
-from lvad.data.collate import collate, decode
+from lvad.data.collate import collate, decode_scene
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.errors import DataError, RewardRefused
 from lvad.rollouts import first_scenes, sample
@@ -26,7 +26,7 @@ def validation_scenes(data: object) -> list[Batch]:
     if not isinstance(data, BDDOIADataModule):
         return []
     scenes, size = data.scenes["val"][:NUM_SCENES], data.eval_batch_size
-    items = [(scene, decode(scene, data.source.num_frames, data.source.image_size_px)) for scene in scenes]
+    items = [(scene, decode_scene(scene, data.source.num_frames, data.source.image_size_px)) for scene in scenes]
     return [collate(items[i : i + size], data.taxonomy) for i in range(0, len(items), size)]
 
 

@@ -1,1 +1,1 @@
-"""What is measured; every number under its own name."""
+"""The metrics of all stages."""

@@ -1,4 +1,4 @@
-"""From a score to a probability, fitted on scenes that nothing else was fitted on."""
+"""Turn scores into probabilities (Platt scaling), and compare claimed with observed probabilities."""
 
 from typing import NamedTuple
 
@@ -16,13 +16,13 @@ class CalibrationCurve(NamedTuple):
     claimed: Tensor
     """float[N], mean probability of each bin."""
     observed: Tensor
-    """float[N], share of matches in it."""
+    """float[N], share of matches in each bin."""
     count: Tensor
-    """int64[N], how many scores fell into it."""
+    """int64[N], number of scores in each bin."""
 
 
 def fit_platt(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> Float[Tensor, "2"]:
-    """Slope a and offset b of P(match) = sigmoid(a * score + b), by maximum likelihood.
+    """Fit slope a and offset b of P(match) = sigmoid(a * score + b) by maximum likelihood.
 
     The targets are Platt's (n + 1) / (n + 2) and 1 / (n + 2) instead of 1 and 0, so that scores without overlap
     have a finite slope too.
@@ -56,7 +56,7 @@ def fit_platt(scores: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> Floa
 
 
 def _newton(design: Tensor, target: Tensor) -> Tensor:
-    """Logistic regression of soft targets; steps are halved until the likelihood does not fall."""
+    """Fit a logistic regression of soft targets; steps are halved until the likelihood does not fall."""
     theta = torch.zeros(design.shape[1], dtype=torch.float64)
 
     def loss(at: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def calibration_curve(
 
     Args:
         probabilities: in [0, 1].
-        is_match: what happened.
+        is_match: what was observed.
         num_bins: bins between 0 and 1.
     """
     probabilities, is_match = probabilities.cpu(), is_match.cpu()  # not every device has float64

@@ -11,7 +11,7 @@ from lvad.ranks import SceneRows
 from lvad.types import Rollouts, Scores
 
 
-class Described(NamedTuple):
+class DescribedScene(NamedTuple):
     """The description of a scene, with its reward."""
 
     text: str
@@ -20,11 +20,11 @@ class Described(NamedTuple):
     num_tokens: int
     is_truncated: bool
     facts: FactCounts | None
-    """None where the scene's are not known."""
+    """Counts of the text's facts; None where the facts of the scene are not known."""
 
 
 class DescriptionScore:
-    """Reward, length and variety of one description per scene, over all ranks; its facts where they are known.
+    """Metric of one description per scene, over all ranks: reward, length, variety, and facts where they are known.
 
     ``compute`` returns, as float[] each: ``reward`` and one mean per reward term; ``length`` in tokens;
     ``truncated``, share; ``distinct``, share of different texts; ``fact_precision``, ``fact_recall``,
@@ -32,7 +32,7 @@ class DescriptionScore:
     """
 
     def __init__(self) -> None:
-        self._rows = SceneRows[Described]()
+        self._rows = SceneRows[DescribedScene]()
 
     def update(
         self, ids: Sequence[str], rollouts: Rollouts, scores: Scores, facts: Sequence[dict[str, str] | None]
@@ -48,10 +48,10 @@ class DescriptionScore:
             rollouts.is_truncated[:, 0].tolist(),
             [None if known is None else fact_counts(text, known) for text, known in zip(texts, facts, strict=True)],
         )
-        self._rows.add(ids, (Described(*row) for row in zip(*columns, strict=True)))
+        self._rows.add(ids, (DescribedScene(*row) for row in zip(*columns, strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset.
+        """Compute the scores since the last reset.
 
         Raises:
             ValueError: if nothing was described.

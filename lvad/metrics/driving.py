@@ -1,8 +1,8 @@
 """Scores of actions and reasons against the labels, every score under its own name.
 
 The paper reports single-label accuracy as macro-F1 and the share of STOP as the score of a model that says nothing
-else. Here ``action_macro_f1``, ``action_exact_match`` and the rest stand side by side, ``lvad.metrics.floors`` says
-what constant answers reach on the same scenes, and every score has an interval.
+else. Here ``action_macro_f1``, ``action_exact_match`` and the others are separate scores, ``lvad.metrics.floors`` has
+the scores of constant answers on the same scenes, and every score has an interval.
 
 Departures:
     1. ``f1_all`` is the mean over scenes of the paper's formula (section 5.1) and of Xu et al. 2020, not the "global
@@ -18,33 +18,33 @@ import torch
 from torch import Tensor
 
 from lvad.metrics.intervals import Interval
-from lvad.metrics.multilabel import bootstrap, label_scores, percentile_interval, probability_scores
+from lvad.metrics.multilabel import bootstrap, multilabel_scores, percentile_interval, probability_scores
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import UNLABELLED, AnsweredScene
 
 
 class Answers(NamedTuple):
-    """What was said of B scenes beside what is true; labels are zeros and ones, int or bool."""
+    """The answered and the true labels of B scenes; labels are zeros and ones, int or bool."""
 
     actions: Tensor
-    """int[B, A], as read."""
+    """int[B, A], the answered actions."""
     true_actions: Tensor
-    """int[B, A]."""
+    """int[B, A], the true actions."""
     is_valid: Tensor
     """bool[B], False where the answer could not be parsed without a flaw."""
     reasons: Tensor | None = None
-    """int[B, R], as read; None where the stage predicts no reasons."""
+    """int[B, R], the answered reasons; None where the stage predicts no reasons."""
     true_reasons: Tensor | None = None
-    """int[B, R]; not looked at without ``reasons``."""
+    """int[B, R], the true reasons; not used without ``reasons``."""
     action_probabilities: Tensor | None = None
     """float[B, A] in [0, 1]; None where they were not computed."""
     reason_probabilities: Tensor | None = None
-    """float[B, R] likewise; needs ``reasons``."""
+    """float[B, R] in [0, 1]; None where they were not computed. They need ``reasons``."""
     taxonomy: Taxonomy = BDD_OIA
-    """What the labels are called."""
+    """The label set."""
 
 
-def check_labels(labels: Tensor, name: str, shape: tuple[int, ...]) -> None:
+def check_label_matrix(labels: Tensor, name: str, shape: tuple[int, ...]) -> None:
     """Refuse a tensor that is no complete matrix of labels.
 
     Raises:
@@ -62,22 +62,22 @@ def check_answers(answers: Answers) -> None:
     """Refuse answers that cannot be scored.
 
     Raises:
-        ValueError: for labels as in ``check_labels``, numbers of scenes that differ, probabilities outside [0, 1],
-            or reasons without their truth.
+        ValueError: for labels that ``check_label_matrix`` refuses, numbers of scenes that differ, probabilities outside
+            [0, 1], or reasons without their truth.
     """
     size, num_actions, num_reasons = (
         answers.actions.shape[:1],
         len(answers.taxonomy.actions),
         len(answers.taxonomy.reasons),
     )
-    check_labels(answers.actions, "actions", (*size, num_actions))
-    check_labels(answers.true_actions, "true_actions", (*size, num_actions))
-    check_labels(answers.is_valid, "is_valid", tuple(size))
+    check_label_matrix(answers.actions, "actions", (*size, num_actions))
+    check_label_matrix(answers.true_actions, "true_actions", (*size, num_actions))
+    check_label_matrix(answers.is_valid, "is_valid", tuple(size))
     if answers.reasons is not None:
         if answers.true_reasons is None:
             raise ValueError("reasons are given without true_reasons")
-        check_labels(answers.reasons, "reasons", (*size, num_reasons))
-        check_labels(answers.true_reasons, "true_reasons", (*size, num_reasons))
+        check_label_matrix(answers.reasons, "reasons", (*size, num_reasons))
+        check_label_matrix(answers.true_reasons, "true_reasons", (*size, num_reasons))
     elif answers.reason_probabilities is not None:
         raise ValueError("reason_probabilities are given without reasons")
     for name, width in (("action_probabilities", num_actions), ("reason_probabilities", num_reasons)):
@@ -96,7 +96,7 @@ def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True, taxon
     Args:
         scenes: at least one, all with labels.
         with_reasons: False where the stage answers with actions alone.
-        taxonomy: what the labels are called.
+        taxonomy: the label set.
 
     Raises:
         ValueError: if there are no scenes, one lacks labels, or some have probabilities and others none.
@@ -124,14 +124,14 @@ def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True, taxon
 
 
 def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
-    """Compute every score of D selections of the scenes.
+    """Compute every score for D selections of the scenes.
 
     Args:
         answers: N checked scenes.
         drawn: int64[D, S], scene numbers.
 
     Returns:
-        float[D] by name: see ``driving_scores``.
+        float[D] by name; ``driving_scores`` lists the names.
     """
     parts = answers._asdict()
     names: Taxonomy = parts.pop("taxonomy")
@@ -142,7 +142,7 @@ def scores_of_draws(answers: Answers, drawn: Tensor) -> dict[str, Tensor]:
     if answers.reasons is not None and answers.true_reasons is not None:
         kinds.append(("reason", names.reason_keys, answers.reasons, answers.true_reasons, answers.reason_probabilities))
     for kind, classes, predicted, true, probabilities in kinds:
-        scores = label_scores(predicted.bool(), true.bool(), is_valid, drawn)._asdict()
+        scores = multilabel_scores(predicted.bool(), true.bool(), is_valid, drawn)._asdict()
         if probabilities is not None:
             scores |= probability_scores(probabilities, true.bool(), drawn)._asdict()
         for name, value in scores.items():
@@ -185,12 +185,12 @@ def bootstrap_scores(
     Args:
         answers: N scenes.
         confidence: share of the draws between low and high.
-        num_draws: resamples of N scenes with replacement; each is scored anew, for a macro-F1 is no mean over
-            scenes. A rare class is missing from some of them and has F1 0 there, so its interval leans down.
+        num_draws: resamples of N scenes with replacement; each is scored anew, as a macro-F1 is no mean over scenes.
+            A rare class is missing from some resamples and has F1 0 there, so its interval is biased down.
         seed: the same scenes give the same interval.
 
     Returns:
-        By name; ``mean`` is the score of all scenes, not the mean of the draws.
+        Intervals by name; ``mean`` is the score of all scenes, not the mean of the draws.
 
     Raises:
         ValueError: for answers as in ``driving_scores``.
@@ -206,9 +206,9 @@ def bootstrap_scores(
 def bootstrap_differences(
     first: Answers, second: Answers, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Compute every score that both have, first minus second, with the interval of the paired bootstrap.
+    """Compute the differences of all scores, first minus second, with the intervals of the paired bootstrap.
 
-    Both are scored on the same draws, so that what makes a scene hard for both does not widen the interval.
+    Both are scored on the same draws, so that the difficulty of a scene for both does not widen the interval.
 
     Args:
         first: N scenes.
@@ -218,7 +218,7 @@ def bootstrap_differences(
         seed: as in ``bootstrap_scores``.
 
     Raises:
-        ValueError: as ``driving_scores``, or if the truths differ, which the same scenes' cannot.
+        ValueError: as ``driving_scores``, or if the true labels differ, so that the scenes are not the same.
     """
     values, others = driving_scores(first), driving_scores(second)
     for name in ("true_actions", "true_reasons"):

@@ -1,4 +1,4 @@
-"""How much of what a text says is true of its scene, and how much of what matters it says."""
+"""Precision and recall of the facts that texts state of their scenes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,20 +6,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.facts import DRIVING, claims, is_true, present
+from lvad.facts import DRIVING, claims, is_true, salient_facts
 
 
 class FactCounts(NamedTuple):
     """Counts of the facts that one text states of its scene, and of those that are true."""
 
     num_claims: int
-    """Distinct claims; see ``lvad.facts.claims``."""
+    """Number of distinct claims of the text; see ``lvad.facts.claims``."""
     num_true: int
-    """Those of them that hold."""
+    """Number of claims that are true."""
     num_driving_present: int
-    """Salient driving facts of the scene."""
+    """Number of salient driving facts of the scene."""
     num_driving_found: int
-    """Those of them that a true claim names."""
+    """Number of salient driving facts that a true claim names."""
 
 
 def fact_counts(text: str, facts: Mapping[str, str]) -> FactCounts:
@@ -30,14 +30,14 @@ def fact_counts(text: str, facts: Mapping[str, str]) -> FactCounts:
         facts: every attribute of ``lvad.facts.ATTRIBUTES`` with its value.
 
     Returns:
-        Counts; both of the claims are 0 where the text claims nothing.
+        The counts; those of claims are 0 where the text claims nothing.
 
     Raises:
         KeyError: if ``facts`` lacks an attribute that the text speaks of.
     """
     found = claims(text)
     true = [claim for claim in found if is_true(claim, facts)]
-    salient = present(facts)
+    salient = salient_facts(facts)
     named = {attribute for attribute, _ in true if attribute in DRIVING}
     return FactCounts(len(found), len(true), len(salient), len(named & salient.keys()))
 

@@ -3,11 +3,11 @@
 ``always_stop``: the constant action of the label set, BDD-OIA's stop; of the reasons that support it, the most frequent
 one of training (the first of equals), none where training has none.
 ``majority``: the action set and the reason set most frequent in training, each by itself (of equals, the one that
-sorts first). Its probabilities are the training frequencies of the classes, so its calibration error shows how
-little a small one proves.
-``all_positive`` and ``all_negative``: every label, and none; the latter is the floor of ``bit_accuracy``.
+sorts first). Its probabilities are the training frequencies of the classes, so a small calibration error alone proves
+little.
+``all_positive`` and ``all_negative``: every label, and no label; the latter is the floor of ``bit_accuracy``.
 
-The probabilities of the others are their labels. All answers count as valid.
+The probabilities of the other floors are their labels. All answers count as valid.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.metrics.driving import Answers, check_labels, driving_scores
+from lvad.metrics.driving import Answers, check_label_matrix, driving_scores
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
 
@@ -28,21 +28,21 @@ class Labels(NamedTuple):
     reasons: Tensor | None = None
     """int[N, R]; None where the stage predicts no reasons."""
     taxonomy: Taxonomy = BDD_OIA
-    """What the labels are called."""
+    """The label set."""
 
 
 def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
-    """Make the answers of predictors that give every scene the same one.
+    """Make the answers of the floors, which give every scene the same answer.
 
     Args:
         true: the scenes to score.
         training: the labels that a predictor may have learnt from, of other scenes.
 
     Returns:
-        By the names of the module docstring.
+        The answers of each floor, by the names of the module docstring.
 
     Raises:
-        ValueError: for labels as in ``check_labels``, no scenes on either side, or reasons without training ones.
+        ValueError: for labels as in ``check_label_matrix``, no scenes on either side, or reasons without training ones.
     """
     _check(true, "true")
     _check(training, "training")
@@ -66,7 +66,7 @@ def floor_answers(true: Labels, training: Labels) -> dict[str, Answers]:
 
 
 def floor_scores(true: Labels, training: Labels) -> dict[str, dict[str, Tensor]]:
-    """The scores of ``floor_answers`` under the names of ``driving_scores``.
+    """Score ``floor_answers`` with ``driving_scores``.
 
     Args:
         true: the scenes to score.
@@ -82,9 +82,9 @@ def _check(labels: Labels, name: str) -> None:
     size, names = labels.actions.shape[:1], labels.taxonomy
     if size == (0,):
         raise ValueError(f"{name} labels are of no scenes")
-    check_labels(labels.actions, f"{name}.actions", (*size, names.num_actions))
+    check_label_matrix(labels.actions, f"{name}.actions", (*size, names.num_actions))
     if labels.reasons is not None:
-        check_labels(labels.reasons, f"{name}.reasons", (*size, names.num_reasons))
+        check_label_matrix(labels.reasons, f"{name}.reasons", (*size, names.num_reasons))
 
 
 def _each(labels: Labels, change: Callable[[Tensor], Tensor]) -> Labels:

@@ -1,4 +1,4 @@
-"""Confidence intervals of means over scenes, by the bootstrap."""
+"""Confidence intervals of means and ratios over scenes, by the bootstrap."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Interval(NamedTuple):
-    """A mean with its interval."""
+    """A mean with the ends of its confidence interval."""
 
     mean: float
     low: float
@@ -22,7 +22,7 @@ def bootstrap_ratio(
     num_draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Sum of the parts over sum of the wholes, with its 95 % percentile bootstrap interval over scenes.
+    """Divide the sum of the parts by the sum of the wholes, with a 95 % percentile bootstrap interval over scenes.
 
     Args:
         parts: one number per scene.
@@ -54,7 +54,7 @@ def bootstrap_ratio(
 def bootstrap_mean(
     values: Float[Tensor, " N"], confidence: float = 0.95, num_draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Mean over scenes with its percentile bootstrap interval.
+    """Compute a mean over scenes with its percentile bootstrap interval.
 
     For a paired comparison give the differences, one per scene.
 

@@ -1,4 +1,4 @@
-"""What a frozen judge thinks of the texts that were said, beside right texts and wrong ones."""
+"""Scores of a frozen judge for generated texts, compared with those of right and wrong texts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,25 +11,26 @@ from lvad.ranks import SceneRows
 
 
 class JudgedScene(NamedTuple):
-    """A judge's scores of the text that was said of a scene, of its right text and of a wrong one."""
+    """A judge's scores of the text that was generated for a scene, of its right text and of a wrong text."""
 
     said: float
+    """Score of the generated text."""
     right: float | None
-    """Of a right text; None where there is no wrong one beside it."""
+    """Score of a right text; None where the scene has no wrong text."""
     wrong: float | None
-    """Of a wrong text."""
+    """Score of a wrong text; None where the scene has none."""
 
 
 class JudgeScore:
-    """Mean score and share of matches by a frozen judge, over the scenes of all ranks.
+    """Metric of the mean score and the share of matches by a frozen judge, over the scenes of all ranks.
 
     ``compute`` returns float[] each:
-        ``score``, ``score_right``, ``score_wrong``: the judge's mean score of what was said, of the right texts and of
-        wrong ones, in its own unit;
-        ``match``, ``match_right``: the share of them with P(match) > 0.5, where P is fitted on the right and wrong
-        texts of the same scenes. Missing where there are no wrong texts.
+        ``score``, ``score_right``, ``score_wrong``: the judge's mean score of the generated, the right and the wrong
+        texts, in its own unit;
+        ``match``, ``match_right``: the share of generated and right texts with P(match) > 0.5, where P is fitted on the
+        right and wrong texts of the same scenes. Missing where there are no wrong texts.
 
-    The paper's "Match%" had no wrong text beside it, and its CLIP matched "123" too (section 4).
+    The paper's "Match%" is not compared with wrong texts, and its CLIP matched "123" too (section 4).
     """
 
     def __init__(self) -> None:
@@ -40,10 +41,10 @@ class JudgeScore:
         self._rows.add(ids, scenes)
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset.
+        """Compute the scores since the last reset.
 
         Raises:
-            ValueError: if nothing was said.
+            ValueError: if no scene was added.
         """
         rows = self._rows.gathered()
         if not rows:

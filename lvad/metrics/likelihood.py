@@ -1,4 +1,4 @@
-"""The likelihood of right texts of held-out scenes."""
+"""The negative log-likelihood of right texts of held-out scenes."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lvad.ranks import SceneRows
 
 
 class TextLoss:
-    """The negative log-likelihood per token of right texts, over the scenes of all ranks."""
+    """Metric of the negative log-likelihood per token of right texts, over the scenes of all ranks."""
 
     def __init__(self) -> None:
         self._rows = SceneRows[tuple[float, int]]()
@@ -22,7 +22,7 @@ class TextLoss:
         self._rows.add(ids, zip(losses.tolist(), completion_mask.sum((1, 2)).tolist(), strict=True))
 
     def compute(self) -> Tensor:
-        """The loss since the last reset, float[] in nats per token; NaN without scenes."""
+        """Compute the loss since the last reset, float[] in nats per token; NaN without scenes."""
         losses, num_tokens = torch.tensor(self._rows.gathered(), dtype=torch.float64).reshape(-1, 2).sum(0)
         return (losses / num_tokens).float()
 

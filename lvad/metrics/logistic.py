@@ -1,4 +1,4 @@
-"""Multi-label logistic regression with an L2 penalty, to its one optimum: the same on every run."""
+"""Multi-label logistic regression with an L2 penalty, fitted to its unique optimum: every run gives the same."""
 
 from typing import Final, NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 _MAX_STEPS: Final = 2000
 _LARGEST_GRADIENT: Final = 1e-5
-"""Of the preconditioned problem, whose curvature is at most 1: so near, the parameters differ by no more."""
+"""Largest gradient that may be left of the preconditioned problem, whose curvature is at most 1."""
 
 
 class Logistic(NamedTuple):
@@ -21,7 +21,7 @@ class Logistic(NamedTuple):
     """float64[C]."""
 
     def logits(self, features: Tensor) -> Tensor:
-        """The logits float64[..., C] of features float64[..., D]."""
+        """Compute the logits float64[..., C] of features float64[..., D]."""
         return features @ self.weights + self.offsets
 
 
@@ -30,15 +30,15 @@ def fit_logistic(
 ) -> Logistic:
     """Fit one regression per label on the same features, in float64.
 
-    Minimised is the sum over examples of ``counts`` times the cross-entropy, plus ``penalty`` / 2 times the squared
+    The objective is the sum over examples of ``counts`` times the cross-entropy, plus ``penalty`` / 2 times the squared
     norm of the weights and of the intercept's distance from the smoothed log-odds of the label,
-    (n_true + 1/2) / (n + 1): a label that is never true stays improbable, and no weight is infinite.
+    (n_true + 1/2) / (n + 1). So a label that is never true stays improbable, and no weight is infinite.
 
     Args:
-        features: of the examples; their mean is taken out, so that the penalty does not depend on it.
-        targets: in [0, 1].
-        counts: how often each example counts, above 0.
-        penalty: above 0.
+        features: features of N examples; their mean is subtracted, so that the penalty does not depend on it.
+        targets: probabilities of the labels, in [0, 1].
+        counts: weight of each example, above 0.
+        penalty: weight of the L2 penalty, above 0.
 
     Raises:
         ValueError: without an example, for a penalty that is not positive, or features that are not finite.
@@ -61,7 +61,7 @@ def fit_logistic(
 
 
 def _minimise(design: Tensor, y: Tensor, n: Tensor, start: Tensor, penalty: float) -> Tensor:
-    """float64[D + 1, C], the weights of ``design`` float64[N, D + 1] at the optimum, beside the intercepts ``start``.
+    """Find the optimal weights float64[D + 1, C] of ``design`` float64[N, D + 1], added to the intercepts ``start``.
 
     Raises:
         ValueError: if the gradient that is left is too large.

@@ -1,4 +1,4 @@
-"""How well a score tells the texts that are true of a scene from those that are not."""
+"""Metrics of how well a score separates the texts that are true of a scene from those that are false."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Matches(NamedTuple):
 
 
 class MatchTable:
-    """Gathers scores and labels of scenes over batches and ranks."""
+    """Collects the scores and labels of scenes over batches and ranks."""
 
     def __init__(self) -> None:
         self._rows = SceneRows[Matches]()
@@ -48,7 +48,7 @@ class MatchTable:
         self._rows.add(ids, (Matches(*row) for row in zip(*parts, strict=True)))
 
     def compute(self) -> Matches | None:
-        """All scenes so far, in the order of one rank's loader; None if there are none on any rank."""
+        """Return all scenes so far, in the order of one rank's loader; None if no rank has any."""
         rows = self._rows.gathered()
         return Matches(*(torch.stack(part).to(self._device) for part in zip(*rows, strict=True))) if rows else None
 
@@ -57,15 +57,15 @@ class MatchTable:
         self._rows.reset()
 
 
-def ranking(matches: Matches) -> dict[str, Tensor]:
+def ranking_scores(matches: Matches) -> dict[str, Tensor]:
     """Compute the scores that need no threshold.
 
     Returns:
         ``auroc`` over all pairs that are true or false. Reasons differ in how often they are true, so a score that
-        looks at no image and likes the frequent ones has a high one too: ``auroc_floor`` is that of the frequencies
-        in these very scenes, the best that such a score can do. ``auroc_per_text`` is the mean over the texts of
-        each text's AUROC over scenes, 0.5 for whoever looks at no image. ``score_right`` and ``score_wrong`` are
-        means over pairs.
+        ignores the image and prefers frequent reasons has a high AUROC too: ``auroc_floor`` is the AUROC of their
+        frequencies in these scenes, the best that such a score can reach. ``auroc_per_text`` is the mean over the texts
+        of each text's AUROC over scenes, 0.5 for a score that ignores the image. ``score_right`` and ``score_wrong``
+        are means over pairs.
 
     Raises:
         ValueError: if there is no true or no false pair.
@@ -87,12 +87,12 @@ def ranking(matches: Matches) -> dict[str, Tensor]:
     }
 
 
-def per_scene(matches: Matches) -> dict[str, Tensor]:
-    """What the scores of one scene say, each float[N], NaN for a scene without a true or without a false text.
+def per_scene_scores(matches: Matches) -> dict[str, Tensor]:
+    """Compute the scores of each scene alone, float[N] each; NaN for a scene without a true or without a false text.
 
     Returns:
-        ``scene_auroc``: share of the scene's (true, false) pairs that are ranked rightly, ties half. ``separation``:
-        mean score of its true texts less that of its false ones.
+        ``scene_auroc``: share of the scene's (true, false) pairs that are ranked rightly, ties count half.
+        ``separation``: mean score of its true texts minus that of its false texts.
     """
     scores, is_true, is_false = matches.scores.float(), matches.is_true, matches.is_false
     pairs = is_true.unsqueeze(2) & is_false.unsqueeze(1)  # bool[N, C, C]
@@ -103,8 +103,8 @@ def per_scene(matches: Matches) -> dict[str, Tensor]:
     return {"scene_auroc": (wins * pairs).sum((1, 2)) / num, "separation": means[0] - means[1]}
 
 
-def decisions(probabilities: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> dict[str, Tensor]:
-    """Accuracy, precision, recall and F1 of "matches" at P > 0.5 (Appendix B.4 of the paper)."""
+def decision_scores(probabilities: Float[Tensor, " N"], is_match: Bool[Tensor, " N"]) -> dict[str, Tensor]:
+    """Compute accuracy, precision, recall and F1 of the decision "matches" at P > 0.5 (Appendix B.4 of the paper)."""
     target = is_match.long()
     return {
         "accuracy": binary_accuracy(probabilities, target),

@@ -1,8 +1,8 @@
 """Scores of many labels per scene, for many selections of the same scenes at once.
 
-A selection is a row of scene numbers; all scenes once give the score itself, scenes drawn with replacement its
-bootstrap, so that a score and its interval share every formula. torchmetrics counts a selection as one of its
-"samples"; it has no such axis for AUROC and calibration error, hence our own here.
+A selection is a row of scene numbers. All scenes once give the score itself, scenes drawn with replacement its
+bootstrap, so that a score and its interval share every formula. torchmetrics takes a selection as one of its
+"samples"; AUROC and calibration error have no such axis there, so they are written here.
 
 Shape letters of this file: N scenes, C classes (A or R), D selections of S scenes each.
 """
@@ -30,8 +30,8 @@ _EACH: Final[dict[str, Any]] = {"multidim_average": "samplewise", "validate_args
 _DRAWS_AT_ONCE: Final = 100  # keeps the resamples of 5,000 scenes within some 200 MB
 
 
-class LabelScores(NamedTuple):
-    """What predicted label sets are worth, each in 0 .. 1; a ratio of nothing to nothing is 0."""
+class MultilabelScores(NamedTuple):
+    """Scores of predicted label sets, each in 0 .. 1; a ratio 0 / 0 counts as 0."""
 
     macro_f1: Tensor
     """float[D], mean of ``f1`` over all C classes. A class that is never true has F1 0 whatever is predicted, so
@@ -63,7 +63,7 @@ class ProbabilityScores(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Counts of which class is taken for which."""
+    """Confusion matrices: counts of which class is predicted where which is true."""
 
     single: Tensor
     """int64[C, C], true class by predicted class, of the scenes with one of each."""
@@ -75,16 +75,16 @@ class Confusion(NamedTuple):
     scenes; the truth itself gives the matrix of its co-occurrences, not a diagonal one."""
 
 
-def label_scores(
+def multilabel_scores(
     predicted: Bool[Tensor, "N C"], true: Bool[Tensor, "N C"], is_valid: Bool[Tensor, " N"], drawn: Int[Tensor, "D S"]
-) -> LabelScores:
+) -> MultilabelScores:
     """Compare predicted with true label sets.
 
     Args:
         predicted: label sets.
         true: label sets.
-        is_valid: False where the answer could not be parsed; where such an answer reads as empty, it is no exact
-            match of an empty truth, since saying nothing readable is not saying "none".
+        is_valid: False where the answer could not be parsed; an invalid answer without any label is no exact match of
+            an empty truth, since an unreadable answer does not say "none".
         drawn: scene numbers of each selection.
 
     Returns:
@@ -103,7 +103,7 @@ def label_scores(
     )
     f1_per_scene, is_exact = _per_scene(predicted, true, is_valid)
     f1_all, exact = (value[drawn].mean(1) for value in (f1_per_scene, is_exact))
-    return LabelScores(f1.mean(1), micro, f1_all, exact, bits, precision, recall, f1)
+    return MultilabelScores(f1.mean(1), micro, f1_all, exact, bits, precision, recall, f1)
 
 
 def _per_scene(predicted: Tensor, true: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ def probability_scores(
 
     Args:
         probabilities: in [0, 1].
-        true: what holds.
+        true: true label sets.
         drawn: scene numbers of each selection.
 
     Source:
@@ -136,7 +136,7 @@ def probability_scores(
 
 
 def _auroc(p: Tensor, is_true: Tensor, times: Tensor) -> Tensor:
-    """Area under the ROC curve of scenes that each occur ``times[d, n]`` times; NaN without both kinds."""
+    """Compute the area under the ROC curve where each scene occurs ``times[d, n]`` times; NaN without both kinds."""
     order = p.argsort(descending=True)
     ranked = p[order]
     # Scenes of equal probability pass the threshold together: one step of the curve.
@@ -177,8 +177,8 @@ def bootstrap(
     """Score resamples of the scenes; the same seed and number of scenes draw the same ones.
 
     Args:
-        scores_of_draws: int64[D, S] scene numbers -> float[D] by name.
-        num_scenes: S, as many as there are.
+        scores_of_draws: function from scene numbers int64[D, S] to scores float[D] by name.
+        num_scenes: S, the number of scenes.
         num_draws: resamples with replacement.
         seed: of the draws.
 
@@ -191,7 +191,7 @@ def bootstrap(
 
 
 def percentile_interval(value: Float[Tensor, ""], draws: Float[Tensor, " D"], confidence: float) -> Interval:
-    """The middle ``confidence`` of the draws around the score itself; draws without a value (NaN) are left out."""
+    """Return a score with the middle ``confidence`` of its draws as interval; draws that are NaN are left out."""
     tail = (1 - confidence) / 2
     low, high = draws.double().nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(float(value), low, high)

@@ -1,4 +1,4 @@
-"""Two systems on the same scenes and seeds: their difference, as sure as both seeds and scenes let it be.
+"""The difference of two systems on the same scenes and seeds, with an interval over both scenes and seeds.
 
 Shape letters of this file: N scenes, C labels (A or R), D draws, S seeds.
 """
@@ -14,7 +14,7 @@ from lvad.metrics.intervals import Interval
 
 
 class SeedAnswers(NamedTuple):
-    """What a system said of N test scenes after one seed's training."""
+    """The answers of a system to N test scenes, after training with one seed."""
 
     predicted: Tensor
     """bool[N, C]."""
@@ -27,15 +27,16 @@ class SeedAnswers(NamedTuple):
 def weighted_macro_f1(
     predicted: Bool[Tensor, "N C"], true: Bool[Tensor, "N C"], weights: Float[Tensor, "D N"]
 ) -> Float[Tensor, " D"]:
-    """Macro-F1 of scenes that count as often as they weigh: the mean over classes of 2 TP / (predicted + true).
+    """Compute macro-F1 of weighted scenes: the mean over classes of 2 TP / (predicted + true).
 
     Args:
         predicted: label sets.
         true: label sets.
-        weights: at least 0; counts of a bootstrap's draws, or ones.
+        weights: weight of each scene, at least 0: counts of a bootstrap's draws, or ones.
 
     Returns:
-        As ``lvad.metrics.multilabel``: a class that is neither predicted nor true has F1 0.
+        Macro-F1 of each row of weights; as in ``lvad.metrics.multilabel``, a class that is neither predicted nor true
+        has F1 0.
     """
     both, either = (predicted & true).to(weights), predicted.to(weights) + true.to(weights)
     return (2 * (weights @ both) / (weights @ either).clamp_min(1e-12)).mean(1)
@@ -44,15 +45,15 @@ def weighted_macro_f1(
 def paired_difference(
     first: Sequence[SeedAnswers], second: Sequence[SeedAnswers], num_draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Macro-F1, first minus second, mean over seeds, with its 95 % interval over seeds and recordings.
+    """Compute the difference of macro-F1, first minus second, mean over seeds, with a 95 % bootstrap interval.
 
     Each draw takes S seeds and as many recordings as there are, both with replacement, and the same ones for both
     systems.
 
     Args:
-        first: one per seed, S.
-        second: the same seeds in the same order, each on the same scenes in the same order.
-        num_draws: resamples.
+        first: answers of the first system, one per seed, S.
+        second: answers of the second system, for the same seeds and scenes in the same order.
+        num_draws: number of resamples.
         seed: the same values give the same interval.
 
     Raises:
@@ -82,7 +83,7 @@ def paired_difference(
 
 
 def _recording_counts(num_recordings: int, num_draws: int, generator: torch.Generator) -> Tensor:
-    """float64[1 + D, recordings], how often each draw takes each recording; the first row takes every one once."""
+    """Count how often each draw takes each recording: float64[1 + D, recordings]; the first row takes each once."""
     drawn = torch.randint(num_recordings, (num_draws, num_recordings), generator=generator)
     counts = torch.zeros(num_draws, num_recordings, dtype=torch.float64)
     counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What several seeds say together: a mean with its interval, and how many labels a score is worth."""
+"""Summaries over seeds: a mean with its interval, and the number of labels that a score needs."""
 
 import math
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from lvad.metrics.intervals import Interval
 
 
 class LabelsNeeded(NamedTuple):
-    """How many labels a curve takes to reach a score."""
+    """The number of labels that a curve needs to reach a score."""
 
     count: float
     bound: Literal["", "more than", "at most"] = ""
-    """Where the curve ends below the score, or begins above it: ``count`` is its last or first budget."""
+    """Set where the curve ends below the score or begins above it; ``count`` is then its last or first budget."""
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t interval: mean +- t sqrt(s^2 / S), s^2 over S - 1.
+    """Compute a mean over seeds with Student's t interval: mean +- t sqrt(s^2 / S), s^2 over S - 1.
 
     Args:
         values: one number per seed, at least one.
         confidence: share of intervals that hold the true mean, for normal values.
 
     Returns:
-        Without ends (NaN) for a single value: nothing is known of its spread.
+        The interval; its ends are NaN for a single value, whose spread is unknown.
 
     Raises:
         ValueError: for no values.
@@ -40,7 +40,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def student_t(confidence: float, degrees: int) -> float:
-    """The quantile t of Student's distribution with P(|T| <= t) = confidence, by bisection.
+    """Compute the quantile t of Student's distribution with P(|T| <= t) = confidence, by bisection.
 
     Args:
         confidence: in (0, 1).
@@ -59,7 +59,7 @@ def student_t(confidence: float, degrees: int) -> float:
 
 
 def _central_share(angle: float, degrees: int) -> float:
-    """The probability P(|T| <= t) of Student's T, with t = sqrt(degrees) tan(angle).
+    """Compute the probability P(|T| <= t) of Student's T, with t = sqrt(degrees) tan(angle).
 
     Source:
         Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4.
@@ -75,15 +75,15 @@ def _central_share(angle: float, degrees: int) -> float:
 
 
 def labels_needed(budgets: Sequence[int], scores: Sequence[float], score: float) -> LabelsNeeded:
-    """Where a curve of scores over budgets first reaches a score, straight between budgets on a log axis.
+    """Find where a curve of scores over budgets first reaches a score, with straight lines on a log axis.
 
     Args:
-        budgets: rising, positive.
-        scores: of the curve, as many.
-        score: to reach.
+        budgets: numbers of labels, positive and rising.
+        scores: the score at each budget.
+        score: the score to reach.
 
     Raises:
-        ValueError: for no budgets, as many scores as there are not, or budgets that do not rise.
+        ValueError: for no budgets, another number of scores, or budgets that do not rise.
     """
     if not budgets or len(budgets) != len(scores):
         raise ValueError(f"labels_needed takes a score for each budget, got {len(budgets)} and {len(scores)}")

@@ -20,7 +20,7 @@ from lvad.answers.pseudo_labelling import PseudoLabels
 from lvad.answers.target_texts import Target, label_texts, mean_tokens, target_texts
 from lvad.data.augment import Augment
 from lvad.evaluation.answer_judge import judge_answers
-from lvad.metrics.captions import CaptionScore
+from lvad.metrics.caption_scores import CaptionScore
 from lvad.metrics.driving import answers_of, driving_scores
 from lvad.metrics.judge_scores import JudgeScore
 from lvad.metrics.likelihood import TextLoss
@@ -33,7 +33,7 @@ from lvad.optimizers import make_optimizer
 from lvad.policy.grammar import AnswerGrammar
 from lvad.policy.hf import HFPolicy
 from lvad.ranks import log_gathered, mean_over_ranks
-from lvad.rewards.checks import frozen
+from lvad.rewards.freeze import freeze_module
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
 from lvad.trained_weights import check_loaded_checkpoint, keep_trained_weights
@@ -107,7 +107,7 @@ class ActionSFT(Shardable):
         self.describer = Describer(describe)
         self.objective, self.logit_adjustment, self.voting = objective, logit_adjustment, voting
         self.augment, self.fixmatch, self.pseudo_labels = augment, fixmatch, pseudo_labels
-        self.judge = None if judge is None else frozen(judge, "judge")
+        self.judge = None if judge is None else freeze_module(judge, "judge")
         self.constrain = constrain and target != "caption"
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.set_taxonomy(BDD_OIA)

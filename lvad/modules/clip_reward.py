@@ -28,7 +28,7 @@ from lvad.evaluation.clip_similarity import (
     match_probabilities,
 )
 from lvad.losses.contrastive import matching_bce
-from lvad.metrics.matching import Matches, MatchTable, decisions, per_scene, ranking
+from lvad.metrics.matching import Matches, MatchTable, decision_scores, per_scene_scores, ranking_scores
 from lvad.modules.stage_base import MeanOverScenes
 from lvad.objectives.clip_losses import PairLosses
 from lvad.ops import on_host
@@ -148,7 +148,7 @@ class CLIPReward(MeanOverScenes):
     def on_validation_epoch_end(self) -> None:
         """Choose the share of the tuned weights, fit the calibration, and log the scores."""
         found = [_matches(table) for table in self.tables]
-        scores = [ranking(matches) for matches in found]
+        scores = [ranking_scores(matches) for matches in found]
         best = max(range(len(scores)), key=lambda i: (scores[i]["auroc"].item(), i))
         fitted = fit_match_calibration(found[best])
         if self.trainer.sanity_checking:
@@ -193,7 +193,7 @@ class CLIPReward(MeanOverScenes):
     def _log_scores(self, stage: str, matches: Matches) -> None:
         loss = matching_bce(*matches, self.clip.logit_scale)
         self.match_probabilities = match_probabilities(matches, self.calibration)
-        values = {**ranking(matches), **decisions(*self.match_probabilities), "loss": loss}
+        values = {**ranking_scores(matches), **decision_scores(*self.match_probabilities), "loss": loss}
         log_gathered(self, {f"{stage}/{name}": value for name, value in values.items()})
 
     def _blend_for_good(self) -> None:
@@ -206,7 +206,7 @@ class CLIPReward(MeanOverScenes):
 
 def scene_scores(ids: list[str], matches: Matches) -> list[SceneScores]:
     """Score each scene's right texts against its wrong ones; scenes without either are left out."""
-    each = {name: values.tolist() for name, values in per_scene(matches).items()}
+    each = {name: values.tolist() for name, values in per_scene_scores(matches).items()}
     rows = [{name: (values[i], 1.0) for name, values in each.items()} for i in range(len(ids))]
     is_known = [not any(math.isnan(part) for part, _ in row.values()) for row in rows]
     return [SceneScores(name, row) for name, row, known in zip(ids, rows, is_known, strict=True) if known]

@@ -22,7 +22,7 @@ from lvad.objectives.regularisation import KL, AdaptiveKL, Regularisation, check
 from lvad.ops import on_host
 from lvad.optimizers import make_optimizer
 from lvad.ranks import log_gathered, mean_over_ranks, num_ranks, score_together, together
-from lvad.rewards.checks import frozen
+from lvad.rewards.freeze import freeze_module
 from lvad.rollouts import (
     Experience,
     RolloutReuse,
@@ -34,7 +34,7 @@ from lvad.rollouts import (
     values_of_all_ranks,
     without_dropped_scenes,
 )
-from lvad.sharding import total_norm, whole_weights
+from lvad.sharded_weights import total_norm, whole_weights
 from lvad.trained_weights import check_loaded_checkpoint, keep_trained_weights
 from lvad.types import Batch, Policy, Prediction, Prefix, Reward, Rollouts, SceneSamples, Scores
 
@@ -87,14 +87,14 @@ class RLOOPolicy(Shardable):
             raise ValueError(f"num_completions must be >= {least} for {name} estimates, got {num_completions}")
         if not isinstance(policy, nn.Module):
             raise ValueError(f"policy must be an nn.Module, got {type(policy).__name__}")
-        self.policy, self.reward = policy, frozen(reward, "reward")
+        self.policy, self.reward = policy, freeze_module(reward, "reward")
         estimator.prepare(policy.state_size)
         self.estimator, self.num_completions = estimator, num_completions
         self.kl = AdaptiveKL(kl) if kl else None
         self.regularisation, self.rehearsal = regularisation, regularisation.rehearsal
         self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.greedy_scores = GreedyScores(frozen(judge, "judge") if judge is not None else None, answers)
+        self.greedy_scores = GreedyScores(freeze_module(judge, "judge") if judge is not None else None, answers)
         self.samples: list[SceneSamples] = []
         self.answered, self.scored = self.greedy_scores.answered, self.greedy_scores.scored
         self.shown: list[Tensor] = []

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lvad.answers.answer_records import answered_scenes, gather_answers, log_floors, parse_answers
-from lvad.data.augment import mirrored
+from lvad.data.augment import mirror_batch
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError
@@ -23,13 +23,13 @@ from lvad.metrics.logistic import Logistic
 from lvad.objectives.reader_fit import CrossFit, SceneFeatures, cross_fit, folds_of, label_probabilities
 from lvad.ops import seeded
 from lvad.ranks import gather, log_gathered
-from lvad.rewards.checks import frozen
 from lvad.rewards.clip import CLIP
+from lvad.rewards.freeze import freeze_module
 from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, save_reader
 from lvad.rewards.text_features import TextFeatures, choose_vocabulary
 from lvad.taxonomy import BDD_OIA
 from lvad.taxonomy.compatibility import trainer_taxonomy
-from lvad.text import mirror, render
+from lvad.text import mirror_text, render
 from lvad.types import UNLABELLED, AnsweredScene, Batch, Policy, Table
 
 NUM_SHOWN = 60
@@ -82,10 +82,10 @@ class TextReader(LightningModule):
                 raise ValueError(f"{name} must be >= {least}, got {value}")
         if not penalty > 0 or not 0 < threshold <= 1:
             raise ValueError(f"penalty must be > 0 and threshold in (0, 1], got {penalty} and {threshold}")
-        self.policy: Policy = frozen(policy, "policy")
+        self.policy: Policy = freeze_module(policy, "policy")
         self.num_completions, self.num_folds = num_completions, num_folds
         self.penalty, self.threshold, self.rounds = penalty, threshold, rounds
-        self.clip = None if clip is None else frozen(clip, "clip")
+        self.clip = None if clip is None else freeze_module(clip, "clip")
         self.taxonomy = BDD_OIA  # that of the data, from setup on
         self.described: dict[str, list[str]] = {}
         """2K descriptions of each training scene, by its id."""
@@ -134,7 +134,7 @@ class TextReader(LightningModule):
         self._gather_descriptions()
         labelled, others = self._sorted_ids()
         texts = [self.described[name] for name in labelled]
-        text_features = TextFeatures(choose_vocabulary([[*row, *map(mirror, row)] for row in texts]), self.clip)
+        text_features = TextFeatures(choose_vocabulary([[*row, *map(mirror_text, row)] for row in texts]), self.clip)
         features = _scene_features(texts, text_features, self.num_completions)
         of_others = _scene_features([self.described[name] for name in others], text_features, _SINGLE_OF_OTHERS)
         labels = torch.tensor([self.labels[name] for name in labelled], dtype=torch.float64)
@@ -210,9 +210,9 @@ class TextReader(LightningModule):
         """Draw 2K descriptions of each of B scenes."""
         views = [
             self.policy.generate(self.policy.encode(view), self.num_completions).texts
-            for view in (batch, mirrored(batch))
+            for view in (batch, mirror_batch(batch))
         ]
-        return [[*seen, *map(mirror, other)] for seen, other in zip(*views, strict=True)]
+        return [[*seen, *map(mirror_text, other)] for seen, other in zip(*views, strict=True)]
 
     def _gather_descriptions(self) -> None:
         """Give every rank the descriptions, labels and recordings of all ranks."""
@@ -254,7 +254,7 @@ def _scene_features(texts: list[list[str]], features: TextFeatures, num_single: 
     """Compute the features of S scenes with as many texts each; the first ``num_single`` are kept one by one too."""
     single, mean = [], []
     for row in texts:
-        both = torch.stack([features(row), features([mirror(text) for text in row])])  # float64[2, V, D]
+        both = torch.stack([features(row), features([mirror_text(text) for text in row])])  # float64[2, V, D]
         single.append(both[:, :num_single])
         mean.append(both.mean(1))
     if not texts:

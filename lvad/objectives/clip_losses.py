@@ -11,7 +11,7 @@ from lvad.data.text_corruption import CORRUPTIONS, corrupt
 from lvad.facts import contradicts
 from lvad.losses.contrastive import info_nce, matching_bce, ranking_loss
 from lvad.rewards.clip import CLIP
-from lvad.text import mirror
+from lvad.text import mirror_text
 from lvad.types import Batch
 
 
@@ -99,7 +99,7 @@ def caption_loss(clip: CLIP, images: Tensor, batch: Batch, kind: TextKind, losse
     """
     texts, is_wrong = own_texts(batch, kind)
     rows = _sided(texts, batch) if losses.mirrored > 0 else []
-    own, other = clip.embed_texts([*texts, *(mirror(texts[i]) for i in rows)]).split([len(texts), len(rows)])
+    own, other = clip.embed_texts([*texts, *(mirror_text(texts[i]) for i in rows)]).split([len(texts), len(rows)])
     contrast = info_nce(images, own, clip.logit_scale, is_wrong)
     mirrored = ranking_loss((images[rows] * own[rows]).sum(1), (images[rows] * other).sum(1), clip.logit_scale)
     return losses.contrastive * contrast + losses.mirrored * mirrored
@@ -109,7 +109,8 @@ def _sided(texts: list[str], batch: Batch) -> list[int]:
     """Return the indices of scenes whose labels contradict the mirrored text."""
     names = batch.taxonomy.reason_texts
     truths = [[text for text, flag in zip(names, row, strict=True) if flag == 1] for row in batch.reasons.tolist()]
-    return [i for i, text in enumerate(texts) if mirror(text) != text and contradicts(mirror(text), truths[i])]
+    swapped = [mirror_text(text) for text in texts]
+    return [i for i, text in enumerate(texts) if swapped[i] != text and contradicts(swapped[i], truths[i])]
 
 
 def label_loss(

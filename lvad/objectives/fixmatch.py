@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, sets_of
 from lvad.answers.decision import VotingView, name_reasons, questions
-from lvad.data.augment import Augment, mirrored
+from lvad.data.augment import Augment, mirror_batch
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.samplers import shuffled_cycle
@@ -163,7 +163,7 @@ class FixMatch:
 
 def _view(policy: HFPolicy, batch: Batch, is_mirrored: bool) -> VotingView:
     queries = questions(policy, [""] * len(batch.ids), batch.taxonomy)
-    return VotingView(mirrored(batch) if is_mirrored else batch, queries, is_mirrored)
+    return VotingView(mirror_batch(batch) if is_mirrored else batch, queries, is_mirrored)
 
 
 def _select(batch: Batch, is_kept: list[bool]) -> Batch:

@@ -33,7 +33,7 @@ from lvad.report.runs import (
 )
 from lvad.report.sample_rows import rows_before, sample_row, write_rows
 from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
-from lvad.sharding import load_weights, whole_weights
+from lvad.sharded_weights import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
 from lvad.types import AnsweredScene, MatchProbabilities, Table
@@ -117,9 +117,9 @@ class RunRecorder(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), seen_by(data, pl_module)]
-            self.ledger = ledger.merge(seen)
+            self.ledger = ledger.merge_ledgers(seen)
         if self._folder is not None:
-            write_atomically(self._folder / ledger.LEDGER, ledger.dump(self.ledger or {}))
+            write_atomically(self._folder / ledger.LEDGER, ledger.dump_ledger(self.ledger or {}))
             write_atomically(self._folder / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
@@ -178,7 +178,8 @@ class RunRecorder(Callback):
         update_metrics(folder, metrics)
         self._draw_curves(trainer, pl_module, folder)
         if self.export and isinstance(pl_module, _Exports):
-            write_atomically(folder / MODEL / ledger.LEDGER, ledger.dump(self.ledger or {}))  # before there is a model
+            # The ledger comes before there is a model.
+            write_atomically(folder / MODEL / ledger.LEDGER, ledger.dump_ledger(self.ledger or {}))
             write_atomically(folder / MODEL / FILE, dump_taxonomy(trainer_taxonomy(trainer)))
             pl_module.export(folder / MODEL)
         next_step = getattr(pl_module, "next_step", TEST).format(folder=folder / MODEL)
@@ -190,7 +191,7 @@ class RunRecorder(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), *inherited(pl_module)]
-            ledger.check_leakage(ledger.merge(seen), [scene.id for scene in data.scenes["test"]])
+            ledger.check_leakage(ledger.merge_ledgers(seen), [scene.id for scene in data.scenes["test"]])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test scores to the run's numbers, its tables and its pictures."""

@@ -32,7 +32,7 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
     if getattr(module, "fixmatch", None) or getattr(module, "pseudo_labels", None):
         beside |= ledger.stage_ledger(f"{stage} pool", {"train": data.pool})
     before = inherited(getattr(module, "built_on", module), scorer)
-    return ledger.merge([*before, data.stage_ledger(stage), beside])
+    return ledger.merge_ledgers([*before, data.stage_ledger(stage), beside])
 
 
 def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
@@ -50,10 +50,10 @@ def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     folders = [folder] if checkpoint is None else [folder, checkpoint.resolve().parent.parent]
     found = [ledger.read_ledger(place) for place in folders if (place / ledger.LEDGER).is_file()]
     if kept is not None:
-        found.append(ledger.validated(kept, checkpoint or folder))
+        found.append(ledger.parse_ledger(kept, checkpoint or folder))
     if checkpoint is not None and not found:
-        raise DataError.at(checkpoint, "", *ledger.UNKNOWN)
-    return ledger.merge(found)
+        raise DataError.at(checkpoint, "", *ledger.NO_LEDGER)
+    return ledger.merge_ledgers(found)
 
 
 def check_labels(trainer: Trainer, module: nn.Module, folder: Path) -> None:

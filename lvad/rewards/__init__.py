@@ -1,4 +1,4 @@
-"""Judges of completions."""
+"""Rewards: frozen judges that score the completions of a policy."""
 
 from lvad.rewards.agreement import Agreement
 from lvad.rewards.bleu import BLEU

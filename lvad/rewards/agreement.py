@@ -1,4 +1,4 @@
-"""The reward of a whole answer: how well it agrees with the labels of the scene."""
+"""The reward of a whole answer: its F1 against the labels of the scene."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from lvad.types import Batch, Rollouts, Scores
 
 
 class Agreement(nn.Module):
-    """F1 of what an answer names against a scene's labels, the mean of that of actions and that of reasons: 0 to 1.
+    """F1 of an answer against the labels of its scene: the mean of the F1 of actions and the F1 of reasons, 0 to 1.
 
-    Known are the labels that the batch shows, else those that a reader was fitted on or is sure of. A scene of which
-    nothing is known gives all its completions 0. Two empty sets agree; an answer without an action part earns 0.
+    The labels are those that the batch shows, else those that a reader was fitted on or is sure of. All completions of
+    a scene without known labels get 0. The F1 of two empty sets is 1; an answer without an action part gets 0.
 
     Args:
         model: the folder that a run of ``TextReader`` exported.
@@ -35,7 +35,7 @@ class Agreement(nn.Module):
         names = batch.taxonomy
         rows = [
             [
-                0.0 if right is None else agreement(text, right[:num_actions], right[num_actions:], names)
+                0.0 if right is None else answer_f1(text, right[:num_actions], right[num_actions:], names)
                 for text in texts
             ]
             for texts, right in zip(rollouts.texts, rights, strict=True)
@@ -45,14 +45,14 @@ class Agreement(nn.Module):
         return Scores(total, {"agreement": total, "known": known})
 
 
-def agreement(text: str, actions: list[int], reasons: list[int], taxonomy: Taxonomy = BDD_OIA) -> float:
-    """How well an answer agrees with labels, in [0, 1].
+def answer_f1(text: str, actions: list[int], reasons: list[int], taxonomy: Taxonomy = BDD_OIA) -> float:
+    """Compute the mean of the F1 of actions and the F1 of reasons of an answer, in [0, 1].
 
     Args:
         text: the answer.
         actions: A zeros and ones.
         reasons: R zeros and ones.
-        taxonomy: what the labels are called.
+        taxonomy: the label set.
     """
     answer = parse(text, taxonomy)
     if not any(answer.actions) and not answer.is_valid:

@@ -1,4 +1,4 @@
-"""BLEU against what is true of a scene: a score between 0 and 1, and the paper's second reward made of it."""
+"""Sentence BLEU against the right texts of a scene, and with a threshold the paper's second reward."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,13 +19,13 @@ def _scorer() -> SacreBLEU:
 
 
 def sentence_bleu(text: str, references: Sequence[str]) -> float:
-    """Sentence BLEU-4 by sacrebleu (13a tokens, exponential smoothing, effective order), in 0 .. 1.
+    """Compute sentence BLEU-4 by sacrebleu (13a tokens, exponential smoothing, effective order), in 0 .. 1.
 
-    Several references are one pool: an n-gram counts that any of them has, and the brevity penalty is that of the
-    nearest length.
+    With several references an n-gram counts if any of them has it, and the nearest of their lengths gives the brevity
+    penalty.
 
     Args:
-        text: what was said.
+        text: the completion.
         references: right texts, at least one.
 
     Raises:
@@ -41,19 +41,19 @@ def sentence_bleu(text: str, references: Sequence[str]) -> float:
 
 
 def best_bleu(text: str, rights: Sequence[str]) -> float:
-    """The largest sentence BLEU over right texts, each by itself: a text pieced together from two is neither."""
+    """Return the largest sentence BLEU over right texts, each by itself, so that mixing two of them gains nothing."""
     return max(sentence_bleu(text, [right]) for right in rights)
 
 
 class BLEU(nn.Module):
     """Sentence BLEU-4 with the nearest of a scene's right texts: a reward that needs labels.
 
-    With a threshold this is the reward R^2 of Appendix A.3; the paper does not say whether a score equal to it passes:
-    here it does.
+    With a threshold this is the reward R^2 of Appendix A.3. The paper does not say whether a score equal to the
+    threshold passes; here it does.
 
-    It counts words, not meaning. The format alone earns "Action: left." 0.35 where stop is right, and "Action: forward.
-    Reason: traffic light is green." passes the paper's threshold (0.52) before a light that is not: use it beside a
-    reward that judges the action.
+    BLEU counts words, not meaning. "Action: left." gets 0.35 for its format alone where stop is right, and "Action:
+    forward. Reason: traffic light is green." passes the paper's threshold (0.52) where the light is not green. Combine
+    it with a reward that judges the action.
 
     Args:
         target: the right texts, as the supervised stage names them: ``action`` ("Action: stop."), ``answer``

@@ -1,8 +1,8 @@
-"""Questions to OpenAI-compatible chat servers: several at a time, retries, replies kept on disk.
+"""Client of OpenAI-compatible chat servers: parallel requests, retries, and a cache of replies on disk.
 
-httpx2, which huggingface_hub brings, is the HTTP client. The ``openai`` package would stand between and have to be
-undone: it adds headers from the environment (organisation, project, ``OPENAI_CUSTOM_HEADERS``) and a description of the
-machine, draws the pauses of its retries from the global random stream, and reads error responses without a bound.
+The requests go through httpx2, which huggingface_hub brings, and not through the ``openai`` package. That package adds
+headers from the environment (organisation, project, ``OPENAI_CUSTOM_HEADERS``) and a description of the machine, draws
+the pauses of its retries from the global random stream, and reads error responses of any size.
 """
 
 import math
@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx2
 
 from lvad.errors import ChatError
-from lvad.rewards.replies import REMEDY_UP, Replies, content_of, meaning_of, refusal_of
+from lvad.rewards.chat_replies import REMEDY_UP, ReplyCache, parse_reply, parse_response, response_error
 
 BACKOFF_S: Final = 0.5
 """Pause before the first retry; it doubles with each."""
@@ -35,14 +35,14 @@ class Endpoint:
 
     Args:
         url: the base address, such as http://localhost:8000/v1; ``/chat/completions`` is appended.
-        model: its name there.
+        model: name of the model on the server.
         api_key_env: the environment variable that holds the key, read when a request is made; None sends no key.
         timeout_s: the time that one request may take.
         retries: how often a request is repeated after the first; after timeouts, lost connections, HTTP 408, 409, 429
             and 5xx, and replies that cannot be read.
-        concurrency: requests at a time.
+        concurrency: number of parallel requests.
         temperature: 0 for the likeliest reply; None leaves it to the server (some models refuse any).
-        max_tokens: of a reply, the thoughts of a reasoning model included; None leaves it to the server.
+        max_tokens: the most tokens of a reply, with the thoughts of a reasoning model; None leaves it to the server.
 
     Raises:
         ValueError: naming the value that is out of range, or an url that is no plain http(s) address.
@@ -77,17 +77,17 @@ class Endpoint:
                 raise ValueError(f"endpoint.{name} must be {allowed}, got {getattr(self, name)!r}")
 
 
-class Chat:
-    """Asks one question at a time of a model, many of them side by side.
+class ChatClient:
+    """Client of one chat model. Every prompt is a conversation of its own; many are asked in parallel.
 
     Args:
         endpoint: server and model.
-        cache_folder: where replies are kept, as by ``Replies``; None keeps none.
+        cache_folder: folder of the ``ReplyCache``; None caches nothing.
     """
 
     def __init__(self, endpoint: Endpoint, cache_folder: str | None = None) -> None:
         self.endpoint = endpoint
-        self.replies = None if cache_folder is None else Replies(Path(cache_folder).expanduser())
+        self.cache = None if cache_folder is None else ReplyCache(Path(cache_folder).expanduser())
         # Not the global generator: threads would take numbers from the run's seeded stream in any order, and equally
         # seeded ranks would come back to a crowded server at the same moment.
         self._random = random.Random()
@@ -99,19 +99,20 @@ class Chat:
 
         Args:
             prompts: one user message each.
-            read: what a reply means; raises ValueError for a reply without meaning, which is asked for again.
-            is_patient: go on with the other prompts after one has failed.
+            read: function from a reply to its score; it raises ValueError for a reply without one, which is asked for
+                again.
+            is_patient: continue with the other prompts after one has failed.
 
         Returns:
-            The meaning of each reply, or why there is none. Prompts that were not asked because another had failed
-            are left out.
+            By prompt the score of its reply, or the error. Prompts that were not asked because another had failed are
+            left out.
 
         Raises:
             OSError: if the cache cannot be read or written.
         """
         found: dict[str, float | ChatError] = {}
         for prompt in dict.fromkeys(prompts):
-            kept = self.replies.recall(self._request(prompt)) if self.replies else None
+            kept = self.cache.get(self._request(prompt)) if self.cache else None
             if kept is not None:
                 # Only what could be read is kept; another reader may find no meaning in it.
                 with suppress(ValueError):
@@ -165,16 +166,16 @@ class Chat:
         attempt = 0
         while True:
             try:
-                reply = content_of(self._post(client, key, prompt))
-                value = meaning_of(reply, read)
+                reply = parse_response(self._post(client, key, prompt))
+                value = parse_reply(reply, read)
             except ChatError as error:
                 attempt += 1
                 is_over = error.then != "retry" or attempt > self.endpoint.retries
                 if is_over or stop.wait(self._pause_s(attempt, error.wait_s)):
                     return ChatError(f"{error.cause} (attempts: {attempt})", error.remedy, error.then)
             else:
-                if self.replies:
-                    self.replies.keep(self._request(prompt), reply)
+                if self.cache:
+                    self.cache.put(self._request(prompt), reply)
                 return value
 
     def _pause_s(self, attempt: int, wait_s: float | None) -> float:
@@ -214,7 +215,7 @@ class Chat:
             raise ChatError(_hide(f"{type(error).__name__}: {error}", key), REMEDY_UP) from None
         text = _hide(bytes(body).decode(errors="replace"), key)
         if not response.is_success:
-            raise refusal_of(response, text, self.endpoint.api_key_env)
+            raise response_error(response, text, self.endpoint.api_key_env)
         return text
 
 

@@ -1,7 +1,6 @@
-"""The semantic alignment reward: cosine of a CLIP between a scene's frames and a sentence.
+"""The semantic alignment reward: the cosine of a CLIP between a scene's frames and a sentence.
 
-Frames are brought to the model's size by what open_clip's own transform does to one PIL image, done to the frames of a
-scene at once (``preprocess``).
+``preprocess`` does to all frames of a scene at once what open_clip's own transform does to one PIL image.
 """
 
 import json
@@ -49,7 +48,7 @@ class CLIP(nn.Module):
             with loading(model):
                 _check_clip_size(Path(name))
             name = f"local-dir:{name}"
-        # Only an architecture's name may stand for random weights: a start for CLIPReward, and said.
+        # Only the name of an architecture may give random weights, with a warning: CLIPReward can start from them.
         self.is_trained = is_trained = pretrained is not None or name.startswith(("local-dir:", "hf-hub:"))
         if not is_trained:
             warnings.warn(f"the open_clip model {model!r} starts from random weights: no pretrained", stacklevel=2)
@@ -70,11 +69,11 @@ class CLIP(nn.Module):
         return self.clip.logit_scale.exp()
 
     def preprocess(self, frames: Tensor) -> Tensor:
-        """float[M, 3, S, S'] model input from uint8[M, 3, H, W]: resize, crop or pad as configured, normalise."""
+        """Resize, crop or pad, and normalise frames uint8[M, 3, H, W] to the model's input float[M, 3, S, S']."""
         return preprocess(frames, self.clip.visual.preprocess_cfg)
 
     def embed_frames(self, frames: list[Tensor]) -> Tensor:
-        """Unit vectors float[B, D]: the mean of each scene's unit frame embeddings, normalised again.
+        """Embed scenes as unit vectors float[B, D]: the mean of a scene's unit frame embeddings, normalised again.
 
         The paper's text averages and does not say whether the mean is renormalised (section 3.4); it calls the
         product a cosine, so it is.
@@ -86,7 +85,7 @@ class CLIP(nn.Module):
         return F.normalize(torch.stack([e.mean(0) for e in each.split(counts)]), dim=-1)
 
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Unit vectors float[N, D]; what exceeds the context length is cut."""
+        """Embed texts as unit vectors float[N, D]; tokens beyond the context length are cut off."""
         model: Any = self.clip
         tokens: Tensor = self.tokenizer(texts)
         device = self.clip.logit_scale.device
@@ -94,8 +93,8 @@ class CLIP(nn.Module):
         if type(self.clip) is not open_clip.model.CLIP or attn_mask is None:
             return F.normalize(self.clip.encode_text(tokens.to(device, non_blocking=True)), dim=-1)
         # Under a causal mask the padding after the longest text changes nothing, and is most of the work. One column
-        # of it stays: where a text fills the context the last token is its end. Looked for before the tokens move to
-        # the device, which would have to be waited for.
+        # of padding stays, because a text that fills the context has its end token last. The length is computed before
+        # the tokens move to the device, as the host would have to wait for it there.
         is_used = (tokens != tokens[:1, -1:]).any(0).nonzero()
         length = min(tokens.shape[1], int(is_used.max()) + 2) if len(is_used) else 1
         cut = {
@@ -122,7 +121,7 @@ class CLIP(nn.Module):
 
 
 def _check_clip_size(folder: Path) -> None:
-    """Refuse sizes that the files cannot hold: open_clip makes room for what is said.
+    """Refuse sizes that the files cannot hold, because open_clip allocates what the configuration names.
 
     Raises:
         ValueError: if the least number of parameters is larger than the files.
@@ -140,12 +139,12 @@ def _check_clip_size(folder: Path) -> None:
 class CLIPCosine(nn.Module):
     """R(I, T) = v . t with a frozen CLIP (section 3.4 of the paper).
 
-    A frozen tower says the same of a scene whenever it is asked, so the scenes seen before are looked up.
+    A frozen CLIP always embeds a scene in the same way, so the embeddings of scenes are cached.
 
     Args:
         model: as for ``CLIP``.
         pretrained: as for ``CLIP``.
-        cache_scenes: how many scenes' embeddings to remember, in 4 D bytes of main memory each (100,000 scenes of
+        cache_scenes: number of scenes whose embeddings are cached, in 4 D bytes of main memory each (100,000 scenes of
             D = 512: 200 MB); 0 embeds every scene anew.
 
     Raises:
@@ -173,7 +172,7 @@ class CLIPCosine(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CLIPCosine":
-        """Go where the module goes, and stay in float32 where it becomes 16 bits: completions differ by thousandths."""
+        """Move with the module, but stay in float32 where it becomes 16 bits: completions differ by thousandths."""
 
         def moved(values: Tensor) -> Tensor:
             made = fn(values)
@@ -183,14 +182,14 @@ class CLIPCosine(nn.Module):
 
     @torch.no_grad()
     def embed_scenes(self, batch: Batch) -> Tensor:
-        """Unit vectors float[B, D] on the tower's device; the scenes not yet known in a forward each."""
+        """Embed scenes as unit vectors float[B, D] on the CLIP's device; scenes not yet cached have a pass each."""
         if self.cache_scenes == 0:
             return self.clip.embed_frames(batch.frames).float()
         keys = fingerprints(batch.frames)
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         missing = {key: frames for key, frames in zip(keys, batch.frames, strict=True) if key not in rows}
-        # Each by itself: products round otherwise in other company, and a run that goes on meets its scenes in other
-        # company than the one that was broken off.
+        # Each scene has its own pass: rounding depends on the batch, and a resumed run has other scenes in the batch
+        # than the run that was interrupted.
         embedded = [self.clip.embed_frames([frames]).float() for frames in missing.values()]
         if embedded:
             rows |= {key: row.clone() for key, row in zip(missing, torch.cat(embedded).cpu(), strict=True)}
@@ -203,7 +202,7 @@ class CLIPCosine(nn.Module):
 
     @torch.no_grad()
     def embed_completions(self, rollouts: Rollouts) -> Tensor:
-        """Unit vectors float[B, K, D] in one forward, each different text once."""
+        """Embed completions as unit vectors float[B, K, D], in one pass with each different text once."""
         texts = [text for row in rollouts.texts for text in row]
         position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         distinct = self.clip.embed_texts(list(position)).float()
@@ -212,7 +211,7 @@ class CLIPCosine(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Cosines float[B, K], one per completion."""
+        """Score the completions by their cosines with the scenes, float[B, K]."""
         images, texts = self.embed_scenes(batch), self.embed_completions(rollouts)
         # Not an einsum, which would round to 16 bits under autocast: completions differ by thousandths.
         cosines = (images.unsqueeze(1) * texts).sum(-1)
@@ -220,7 +219,7 @@ class CLIPCosine(nn.Module):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        self._kept.clear()  # what other weights said
+        self._kept.clear()  # the embeddings of other weights
 
 
 def preprocess(frames: Tensor, config: Mapping[str, Any]) -> Tensor:
@@ -257,7 +256,7 @@ def preprocess(frames: Tensor, config: Mapping[str, Any]) -> Tensor:
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
 def _constants(channels: tuple[float, ...], device: torch.device) -> Tensor:
-    """The constants of the normalisation float[3, 1, 1] on a device, made once: each copy is waited for."""
+    """Make the constants of the normalisation float[3, 1, 1] on a device, once, as the host waits for each copy."""
     return torch.tensor(channels, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
@@ -266,7 +265,7 @@ def _height_and_width(size: int | list[int] | tuple[int, ...]) -> tuple[int, int
 
 
 def _scaled(source: tuple[int, ...], target: tuple[int, int], longest: bool) -> list[int]:
-    """A size of the same shape that fits into the target (``longest``) or covers it, as torchvision takes it."""
+    """Scale a size so that it fits into the target (``longest``) or covers it, in the form that torchvision takes."""
     if not longest and target[0] == target[1]:
         return [target[0]]  # of the shorter edge; the other one is cut off to a whole number and not rounded
     ratios = [have / wanted for have, wanted in zip(source, target, strict=True)]
@@ -275,7 +274,7 @@ def _scaled(source: tuple[int, ...], target: tuple[int, int], longest: bool) -> 
 
 
 def _crop_or_pad(frames: Tensor, size: tuple[int, int], fill: int) -> Tensor:
-    """The middle of the frames, with an even margin around those that are too small."""
+    """Crop the middle of the frames, or pad those that are too small with an even margin."""
     height, width = frames.shape[-2:]
     missing = max(0, size[0] - height), max(0, size[1] - width)
     if any(missing):

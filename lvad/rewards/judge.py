@@ -1,10 +1,10 @@
 """The action-reasoning reward: a language model judges whether an answer's reason supports its action.
 
 Departures from Appendix A.3 of the paper:
-1. The paper names its judge's prompt and no more; its score there is BLEU-4 against labels at a threshold of 0.5 (here
+1. The paper gives only the prompt of its judge; its score there is BLEU-4 against labels at a threshold of 0.5 (here
    ``BLEU``). This is the judge itself, which needs no labels.
-2. The prompt of the paper ("Explanation: {explanation} Reason: {reason} Score:") says nothing of what is asked. The
-   shipped one does, and ends in the paper's words.
+2. The paper's prompt ("Explanation: {explanation} Reason: {reason} Score:") does not say what to judge. The shipped
+   prompt does, and ends in the paper's words.
 """
 
 import math
@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from lvad.errors import ChatError, JudgeError
-from lvad.rewards.chat import Chat, Endpoint
-from lvad.rewards.replies import shorten
+from lvad.rewards.chat import ChatClient, Endpoint
+from lvad.rewards.chat_replies import shorten
 from lvad.taxonomy import Taxonomy
 from lvad.text import Flaw, parse
 from lvad.types import Batch, Rollouts, Scores
@@ -36,12 +36,12 @@ class LLMJudge(nn.Module):
     """R^2 of Appendix A.3: a language model's score of how well the reason of an answer supports its action.
 
     The judge sees the actions of the taxonomy by name, and the reasons in their own words: one line without control
-    characters and angle brackets, of at most ``MAX_REASON_CHARS`` characters, which can leave neither its line nor the
-    tags around it. Other actions and text after the answer are not shown; ``Format`` is the reward for those.
+    characters and angle brackets, of at most ``MAX_REASON_CHARS`` characters, so that a reason cannot leave its line or
+    the tags around it. Other actions and text after the answer are not shown; ``Format`` is the reward for those.
 
-    By rule, not by judgement, an answer without a known action or without a reason earns 0 and is not asked about. A
-    policy that gives no answers at all is an error, until the first text with an action part was seen. The judge sees
-    no picture: a consistent lie earns 1, so this is no reward to use alone.
+    An answer without a known action or without a reason gets 0 without a question to the judge. Until the first text
+    with an action part, a policy that gives no answers at all is an error. The judge sees no picture, so a consistent
+    lie gets 1: combine it with a reward that sees the scene.
 
     Args:
         endpoint: the server and its model.
@@ -49,8 +49,8 @@ class LLMJudge(nn.Module):
             ``read_score``; None takes the shipped one.
         threshold: pay 1 from this score on and 0 below it (the paper: 0.5); None pays the score itself.
         max_score: the top of the prompt's scale, whose bottom is 0; the reward is the score divided by it.
-        cache_folder: where verdicts are kept and looked up; None asks anew at each call.
-        on_failure: what becomes of a completion without a verdict after all retries: an ``error``, or ``drop``, which
+        cache_folder: folder of the cache of verdicts; None asks anew at each call.
+        on_failure: the result of a completion without a verdict after all retries: an ``error``, or ``drop``, which
             gives it NaN (set regularisation.non_finite to drop too). A key or address that is refused is always an
             error, and so is a server that has given no verdict yet.
 
@@ -79,7 +79,7 @@ class LLMJudge(nn.Module):
         if on_failure not in ("error", "drop"):
             raise ValueError(f"on_failure must be error or drop, got {on_failure!r}")
         self.template = _read_template(SHIPPED_PROMPT if prompt_file is None else Path(prompt_file).expanduser())
-        self.chat = Chat(endpoint, cache_folder)
+        self.chat = ChatClient(endpoint, cache_folder)
         self.threshold, self.max_score, self.on_failure = threshold, max_score, on_failure
         self._has_answers = self._has_verdicts = False
 
@@ -87,7 +87,7 @@ class LLMJudge(nn.Module):
         """Score the completions, float[B, K] in [0, 1], NaN for dropped ones; term ``judge`` is before the threshold.
 
         Raises:
-            JudgeError: naming scene, text, endpoint, cause and remedy; or for texts none of which is an answer.
+            JudgeError: naming scene, text, endpoint, cause and remedy; or if none of the texts is an answer.
             OSError: if the cache cannot be read or written.
         """
         self._check_answers(batch, rollouts.texts)
@@ -104,7 +104,7 @@ class LLMJudge(nn.Module):
         return Scores(total, {"judge": judge})
 
     def _prompt(self, text: str, taxonomy: Taxonomy) -> str | None:
-        """Write the question to the judge about a text; None where there is nothing to judge."""
+        """Write the judge's prompt for a text; None where there is nothing to judge."""
         answer = parse(text, taxonomy)
         actions = [name for name, flag in zip(taxonomy.action_names, answer.actions, strict=True) if flag]
         reasons = [name for name, flag in zip(taxonomy.reason_texts, answer.reasons, strict=True) if flag]
@@ -116,7 +116,7 @@ class LLMJudge(nn.Module):
         return _SLOT.sub(lambda slot: words[slot[1]], self.template)
 
     def _check_answers(self, batch: Batch, texts: list[list[str]]) -> None:
-        """Refuse descriptions: zeros for them would look like a reward that finds nothing good."""
+        """Refuse texts that are descriptions, as a reward of zero for all of them would hide the wrong setting."""
         flaws = ([problem.flaw for problem in parse(text, batch.taxonomy).problems] for row in texts for text in row)
         self._has_answers = self._has_answers or any(Flaw.NO_ACTION not in found for found in flaws)
         if not self._has_answers:
@@ -147,14 +147,14 @@ class LLMJudge(nn.Module):
 
 
 def read_score(reply: str, max_score: float = 1.0) -> float:
-    """The verdict in a judge's reply, in [0, 1].
+    """Read the score in a judge's reply, in [0, 1].
 
-    Nothing but one number from 0 to ``max_score`` may follow the one "Score:", or make up the whole reply where it has
-    none. Emphasis (``*``, ``_``, backticks) and a full stop around it are let pass, and what a reasoning model thinks
-    between <think> and </think> first is no part of the reply. Before "Score:" anything may stand.
+    After the one "Score:" the reply must hold one number from 0 to ``max_score`` and nothing else; without "Score:" the
+    whole reply must be that number. Emphasis (``*``, ``_``, backticks) and a full stop around the number are allowed,
+    and so is any text before "Score:". Thoughts of a reasoning model between <think> and </think> are skipped.
 
     Args:
-        reply: what the judge said.
+        reply: the judge's reply.
         max_score: the top of its scale.
 
     Returns:
@@ -177,7 +177,7 @@ def read_score(reply: str, max_score: float = 1.0) -> float:
 
 
 def _harmless(words: str) -> str:
-    """One line of printable characters, without the brackets of a tag; invisible and control characters are blanks."""
+    """Make one line of printable characters without angle brackets; all other characters become blanks."""
     plain = "".join(c if c.isprintable() and c not in "<>" else " " for c in words[: 4 * MAX_REASON_CHARS])
     return " ".join(plain.split())[:MAX_REASON_CHARS]
 

@@ -1,7 +1,7 @@
 """The contrastive reward: how much better a sentence fits its own scene than other scenes.
 
-A sentence that suits every street, such as "a road with cars", has a high cosine everywhere and a margin of
-zero: the plain cosine can be raised by saying the same of all scenes, the margin cannot.
+A sentence that fits every street, such as "a road with cars", has a high cosine with all scenes, but a margin of zero.
+So a policy can raise the plain cosine by saying the same of all scenes, but not the margin.
 """
 
 import warnings
@@ -17,10 +17,10 @@ from lvad.types import Batch, Rollouts, Scores
 class CLIPMargin(nn.Module):
     """Cosine of a text with its own scene, minus that of the same text with the other scenes of the batch.
 
-    The others are those of the batch alone, so the score of a batch does not depend on what was scored before it,
-    but that of a scene depends on its company: the expected mean is the same at any batch size, the hardest grows
-    harder with it. A scene without company (the last batch of a validation, one picture to predict) has a margin of
-    0, as a text that fits all scenes alike; its completions tie and teach nothing. That is warned of once.
+    The other scenes are those of the batch alone, so the score does not depend on earlier batches, but it depends on
+    the batch: the expected mean is the same for any batch size, the hardest scene gets harder with it. A scene alone in
+    its batch (the last batch of a validation, one picture to predict) has a margin of 0, like a text that fits all
+    scenes; its completions tie and teach nothing. A warning says so once.
 
     Args:
         model: as for ``CLIP``.
@@ -52,7 +52,7 @@ class CLIPMargin(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Margins float[B, K] in [-2, 2]; the terms are the cosines with the own scene and the margins."""
+        """Score the completions by their margins, float[B, K] in [-2, 2]; the terms are own cosines and margins."""
         images, texts = self.cosine.embed_scenes(batch), self.cosine.embed_completions(rollouts)
         with torch.autocast(images.device.type, enabled=False):  # 16 bits are too few for a difference of cosines
             cosines = torch.einsum("cd,bkd->bkc", images, texts)  # float[B, K, B]

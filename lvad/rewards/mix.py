@@ -1,4 +1,4 @@
-"""Several judges as one: a weighted sum of different ones, or the verdict of several of a kind."""
+"""Combine several rewards: the weighted sum of different ones, or the mean or minimum of several of one kind."""
 
 import math
 import warnings
@@ -46,18 +46,18 @@ class Mix(nn.Module):
     """A reward that is the weighted sum of several.
 
     The terms are each part's total under the part's name, before weighting and scaling, and its own terms as
-    ``name/term`` where it has several. A part of weight 0 is watched without being paid, and may be NaN or infinite
-    without harm; such a score of a paid part goes on into the total, where the training module finds it.
+    ``name/term`` where it has several. A part of weight 0 is logged but not paid, and may be NaN or infinite; such a
+    score of a paid part makes the total NaN or infinite, which the training module handles.
 
-    Parts with little to say beside others' can be brought to one scale (``normalise``): each total is then divided by
-    its root mean square deviation among siblings, which is measured once, under the starting policy, and stays. A
-    scale that followed the batch would make the reward another one at each step, and a completion's own score a part
-    of the scale that it is compared by, which biases the estimators. Until ``calibrate`` the scales are one.
+    ``normalise`` brings parts of different spread to one scale: each total is divided by its root mean square deviation
+    among siblings, which is measured once, under the starting policy, and then fixed. A scale that followed the batch
+    would change the reward at each step, and a completion's own score would enter the scale that it is compared by,
+    which biases the estimators. Before ``calibrate`` the scales are one.
 
     Args:
-        parts: the judges by name.
+        parts: the rewards by name.
         weights: one finite number per part; a penalty (at most 0 by itself) has a positive weight too.
-        normalise: divide each part by its scale; a weight then is worth the same in every part.
+        normalise: divide each part by its scale, so that equal weights mean equal influence.
 
     Raises:
         ValueError: without parts, for weights that do not name exactly the parts or are not finite, for a part that
@@ -65,7 +65,7 @@ class Mix(nn.Module):
     """
 
     keeps_buffers: Final = True
-    """To the training module: the scales are found by the run, and belong into its checkpoints."""
+    """Tells the training module to save the buffers in checkpoints, because the scales are measured by the run."""
 
     scales: Tensor
     is_calibrated: Tensor
@@ -97,10 +97,10 @@ class Mix(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batch: Batch, rollouts: Rollouts) -> None:
-        """Measure the scale of each part, once; nothing without ``normalise`` or where the scales are known.
+        """Measure the scale of each part once; does nothing without ``normalise`` or where the scales are known.
 
         The scale is sqrt(mean over scenes of the unbiased variance among the K siblings). Scenes with a score that is
-        not finite are left out. A part that gives all siblings the same keeps 1, with a warning.
+        not finite are left out. A part that scores all siblings alike keeps scale 1, with a warning.
 
         Args:
             batch: scenes.
@@ -120,7 +120,7 @@ class Mix(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Score the completions, float[B, K] in the parts' units, or none with ``normalise``; NaN or inf as a part."""
+        """Score the completions, float[B, K] in the parts' units, without unit with ``normalise``."""
         terms, total = {}, torch.zeros(())
         for (name, part), scale in zip(self.parts.items(), self.scales, strict=True):
             scores = _ask(part, batch, rollouts)
@@ -134,7 +134,7 @@ class Mix(nn.Module):
 
 
 def _sibling_deviation(name: str, total: Tensor, weight: float) -> float:
-    """Root mean square deviation among siblings of float[B, K]; 1 where there is none."""
+    """Compute the root mean square deviation among siblings of float[B, K]; 1 where there is none."""
     if total.shape[1] < 2:
         raise ValueError(f"Mix needs at least 2 completions per scene to calibrate, got {total.shape[1]}")
     total = total.cpu().double()  # in this order: not every device has float64
@@ -153,9 +153,9 @@ def _sibling_deviation(name: str, total: Tensor, weight: float) -> float:
 class Ensemble(nn.Module):
     """The mean or the worst verdict of several judges on the same scale.
 
-    What one judge overrates another may not: the worst is the harder to deceive. The terms are each member's total
-    as ``member_0``, ``member_1``, ... and ``disagreement``, their standard deviation (denominator: the members). Where
-    any member is NaN or infinite the total is NaN: a minimum would hide it.
+    A completion that one judge overrates another may not, so the minimum is harder to deceive. The terms are each
+    member's total as ``member_0``, ``member_1``, ... and ``disagreement``, their standard deviation (denominator: the
+    members). Where any member is NaN or infinite the total is NaN, which a minimum would hide.
 
     Args:
         members: the judges, such as CLIPs of different seeds; at least two.

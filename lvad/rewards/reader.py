@@ -1,7 +1,7 @@
-"""The reader: how well someone who sees only a description can tell the right decision from it.
+"""The reader reward: how well the right decision can be predicted from a description alone.
 
 q(actions, reasons | description) is a logistic regression per label on the words of the description. The model that
-judges a labelled scene was fitted on the other folds of scenes: it cannot have learnt by heart what is right there.
+judges a labelled scene was fitted on the other folds of scenes, so it cannot have memorised the scene's labels.
 """
 
 import json
@@ -28,7 +28,7 @@ class LabelledScene(NamedTuple):
     """A scene whose labels the reader was fitted on."""
 
     fold: int
-    """Which of the F models has not seen it."""
+    """The fold of the scene: the index of the model that was not fitted on it."""
     labels: list[int]
     """C zeros and ones."""
 
@@ -42,7 +42,7 @@ class ReaderParts(NamedTuple):
     offsets: Tensor
     """float64[F + 1, C]."""
     scenes: dict[str, LabelledScene]
-    """By id."""
+    """The labelled scenes by id."""
     pseudo_labels: dict[str, list[int]]
     """C zeros and ones of each scene that the reader is sure of, by id."""
 
@@ -50,13 +50,13 @@ class ReaderParts(NamedTuple):
 class Reader(nn.Module):
     """log q(y | description) of the right labels y, the mean over the A + R labels: at most 0.
 
-    Right are the labels that the batch shows. Where it shows none they are those that the reader was fitted on, found
-    by the scene's id, and else its pseudo-labels. A labelled scene is judged by the model of its fold, every other one
-    by the model of all folds. A scene of which nothing is known gives all its completions 0: no advantage to any of
-    them. The term ``known`` is 1 where something is known.
+    The right labels are those that the batch shows, else those that the reader was fitted on (found by the scene's id),
+    else its pseudo-labels. A labelled scene is judged by the model of its fold, every other scene by the model of all
+    folds. All completions of a scene without known labels get 0, so that none has an advantage. The term ``known`` is 1
+    where labels are known.
 
-    The reader sees no frames: a description that leads to the right decision and is wrong of the scene may please it.
-    ``Mix`` it with a CLIP.
+    The reader sees no frames, so a description that leads to the right decision but is wrong of the scene may score
+    high: ``Mix`` it with a CLIP.
 
     Args:
         model: the folder that a run of ``TextReader`` exported.
@@ -65,8 +65,8 @@ class Reader(nn.Module):
         ValueError: for a folder that holds no reader.
 
     Source:
-        CapRL (arXiv:2509.22647): a caption is worth what a reader without the picture can answer from it; SSRM
-        (arXiv:2409.06903): a reward that labels its own scenes.
+        CapRL (arXiv:2509.22647): the reward of a caption is what a reader without the picture can answer from it; SSRM
+        (arXiv:2409.06903): a reward model that labels its own scenes.
     """
 
     def __init__(self, model: str) -> None:
@@ -96,11 +96,11 @@ class Reader(nn.Module):
         return Scores(total, {"reader": total, "known": known})
 
     def labels_of(self, name: str, shown: list[int]) -> list[int] | None:
-        """C zeros and ones that are taken to be right of a scene; None where nothing is known.
+        """Return the right labels of a scene, C zeros and ones; None where none are known.
 
         Args:
             name: the scene's id.
-            shown: what the batch shows.
+            shown: the labels in the batch.
         """
         if UNLABELLED not in shown:
             return shown
@@ -108,7 +108,7 @@ class Reader(nn.Module):
         return self.parts.pseudo_labels.get(name) if own is None else own.labels
 
     def _judge(self, name: str, shown: list[int], texts: list[str]) -> tuple[Tensor, bool]:
-        """Score the completions of one scene, float64[K], and say whether anything is known of it."""
+        """Score the completions of one scene, float64[K]; also tell whether its labels are known."""
         labels, own = self.labels_of(name, shown), self.parts.scenes.get(name)
         if labels is None:
             return torch.zeros(len(texts), dtype=torch.float64), False
@@ -118,13 +118,13 @@ class Reader(nn.Module):
 
 
 def label_logps(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of independent labels, the mean over them: float[...] of logits and labels float[..., C]."""
+    """Compute the mean log-probability of independent labels: float[...] of logits and labels float[..., C]."""
     logits, labels = torch.broadcast_tensors(logits, labels)
     return -F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1)
 
 
 def save_reader(folder: Path, parts: ReaderParts, clip: CLIP | None) -> None:
-    """Write what ``Reader`` loads, but for the pseudo-labels, which have a file of their own."""
+    """Write the files that ``Reader`` loads, except the pseudo-labels, which another stage writes."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"weights": parts.weights.contiguous(), "offsets": parts.offsets.contiguous()}, folder / WEIGHTS)
     scenes = {name: scene._asdict() for name, scene in parts.scenes.items()}

@@ -1,4 +1,4 @@
-"""A judge that reads the justification of an answer and nothing else."""
+"""A reward that judges the reason of an answer and nothing else."""
 
 import re
 from typing import Final
@@ -13,10 +13,10 @@ _REASON: Final = re.compile(r"reason:\s*(?P<words>[^.]*)", re.IGNORECASE)
 
 
 class OnReason(nn.Module):
-    """What a judge says of the words behind "Reason:", which Appendix A.3 of the paper calls R1.
+    """Another reward's score of the words after "Reason:", which Appendix A.3 of the paper calls R1.
 
-    An answer without a reason, or with an empty one, earns ``missing`` and is not shown to the judge: to a CLIP the
-    empty text may look better than a wrong one.
+    An answer without a reason, or with an empty one, gets ``missing``, because a CLIP may score the empty text higher
+    than a wrong reason.
 
     Args:
         reward: the judge.
@@ -39,7 +39,7 @@ class OnReason(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Score the justifications, float[B, K] in the judge's unit; the terms are the judge's, before ``missing``."""
+        """Score the reasons, float[B, K] in the judge's unit; the terms are the judge's, before ``missing``."""
         reasons = [[reason_of(text) for text in row] for row in rollouts.texts]
         scores = self.reward.score(batch, rollouts._replace(texts=reasons))
         is_given = torch.tensor([[bool(reason) for reason in row] for row in reasons], device=scores.total.device)
@@ -47,6 +47,6 @@ class OnReason(nn.Module):
 
 
 def reason_of(text: str) -> str:
-    """The words behind "Reason:", up to the full stop; empty where there are none."""
+    """Return the words after "Reason:", up to the full stop; empty where there are none."""
     match = _REASON.search(text)
     return match["words"].strip() if match else ""

@@ -1,7 +1,7 @@
-"""Rewards by rule, against what a learned judge lets pass: repeated, endless, unreadable, contradictory text.
+"""Rewards by rule, against faults that a learned judge may miss: repeated, endless, malformed, contradictory text.
 
-A word is a run of letters and digits, in any case and script; punctuation is none. A text without words
-repeats nothing: what holds it back is ``Length``, so use the two together.
+A word is a run of letters and digits, in any case and script; punctuation is no word. A text without words repeats
+nothing and only ``Length`` punishes it, so use ``Repetition`` and ``Length`` together.
 """
 
 import re
@@ -30,8 +30,8 @@ def _of_each_text(rule: Callable[[str], float], rollouts: Rollouts) -> Tensor:
 class Repetition(nn.Module):
     """Minus the share of a text's word n-grams that repeat an earlier one: 0 for none, towards -1 for a loop.
 
-    A text of no more than n words is read with n one below its length (at least 1), so that there are two n-grams
-    to compare: "car car" has -1/2, one word or none has 0.
+    For a text of no more than n words, n is one below its length (at least 1), so that there are two n-grams to
+    compare: "car car" gets -1/2, a text of one word or none gets 0.
 
     Args:
         ngram: n, in words; at least 1.
@@ -61,7 +61,7 @@ class Repetition(nn.Module):
 
 
 class Length(nn.Module):
-    """0 for a text of ``min_words`` to ``max_words``, falling by a straight line to -1 on either side.
+    """0 for a text of ``min_words`` to ``max_words``, falling linearly to -1 on either side.
 
     Args:
         min_words: the fewest words without loss; at least 1, or saying nothing would cost nothing.
@@ -103,13 +103,13 @@ class Format(nn.Module):
 class Consistency(nn.Module):
     """Share of an answer's reasons that agree with its actions.
 
-    A reason for an action agrees if the action is named, a reason against
-    it if it is not. Where two actions are named that exclude each other, such as BDD-OIA's forward and stop, no reason
-    for either agrees. A reason that the taxonomy does not know is named all the same, and agrees with nothing.
+    A reason for an action agrees if the action is named, a reason against it if it is not. Where two actions are named
+    that exclude each other, such as BDD-OIA's forward and stop, no reason for either agrees. A reason that the taxonomy
+    does not know counts as named, and agrees with nothing.
 
-    An answer that names no action or no reason earns 0, one that names everything 6 / 21 with BDD-OIA's labels, which
-    themselves earn 0.98 in the mean. What is true of the scene is not asked: a consistent lie earns 1, so this is no
-    reward to use alone.
+    An answer that names no action or no reason gets 0. With BDD-OIA, one that names everything gets 6 / 21, and the
+    true labels get 0.98 on average. The scene is not looked at, so a consistent lie gets 1: combine it with a reward
+    that sees the scene.
     """
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:

@@ -1,4 +1,4 @@
-"""Numbers of a text for a linear reader: which words and pairs of words it has, and where a CLIP places it."""
+"""Features of a text for a linear reader: its words and pairs of words, and its CLIP embedding."""
 
 import re
 from collections import Counter
@@ -18,16 +18,16 @@ _AT_ONCE: Final = 256
 
 
 def terms_of(text: str) -> set[str]:
-    """The words of a text and its pairs of neighbouring words, whatever their case."""
+    """Return the words of a text and its pairs of neighbouring words, in lower case."""
     words = _WORD.findall(text.casefold())
     return {*words, *(f"{first} {second}" for first, second in pairwise(words))}
 
 
 def choose_vocabulary(scenes: Iterable[Sequence[str]]) -> list[str]:
-    """The terms that are said of at least two scenes, in alphabetical order; of very many the 2,000 most common.
+    """Choose the terms that occur in at least two scenes, at most the 2,000 most common, in alphabetical order.
 
     Args:
-        scenes: what is said of each.
+        scenes: the texts of each scene.
     """
     counts = Counter(term for texts in scenes for term in set().union(*map(terms_of, texts)))
     common = sorted((-count, term) for term, count in counts.items() if count >= _LEAST_SCENES)
@@ -35,14 +35,14 @@ def choose_vocabulary(scenes: Iterable[Sequence[str]]) -> list[str]:
 
 
 class TextFeatures(nn.Module):
-    """1 for each term of a vocabulary that a text has, else 0; beside them the CLIP's embedding, if there is one.
+    """Features of texts: 1 for each term of a vocabulary that the text has, else 0, and the CLIP embedding if given.
 
-    The embedding, a unit vector, is multiplied by the square root of its size: its entries are then as large as the
+    The embedding, a unit vector, is multiplied by the square root of its size, so that its entries are as large as the
     others.
 
     Args:
-        vocabulary: terms as of ``terms_of``.
-        clip: whose text tower is read; None for words alone.
+        vocabulary: terms, as ``terms_of`` gives them.
+        clip: the CLIP that embeds the texts; None for words alone.
     """
 
     def __init__(self, vocabulary: Sequence[str], clip: CLIP | None = None) -> None:
@@ -52,7 +52,7 @@ class TextFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """float64[N, D] on the CPU: not every device has float64, and D is small."""
+        """Compute the features of N texts, float64[N, D] on the CPU: not every device has float64, and D is small."""
         found = torch.zeros(len(texts), len(self.vocabulary), dtype=torch.float64)
         for row, text in enumerate(texts):
             found[row, [self._column[term] for term in terms_of(text) if term in self._column]] = 1.0

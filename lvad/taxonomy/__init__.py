@@ -1,4 +1,4 @@
-"""Label sets: what may be done in a scene and why, as data. BDD-OIA's is the default, and ships with lvad."""
+"""Label sets: the possible actions of a scene and their reasons, as data. BDD-OIA's ships with lvad as the default."""
 
 from typing import Final
 

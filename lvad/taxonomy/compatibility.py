@@ -8,12 +8,12 @@ from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, find_taxonomy
 
 
 def trainer_taxonomy(trainer: Any) -> Taxonomy:
-    """The label set of a trainer's data; BDD-OIA's where that says nothing of one."""
+    """Return the label set of a trainer's data; BDD-OIA's where the data have none."""
     return getattr(getattr(trainer, "datamodule", None), "taxonomy", BDD_OIA)
 
 
 def folder_taxonomy(folder: Path) -> Taxonomy:
-    """The label set of a run folder; BDD-OIA's where none was written.
+    """Read the label set of a run folder; BDD-OIA's where none was written.
 
     Raises:
         DataError: for a file that cannot be read.
@@ -25,7 +25,7 @@ def folder_taxonomy(folder: Path) -> Taxonomy:
 
 
 def check_folder_taxonomy(folder: Path, taxonomy: Taxonomy) -> None:
-    """Refuse a run or an exported model that was made with another label set; one that holds none is let pass.
+    """Refuse a run or an exported model that was made with another label set; a folder without one passes.
 
     Raises:
         DataError: naming the folder and the difference.
@@ -38,9 +38,9 @@ def check_same_taxonomy(made_with: Taxonomy, taxonomy: Taxonomy, where: Path | s
     """Refuse what was made with another label set.
 
     Args:
-        made_with: its own.
-        taxonomy: of the data.
-        where: what it is, for the message.
+        made_with: the label set that it was made with.
+        taxonomy: the label set of the data.
+        where: its name or path, for the message.
 
     Raises:
         DataError: naming the difference.

@@ -1,4 +1,4 @@
-"""Label sets as YAML files: read with every fault named, and written beside what was made with them."""
+"""Read label sets from YAML files, with an error for every fault, and write them."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ import yaml
 from lvad.taxonomy.label_set import Action, Contradiction, Reason, Taxonomy, check_distinct
 
 FILE: Final = "taxonomy.yaml"
-"""In the folder of a run or of an exported model."""
+"""Name of the label set's file in the folder of a run or of an exported model."""
 _HERE: Final = Path(__file__).parent
 _SUFFIXES: Final = (".yaml", ".yml")
 _MAX_BYTES: Final = 2**20
 
-# Beside what is raised here: what PyYAML's constructors of numbers, dates and booleans raise, and too many brackets.
+# The errors raised here, those of PyYAML's constructors of numbers, dates and booleans, and that of too many brackets.
 _BROKEN: Final = (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError, yaml.YAMLError)
 
 _ACTION_KEYS: Final = ("name", "mirror", "aliases", "question", "symbol")
@@ -47,7 +47,7 @@ def load_taxonomy(name: str) -> Taxonomy:
 
 
 def find_taxonomy(folder: Path) -> Taxonomy | None:
-    """The label set of a run or of an exported model; None where the folder holds none.
+    """Read the label set of a run or of an exported model; None where the folder holds none.
 
     Raises:
         ValueError: as ``load_taxonomy``.
@@ -56,12 +56,12 @@ def find_taxonomy(folder: Path) -> Taxonomy | None:
 
 
 def dump_taxonomy(taxonomy: Taxonomy) -> str:
-    """The text of a file that ``load_taxonomy`` reads as the same label set."""
+    """Return the text of a file that ``load_taxonomy`` reads as the same label set."""
     return yaml.safe_dump(taxonomy.as_dict(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse_taxonomy(content: Any) -> Taxonomy:
-    """The label set that a file holds, or ``Taxonomy.as_dict`` made.
+    """Make the label set from the content of its file, as ``Taxonomy.as_dict`` gives it.
 
     Raises:
         ValueError: naming the label and what is wrong with it.
@@ -84,12 +84,12 @@ def parse_taxonomy(content: Any) -> Taxonomy:
 
 
 class _Index:
-    """Finds a label by its name.
+    """Finds the index of a label by its name.
 
     Args:
         kind: what a label is called in messages.
-        rows: all of them.
-        key: where their names stand.
+        rows: the rows of all labels.
+        key: the key of a row that holds the name.
     """
 
     def __init__(self, kind: str, rows: Sequence[Mapping[str, Any]], key: str) -> None:
@@ -98,7 +98,7 @@ class _Index:
         check_distinct(f"{kind} {key}", self.names)
 
     def find(self, name: Any, what: str) -> int:
-        """The index of a label that ``what`` names."""
+        """Return the index of the label that ``what`` names."""
         if not isinstance(name, str) or name not in self.names:
             raise ValueError(f"{what} names the {self.kind} {reprlib.repr(name)}, but there are {self.names}")
         return self.names.index(name)

@@ -1,4 +1,4 @@
-"""The label set of a run: which actions and reasons there are, what they are called, and how they hang together.
+"""The label set of a run: its actions and reasons, their names, and how they relate.
 
 A label set is data: ``lvad.taxonomy.files`` reads it.
 """
@@ -9,16 +9,16 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 NONE: Final = "none"
-"""What an answer names where nothing holds."""
+"""The word of an answer where no label holds."""
 MAX_ACTIONS: Final = 10
 SYMBOLS: Final = ("dot", "up", "octagon", "left", "right")
-"""How an action can be drawn."""
+"""The symbols that an action can be drawn with."""
 _SHOWN: Final = 4
 _RESERVED: Final = ".,"  # they end the parts of an answer, and part the names in it
 
 
 class Action(NamedTuple):
-    """One of the A things that may be done."""
+    """One of the A actions that may be possible in a scene."""
 
     name: str
     """The word that lvad reads and writes."""
@@ -32,7 +32,7 @@ class Action(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """One of the R explanations."""
+    """One of the R reasons why an action is possible or not."""
 
     key: str
     """The name in files and scores."""
@@ -55,20 +55,20 @@ class Contradiction(NamedTuple):
 
 
 class Taxonomy:
-    """A label set; it cannot be changed, and two are equal where all that they hold is.
+    """A label set. It is immutable, and two are equal where all their parts are.
 
-    No dataclass: Lightning refuses frozen ones in a batch.
+    It is no dataclass, because Lightning refuses frozen dataclasses in a batch.
 
     Args:
-        name: what messages call it.
-        actions: A of them.
-        reasons: R of them.
-        constant: index of the action of the constant answer that every score is held against.
+        name: name of the set, for messages.
+        actions: the A actions.
+        reasons: the R reasons.
+        constant: index of the action of the constant answer that every score is compared with.
         exclusive: pairs of actions that exclude each other.
-        contradictions: reasons that do.
+        contradictions: reasons that exclude each other.
 
     Raises:
-        ValueError: naming what contradicts itself, or what an answer could not say or tell apart.
+        ValueError: naming a contradiction in the set, or labels that an answer could not hold or tell apart.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class Taxonomy:
 
     @property
     def num_actions(self) -> int:
-        """A."""
+        """The number of actions, A."""
         return len(self.actions)
 
     @property
     def num_reasons(self) -> int:
-        """R."""
+        """The number of reasons, R."""
         return len(self.reasons)
 
     @cached_property
@@ -142,46 +142,46 @@ class Taxonomy:
 
     @cached_property
     def action_index(self) -> Mapping[str, int]:
-        """Name to index."""
+        """The index of each action by its name."""
         return {name: i for i, name in enumerate(self.action_names)}
 
     @cached_property
     def reason_index(self) -> Mapping[str, int]:
-        """Key to index."""
+        """The index of each reason by its key."""
         return {key: i for i, key in enumerate(self.reason_keys)}
 
     @cached_property
     def action_aliases(self) -> Mapping[str, str]:
-        """Other names of actions to the names."""
+        """The name of an action by each of its other names."""
         return {alias: action.name for action in self.actions for alias in action.aliases}
 
     @cached_property
     def mirrored_actions(self) -> tuple[int, ...]:
-        """Entry i: the action that is possible in the mirrored scene where action i is in the scene itself."""
+        """For each action the one that is possible in the mirrored scene where it is possible in the scene itself."""
         return tuple(action.mirror for action in self.actions)
 
     @cached_property
     def mirrored_reasons(self) -> tuple[int, ...]:
-        """Entry i: the reason that is true of the mirrored scene where reason i is true of the scene itself."""
+        """For each reason the one that is true of the mirrored scene where it is true of the scene itself."""
         return tuple(reason.mirror for reason in self.reasons)
 
     @cached_property
     def mirrored_labels(self) -> tuple[int, ...]:
-        """The same for the L columns of a label matrix."""
+        """The mirror partner of each of the L columns of a label matrix."""
         return (*self.mirrored_actions, *(self.num_actions + reason for reason in self.mirrored_reasons))
 
     @property
     def question(self) -> str:
-        """The actions as the policy is asked for them."""
+        """The names of the actions in the question to the policy."""
         return ", ".join(action.question or action.name for action in self.actions)
 
     @property
     def floor(self) -> str:
-        """What the constant answer is called in tables and, with underscores, in scores."""
+        """The name of the constant answer in tables and, with underscores, in scores."""
         return f"always {self.action_names[self.constant]}"
 
     def differences(self, other: "Taxonomy") -> list[str]:
-        """What this set has and the other has not, and the other way round; each in a few words."""
+        """Describe each difference between this set and another one in a few words."""
         if self == other:
             return []
         found = []
@@ -198,7 +198,7 @@ class Taxonomy:
         return found or [f"{key} differ" for key in mine if mine[key] != theirs[key]]
 
     def as_dict(self) -> dict[str, Any]:
-        """What a file holds: names instead of indices; ``load_taxonomy`` reads it."""
+        """Return the content of the set's file, with names instead of indices; ``load_taxonomy`` reads it."""
         names, keys = self.action_names, self.reason_keys
         return {
             "name": self.name,

@@ -5,7 +5,7 @@ import torch
 
 from lvad.answers.decision import Voting, VotingView, questions, vote
 from lvad.answers.describer import DescriptionOptions
-from lvad.data.augment import mirrored
+from lvad.data.augment import mirror_batch
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.modules import ActionSFT
@@ -31,7 +31,9 @@ def batch(drawn_root):
 
 
 def view(policy, batch, is_mirrored=False):
-    return VotingView(mirrored(batch) if is_mirrored else batch, questions(policy, [""] * len(batch.ids)), is_mirrored)
+    return VotingView(
+        mirror_batch(batch) if is_mirrored else batch, questions(policy, [""] * len(batch.ids)), is_mirrored
+    )
 
 
 def test_a_view_that_is_seen_twice_counts_as_once(policy, batch):
@@ -47,10 +49,10 @@ def test_a_scene_and_its_mirror_are_decided_alike_with_the_sides_exchanged(polic
     def both(scenes):
         return vote(policy, [view(policy, scenes), view(policy, scenes, True)], True, GRAMMAR).probabilities
 
-    found, other = both(batch), both(mirrored(batch)).mirrored()
+    found, other = both(batch), both(mirror_batch(batch)).mirrored()
     torch.testing.assert_close(found.actions, other.actions, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.reasons, other.reasons, rtol=1e-4, atol=1e-5)
-    alone = [vote(policy, [view(policy, scenes)], False).probabilities for scenes in (batch, mirrored(batch))]
+    alone = [vote(policy, [view(policy, scenes)], False).probabilities for scenes in (batch, mirror_batch(batch))]
     assert (alone[0].actions - alone[1].mirrored().actions).abs().max() > 1e-3
 
 

@@ -5,9 +5,9 @@ import random
 import torch
 from torch import nn
 
-from lvad.data.synthetic.captions import captions
-from lvad.data.synthetic.labels import labels
-from lvad.data.synthetic.state import draw_state, facts
+from lvad.data.synthetic.captions import scene_captions
+from lvad.data.synthetic.labels import bdd_oia_labels
+from lvad.data.synthetic.state import draw_state, scene_facts
 from lvad.facts import claims, is_true
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Batch, Scores
@@ -51,15 +51,15 @@ def draw_batches(num, batch_size=10, seed=0):
     batches = []
     for start in range(0, num, batch_size):
         some = states[start : start + batch_size]
-        actions, reasons = zip(*(labels(state) for state in some), strict=True)
+        actions, reasons = zip(*(bdd_oia_labels(state) for state in some), strict=True)
         batches.append(
             Batch(
                 ids=[f"scene-{start + i}" for i in range(len(some))],
                 frames=[frames.clone() for _ in some],
                 actions=torch.tensor(actions),
                 reasons=torch.tensor(reasons),
-                captions=[captions(state, rng) for state in some],
-                facts=[facts(state) for state in some],
+                captions=[scene_captions(state, rng) for state in some],
+                facts=[scene_facts(state) for state in some],
                 recordings=[f"scene-{start + i}" for i in range(len(some))],
             )
         )

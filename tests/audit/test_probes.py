@@ -7,18 +7,18 @@ import torch
 from judges import draw_batches, hidden, true_reasons
 
 from lvad.audit.probes import MIN_LONG_WORDS, NEUTRAL, PROBES, probe_texts
-from lvad.audit.texts import RightTexts, gather
+from lvad.audit.right_texts import RightTexts, merge_batches
 from lvad.errors import DataError
 from lvad.facts import claims, is_true
 from lvad.taxonomy import BDD_OIA
-from lvad.text import mirror, parse, render
+from lvad.text import mirror_text, parse, render
 
 NUM = 200
 
 
 def build(batches, source, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    right = RightTexts(gather(batches), source, generator)
+    right = RightTexts(merge_batches(batches), source, generator)
     return right, probe_texts(right, generator)
 
 
@@ -43,7 +43,7 @@ def test_reasons_are_true_and_their_rivals_are_not(seed):
         assert (probes["flipped_image"][i] is None) == (probes["swapped_sides"][i] is None)
         if probes["flipped_image"][i] is not None:
             assert probes["flipped_image"][i] == text
-            assert probes["swapped_sides"][i] == mirror(text) != text
+            assert probes["swapped_sides"][i] == mirror_text(text) != text
     assert sum(text is not None for text in probes["other_scene"]) > 0.9 * NUM
     assert sum(text is not None for text in probes["swapped_sides"]) > 20
 

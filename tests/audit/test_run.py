@@ -8,7 +8,7 @@ from judges import TextJudge, draw_batches, hidden, knows_facts, knows_labels, t
 
 from lvad.audit import run_audit
 from lvad.audit.probes import GIBBERISH, PROBES
-from lvad.audit.scoring import as_rollouts
+from lvad.audit.scoring import texts_as_rollouts
 from lvad.errors import DataError
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Rollouts
@@ -180,7 +180,7 @@ def test_few_scenes_prove_nothing():
 
 
 def test_texts_as_rollouts():
-    found = as_rollouts([["a car a", ""]], CPU)
+    found = texts_as_rollouts([["a car a", ""]], CPU)
     assert isinstance(found, Rollouts)
     # Word ids in the order of first use, then 0 for the end and the padding.
     assert found.tokens.tolist() == [[[1, 2, 1, 0], [0, 0, 0, 0]]]

@@ -19,9 +19,9 @@ from lvad.cli import main
 from lvad.data import shard_writer
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
-from lvad.data.shard_source import Frame, Recipe, _windows
+from lvad.data.shard_source import EncodedFrame, ShardRecipe, _windows
 from lvad.data.shard_writer import write_shards
-from lvad.data.shards import Shards
+from lvad.data.shards import ShardFolder
 from lvad.errors import DataError
 
 
@@ -55,14 +55,14 @@ def contents(folder):
 
 def scenes(folder):
     """Id and pictures of every scene."""
-    shards = Shards(str(folder))
+    shards = ShardFolder(str(folder))
     return [shards.read(s, i, 99)[::2] for s, count in enumerate(shards.counts) for i in range(count)]
 
 
 @pytest.mark.parametrize(("num_frames", "stride", "fps"), [(2, 1, 1.0), (3, 2, 2.0), (1, 1, 2.0), (2, 5, 2.0)])
 def test_the_scenes_are_those_of_the_source(source, tmp_path, num_frames, stride, fps):
     wanted = read_frames(source, num_frames, stride, fps).scenes
-    written = write_shards(Recipe(str(source), num_frames, stride, fps, 3), tmp_path / "out", progress=False)
+    written = write_shards(ShardRecipe(str(source), num_frames, stride, fps, 3), tmp_path / "out", progress=False)
     found = scenes(tmp_path / "out")
     assert [name for name, _ in found] == [scene.id for scene in wanted]
     assert written == (len(wanted), -(-len(wanted) // 3), 0)
@@ -74,7 +74,7 @@ def test_the_scenes_are_those_of_the_source(source, tmp_path, num_frames, stride
 
 
 def test_a_shard_is_a_plain_tar_in_which_every_frame_lies_once(source, tmp_path):
-    write_shards(Recipe(str(source / "a")), tmp_path / "out", progress=False)
+    write_shards(ShardRecipe(str(source / "a")), tmp_path / "out", progress=False)
     with tarfile.open(tmp_path / "out/000000.tar") as tar:
         assert tar.getnames() == [*(f"000000-{i:06d}.jpg" for i in range(5)), "000000-000005.png"]
     assert json.loads((tmp_path / "out/footage.json").read_text())["scenes"] == [5]
@@ -88,7 +88,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("last", range(1, 25))
 def test_a_run_that_was_broken_off_goes_on_to_the_same_files(source, tmp_path, monkeypatch, last):
     """Killed at every file that is written, before or after it gets its name."""
-    recipe = Recipe(str(source), scenes_per_shard=3)
+    recipe = ShardRecipe(str(source), scenes_per_shard=3)
     write_shards(recipe, tmp_path / "whole", progress=False)
     wanted = contents(tmp_path / "whole")
     write_whole, done = shard_writer._write_whole, []
@@ -112,7 +112,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_files(source, tmp_path, m
         assert contents(tmp_path / "out").keys() - wanted.keys() == {"started.json"}
         return  # only the recipe had to go
     with pytest.raises(DataError, match="not finished"):
-        Shards(str(tmp_path / "out"))
+        ShardFolder(str(tmp_path / "out"))
     write_shards(recipe, tmp_path / "out", progress=False)
     assert contents(tmp_path / "out") == wanted
     kept = [name for name, time in before.items() if (tmp_path / "out" / name).stat().st_mtime_ns == time]
@@ -121,7 +121,7 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_files(source, tmp_path, m
 
 
 def test_a_shard_that_was_cut_off_is_made_again(source, tmp_path):
-    recipe = Recipe(str(source), scenes_per_shard=3)
+    recipe = ShardRecipe(str(source), scenes_per_shard=3)
     write_shards(recipe, tmp_path / "out", progress=False)
     wanted = contents(tmp_path / "out")
     (tmp_path / "out/footage.json").unlink()
@@ -157,7 +157,7 @@ def test_what_cannot_be_decoded_is_left_out_said_and_counted_once(source, tmp_pa
 
 
 def test_frames_are_reduced_on_demand(source, tmp_path):
-    write_shards(Recipe(str(source / "a"), image_size_px=10), tmp_path / "out", progress=False)
+    write_shards(ShardRecipe(str(source / "a"), image_size_px=10), tmp_path / "out", progress=False)
     with tarfile.open(tmp_path / "out/000000.tar") as tar:
         assert {Image.open(tar.extractfile(member)).size for member in tar} == {(10, 5)}
 
@@ -175,7 +175,7 @@ def test_it_refuses_what_it_would_destroy_or_mix(source, tmp_path, capsys):
     assert "holds finished footage; choose another folder" in refusal([source / "a", out], capsys)
     (out / "footage.json").rename(out / "notes.txt")
     assert "is not empty; choose another folder" in refusal([source / "a", out], capsys)
-    (out / "started.json").write_text(json.dumps({**Recipe(str(source / "a")).__dict__, "stride": 7}))
+    (out / "started.json").write_text(json.dumps({**ShardRecipe(str(source / "a")).__dict__, "stride": 7}))
     assert "was begun with {'stride': 7}, this run asks for {'stride': 1}" in refusal([source / "a", out], capsys)
 
 
@@ -198,7 +198,7 @@ def test_a_source_without_footage_leaves_nothing_behind(tmp_path, capsys):
 
 
 def test_a_sequence_that_is_gone_is_named(source, tmp_path):
-    recipe = Recipe(str(source), scenes_per_shard=3)
+    recipe = ShardRecipe(str(source), scenes_per_shard=3)
     write_shards(recipe, tmp_path / "out", progress=False)
     for name in ("footage.json", "000001.json"):
         (tmp_path / "out" / name).unlink()
@@ -221,7 +221,7 @@ def test_a_value_out_of_range_is_one_line(source, tmp_path, capsys, change):
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_windows_are_whole_in_order_and_of_one_size(sizes, num_frames, stride):
-    frames = [None if size is None else Frame(str(i), b"x", ".jpg", size) for i, size in enumerate(sizes)]
+    frames = [None if size is None else EncodedFrame(str(i), b"x", ".jpg", size) for i, size in enumerate(sizes)]
     for window in _windows(frames, num_frames, stride):
         first, last = int(window[0].id), int(window[-1].id)
         assert [int(frame.id) for frame in window] == [*range(first, last + 1)]
@@ -236,7 +236,7 @@ def test_the_main_job_learns_from_footage(drawn_root, tmp_path, monkeypatch):
     """The command of docs/footage.md, for one step."""
     monkeypatch.chdir(tmp_path)
     assert main(["data", "shard", str(drawn_root / "data"), "shards", "--scenes_per_shard", "20"]) == 0
-    num_scenes = Shards("shards").num_scenes
+    num_scenes = ShardFolder("shards").num_scenes
     command = [
         "fit", "--config", "configs/rloo.yaml", "--data.source.footage", "shards",
         "--data.source.format", "lastframe", "--data.source.root", str(drawn_root),
@@ -262,7 +262,7 @@ def test_the_main_job_learns_from_footage(drawn_root, tmp_path, monkeypatch):
 def test_several_sources_are_one_stream(source, tmp_path):
     """As ``--data.source.footage '[one, two]'`` reads them."""
     for name in ("a", "b"):
-        write_shards(Recipe(str(source / name)), tmp_path / name, progress=False)
+        write_shards(ShardRecipe(str(source / name)), tmp_path / name, progress=False)
     parser = ArgumentParser()
     parser.add_class_arguments(BDDOIADataModule, "data")
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]

@@ -9,7 +9,7 @@ import yaml
 from answered import FORWARD, STOP, write_run
 
 from lvad.cli import main
-from lvad.data.ledger import dump
+from lvad.data.ledger import dump_ledger
 
 SFT = {"name": "sft", "config": "mine.yaml", "overrides": {"data.split.budget": "{budget}"}}
 RLOO = {"name": "rloo", "config": "other.yaml", "test": False}
@@ -51,7 +51,7 @@ class Stages:
             (folder / "model").mkdir(exist_ok=True)
             (folder / "metrics.json").write_text("{}")
             budget = int(options.get("--data.split.budget", 0)) + self.labels
-            (folder / "ledger.json").write_text(dump({"X train, labelled": [f"s{i}" for i in range(budget)]}))
+            (folder / "ledger.json").write_text(dump_ledger({"X train, labelled": [f"s{i}" for i in range(budget)]}))
         else:
             right = "answers" in folder.name
             write_run(folder / "extra_test" if is_extra else folder, (FORWARD if right else STOP, STOP, STOP, STOP))

@@ -5,9 +5,9 @@ from PIL import Image
 from lvad.data.collate import collate
 from lvad.data.loaders import ResumableLoader
 from lvad.data.shard_dataset import ShardDataset, ShardSampler
-from lvad.data.shard_source import Recipe
+from lvad.data.shard_source import ShardRecipe
 from lvad.data.shard_writer import write_shards
-from lvad.data.shards import Shards
+from lvad.data.shards import ShardFolder
 
 
 def write_frames(folder, sizes):
@@ -21,12 +21,12 @@ def write_frames(folder, sizes):
 def make_footage(folder):
     """14 scenes of two frames in shards of 3, 3, 3, 3 and 2."""
     write_frames(folder / "source", [6, 7, 4])
-    write_shards(Recipe(str(folder / "source"), scenes_per_shard=3), folder / "shards", progress=False)
+    write_shards(ShardRecipe(str(folder / "source"), scenes_per_shard=3), folder / "shards", progress=False)
     return folder / "shards"
 
 
 def make_loader(footage, num_workers=0, num_replicas=1, rank=0, epoch=1):
-    dataset = ShardDataset([Shards(str(footage))], num_frames=2)
+    dataset = ShardDataset([ShardFolder(str(footage))], num_frames=2)
     sampler = ShardSampler(dataset.counts, 3, num_replicas, rank, num_mixed=2)
     sampler.set_epoch(epoch)
     return ResumableLoader(dataset, batch_size=3, sampler=sampler, num_workers=num_workers, collate_fn=collate)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lvad.data.augment import Augment, mirrored
+from lvad.data.augment import Augment, mirror_batch
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.lastframe import read_lastframe
 from lvad.data.pairs import mirrored_candidates
-from lvad.data.synthetic.state import facts
+from lvad.data.synthetic.state import scene_facts
 from lvad.data.synthetic.write import draw_scene
 from lvad.facts import claims, is_true, mirror_facts
 from lvad.rewards.clip import CLIP
@@ -24,7 +24,7 @@ def scenes(tmp_path_factory):
 
 
 def test_a_mirror_twice_is_the_scene_itself(scenes):
-    back = mirrored(mirrored(scenes))
+    back = mirror_batch(mirror_batch(scenes))
     for name, value in scenes._asdict().items():
         other = getattr(back, name)
         if isinstance(value, torch.Tensor):
@@ -38,15 +38,15 @@ def test_a_mirror_twice_is_the_scene_itself(scenes):
 def test_mirrored_captions_are_true_of_mirrored_facts():
     for index in range(400):
         scene = draw_scene(11, index)
-        truth = mirror_facts(facts(scene.state))
+        truth = mirror_facts(scene_facts(scene.state))
         for caption in mirrored_captions(scene.captions):
             assert all(is_true(claim, truth) for claim in claims(caption)), caption
 
 
 def mirrored_captions(captions):
-    from lvad.text import mirror
+    from lvad.text import mirror_text
 
-    return [mirror(caption) for caption in captions]
+    return [mirror_text(caption) for caption in captions]
 
 
 def tells_sides(clip, batch):
@@ -63,7 +63,7 @@ def test_a_flip_that_does_not_swap_the_texts_is_caught(scenes):
     """The shipped reward tells left from right: in mirrored scenes too with mirrored labels, and wrongly without."""
     clip = CLIP("embedded/clip-reward").eval()
     flipped_alone = scenes._replace(frames=[frames.flip(-1) for frames in scenes.frames])
-    as_drawn, swapped, unswapped = (tells_sides(clip, b) for b in (scenes, mirrored(scenes), flipped_alone))
+    as_drawn, swapped, unswapped = (tells_sides(clip, b) for b in (scenes, mirror_batch(scenes), flipped_alone))
     assert as_drawn > 0.7
     assert swapped > 0.7
     assert unswapped < 0.3
@@ -81,13 +81,13 @@ def test_switched_off_nothing_changes_and_a_sure_mirror_is_the_mirror(scenes):
     same = Augment(1.0, 0.0, 0.0)(scenes)
     assert all(torch.equal(a, b) for a, b in zip(same.frames, scenes.frames, strict=True))
     turned = Augment(1.0, 0.0, 1.0)(scenes)
-    assert torch.equal(turned.reasons, mirrored(scenes).reasons)
-    assert turned.captions == mirrored(scenes).captions
+    assert torch.equal(turned.reasons, mirror_batch(scenes).reasons)
+    assert turned.captions == mirror_batch(scenes).captions
 
 
 def test_each_scene_keeps_or_swaps_frames_and_labels_together(scenes):
     torch.manual_seed(0)
-    view, other = Augment(1.0, 0.0, 0.5)(scenes), mirrored(scenes)
+    view, other = Augment(1.0, 0.0, 0.5)(scenes), mirror_batch(scenes)
     turned = [not torch.equal(a, b) for a, b in zip(view.frames, scenes.frames, strict=True)]
     assert 60 < sum(turned) < 140
     for i, is_turned in enumerate(turned):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lvad.data.check import check
+from lvad.data.check import check_source
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.frames import read_frames
 from lvad.data.layouts import read_source
@@ -12,7 +12,7 @@ from lvad.data.reading import Reading
 from lvad.data.recordings import recording_of_id
 from lvad.data.samplers import scene_weights
 from lvad.data.source import Source
-from lvad.data.splitting import Subset, seeded_subset, split_scenes, split_single
+from lvad.data.split_algorithms import Subset, seeded_subset, split_scenes, split_single
 from lvad.taxonomy import BDD_OIA
 from lvad.types import Scene
 
@@ -54,7 +54,7 @@ def test_the_order_of_the_reasons(scenes: list[Scene]) -> None:
 
 
 def test_the_report_counts_what_is_known_of_the_release(shared_data: Path) -> None:
-    report = check(shared_data / "bddoia_annotations")
+    report = check_source(shared_data / "bddoia_annotations")
     assert (report.exit_code, report.images) == (0, "not checked")
     assert report.actions["train"] == {"forward": 2809, "stop": 5008, "left": 1438, "right": 1674}
     assert report.actions["test"] == {"forward": 799, "stop": 1410, "left": 459, "right": 497}
@@ -76,7 +76,7 @@ def test_the_report_counts_what_is_known_of_the_release(shared_data: Path) -> No
 
 
 def test_the_report_of_the_subset(shared_data: Path) -> None:
-    report = check(shared_data / "bddoia_annotations", subset="single")
+    report = check_source(shared_data / "bddoia_annotations", subset="single")
     assert report.splits == {"train": 1606, "test": 403}
     assert report.actions["test"] == {"forward": 41, "stop": 339, "left": 12, "right": 11}
 

@@ -9,9 +9,9 @@ from layouts import write_video
 
 from lvad.cli import main
 from lvad.data.bddx import CELLS, NUM_SPANS, VIDEO, sentence
-from lvad.data.convert import convert
-from lvad.data.layouts import read_valid_source
-from lvad.data.splitting import split_scenes
+from lvad.data.convert import convert_to_jsonl
+from lvad.data.layouts import read_source
+from lvad.data.split_algorithms import split_scenes
 from lvad.errors import DataError
 
 ONE, TWO = "06d501fd-a9ffc960", "00a0f008-3c67908e"
@@ -57,7 +57,7 @@ def test_a_span_is_a_line_with_its_split(tmp_path, capsys):
         (f"{ONE}/2", "train", 2.5),
         (f"{TWO}/1", "test", 2),
     ]
-    scenes: list[Any] = read_valid_source(tmp_path / "mine").scenes
+    scenes: list[Any] = read_source(tmp_path / "mine").require().scenes
     assert [scene.recording for scene in scenes] == ["06d501fd", "06d501fd", "00a0f008"]
     assert [[frame.time_s for frame in scene.frames] for scene in scenes] == [[1, 2], [2.5], [1, 2]]
 
@@ -84,7 +84,7 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
 def test_without_lists_drives_are_split_whole_and_texts_are_the_labels(tmp_path):
     names = [f"{i:08x}-0000000{j}" for i in range(10) for j in range(2)]
     table = write(tmp_path / "bddx", [(name, STOPS, GOES) for name in names], videos=names)
-    splits = split_scenes(convert(table, tmp_path / "out.jsonl"), "all", seed=0)
+    splits = split_scenes(convert_to_jsonl(table, tmp_path / "out.jsonl"), "all", seed=0)
     # 40 spans of 10 drives: 8 test; of the other 32 up to ceil(3.2) = 4 validate.
     assert {split: len(scenes) for split, scenes in splits.items()} == {"train": 28, "val": 4, "test": 8}
     drives = [{scene.recording for scene in scenes} for scenes in splits.values()]
@@ -94,14 +94,14 @@ def test_without_lists_drives_are_split_whole_and_texts_are_the_labels(tmp_path)
 def test_what_cannot_be_converted_is_named(tmp_path):
     table = write(tmp_path / "bddx", [(ONE, STOPS)], {"train": [ONE], "val": [ONE]})
     with pytest.raises(DataError, match=rf"val.txt: video '{ONE}' is in the list of train too"):
-        convert(table, tmp_path / "out.jsonl")
+        convert_to_jsonl(table, tmp_path / "out.jsonl")
     (tmp_path / "bddx/val.txt").unlink()
     with pytest.raises(DataError, match=r"none of its spans can be used \(1 video missing\); put .*far"):
-        convert(table, tmp_path / "out.jsonl", images=tmp_path / "far")
+        convert_to_jsonl(table, tmp_path / "out.jsonl", images=tmp_path / "far")
     (tmp_path / f"bddx/videos/train/{ONE}.mov").write_bytes(b"no video")
     with pytest.raises(DataError, match=rf"{ONE}.mov: video cannot be decoded"):
-        convert(table, tmp_path / "out.jsonl")
+        convert_to_jsonl(table, tmp_path / "out.jsonl")
     table.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"has no column 'Answer.1action', .*'Input.Video'; take BDD-X-Annotations_v1"):
-        convert(table, tmp_path / "out.jsonl")
+        convert_to_jsonl(table, tmp_path / "out.jsonl")
     assert not list(tmp_path.glob("out.*"))

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import GO, GREEN, RED, STOP, gt, lastframe
 
-from lvad.data.check import check
-from lvad.data.layouts import Layout, read_valid_source
+from lvad.data.check import check_source
+from lvad.data.layouts import Layout
+from lvad.data.source import Source
 from lvad.errors import DataError
+from lvad.taxonomy import BDD_OIA
 
 LEAVES = st.one_of(
     st.none(),
@@ -60,9 +62,9 @@ def mangled_bytes(draw: st.DrawFn, content: Any) -> bytes:
 
 
 def survives(root: Path, layout: Layout) -> None:
-    report = check(root, layout)
+    report = check_source(root, layout)
     try:
-        scenes = read_valid_source(root, layout).scenes
+        scenes = Source(layout, str(root)).read(BDD_OIA).scenes
     except DataError:
         assert report.errors or "images not checked" in report.warnings[-1]
     else:
@@ -104,4 +106,4 @@ def test_pictures(data: st.DataObject) -> None:
         whole = path.read_bytes()
         start = data.draw(st.integers(0, len(whole)))
         path.write_bytes(whole[:start] + data.draw(st.binary(max_size=30)) + whole[start + 5 :])
-        check(root)
+        check_source(root)

@@ -4,12 +4,14 @@ from pathlib import Path
 import pytest
 from layouts import GO, GREEN, RED, STOP, gt, lastframe, picture
 
-from lvad.data.layouts import detect_layout, read_source, read_valid_source
+from lvad.data.layouts import detect_layout, read_source
+from lvad.data.source import Source
 from lvad.errors import DataError
+from lvad.taxonomy import BDD_OIA
 
 
 def names(root: Path, num_frames: int = 2, images: Path | None = None) -> list[str]:
-    (scene,) = read_valid_source(root, num_frames=num_frames, images=images).scenes
+    (scene,) = read_source(root, num_frames=num_frames, images=images).require().scenes
     return [frame.relative_to(images or root / "images").as_posix() for frame in scene.frames]
 
 
@@ -22,7 +24,7 @@ def test_labels_and_splits(tmp_path: Path) -> None:
     gt(tmp_path, "train", {"a": (GO, GREEN), "b": (STOP, RED)})
     gt(tmp_path, "test", {"c": ([0, 0, 0, 0], [0] * 21)})
     assert detect_layout(tmp_path) == "gt_4a_21r"
-    reading = read_valid_source(tmp_path)
+    reading = read_source(tmp_path).require()
     assert [(s.id, s.split, list(s.actions or ())) for s in reading.scenes] == [
         ("a", "train", GO),
         ("b", "train", STOP),
@@ -74,13 +76,13 @@ def test_labels_without_pictures(one: Path) -> None:
     assert read_source(one).scenes[0].frames == ()
     assert not read_source(one).has_images
     with pytest.raises(DataError, match="give their folder as images="):
-        read_valid_source(one)
+        Source("gt_4a_21r", str(one)).read(BDD_OIA)
 
 
 def test_a_missing_picture(one: Path) -> None:
     picture(one / "images" / "other.jpg")
     with pytest.raises(DataError, match=r"gt_4a_21r_val.json, id 'ab-cd': no image in .*images"):
-        read_valid_source(one)
+        read_source(one).require()
 
 
 @pytest.mark.parametrize(
@@ -100,28 +102,28 @@ def test_a_missing_picture(one: Path) -> None:
 def test_faults_name_file_and_row(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "gt_4a_21r_train.json").write_text(text)
     with pytest.raises(DataError, match=message) as caught:
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
     assert "gt_4a_21r_train.json" in str(caught.value)
 
 
 def test_a_root_of_no_format_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the known formats \(looked for .*25k.*, gt_4a_21r_.*pictures"):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
     with pytest.raises(DataError, match="does not exist"):
-        read_valid_source(tmp_path / "nowhere")
+        read_source(tmp_path / "nowhere").require()
     with pytest.raises(DataError, match="holds none of gt_4a_21r"):
-        read_valid_source(tmp_path, "gt_4a_21r")
+        read_source(tmp_path, "gt_4a_21r").require()
 
 
 def test_a_root_of_both_formats_wants_a_choice(tmp_path: Path) -> None:
     gt(tmp_path, "train", {"a": (GO, GREEN)})
     lastframe(tmp_path, "train", [("b.jpg", GO, GREEN)])
     with pytest.raises(DataError, match="lastframe and gt_4a_21r; name one"):
-        read_valid_source(tmp_path)
-    assert [scene.id for scene in read_valid_source(tmp_path, "gt_4a_21r").scenes] == ["a"]
+        read_source(tmp_path).require()
+    assert [scene.id for scene in read_source(tmp_path, "gt_4a_21r").require().scenes] == ["a"]
 
 
 def test_an_id_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         gt(tmp_path, split, {"a": (GO, GREEN)})
-    assert read_valid_source(tmp_path).warnings == ["1 ids are in more than one split, first 'a'"]
+    assert read_source(tmp_path).require().warnings == ["1 ids are in more than one split, first 'a'"]

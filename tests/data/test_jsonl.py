@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from layouts import FACTS, flags, picture
 
-from lvad.data.check import check
+from lvad.data.check import check_source
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.layouts import detect_layout, read_source, read_valid_source
+from lvad.data.layouts import detect_layout, read_source
 from lvad.data.source import Source
 from lvad.data.split import Split
 from lvad.errors import DataError
+from lvad.taxonomy import BDD_OIA
 from lvad.types import Scene
 
 STOP = {"actions": ["stop"], "reasons": ["traffic sign"]}
@@ -37,18 +38,18 @@ def test_a_line_is_a_scene(tmp_path):
     row = {"id": "one", "frames": ["p/a_0.jpg", "p/a_1.jpg", "p/a_2.jpg"], "split": "val", "recording": "drive 1"}
     labels = {"actions": ["Turn  left", "stop"], "reasons": ["s_traffic_light", "Traffic sign"]}
     path = write(tmp_path / "mine.jsonl", {**row, **labels, "text": "It is night."}, "", {"frames": ["b.jpg"]})
-    first, second = read_valid_source(path).scenes
+    first, second = read_source(path).require().scenes
     frames = (tmp_path / "p/a_1.jpg", tmp_path / "p/a_2.jpg")
     reasons = tuple(int(name in (7, 8)) for name in range(21))  # traffic light is not green, traffic sign
     # forward, stop, left, right: "turn left" is an alias.
     assert first == Scene("one", frames, "val", (0, 1, 1, 0), reasons, ("It is night.",), None, False, "drive 1")
     assert second == Scene("b", (tmp_path / "b.jpg",), "train")
-    assert "1 lines without a split train, as others name one" in read_valid_source(path).warnings
+    assert "1 lines without a split train, as others name one" in read_source(path).require().warnings
 
 
 def test_several_texts_and_facts(tmp_path):
     row = {"frames": ["a.jpg"], "text": ["One.", " Two. "], "facts": FACTS}
-    (scene,) = read_valid_source(write(tmp_path / "scenes.jsonl", row)).scenes
+    (scene,) = read_source(write(tmp_path / "scenes.jsonl", row)).require().scenes
     assert (scene.captions, scene.facts, scene.actions) == (("One.", "Two."), FACTS, None)
 
 
@@ -56,21 +57,21 @@ def test_a_folder_is_found_out_and_its_files_are_splits(tmp_path):
     for split in ("train", "val", "test"):
         write(tmp_path / f"{split}.jsonl", {"id": "x", "frames": [f"{split}/a.jpg"], **STOP})
     assert detect_layout(tmp_path) == detect_layout(tmp_path / "val.jsonl") == "jsonl"
-    reading = read_valid_source(tmp_path)
+    reading = read_source(tmp_path).require()
     assert [scene.split for scene in reading.scenes] == ["train", "val", "test"]
     assert reading.warnings == ["1 ids are in more than one split, first 'x'"]
     write(tmp_path / "scenes.jsonl", {"frames": ["c.jpg"]})
-    assert [scene.id for scene in read_valid_source(tmp_path).scenes] == ["c", "x", "x", "x"]
+    assert [scene.id for scene in read_source(tmp_path).require().scenes] == ["c", "x", "x", "x"]
 
 
 def test_pictures_may_lie_elsewhere(tmp_path):
     path = write(tmp_path / "labels/scenes.jsonl", {"frames": ["../far/a.jpg"], **STOP})
-    assert read_valid_source(path).scenes[0].id == "far/a"
+    assert read_source(path).require().scenes[0].id == "far/a"
     (tmp_path / "labels/scenes.jsonl").write_text(json.dumps({"frames": ["a.jpg"], **STOP}))
-    assert read_valid_source(path, images=tmp_path / "far").scenes[0].frames == (tmp_path / "far/a.jpg",)
+    assert read_source(path, images=tmp_path / "far").require().scenes[0].frames == (tmp_path / "far/a.jpg",)
     picture(tmp_path / "b.jpg")
     path.write_text(json.dumps({"frames": [str(tmp_path / "b.jpg")]}))
-    assert read_valid_source(path).scenes[0].frames == (tmp_path / "b.jpg",)
+    assert read_source(path).require().scenes[0].frames == (tmp_path / "b.jpg",)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_missing_frames_and_repeated_ids_are_counted_and_the_rest_is_read(tmp_pa
     path = write(tmp_path / "scenes.jsonl", *rows, rows[5], {"id": "none", "frames": []})
     (tmp_path / "1.jpg").unlink()
     (tmp_path / "3.jpg").unlink()
-    report = check(path)
+    report = check_source(path)
     assert report.splits == {"unsplit": 4}
     assert [error.partition(", ")[2][:50].partition(" '")[0] for error in report.errors] == [
         "line 7: duplicate id",
@@ -132,7 +133,7 @@ def test_missing_frames_and_repeated_ids_are_counted_and_the_rest_is_read(tmp_pa
     ]
     assert "3.jpg' is missing; restore it" in report.errors[2]
     with pytest.raises(DataError, match=r"line 7: duplicate id '5'; .*\(3 more;"):
-        read_valid_source(path)
+        read_source(path).require()
 
 
 def test_a_split_that_contradicts_its_file_is_named(tmp_path):
@@ -142,10 +143,10 @@ def test_a_split_that_contradicts_its_file_is_named(tmp_path):
 
 def test_labels_without_pictures_are_counted_and_not_trained_on(tmp_path):
     path = write(tmp_path / "scenes.jsonl", {"id": "a", "frames": [], **STOP, "split": "train"})
-    report = check(path)
+    report = check_source(path)
     assert (report.errors, report.images, report.splits) == ([], "not checked", {"train": 1})
     with pytest.raises(DataError, match="no pictures beside the label files"):
-        read_valid_source(path)
+        Source("jsonl", str(path)).read(BDD_OIA)
 
 
 @pytest.fixture

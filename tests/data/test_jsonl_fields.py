@@ -5,10 +5,10 @@ import json
 import pytest
 from layouts import write_video
 
-from lvad.data.check import check
-from lvad.data.convert import convert
+from lvad.data.check import check_source
+from lvad.data.convert import convert_to_jsonl
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.layouts import read_source, read_valid_source
+from lvad.data.layouts import read_source
 from lvad.data.source import Source
 from lvad.errors import DataError
 from lvad.types import VideoFrame
@@ -34,7 +34,7 @@ def mine(tmp_path):
 
 def test_a_span_gives_the_last_frames_in_order_of_time(mine, tmp_path):
     path = mine({"video": "a.mp4", "start_s": 0.5, "end_s": 1.5, "text": "It stops."}, {"video": "a.mp4"})
-    part, whole = read_valid_source(path, num_frames=3, fps=2.0).scenes
+    part, whole = read_source(path, num_frames=3, fps=2.0).require().scenes
     video = tmp_path / "a.mp4"
     assert (part.id, part.recording, part.captions) == ("a-0.5-1.5", "a", ("It stops.",))
     assert part.frames == tuple(VideoFrame(video, time) for time in (0.5, 1.0, 1.5))
@@ -52,17 +52,17 @@ def test_videos_beside_pictures_and_elsewhere(mine, tmp_path):
     path = mine({"id": "x", "video": "../far/v.mov", "end_s": 1, **STOP, "split": "test"})
     (tmp_path / "../far").mkdir()
     write_video(tmp_path / "../far/v.mov", 20)
-    (scene,) = read_valid_source(path).scenes
+    (scene,) = read_source(path).require().scenes
     assert (scene.id, scene.recording, scene.split, scene.actions) == ("x", "far/v", "test", (0, 1, 0, 0))
     path.write_text(json.dumps({"video": "v.mov", "end_s": 1}))
-    assert times_of(read_valid_source(path, images=tmp_path / "../far").scenes[0]) == [0, 1]
+    assert times_of(read_source(path, images=tmp_path / "../far").require().scenes[0]) == [0, 1]
 
 
 def test_spans_of_one_drive_stay_in_one_split(mine, tmp_path):
     for name in ("0001542f-ec815219", "0001542f-ec815220", "00a0f008-3c67908e"):
         write_video(tmp_path / f"{name}.mp4", 20)
     rows = [{"video": f"{name}.mp4"} for name in ("0001542f-ec815219", "0001542f-ec815220", "00a0f008-3c67908e")]
-    scenes = read_valid_source(mine(*rows, {"video": "a.mp4", "recording": "monday"})).scenes
+    scenes = read_source(mine(*rows, {"video": "a.mp4", "recording": "monday"})).require().scenes
     assert [scene.recording for scene in scenes] == ["0001542f", "0001542f", "00a0f008", "monday"]
 
 
@@ -90,8 +90,8 @@ def test_a_fault_of_a_span_is_named_and_check_explains_it(mine, tmp_path, row, s
     write_video(tmp_path / "a.mpg", 20, fps=25)
     path = mine({"video": "a.mp4"}, {"id": "second", **row})
     with pytest.raises(DataError, match=rf"^{path}, line 2: .*{said}"):
-        read_valid_source(path)
-    report = check(path)
+        read_source(path).require()
+    report = check_source(path)
     assert (report.exit_code, len(report.errors)) == (1, 1)
     assert report.images == "2 of 2 decoded"  # of the first line
 
@@ -101,8 +101,8 @@ def test_a_video_that_breaks_off_is_found_by_check_and_named_in_a_prediction(min
     path = mine({"video": "a.mp4"}, {"video": "b.mkv", "end_s": 1.9})
     whole = (tmp_path / "b.mkv").read_bytes()
     (tmp_path / "b.mkv").write_bytes(whole[: len(whole) // 3])
-    assert [len(read_source(path).errors), check(path, num_frames=1).images] == [0, "1 of 2 decoded"]
-    assert all("b.mkv: " in error for error in check(path, num_frames=1).errors)
+    assert [len(read_source(path).errors), check_source(path, num_frames=1).images] == [0, "1 of 2 decoded"]
+    assert all("b.mkv: " in error for error in check_source(path, num_frames=1).errors)
     data = BDDOIADataModule(Source("jsonl", str(path), num_frames=1))
     data.setup("predict")
     assert [batch.ids for batch in data.predict_dataloader()] == [["a"]]
@@ -110,9 +110,9 @@ def test_a_video_that_breaks_off_is_found_by_check_and_named_in_a_prediction(min
 
 def test_lines_with_spans_are_converted_as_they_are_read(mine, tmp_path):
     path = mine({"video": "a.mp4", "start_s": 0.5, "end_s": 1.5, **STOP})
-    convert(path, tmp_path / "deep/mine.jsonl")
+    convert_to_jsonl(path, tmp_path / "deep/mine.jsonl")
     row = json.loads((tmp_path / "deep/mine.jsonl").read_text())
     assert (row["video"], row["start_s"], row["end_s"]) == ("../a.mp4", 0.5, 1.5)
-    (one,), (two,) = read_valid_source(path).scenes, read_valid_source(tmp_path / "deep/mine.jsonl").scenes
+    (one,), (two,) = read_source(path).require().scenes, read_source(tmp_path / "deep/mine.jsonl").require().scenes
     assert two._replace(frames=()) == one._replace(frames=())
     assert times_of(two) == times_of(one)

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 from layouts import FACTS, GO, GREEN, RED, STOP, flags, lastframe, picture
 
-from lvad.data.layouts import detect_layout, read_source, read_valid_source
-from lvad.data.reading import Drop
+from lvad.data.layouts import detect_layout, read_source
+from lvad.data.reading import DroppedRow
+from lvad.data.source import Source
 from lvad.errors import DataError
+from lvad.taxonomy import BDD_OIA
 
 ROWS = [("a.jpg", GO, GREEN), ("b.jpg", STOP, RED), ("c.jpg", [0, 0, 1, 1, 0], flags(9, 12))]
 
@@ -14,7 +16,7 @@ ROWS = [("a.jpg", GO, GREEN), ("b.jpg", STOP, RED), ("c.jpg", [0, 0, 1, 1, 0], f
 def test_rows_are_joined_by_id_and_by_file_name(tmp_path: Path) -> None:
     lastframe(tmp_path, "train", ROWS)
     assert detect_layout(tmp_path) == "lastframe"
-    reading = read_valid_source(tmp_path)
+    reading = read_source(tmp_path).require()
     assert [scene.id for scene in reading.scenes] == ["a", "b", "c"]
     assert [list(scene.actions or ()) for scene in reading.scenes] == [GO, STOP, [0, 0, 1, 1]]
     assert [list(scene.reasons or ()) for scene in reading.scenes] == [GREEN, RED, flags(9, 12)]
@@ -26,8 +28,8 @@ def test_rows_are_joined_by_id_and_by_file_name(tmp_path: Path) -> None:
 def test_confused_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     lastframe(tmp_path, "val", [*ROWS, ("d.jpg", [1, 0, 0, 0, 1], GREEN)])
     (tmp_path / "data" / "d.jpg").unlink()
-    reading = read_valid_source(tmp_path)
-    assert reading.drops == [Drop("d", "val", "confuse")]
+    reading = read_source(tmp_path).require()
+    assert reading.drops == [DroppedRow("d", "val", "confuse")]
     assert reading.dropped == {"confuse": 1}
     assert len(reading.scenes) == 3
 
@@ -36,17 +38,17 @@ def test_siblings_are_frames_oldest_first(tmp_path: Path) -> None:
     lastframe(tmp_path, "train", [("x_10.jpg", GO, GREEN)])
     for n in (2, 8, 9, 11):
         picture(tmp_path / "data" / f"x_{n}.jpg")
-    names = [frame.name for frame in read_valid_source(tmp_path, num_frames=3).scenes[0].frames]
+    names = [frame.name for frame in read_source(tmp_path, num_frames=3).require().scenes[0].frames]
     assert names == ["x_8.jpg", "x_9.jpg", "x_10.jpg"]
-    assert len(read_valid_source(tmp_path, num_frames=1).scenes[0].frames) == 1
-    assert len(read_valid_source(tmp_path, num_frames=9).scenes[0].frames) == 4
+    assert len(read_source(tmp_path, num_frames=1).require().scenes[0].frames) == 1
+    assert len(read_source(tmp_path, num_frames=9).require().scenes[0].frames) == 4
 
 
 def test_a_sibling_with_its_own_row_is_another_clip(tmp_path: Path) -> None:
     lastframe(tmp_path, "train", [("x_1.jpg", GO, GREEN)])
     lastframe(tmp_path, "test", [("x_3.jpg", STOP, RED)])
     picture(tmp_path / "data" / "x_2.jpg")
-    scenes = {scene.id: scene for scene in read_valid_source(tmp_path, num_frames=4).scenes}
+    scenes = {scene.id: scene for scene in read_source(tmp_path, num_frames=4).require().scenes}
     assert [frame.name for frame in scenes["x_3"].frames] == ["x_2.jpg", "x_3.jpg"]
     assert [frame.name for frame in scenes["x_1"].frames] == ["x_1.jpg"]
 
@@ -55,7 +57,7 @@ def test_captions_and_facts_are_joined_and_name_the_scene(tmp_path: Path) -> Non
     lastframe(tmp_path, "train", [("x_1.jpg", GO, GREEN), ("y_1.jpg", STOP, RED)])
     row = {"id": "x", "captions": ["A green light."], "facts": FACTS | {"light": "green"}}
     (tmp_path / "train_scenes.jsonl").write_text(json.dumps(row) + "\n")
-    first, second = read_valid_source(tmp_path).scenes
+    first, second = read_source(tmp_path).require().scenes
     assert (first.id, first.captions, first.facts) == ("x", ("A green light.",), FACTS | {"light": "green"})
     assert (second.id, second.captions, second.facts) == ("y_1", (), None)
 
@@ -65,10 +67,10 @@ def test_pictures_elsewhere(tmp_path: Path) -> None:
     for name, _, _ in ROWS:
         picture(tmp_path / "pictures" / name)
     with pytest.raises(DataError, match="no pictures beside the label files"):
-        read_valid_source(tmp_path / "labels")
-    assert len(read_valid_source(tmp_path / "labels", images=tmp_path / "pictures").scenes) == 3
+        Source("lastframe", str(tmp_path / "labels")).read(BDD_OIA)
+    assert len(read_source(tmp_path / "labels", images=tmp_path / "pictures").require().scenes) == 3
     with pytest.raises(DataError, match="nowhere: does not exist"):
-        read_valid_source(tmp_path / "labels", images=tmp_path / "nowhere")
+        read_source(tmp_path / "labels", images=tmp_path / "nowhere").require()
 
 
 def edit(path: Path, change) -> None:
@@ -111,7 +113,7 @@ def test_faulty_rows_name_file_and_row(tmp_path: Path, file: str, change, messag
     lastframe(tmp_path, "train", ROWS)
     edit(tmp_path / file, change)
     with pytest.raises(DataError, match=message) as caught:
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
     assert str(tmp_path) in str(caught.value)
     assert ";" in str(caught.value)
 
@@ -131,14 +133,14 @@ def test_corrupt_files(tmp_path: Path, content: str, message: str) -> None:
     lastframe(tmp_path, "train", ROWS)
     (tmp_path / ACTIONS).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=message):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
 
 
 def test_a_missing_half_is_an_error(tmp_path: Path) -> None:
     lastframe(tmp_path, "train", ROWS)
     (tmp_path / REASONS).unlink()
     with pytest.raises(DataError, match=r"reasons\.json: cannot be read"):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
 
 
 def test_missing_pictures_are_all_collected(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_missing_pictures_are_all_collected(tmp_path: Path) -> None:
     assert [("a.jpg" in str(e), "b.jpg" in str(e)) for e in reading.errors] == [(True, False), (False, True)]
     assert [scene.id for scene in reading.scenes] == ["c"]
     with pytest.raises(DataError, match=r"a\.jpg is missing.*1 more"):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_faulty_scene_lines(tmp_path: Path, line: str, message: str) -> None:
     lastframe(tmp_path, "train", ROWS)
     (tmp_path / "train_scenes.jsonl").write_text(line)
     with pytest.raises(DataError, match=message):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
 
 
 def test_facts_with_a_missing_attribute_name_it_and_the_remedy(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_facts_with_a_missing_attribute_name_it_and_the_remedy(tmp_path: Path) -
     file.write_text(json.dumps({"id": "x", "captions": ["A green light."], "facts": facts}))
     said = f"{file}, line 1: facts of scene 'x' lack 'light', 'sign'; name every attribute .*, or leave facts out"
     with pytest.raises(DataError, match=said):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()
     file.write_text(json.dumps({"id": "x", "captions": ["A green light."]}))
-    (scene,) = read_valid_source(tmp_path).scenes
+    (scene,) = read_source(tmp_path).require().scenes
     assert (scene.id, scene.captions, scene.facts) == ("x", ("A green light.",), None)

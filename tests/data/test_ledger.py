@@ -2,7 +2,7 @@
 
 import pytest
 
-from lvad.data.ledger import LEDGER, check_leakage, dump, merge, read_ledger, stage_ledger
+from lvad.data.ledger import LEDGER, check_leakage, dump_ledger, merge_ledgers, read_ledger, stage_ledger
 from lvad.errors import DataError
 from lvad.types import Scene
 
@@ -20,9 +20,9 @@ def test_uses_name_the_stage_the_split_and_whether_labels_were_seen():
 
 
 def test_ledgers_travel_through_files(tmp_path):
-    ledger = merge([{"A train": ["x", "y"]}, {"B train": ["z"]}, {"A train": ["w", "x"]}])
+    ledger = merge_ledgers([{"A train": ["x", "y"]}, {"B train": ["z"]}, {"A train": ["w", "x"]}])
     assert ledger == {"A train": ["w", "x", "y"], "B train": ["z"]}
-    (tmp_path / LEDGER).write_text(dump(ledger))
+    (tmp_path / LEDGER).write_text(dump_ledger(ledger))
     assert read_ledger(tmp_path) == ledger
     assert read_ledger(tmp_path / "elsewhere") == {}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.ledger import LEDGER, dump
+from lvad.data.ledger import LEDGER, dump_ledger
 from lvad.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from lvad.data.source import Source
 from lvad.data.split import SceneCounts, Split
@@ -15,7 +15,7 @@ STOP = PseudoLabel((0, 1, 0, 0), (0,) * 21, 0.95)
 
 
 def given(folder, labels):
-    (folder / LEDGER).write_text(dump({"ActionSFT train, labelled": ["teacher-scene"]}))
+    (folder / LEDGER).write_text(dump_ledger({"ActionSFT train, labelled": ["teacher-scene"]}))
     return str(write_pseudo_labels(folder, labels))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from layouts import FACTS, GO, GREEN, RED, STOP, gt, lastframe
 
-from lvad.data.layouts import read_source, read_valid_source
+from lvad.data.layouts import read_source
 from lvad.data.reading import read_text
 from lvad.errors import DataError
 
@@ -20,10 +20,10 @@ def test_labels_are_read_with_a_mark_and_in_wide_characters(tmp_path: Path, enco
     lastframe(tmp_path / "last", "train", [("a_1.jpg", STOP, RED), ("b_1.jpg", GO, GREEN)])
     row = {"id": "a_1", "captions": ["Ein Fußgänger."], "facts": FACTS}
     (tmp_path / "last/train_scenes.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-    before = [read_valid_source(tmp_path / folder).scenes for folder in ("gt", "last")]
+    before = [read_source(tmp_path / folder).require().scenes for folder in ("gt", "last")]
     for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")]:
         path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
-    assert [read_valid_source(tmp_path / folder).scenes for folder in ("gt", "last")] == before
+    assert [read_source(tmp_path / folder).require().scenes for folder in ("gt", "last")] == before
     assert before[1][0].captions == ("Ein Fußgänger.",)
 
 
@@ -45,4 +45,4 @@ def test_what_no_encoding_reads_is_named(tmp_path: Path, content: bytes) -> None
 def test_the_remedy_names_a_command_that_exists(tmp_path: Path) -> None:
     gt(tmp_path, "train", {"a": (GO, GREEN[1:]), "b": (GO, GREEN[1:])})
     with pytest.raises(DataError, match="1 more; `lvad data check` lists all"):
-        read_valid_source(tmp_path)
+        read_source(tmp_path).require()

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lvad.data import shards
 from lvad.data.collate import collate
 from lvad.data.shard_dataset import ShardDataset
-from lvad.data.shards import Shards
+from lvad.data.shards import ShardFolder
 from lvad.errors import DataError
 
 
@@ -26,14 +26,14 @@ def footage(tmp_path_factory):
 
 def test_tables_of_the_last_shards_alone_are_kept(footage, monkeypatch):
     monkeypatch.setattr(shards, "NUM_TABLES", 2)
-    dataset = ShardDataset([Shards(str(footage))], num_frames=2)
+    dataset = ShardDataset([ShardFolder(str(footage))], num_frames=2)
     for i in range(len(dataset)):
         dataset[i]
         assert len(dataset.sources[0]._tables) <= 2
 
 
 def test_an_epoch_has_every_scene_once_with_its_own_frames(footage):
-    batch = next(iter(DataLoader(ShardDataset([Shards(str(footage))], 2), batch_size=14, collate_fn=collate)))
+    batch = next(iter(DataLoader(ShardDataset([ShardFolder(str(footage))], 2), batch_size=14, collate_fn=collate)))
     assert sorted(batch.ids) == sorted(f"drive-{d}/{i}" for d, size in enumerate([6, 7, 4]) for i in range(1, size))
     for name, frames in zip(batch.ids, batch.frames, strict=True):
         drive, i = map(int, re.fullmatch(r"drive-(\d)/(\d)", name).groups())
@@ -45,7 +45,7 @@ def test_an_epoch_has_every_scene_once_with_its_own_frames(footage):
 
 
 def test_fewer_frames_are_the_last_ones_and_sources_are_joined(footage):
-    two, one = (ShardDataset([Shards(str(footage))] * 2, num_frames) for num_frames in (2, 1))
+    two, one = (ShardDataset([ShardFolder(str(footage))] * 2, num_frames) for num_frames in (2, 1))
     assert len(one) == 28
     for i in (0, 13, 14, 27):
         assert one[i][0].id == two[i % 14][0].id
@@ -99,9 +99,9 @@ def test_what_is_not_there_is_named(footage, served, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_WAITS_S", (0, 0, 0, 0))
     for url in (str(tmp_path), f"{served}/nothing"):
         with pytest.raises(DataError, match=r"footage.json: there is none: no footage, or not finished"):
-            Shards(url)
+            ShardFolder(url)
     with pytest.raises(DataError, match="nonsense://x: cannot be opened"):
-        Shards("nonsense://x")
+        ShardFolder("nonsense://x")
 
 
 def copied(footage, folder):
@@ -125,14 +125,14 @@ def rewrite(path, **changes):
 def test_an_index_that_does_not_fit_is_refused(footage, tmp_path, change, message):
     rewrite(copied(footage, tmp_path) / "footage.json", **change)
     with pytest.raises(DataError, match=message):
-        ShardDataset([Shards(str(tmp_path))], 2)[0]
+        ShardDataset([ShardFolder(str(tmp_path))], 2)[0]
 
 
 def test_a_table_that_does_not_fit_is_refused(footage, tmp_path):
     for scene in (["x", 0, 99], ["x", -1, 1], ["x", 0, 0], ["x"]):
         rewrite(copied(footage, tmp_path) / "000000.json", scenes=[scene] * 3)
         with pytest.raises(DataError, match=r"000000\.json: no table of a shard"):
-            Shards(str(tmp_path)).read(0, 1, 2)
+            ShardFolder(str(tmp_path)).read(0, 1, 2)
 
 
 def test_a_shard_cut_off_and_a_frame_that_is_broken_are_named(footage, tmp_path):
@@ -140,7 +140,7 @@ def test_a_shard_cut_off_and_a_frame_that_is_broken_are_named(footage, tmp_path)
     tar = tmp_path / "000000.tar"
     content = tar.read_bytes()
     tar.write_bytes(content[:600])
-    dataset = ShardDataset([Shards(str(tmp_path))], 2)
+    dataset = ShardDataset([ShardFolder(str(tmp_path))], 2)
     with pytest.raises(DataError, match=r"000000.tar, scene 'drive-0/1': gave \d+ bytes where"):
         dataset[0]
     tar.write_bytes(bytes(len(content)))

@@ -4,9 +4,9 @@ import random
 import pytest
 from drawn import AT_JUNCTION, EMPTY, FREE, SOLID
 
-from lvad.data.synthetic import captions, complete_caption, draw_scene, draw_state, facts, labels
+from lvad.data.synthetic import bdd_oia_labels, complete_caption, draw_scene, draw_state, scene_captions, scene_facts
 from lvad.data.synthetic.state import Side
-from lvad.facts import ATTRIBUTES, claims, is_true, present
+from lvad.facts import ATTRIBUTES, claims, is_true, salient_facts
 from lvad.taxonomy import BDD_OIA
 
 FORWARD, STOP, LEFT, RIGHT = range(4)
@@ -26,7 +26,7 @@ def states():
 
 
 def said(state):
-    actions, reasons = labels(state)
+    actions, reasons = bdd_oia_labels(state)
     return (
         [name for name, value in zip(BDD_OIA.action_names, actions, strict=True) if value],
         [i for i, value in enumerate(reasons) if value],
@@ -64,7 +64,7 @@ def test_labels_follow_the_rules(base, changes, actions, reasons):
 
 
 def test_marginals_follow_the_real_files(states):
-    rows = [labels(state) for state in states]
+    rows = [bdd_oia_labels(state) for state in states]
     drawn = [sum(column) / len(rows) for column in zip(*((*a, *r) for a, r in rows), strict=True)]
     names = [*BDD_OIA.action_names, *(reason.key for reason in BDD_OIA.reasons)]
     for name, share, real in zip(names, drawn, (*REAL_ACTIONS, *REAL_REASONS), strict=True):
@@ -79,7 +79,7 @@ def test_marginals_follow_the_real_files(states):
 
 def test_labels_fit_together(states):
     for state in states:
-        actions, reasons = labels(state)
+        actions, reasons = bdd_oia_labels(state)
         assert any(actions)
         assert any(reasons)
         assert not (actions[FORWARD] and actions[STOP])
@@ -90,42 +90,42 @@ def test_labels_fit_together(states):
 
 
 def test_every_action_occurs_alone_with_one_reason(states):
-    rows = [labels(state) for state in states]
+    rows = [bdd_oia_labels(state) for state in states]
     alone = {actions for actions, reasons in rows if sum(actions) == sum(reasons) == 1}
     assert len(alone) == len(BDD_OIA.action_names)
 
 
 def test_facts_are_whole_and_within_the_language(states):
     for state in states:
-        known = facts(state)
+        known = scene_facts(state)
         assert known.keys() == ATTRIBUTES.keys()
         assert all(value in ATTRIBUTES[attribute] for attribute, value in known.items())
 
 
 def test_true_reasons_claim_true_facts(states):
     for state in states:
-        given = [text for text, value in zip(BDD_OIA.reason_texts, labels(state)[1], strict=True) if value]
-        assert all(is_true(claim, facts(state)) for text in given for claim in claims(text))
+        given = [text for text, value in zip(BDD_OIA.reason_texts, bdd_oia_labels(state)[1], strict=True) if value]
+        assert all(is_true(claim, scene_facts(state)) for text in given for claim in claims(text))
 
 
 def test_captions_are_true_and_complete(states):
     rng, words = random.Random(2), set()
     for state in states[:2000]:
-        known, texts = facts(state), captions(state, rng)
+        known, texts = scene_facts(state), scene_captions(state, rng)
         for text in texts:
             said_here = claims(text)
             assert said_here, text
             assert all(is_true(claim, known) for claim in said_here), text
             words.update(text.replace(".", "").replace(",", "").split())
         assert all(8 <= len(text.split()) <= 22 for text in texts[:-1])
-        assert present(known).keys() <= {attribute for attribute, _ in claims(texts[-1])}
+        assert salient_facts(known).keys() <= {attribute for attribute, _ in claims(texts[-1])}
     assert len(words) < 150
 
 
 def test_complete_caption_by_example():
     state = dataclasses.replace(EMPTY, time="night", light="red", light_before="red", left=Side("car", "solid", "blue"))
     text = complete_caption(state, random.Random(0))
-    assert [claim for claim in claims(text) if claim[0] in present(facts(state))] == [
+    assert [claim for claim in claims(text) if claim[0] in salient_facts(scene_facts(state))] == [
         ("light", "red"),
         ("road", "clear"),
         ("left_lane", "car"),

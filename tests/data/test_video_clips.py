@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from layouts import write_video
 
-from lvad.data.collate import decode
+from lvad.data.collate import decode_scene
 from lvad.data.decoding import decode_frames, frame_size
 from lvad.data.video_clips import clip_frames, decode_clip, read_header
 from lvad.errors import DataError
@@ -103,7 +103,7 @@ def test_a_scene_of_moments_is_decoded_as_one_of_pictures_is(tmp_path):
     video = write_video(tmp_path / "a.mp4", 20)
     scene = Scene("a", clip_frames(video, 0.5, 1.5, 3, 2.0), "train")
     assert [str(frame) for frame in scene.frames[:1]] == [f"{video} at 0.5 s"]
-    frames = decode(scene, 2, image_size_px=32)
+    frames = decode_scene(scene, 2, image_size_px=32)
     assert frames.shape == (2, 3, 24, 32)
     assert [round(frame.float().mean().item() / 10) for frame in frames] == [10, 15]
     assert frame_size(scene.frames[0]) == (64, 48)

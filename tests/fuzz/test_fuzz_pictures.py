@@ -15,7 +15,7 @@ from hostile import break_bytes, cases, one_line, refused
 from PIL import Image
 
 from lvad.cli import main
-from lvad.data.check import check, print_report
+from lvad.data.check import check_source, print_report
 from lvad.data.frames import read_frames, video_frames
 from lvad.data.images import open_image
 from lvad.data.layouts import read_source
@@ -219,5 +219,5 @@ def test_names_on_disk(tmp_path_factory: pytest.TempPathFactory, capsys, rng: ra
     with refused(DataError):
         reading = read_frames(root, 2)
         assert all(frame.is_relative_to(root) for scene in reading.scenes for frame in scene.frames)
-    print_report(check(root))
+    print_report(check_source(root))
     capsys.readouterr().out.encode()

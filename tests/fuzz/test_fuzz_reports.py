@@ -19,8 +19,8 @@ from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
 from lvad.report.runs import read_metrics, update_metrics
 from lvad.report.sample_rows import rows_before
+from lvad.rewards.chat_replies import ReplyCache, _retry_after_s, parse_reply, parse_response
 from lvad.rewards.judge import _read_template, read_score
-from lvad.rewards.replies import Replies, _retry_after_s, content_of, meaning_of
 from lvad.text import parse
 from lvad.types import AnsweredScene, Prediction, Scene
 
@@ -112,14 +112,14 @@ def test_replies_of_a_server(rng: random.Random) -> None:
         "choices": [{"message": {"role": "assistant", "content": "Score: 0.5"}, "finish_reason": "stop"}],
     }
     with refused(ChatError):
-        assert isinstance(content_of(break_json(body, rng).decode("utf-8", "replace")), str)
+        assert isinstance(parse_response(break_json(body, rng).decode("utf-8", "replace")), str)
 
 
 @cases("judge scores")
 def test_scores_of_a_judge(rng: random.Random) -> None:
     reply = break_bytes(b"<think>0.3 of 10?</think> **Score: 0.75**.", rng).decode("utf-8", "replace")
     with refused(ChatError):
-        assert 0 <= meaning_of(reply, read_score) <= 1
+        assert 0 <= parse_reply(reply, read_score) <= 1
 
 
 @cases("Retry-After headers")
@@ -132,9 +132,9 @@ def test_times_to_wait(rng: random.Random) -> None:
 @cases("kept replies")
 def test_kept_replies(tmp_path_factory: pytest.TempPathFactory, rng: random.Random) -> None:
     """A damaged one is never believed."""
-    replies = Replies(tmp_path_factory.getbasetemp() / "replies")
+    replies = ReplyCache(tmp_path_factory.getbasetemp() / "replies")
     request = {"model": "m", "messages": ["a"]}
-    replies.keep(request, "Score: 1")
+    replies.put(request, "Score: 1")
     (file,) = replies.folder.rglob("*.json")
     content = json.loads(file.read_text())
     file.write_bytes(break_json(content, rng))
@@ -143,10 +143,10 @@ def test_kept_replies(tmp_path_factory: pytest.TempPathFactory, rng: random.Rand
     except (ValueError, TypeError, KeyError, RecursionError):
         is_same = False
     if is_same:
-        assert replies.recall(request) in ("Score: 1", None)
+        assert replies.get(request) in ("Score: 1", None)
         return
     with pytest.warns(UserWarning, match="is damaged"):
-        assert replies.recall(request) is None
+        assert replies.get(request) is None
 
 
 @cases("judge prompts")

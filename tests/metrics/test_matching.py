@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from lvad.metrics.matching import Matches, MatchTable, decisions, ranking
+from lvad.metrics.matching import Matches, MatchTable, decision_scores, ranking_scores
 
 
 def random_matches(seed, num_scenes=60, num_texts=21):
@@ -20,7 +20,7 @@ def random_matches(seed, num_scenes=60, num_texts=21):
 def test_ranking_is_scikit_learns(seed):
     matches = random_matches(seed)
     clear = matches.is_true | matches.is_false
-    found = ranking(matches)
+    found = ranking_scores(matches)
     assert found["auroc"].item() == pytest.approx(sk.roc_auc_score(matches.is_true[clear], matches.scores[clear]))
     frequency = matches.is_true.float().mean(0).expand_as(matches.scores)
     assert found["auroc_floor"].item() == pytest.approx(sk.roc_auc_score(matches.is_true[clear], frequency[clear]))
@@ -35,7 +35,7 @@ def test_ranking_is_scikit_learns(seed):
 def test_decisions_are_scikit_learns(seed):
     generator = torch.Generator().manual_seed(seed)
     p, is_match = torch.rand(300, generator=generator), torch.rand(300, generator=generator) < 0.4
-    found, said = decisions(p, is_match), p > 0.5
+    found, said = decision_scores(p, is_match), p > 0.5
     assert found["accuracy"].item() == pytest.approx(sk.accuracy_score(is_match, said))
     assert found["precision"].item() == pytest.approx(sk.precision_score(is_match, said))
     assert found["recall"].item() == pytest.approx(sk.recall_score(is_match, said))
@@ -53,14 +53,14 @@ def test_the_papers_confusion_matrices_give_the_papers_scores():
     ):
         tp, tn, fp, fn = counts
         p = torch.tensor([0.9] * tp + [0.1] * tn + [0.9] * fp + [0.1] * fn)
-        found = decisions(p, torch.tensor([True] * tp + [False] * (tn + fp) + [True] * fn))
+        found = decision_scores(p, torch.tensor([True] * tp + [False] * (tn + fp) + [True] * fn))
         assert [value.item() for value in found.values()] == pytest.approx(expected, abs=1.1e-4)
 
 
 def test_who_looks_at_no_image_has_the_floor_at_most():
     matches = random_matches(0, num_scenes=400)
     frequency = matches.is_true.float().mean(0).expand_as(matches.scores)
-    found = ranking(matches._replace(scores=frequency))
+    found = ranking_scores(matches._replace(scores=frequency))
     assert found["auroc"] == found["auroc_floor"] > 0.6
     assert found["auroc_per_text"] == 0.5
 
@@ -77,4 +77,4 @@ def test_batches_make_one_table():
 
 def test_scenes_of_one_kind_have_no_auroc():
     with pytest.raises(ValueError, match="true and false pairs"):
-        ranking(Matches(torch.rand(2, 3), torch.ones(2, 3).bool(), torch.zeros(2, 3).bool()))
+        ranking_scores(Matches(torch.rand(2, 3), torch.ones(2, 3).bool(), torch.zeros(2, 3).bool()))

@@ -23,7 +23,7 @@ from lvad.modules import CLIPReward
 from lvad.objectives.clip_losses import PairLosses, corrupted_loss, own_texts
 from lvad.rewards.clip import CLIP
 from lvad.taxonomy import BDD_OIA
-from lvad.text import mirror
+from lvad.text import mirror_text
 from lvad.types import UNLABELLED
 
 
@@ -124,9 +124,9 @@ def test_one_training_loss_by_hand(make_reward, drawn_root):
     own = module.clip.embed_texts(texts)
     expected = expected + 0.3 * info_nce(images, own, scale)
     truths = [[t for t, flag in zip(BDD_OIA.reason_texts, row, strict=True) if flag] for row in batch.reasons.tolist()]
-    rows = [i for i in range(8) if contradicts(mirror(texts[i]), truths[i])]
+    rows = [i for i in range(8) if contradicts(mirror_text(texts[i]), truths[i])]
     assert rows
-    other = module.clip.embed_texts([mirror(texts[i]) for i in rows])
+    other = module.clip.embed_texts([mirror_text(texts[i]) for i in rows])
     better, worse = (images[rows] * own[rows]).sum(1), (images[rows] * other).sum(1)
     expected = expected + 0.4 * ranking_loss(better, worse, scale)
     expected = expected + corrupted_loss(module.clip, images, batch, "reason", {"shuffle": 0.2, "repeat": 0.1})

@@ -7,7 +7,7 @@ from lightning import Trainer
 from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, all_action_sets
 from lvad.answers.decision import questions
 from lvad.answers.describer import DescriptionOptions
-from lvad.data.augment import mirrored
+from lvad.data.augment import mirror_batch
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import Split
@@ -49,7 +49,7 @@ def test_the_weak_view_labels_what_it_is_sure_of(policy, data):
     for seed in range(6):
         torch.manual_seed(seed)
         is_mirrored = bool(torch.rand(()) < 0.5)
-        view = mirrored(batch) if is_mirrored else batch
+        view = mirror_batch(batch) if is_mirrored else batch
         with torch.no_grad():
             sets = action_set_logps(policy, policy.encode(view, questions(policy, [""] * len(batch.ids))))
         sets = AnswerProbabilities(sets, None).mirrored().action_sets if is_mirrored else sets

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lvad.assets import CHECKPOINTS
 from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.datamodule import BDDOIADataModule
-from lvad.data.ledger import LEDGER, dump, labelled_ids, read_ledger
+from lvad.data.ledger import LEDGER, dump_ledger, labelled_ids, read_ledger
 from lvad.data.source import Source
 from lvad.data.split import SceneCounts, Split
 from lvad.errors import DataError
@@ -55,7 +55,7 @@ def test_a_test_on_scenes_that_an_earlier_stage_saw_is_refused(tmp_path, drawn_r
     assert ledger == read_ledger(tmp_path / "run")
     assert {use: len(ids) for use, ids in ledger.items()} == {"Holds train, unlabelled": 16, "Holds val, labelled": 8}
     trainer.test(Holds(folder), data, verbose=False)
-    (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [leaked]}))
+    (folder / LEDGER).write_text(dump_ledger({"CLIPReward train, labelled": [leaked]}))
     with pytest.raises(DataError, match=f"1 test scenes were seen before, as CLIPReward train, labelled: .*{leaked}"):
         trainer.test(Holds(folder), data, verbose=False)
 
@@ -153,7 +153,7 @@ def test_a_judges_labels_are_not_the_models_budget_but_its_scenes_are_no_test(tm
     data.setup()
     folder = tmp_path / "judge"
     folder.mkdir()
-    (folder / LEDGER).write_text(dump({"CLIPReward train, labelled": [data.scenes["test"][0].id]}))
+    (folder / LEDGER).write_text(dump_ledger({"CLIPReward train, labelled": [data.scenes["test"][0].id]}))
     quiet = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(**quiet, logger=False, callbacks=[RunRecorder(str(tmp_path / "run"))], default_root_dir=tmp_path)
     trainer.fit(Judged(folder), data)
@@ -173,7 +173,7 @@ def test_a_held_out_judge_costs_its_labels_where_there_is_something_to_choose_by
             self.greedy_scores.judge = torch.nn.Identity()
             self.greedy_scores.judge.source = str(judge)
 
-    (tmp_path / LEDGER).write_text(dump({"CLIPReward train, labelled": ["of the judge"]}))
+    (tmp_path / LEDGER).write_text(dump_ledger({"CLIPReward train, labelled": ["of the judge"]}))
     data = scenes_of(drawn_root, budget=budget)
     seen = seen_by(data, Rewarded(CHECKPOINTS / "clip-reward", tmp_path))
     assert ("of the judge" in labelled_ids(seen)) == counts

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lvad.commands.report import run
 from lvad.errors import DataError
 from lvad.metrics.intervals import bootstrap_ratio
-from lvad.metrics.matching import Matches, per_scene
+from lvad.metrics.matching import Matches, per_scene_scores
 from lvad.modules.clip_reward import scene_scores
 from lvad.report.compare_scored import compare_scored, read_scored_run
 from lvad.report.run_curves import read_curves
@@ -67,7 +67,7 @@ def test_a_scene_by_itself():
         torch.tensor([[True, True, False, False], [True, True, True, True]]),
         torch.tensor([[False, False, True, True], [False] * 4]),
     )
-    found = per_scene(matches)
+    found = per_scene_scores(matches)
     assert found["scene_auroc"][0] == pytest.approx(2.5 / 4)
     assert found["separation"][0] == pytest.approx(0.2)
     assert math.isnan(found["separation"][1])

@@ -11,7 +11,7 @@ import pytest
 
 from lvad.errors import ChatError
 from lvad.rewards import chat as chat_module
-from lvad.rewards.chat import Chat, Endpoint
+from lvad.rewards.chat import ChatClient, Endpoint
 
 KEY = "sk-secret-0123456789"
 
@@ -111,7 +111,7 @@ def fast(monkeypatch):
 
 
 def ask(server, *prompts, cache=None, is_patient=False, **settings):
-    chat = Chat(Endpoint(server.url, "judge", **{"timeout_s": 5.0, "retries": 2} | settings), cache)
+    chat = ChatClient(Endpoint(server.url, "judge", **{"timeout_s": 5.0, "retries": 2} | settings), cache)
     return chat.ask(prompts or ["one"], float, is_patient)
 
 

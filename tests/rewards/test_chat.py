@@ -10,7 +10,7 @@ from chat_server import ask, completion, drips, drops, failure, fast, running, s
 
 from lvad.errors import ChatError
 from lvad.rewards import chat as chat_module
-from lvad.rewards.chat import Chat, Endpoint
+from lvad.rewards.chat import ChatClient, Endpoint
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -90,14 +90,14 @@ def test_nobody_there():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = Endpoint(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", "judge", retries=1)
-        (error,) = Chat(endpoint).ask(["one"], float).values()
+        (error,) = ChatClient(endpoint).ask(["one"], float).values()
     assert "ConnectError" in str(error)
     assert "see that the server is up" in str(error)
 
 
 def test_pauses_grow_and_differ(monkeypatch):
     monkeypatch.setattr(chat_module, "BACKOFF_S", 0.5)
-    chat = Chat(Endpoint("http://x/v1", "judge"))
+    chat = ChatClient(Endpoint("http://x/v1", "judge"))
     # Half to the whole of 0.5, 1, 2, ... up to 30 seconds.
     for attempt, whole in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (5000, 30.0)):
         pauses = [chat._pause_s(attempt, None) for _ in range(50)]

@@ -8,7 +8,7 @@ import torch
 
 from lvad.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from lvad.rewards import Agreement, Mix, Reader
-from lvad.rewards.agreement import agreement
+from lvad.rewards.agreement import answer_f1
 from lvad.rewards.reader import LabelledScene, ReaderParts, label_logps, load_reader, save_reader
 from lvad.text import render
 
@@ -29,9 +29,9 @@ def folder(tmp_path):
 
 
 def rollouts_of(texts):
-    from lvad.audit.scoring import as_rollouts
+    from lvad.audit.scoring import texts_as_rollouts
 
-    return as_rollouts(texts, torch.device("cpu"))
+    return texts_as_rollouts(texts, torch.device("cpu"))
 
 
 def test_label_logps_by_hand():
@@ -103,10 +103,10 @@ def test_agreement_by_hand():
     reasons = [1, 1, *[0] * 19]
     # Actions {stop} against {stop, left}: 2 * 1 / 3. Reasons: one of two named, 2 * 1 / 3.
     said = render([0, 1, 0, 0], [1, *[0] * 20])
-    assert agreement(said, [0, 1, 1, 0], reasons) == pytest.approx(2 / 3)
-    assert agreement(render([0, 1, 1, 0], reasons), [0, 1, 1, 0], reasons) == 1.0
-    assert agreement(render([0] * 4, [0] * 21), [0] * 4, [0] * 21) == 1.0
-    assert agreement("a red light", [0] * 4, [0] * 21) == 0.0
+    assert answer_f1(said, [0, 1, 1, 0], reasons) == pytest.approx(2 / 3)
+    assert answer_f1(render([0, 1, 1, 0], reasons), [0, 1, 1, 0], reasons) == 1.0
+    assert answer_f1(render([0] * 4, [0] * 21), [0] * 4, [0] * 21) == 1.0
+    assert answer_f1("a red light", [0] * 4, [0] * 21) == 0.0
 
 
 def test_answers_are_held_against_what_is_known(folder, make_batch):

@@ -5,8 +5,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from lvad.data.augment import Augment, mirrored
-from lvad.data.check import check
+from lvad.data.augment import Augment, mirror_batch
+from lvad.data.check import check_source
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.pairs import candidates
 from lvad.data.source import Source
@@ -43,10 +43,10 @@ def test_a_batch_has_the_labels_of_its_set(data):
     found = candidates("output", batch)
     assert found.texts[:2] == ("Action: wait. Reason: red light.", "Action: wait. Reason: person crossing.")
     assert len(found.texts) == 18
-    turned = mirrored(batch)
+    turned = mirror_batch(batch)
     assert torch.equal(turned.actions, batch.actions[:, [0, 2, 1]])
     assert torch.equal(turned.reasons, batch.reasons[:, [0, 1, 4, 5, 2, 3]])
-    assert torch.equal(mirrored(turned).reasons, batch.reasons)
+    assert torch.equal(mirror_batch(turned).reasons, batch.reasons)
 
 
 def test_scenes_without_labels_have_as_many_unknown_ones(lanes_root):
@@ -58,12 +58,12 @@ def test_scenes_without_labels_have_as_many_unknown_ones(lanes_root):
 
 
 def test_a_check_counts_its_labels(lanes_root):
-    report = check(lanes_root, taxonomy=LANES)
+    report = check_source(lanes_root, taxonomy=LANES)
     assert report.errors == []
     assert list(report.actions["train"]) == ["wait", "left lane", "right lane"]
     assert list(report.reasons["test"]) == list(LANES.reason_keys)
     assert sum(report.splits.values()) == 24
-    (error,) = check(lanes_root).errors
+    (error,) = check_source(lanes_root).errors
     assert "was made with the label set 'lanes', the data have 'bdd_oia': actions of 'lanes' alone: 'wait'" in error
 
 

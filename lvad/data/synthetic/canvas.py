@@ -1,4 +1,4 @@
-"""The sheet that a scene is painted on: perspective, and the light of the hour."""
+"""The canvas that a scene is painted on, with its perspective and the light of the hour."""
 
 from typing import Final
 
@@ -15,12 +15,12 @@ Points = list[tuple[float, float]]
 
 
 class Canvas:
-    """A square image in frame shares (0 left or top, 1 right or bottom).
+    """A square image, painted in shares of the frame (0 left or top, 1 right or bottom).
 
     Colours are given as by day; the hour's light falls on all but what ``shines``.
 
     Args:
-        image: what is painted on.
+        image: the image to paint on.
         centre_x: the vanishing point.
         daylight: share of red, green and blue that the hour leaves.
     """
@@ -32,7 +32,7 @@ class Canvas:
         self._draw = ImageDraw.Draw(image)
 
     def on_road(self, lane: float, nearness: float) -> tuple[float, float]:
-        """Frame position of a point on the ground.
+        """Return the frame position of a point on the ground.
 
         Args:
             lane: across, in lane widths; 0 is the middle of our lane.

@@ -1,4 +1,4 @@
-"""Plain English captions that fit a drawn scene, as a generic captioner would write them.
+"""Write plain English captions of a drawn scene, as a generic captioner would.
 
 Each is true of its scene by ``lvad.facts.claims``. The words are few and the same from scene to scene, so that
 a small vocabulary holds them.
@@ -12,12 +12,12 @@ _SHORT = (8, 22)
 """Fewest and most words of a short caption."""
 
 
-def captions(state: SceneState, rng: random.Random) -> tuple[str, ...]:
-    """Two or three short captions that each tell some of the scene, then one that tells all that matters.
+def scene_captions(state: SceneState, rng: random.Random) -> tuple[str, ...]:
+    """Write two or three short captions of parts of the scene, then one of everything that matters to the driver.
 
     Args:
-        state: what is there.
-        rng: picks what is told and how.
+        state: the scene.
+        rng: chooses the facts and the words.
 
     Returns:
         Three or four captions; the last is the complete one, its driving facts in a fixed order.
@@ -27,14 +27,14 @@ def captions(state: SceneState, rng: random.Random) -> tuple[str, ...]:
 
 
 def complete_caption(state: SceneState, rng: random.Random) -> str:
-    """All salient driving facts (see ``lvad.facts.present``), one sentence each, in a fixed order."""
+    """Write all salient driving facts (``lvad.facts.salient_facts``), one sentence each, in a fixed order."""
     sentences = [_time(state, rng)]
     sentences += [rng.choice(group) for group in _driving(state)]
     return " ".join(_sentence(words) for words in sentences)
 
 
 def _short(state: SceneState, rng: random.Random) -> str:
-    """A sentence or two of 8 to 22 words, mostly on what matters to the driver."""
+    """Write a caption of 8 to 22 words, mostly on what matters to the driver."""
     driving, asides = _driving(state), _asides(state)
     groups, weights = driving + asides, [1.0] * len(driving) + [0.25] * len(asides)
     while True:
@@ -46,7 +46,7 @@ def _short(state: SceneState, rng: random.Random) -> str:
 
 
 def _sample(groups: list[list[str]], weights: list[float], count: int, rng: random.Random) -> list[list[str]]:
-    """``count`` different groups, in their own order."""
+    """Draw ``count`` different groups, and return them in their own order."""
     chosen: set[int] = set()
     while len(chosen) < count:
         chosen.add(rng.choices(range(len(groups)), weights)[0])
@@ -76,7 +76,7 @@ def _hour(state: SceneState) -> str:
 
 
 def _setting(state: SceneState, rng: random.Random) -> str:
-    """Time, weather or background, or nothing."""
+    """Name the time, weather or background, or nothing."""
     weather = {
         "clear": "under a clear sky",
         "rain": "in the rain",
@@ -88,7 +88,7 @@ def _setting(state: SceneState, rng: random.Random) -> str:
 
 
 def _asides(state: SceneState) -> list[list[str]]:
-    """What may be told but asks nothing of the driver."""
+    """Give the ways to tell each fact that asks nothing of the driver."""
     told = []
     if state.person == "sidewalk":
         told.append(["a person is on the sidewalk", "a person is walking on the sidewalk"])
@@ -105,7 +105,7 @@ def _asides(state: SceneState) -> list[list[str]]:
 
 
 def _driving(state: SceneState) -> list[list[str]]:
-    """For each salient driving fact, or two that belong together, the ways to say it."""
+    """Give the ways to tell each salient driving fact, or two that belong together."""
     told = [*_signals(state), *_ahead(state)]
     if state.turn_lane != "none":
         lane = f"{state.turn_lane}-turn lane"
@@ -126,7 +126,7 @@ def _signals(state: SceneState) -> list[list[str]]:
 
 
 def _ahead(state: SceneState) -> list[list[str]]:
-    """What is on our lane."""
+    """Give the ways to tell each fact about our own lane."""
     told = []
     car = f"a {state.lead_colour} car"
     if state.turn != "none":

@@ -1,9 +1,9 @@
-"""Labels of drawn scenes: BDD-OIA's by rules, those of any other label set by what its reasons say."""
+"""Label drawn scenes: by rules for BDD-OIA, by the words of the reasons for any other label set."""
 
 from collections.abc import Mapping
 from functools import cache
 
-from lvad.data.synthetic.state import SceneState, Side, facts
+from lvad.data.synthetic.state import SceneState, Side, scene_facts
 from lvad.facts import claims, is_true
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
@@ -12,8 +12,8 @@ FORWARD, STOP, LEFT, RIGHT = range(4)
 Flags = tuple[int, ...]
 
 
-def labels(state: SceneState) -> tuple[Flags, Flags]:
-    """BDD-OIA's actions and reasons of a scene by these rules.
+def bdd_oia_labels(state: SceneState) -> tuple[Flags, Flags]:
+    """Label a scene with the actions and reasons of BDD-OIA, by these rules.
 
     1. Stop, for every one of: a braking car right ahead (reason 3), a person crossing (4), a rider ahead (5),
        cones or a barrier (6), a red or yellow light (7), a stop or yield sign (8).
@@ -23,10 +23,10 @@ def labels(state: SceneState) -> tuple[Flags, Flags]:
     3. Turning left, where nothing says stop, for every one of: the car ahead turns left (9), we are on the
        left-turn lane (10), the light shows a left arrow (11). Right likewise (12-14).
     4. Changing lane to the left has no reason of its own. It is possible where that lane is free behind a
-       dashed line; a light, a sign, a person or a rider that stops us holds us in our lane, a car or an
-       obstacle does not. Right likewise.
+       dashed line, unless a light, a sign, a person or a rider stops us; a car or an obstacle ahead does not prevent
+       it. Right likewise.
     5. A car on the left lane (15), no left lane (16), a solid left line (17) forbid the left; right likewise
-       (18-20). At a junction no lane is marked, and none of these is said.
+       (18-20). At a junction no lane is marked, and none of these reasons holds.
 
     Returns:
         A = 4 and R = 21 zeros and ones in the release's index order.
@@ -92,9 +92,9 @@ def _forbidding(side: Side, letter: str) -> list[str]:
 
 
 def taxonomy_labels(state: SceneState, taxonomy: Taxonomy) -> tuple[Flags, Flags]:
-    """Actions and reasons of a scene: BDD-OIA's by its own rules (``labels``), those of other sets by what they say.
+    """Label a scene with any label set: BDD-OIA by ``bdd_oia_labels``, other sets by the words of their reasons.
 
-    1. A reason holds where all that its words claim is drawn (``lvad.facts.claims``).
+    1. A reason holds where everything that its words claim is true of the scene (``lvad.facts.claims``).
     2. An action is possible where a reason for it holds, or where the set has none, and none against it.
     3. Of two actions that exclude each other the second stays.
 
@@ -102,8 +102,8 @@ def taxonomy_labels(state: SceneState, taxonomy: Taxonomy) -> tuple[Flags, Flags
         ValueError: for a reason whose words claim nothing that is drawn.
     """
     if taxonomy == BDD_OIA:
-        return labels(state)
-    known = facts(state)
+        return bdd_oia_labels(state)
+    known = scene_facts(state)
     reasons = tuple(int(all(is_true(claim, known) for claim in said)) for said in claims_of(taxonomy))
     actions = [_is_possible(action, reasons, taxonomy) for action in range(taxonomy.num_actions)]
     for first, second in taxonomy.exclusive:
@@ -113,7 +113,7 @@ def taxonomy_labels(state: SceneState, taxonomy: Taxonomy) -> tuple[Flags, Flags
 
 @cache
 def claims_of(taxonomy: Taxonomy) -> tuple[tuple[tuple[str, str], ...], ...]:
-    """What each reason claims.
+    """Extract the claims of each reason's words.
 
     Raises:
         ValueError: naming one that claims nothing that is drawn.

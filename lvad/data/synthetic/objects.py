@@ -1,4 +1,4 @@
-"""What stands or moves in a scene: cars, people, cones, barrier."""
+"""Paint what stands or moves in a scene: cars, people, cones, barrier."""
 
 from typing import Final
 
@@ -24,12 +24,12 @@ def _dark(tone: Colour, share: float = 0.72) -> Colour:
 
 
 def paint_car(canvas: Canvas, lane: float, nearness: float, colour: str, braking: bool = False) -> None:
-    """A car seen from behind, its wheels at a point on the road.
+    """Paint a car seen from behind, its wheels at a point on the road.
 
     Args:
         canvas: to paint on.
-        lane: across, see ``Canvas.on_road``.
-        nearness: of its rear wheels.
+        lane: position across the road, see ``Canvas.on_road``.
+        nearness: nearness of its rear wheels, see ``Canvas.on_road``.
         colour: one of ``CAR_TONES``.
         braking: whether its brake lights shine.
     """
@@ -67,13 +67,13 @@ def _paint_lamp(canvas: Canvas, box: Box, braking: bool) -> None:
 
 
 def paint_turning_car(canvas: Canvas, lane: float, nearness: float, colour: str, sign: int) -> None:
-    """A car seen from its side as it turns off, blinking; sign 1 turns right."""
+    """Paint a car seen from its side as it turns off, blinking; sign 1 turns right."""
     x, ground = canvas.on_road(lane, nearness)
     width, tone = 0.62 * nearness, CAR_TONES[colour]
     half = width / 2
 
     def at(along: float, up: float) -> tuple[float, float]:
-        """Frame position of a point of the car, in half widths forwards and widths upwards."""
+        """Return the frame position of a point of the car, in half widths forwards and widths upwards."""
         return x + sign * along * half, ground - up * width
 
     cabin = [at(-0.75, 0.3), at(-0.5, 0.47), at(0.2, 0.47), at(0.5, 0.3)]
@@ -91,7 +91,7 @@ def paint_turning_car(canvas: Canvas, lane: float, nearness: float, colour: str,
 
 
 def paint_person(canvas: Canvas, x: float, ground: float, height: float, coat: Colour, stride: float) -> None:
-    """A walking person, feet at (x, ground); stride -1 to 1 is how far the legs stand apart."""
+    """Paint a walking person with the feet at (x, ground); stride -1 to 1 is how far the legs are apart."""
     hip, neck = ground - 0.45 * height, ground - 0.82 * height
     for side in (-1, 1):
         foot = x + side * stride * 0.17 * height
@@ -103,7 +103,7 @@ def paint_person(canvas: Canvas, x: float, ground: float, height: float, coat: C
 
 
 def paint_rider(canvas: Canvas, x: float, ground: float, height: float, coat: Colour) -> None:
-    """A rider on a bicycle, the wheels' lowest points at height ``ground``."""
+    """Paint a rider on a bicycle, the lowest points of the wheels at height ``ground``."""
     radius = 0.2 * height
     rear, front, axle = x - 0.27 * height, x + 0.27 * height, ground - radius
     for wheel in (rear, front):
@@ -123,7 +123,7 @@ def paint_rider(canvas: Canvas, x: float, ground: float, height: float, coat: Co
 
 
 def paint_cones(canvas: Canvas, nearness: float) -> None:
-    """Three traffic cones across our lane."""
+    """Paint three traffic cones across our lane."""
     height = 0.3 * nearness
     for lane in (-0.32, 0.0, 0.32):
         x, ground = canvas.on_road(lane, nearness)
@@ -137,7 +137,7 @@ def paint_cones(canvas: Canvas, nearness: float) -> None:
 
 
 def paint_barrier(canvas: Canvas, nearness: float) -> None:
-    """A red and white barrier across our lane."""
+    """Paint a red and white barrier across our lane."""
     x, ground = canvas.on_road(0, nearness)
     half, height = 0.24 * nearness, 0.24 * nearness
     for side in (-0.7, 0.7):

@@ -1,4 +1,4 @@
-"""The ground of a scene: sky, background, asphalt, lines, crossing and arrows on the road."""
+"""Paint the sky, the background and the road of a scene, with its lines, crossing and arrows."""
 
 import random
 from functools import lru_cache
@@ -26,7 +26,7 @@ _YELLOW: Colour = (250, 190, 20)
 
 @lru_cache(maxsize=64)
 def sky(time: str, is_clear: bool, size: int) -> Image.Image:
-    """RGB image of ``size`` pixels square: the sky above the horizon; never change it, only copy it."""
+    """Make the sky above the horizon, an RGB image of ``size`` pixels square; it is cached, so only copy it."""
     top, low = (_SKY if is_clear else _GREY_SKY)[time]
     column = Image.new("RGB", (1, size))
     for y in range(size):
@@ -36,7 +36,7 @@ def sky(time: str, is_clear: bool, size: int) -> Image.Image:
 
 
 def paint_background(canvas: Canvas, state: SceneState, rng: random.Random) -> None:
-    """Ground, and what stands along the horizon."""
+    """Paint the ground and what stands along the horizon."""
     ground = (228, 232, 238) if state.weather == "snow" else _GROUND[state.background]
     canvas.box((0, HORIZON, 1, 1), ground)
     if state.background == "buildings":
@@ -70,11 +70,11 @@ def _paint_buildings(canvas: Canvas, state: SceneState, rng: random.Random) -> N
 
 
 def paint_road(canvas: Canvas, state: SceneState, travelled: float) -> None:
-    """Asphalt and all that is painted on it.
+    """Paint the asphalt and its markings.
 
     Args:
         canvas: to paint on.
-        state: of the scene.
+        state: the scene.
         travelled: distance driven since the first frame, in dash periods.
     """
     left = -0.5 if state.left.lane == "absent" else -1.5
@@ -110,7 +110,7 @@ def _paint_line(canvas: Canvas, side: Side, lane: float, travelled: float, solid
 
 
 def _paint_junction(canvas: Canvas) -> None:
-    """A cross street behind a zebra crossing and a stop line."""
+    """Paint a cross street behind a zebra crossing and a stop line."""
     top, low = (canvas.on_road(0, nearness)[1] for nearness in (0.1, 0.34))
     canvas.box((0, top, 1, low), _ASPHALT)
     for i in range(-11, 12):
@@ -119,7 +119,7 @@ def _paint_junction(canvas: Canvas) -> None:
 
 
 def _paint_arrow(canvas: Canvas, sign: int) -> None:
-    """The arrow of a turn lane; sign 1 turns right."""
+    """Paint the arrow of a turn lane; sign 1 turns right."""
     # Across in lanes, mirrored by the sign; the shaft comes from below and bends to the side.
     outline = (
         (-0.16, 1.0),

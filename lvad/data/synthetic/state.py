@@ -1,7 +1,7 @@
-"""What a drawn scene holds, how it is drawn by chance, and its facts.
+"""The state of a drawn scene: what it holds, how it is sampled, and the facts that follow.
 
-The marginals follow the real label files (BDD-OIA, 11,299 rows). Raised on purpose, so that they can be
-learnt from some thousand scenes: riders, other obstacles, front cars that turn (1-2 % here, .1-1 % there).
+The marginals follow the real label files (BDD-OIA, 11,299 rows). Riders, other obstacles and front cars that turn are
+more frequent on purpose (1-2 % here, .1-1 % there), so that they can be learnt from some thousand scenes.
 """
 
 import random
@@ -13,18 +13,18 @@ CAR_COLOURS: Final = ("white", "black", "silver", "red", "blue", "yellow")
 
 @dataclass(frozen=True)
 class Side:
-    """What lies left or right of our lane."""
+    """The lane and the line at the left or right of our own lane."""
 
     lane: str
     """``none`` at a junction, where no lane is marked; ``absent`` where our lane is the last."""
     line: str
     colour: str
-    """Of the car on that lane, else ``none``."""
+    """Colour of the car on that lane, else ``none``."""
 
 
 @dataclass(frozen=True)
 class SceneState:
-    """Everything that is drawn, as of the last frame unless said; values as in ``lvad.facts.ATTRIBUTES``."""
+    """Everything in a scene, as of its last frame unless said; the values are those of ``lvad.facts.ATTRIBUTES``."""
 
     time: str
     weather: str
@@ -48,7 +48,7 @@ class SceneState:
     left: Side
     right: Side
     seed: int
-    """Of jitter and pixel noise, which mean nothing."""
+    """Seed of jitter and pixel noise, which mean nothing."""
 
 
 def _pick(rng: random.Random, weights: dict[str, float]) -> str:
@@ -56,7 +56,7 @@ def _pick(rng: random.Random, weights: dict[str, float]) -> str:
 
 
 def draw_state(rng: random.Random) -> SceneState:
-    """Draw a scene; equal states of ``rng`` give equal scenes."""
+    """Sample a scene; equal states of ``rng`` give equal scenes."""
     light = _pick(
         rng,
         {"none": 0.48, "red": 0.28, "yellow": 0.04, "green": 0.14, "left arrow": 0.025, "right arrow": 0.035},
@@ -117,7 +117,7 @@ def _draw_lead(rng: random.Random, light: str, sign: str) -> tuple[str, bool]:
 
 
 def _draw_turns(rng: random.Random, light: str) -> tuple[str, str]:
-    """The near lead car's turn and our own turn lane."""
+    """Sample the near lead car's turn and our own turn lane."""
     turn = _pick(rng, {"none": 0.84, "left": 0.08, "right": 0.08}) if light in ("none", "green") else "none"
     if light.endswith("arrow"):
         return turn, light.split()[0] if rng.random() < 0.5 else "none"
@@ -136,15 +136,15 @@ def _draw_side(rng: random.Random, junction: bool, absent: float, car: float, so
         return Side("none", "none", "none")
     if rng.random() < absent:
         return Side("absent", "none", "none")
-    # Tied a little, so that more sides are free of both.
+    # Car and solid line are slightly correlated, so that more sides are free of both.
     has_car = rng.random() < car
     is_solid = rng.random() < (solid * 1.3 if has_car else solid * 0.75)
     colour = rng.choice(CAR_COLOURS) if has_car else "none"
     return Side("car" if has_car else "free", "solid" if is_solid else "dashed", colour)
 
 
-def facts(state: SceneState) -> dict[str, str]:
-    """Every attribute of ``lvad.facts.ATTRIBUTES`` with its value in this scene."""
+def scene_facts(state: SceneState) -> dict[str, str]:
+    """Return every attribute of ``lvad.facts.ATTRIBUTES`` with its value in a scene."""
     nothing_ahead = state.lead == "none" and not state.rider and state.obstacle == "none"
     return {
         "time": state.time,

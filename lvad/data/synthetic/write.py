@@ -1,4 +1,4 @@
-"""Drawn scenes as files, in the layout of BDD-OIA's *lastframe* release.
+"""Write drawn scenes to files, in the layout of BDD-OIA's *lastframe* release.
 
 root/
     data/<id>_<n>.jpg                          frame n of M, the oldest first; the release's file is the last
@@ -23,15 +23,15 @@ from typing import Any, Final, NamedTuple
 from tqdm import tqdm
 
 from lvad.data.reading import read_json
-from lvad.data.synthetic.captions import captions
+from lvad.data.synthetic.captions import scene_captions
 from lvad.data.synthetic.labels import claims_of, taxonomy_labels
-from lvad.data.synthetic.render import render
-from lvad.data.synthetic.state import SceneState, draw_state, facts
+from lvad.data.synthetic.rendering import render_frame
+from lvad.data.synthetic.state import SceneState, draw_state, scene_facts
 from lvad.data.synthetic_set import RECIPE
 from lvad.taxonomy import BDD_OIA, FILE, Taxonomy, dump_taxonomy
 
 VERSION: Final = 1
-"""Of state, picture, captions and layout; raised when the same seed gives other files."""
+"""Version of state, picture, captions and layout; raised when the same seed gives other files."""
 _JPEG_QUALITY: Final = 92
 _RECORDING_SCENES: Final = 4
 """Scenes that share the first half of their id, as clips of one drive do."""
@@ -40,7 +40,7 @@ _SPLIT_OFFSET: Final = 10_000_000
 
 
 class DrawnScene(NamedTuple):
-    """One scene as it is written."""
+    """A drawn scene with its id and its captions."""
 
     id: str
     state: SceneState
@@ -48,11 +48,11 @@ class DrawnScene(NamedTuple):
 
 
 def draw_scene(seed: int, index: int) -> DrawnScene:
-    """The scene at an index of the endless series that a seed names.
+    """Draw the scene at an index of the endless series of a seed.
 
     Args:
-        seed: of the series.
-        index: from 0.
+        seed: seed of the series.
+        index: index in the series, from 0.
 
     Returns:
         Its id (8 and 8 hexadecimal digits, the first 8 the recording), state and captions.
@@ -62,7 +62,7 @@ def draw_scene(seed: int, index: int) -> DrawnScene:
     return DrawnScene(
         f"{index // _RECORDING_SCENES:08x}-{seed & 0xFFFF:04x}{index % 0x10000:04x}",
         state,
-        captions(state, rng),
+        scene_captions(state, rng),
     )
 
 
@@ -78,7 +78,7 @@ def write_synthetic(
     progress: bool = True,
     taxonomy: Taxonomy = BDD_OIA,
 ) -> None:
-    """Write a set of drawn scenes, all of it or nothing; where ``root`` holds the same set, nothing is done.
+    """Write a set of drawn scenes, whole or not at all; where ``root`` holds the same set, nothing is done.
 
     The same arguments give the same bytes, whatever ``num_workers``.
 
@@ -90,7 +90,7 @@ def write_synthetic(
         seed: of the series of scenes; the splits never share one.
         num_frames: M consecutive frames per scene.
         size_px: height and width of a frame.
-        num_workers: processes that draw (spawned, so a script needs its ``__main__`` guard); 0: this one.
+        num_workers: processes that draw (spawned, so a script needs its ``__main__`` guard); 0 draws in this process.
         progress: show a bar on standard error.
         taxonomy: the label set.
 
@@ -108,7 +108,7 @@ def write_synthetic(
 
 
 def _taxonomy_entry(taxonomy: Taxonomy) -> dict[str, Any]:
-    """The label set in a recipe; none for BDD-OIA, whose recipes are older than other label sets."""
+    """Return the recipe's entry for a label set; none for BDD-OIA, whose recipes are older than other label sets."""
     if taxonomy == BDD_OIA:
         return {}
     claims_of(taxonomy)
@@ -116,7 +116,7 @@ def _taxonomy_entry(taxonomy: Taxonomy) -> dict[str, Any]:
 
 
 def _write_apart(root: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_workers: int, progress: bool) -> None:
-    """Write into a folder beside ``root``, then give it its name."""
+    """Write into a folder beside ``root``, then rename it."""
     root.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own, so that two runs do not meet and what a killed run leaves is never taken for a set.
     scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".partial", dir=root.parent))
@@ -177,7 +177,7 @@ def _holds(root: Path, recipe: dict[str, Any]) -> bool:
 def _drawn(
     folder: Path, recipe: dict[str, Any], taxonomy: Taxonomy, num_workers: int
 ) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
-    """Each split with its rows in order of index, while frames go to ``folder``."""
+    """Yield each split with its rows in the order of the indices, and write the frames to ``folder``."""
     draw = partial(_draw_files, folder, recipe["seed"], recipe["num_frames"], recipe["size_px"], taxonomy)
     ranges = {
         split: range(i * _SPLIT_OFFSET, i * _SPLIT_OFFSET + count)
@@ -194,17 +194,17 @@ def _drawn(
 def _draw_files(
     folder: Path, seed: int, num_frames: int, size_px: int, taxonomy: Taxonomy, index: int
 ) -> dict[str, Any]:
-    """Write one scene's frames; the rest of it as plain data."""
+    """Write the frames of one scene, and return the rest of it as plain data."""
     scene = draw_scene(seed, index)
     for frame in range(num_frames):
-        image = render(scene.state, frame, num_frames, size_px)
+        image = render_frame(scene.state, frame, num_frames, size_px)
         image.save(folder / f"{scene.id}_{frame}.jpg", quality=_JPEG_QUALITY)
     actions, reasons = taxonomy_labels(scene.state, taxonomy)
     return {
         "file_name": f"{scene.id}_{num_frames - 1}.jpg",
         "actions": list(actions),
         "reasons": list(reasons),
-        "scene": {"id": scene.id, "captions": list(scene.captions), "facts": facts(scene.state)},
+        "scene": {"id": scene.id, "captions": list(scene.captions), "facts": scene_facts(scene.state)},
     }
 
 

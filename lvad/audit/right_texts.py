@@ -1,4 +1,4 @@
-"""The right text of every scene, and which other texts are known to be wrong there."""
+"""The right text of every scene, and whether another text is known to be wrong of it."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -9,7 +9,7 @@ import torch
 from lvad.data.pairs import TEXT_KINDS, Candidates, candidates, mirrored_candidates, sample_pairs
 from lvad.errors import DataError
 from lvad.facts import claims, is_true
-from lvad.text import mirror
+from lvad.text import mirror_text
 from lvad.types import Batch
 
 TextSource = Literal["reason", "action", "output", "caption"]
@@ -18,8 +18,8 @@ GIVEN: Final = "given"
 """The source of texts that the caller brings."""
 
 
-def gather(batches: Iterable[Batch]) -> Batch:
-    """Collate all N scenes into one batch, on the CPU and without their frames.
+def merge_batches(batches: Iterable[Batch]) -> Batch:
+    """Merge all N scenes into one batch, on the CPU and without their frames.
 
     Raises:
         DataError: if there is no scene.
@@ -40,7 +40,7 @@ def gather(batches: Iterable[Batch]) -> Batch:
 
 
 class RightTexts:
-    """One right text per scene; what else is said of a scene is held against its labels or its facts.
+    """One right text per scene; any other text is compared with the labels or the facts of a scene.
 
     Args:
         scenes: N scenes without frames.
@@ -92,13 +92,13 @@ class RightTexts:
         return None if facts is None else any(not is_true(claim, facts) for claim in _claims(text))
 
     def mirrored(self, text: str) -> str:
-        """What says of the other side what a text says: of a candidate its mirror partner."""
+        """Return a text with left and right exchanged; for a candidate this is its mirror partner."""
         if self.found is None:
-            return mirror(text)
+            return mirror_text(text)
         return self.found.texts[self._mirror_images[self._index[text]]]
 
     def says_other(self, text: str, scene: int) -> bool:
-        """Whether a text is wrong of a scene; where nothing is known, whether it says what the scene's own does not."""
+        """Whether a text is wrong of a scene; where nothing is known, whether it differs from the scene's own text."""
         is_wrong = self.is_wrong(text, scene, wholly=True)
         if is_wrong is not None:
             return is_wrong
@@ -107,11 +107,11 @@ class RightTexts:
         return bool(said - set(_claims(own))) if said else text.lower().split() != own.lower().split()
 
     def swap_partners(self, generator: torch.Generator) -> list[int | None]:
-        """N partners: scenes in twos, the text of either wrong of the other; None where nobody is left.
+        """Pair scenes whose texts are wrong of each other: N partners, None for a scene that is left over.
 
-        In twos, because then the same texts stand on both sides, and a judge that looks at no image gains nothing.
-        A text drawn freely among the wrong ones is a rarer one than the right text, and whoever likes frequent texts
-        would seem to see.
+        In pairs the same texts are right and wrong, so a reward that ignores the image gains nothing. A text drawn
+        freely among the wrong ones would be rarer than the right text, and a reward that prefers frequent texts would
+        seem to use the image.
         """
         partners: list[int | None] = [None] * len(self.texts)
         waiting: list[int] = []

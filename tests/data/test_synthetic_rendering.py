@@ -5,7 +5,7 @@ import pytest
 from drawn import AT_JUNCTION, EMPTY, FREE, SOLID
 from PIL import ImageChops, ImageStat
 
-from lvad.data.synthetic import draw_state, render
+from lvad.data.synthetic import draw_state, render_frame
 
 LIGHT = (62, 2, 82, 50)
 """Where the traffic light's head is in 128 pixels, whatever the jitter."""
@@ -23,29 +23,29 @@ def difference(first, second):
 def test_frames_are_fixed_by_the_state():
     for i in range(20):
         state = draw_state(random.Random(i))
-        image = render(state, 1, 2)
+        image = render_frame(state, 1, 2)
         assert image.size == (128, 128)
         assert image.mode == "RGB"
-        assert image.tobytes() == render(state, 1, 2).tobytes()
+        assert image.tobytes() == render_frame(state, 1, 2).tobytes()
 
 
 @pytest.mark.parametrize("size_px", [32, 96, 224])
 def test_any_size(size_px):
-    assert render(EMPTY, 0, 1, size_px).size == (size_px, size_px)
+    assert render_frame(EMPTY, 0, 1, size_px).size == (size_px, size_px)
 
 
 def test_frame_must_exist():
     with pytest.raises(ValueError, match="frame=2"):
-        render(EMPTY, 2, 2)
+        render_frame(EMPTY, 2, 2)
 
 
 def test_light_changes_between_frames():
     state = dataclasses.replace(AT_JUNCTION, light="green", light_before="red")
-    first, last = (mean_of(render(state, frame, 2), LIGHT) for frame in (0, 1))
+    first, last = (mean_of(render_frame(state, frame, 2), LIGHT) for frame in (0, 1))
     assert first[0] > first[1] + 20
     assert last[1] > last[0] + 20
     # A single frame is the last one.
-    assert mean_of(render(state, 0, 1), LIGHT) == pytest.approx(last, abs=5)
+    assert mean_of(render_frame(state, 0, 1), LIGHT) == pytest.approx(last, abs=5)
 
 
 def test_every_fact_that_matters_is_visible():
@@ -60,7 +60,7 @@ def test_every_fact_that_matters_is_visible():
     blocks = [{"person": "crossing"}, {"person": "sidewalk"}, {"rider": True}]
     blocks += [{"obstacle": kind} for kind in ("cones", "barrier")]
     scenes += [dataclasses.replace(EMPTY, **block) for block in blocks]
-    images = [render(scene, 0, 1) for scene in scenes]
+    images = [render_frame(scene, 0, 1) for scene in scenes]
     for i, first in enumerate(images):
         for second in images[:i]:
             # The same seed gives the same noise, so that any difference is the fact's.
@@ -73,12 +73,12 @@ def test_what_moves_moves():
         {"person": "crossing"},
         {"lead": "near", "lead_colour": "red", "turn": "left"},
     ]
-    still = difference(render(AT_JUNCTION, 0, 2), render(AT_JUNCTION, 1, 2))
+    still = difference(render_frame(AT_JUNCTION, 0, 2), render_frame(AT_JUNCTION, 1, 2))
     for changes in moving:
         state = dataclasses.replace(AT_JUNCTION, **changes)
-        assert difference(render(state, 0, 2), render(state, 1, 2)) > still + 0.5, changes
+        assert difference(render_frame(state, 0, 2), render_frame(state, 1, 2)) > still + 0.5, changes
 
 
 def test_noise_and_jitter_differ_between_scenes():
     other = dataclasses.replace(EMPTY, seed=1)
-    assert render(EMPTY, 0, 1).tobytes() != render(other, 0, 1).tobytes()
+    assert render_frame(EMPTY, 0, 1).tobytes() != render_frame(other, 0, 1).tobytes()

@@ -1,4 +1,4 @@
-"""A scene's frames: our own view ahead, painted with Pillow at twice the size and halved."""
+"""Render the frames of a scene: the driver's view ahead, painted with Pillow at twice the size and halved."""
 
 import random
 from functools import lru_cache
@@ -6,6 +6,7 @@ from functools import lru_cache
 from PIL import Image, ImageChops, ImageDraw
 
 from lvad.data.synthetic.canvas import HORIZON, Canvas
+from lvad.data.synthetic.lights_and_signs import paint_light, paint_sign
 from lvad.data.synthetic.objects import (
     paint_barrier,
     paint_car,
@@ -15,7 +16,6 @@ from lvad.data.synthetic.objects import (
     paint_turning_car,
 )
 from lvad.data.synthetic.road import paint_background, paint_road, sky
-from lvad.data.synthetic.signals import paint_light, paint_sign
 from lvad.data.synthetic.state import SceneState
 
 _COATS = ((235, 70, 160), (120, 60, 210), (245, 130, 20), (30, 150, 140))
@@ -24,17 +24,17 @@ _DAYLIGHT = {"day": (1.0, 1.0, 1.0), "dusk": (0.88, 0.76, 0.7), "night": (0.55, 
 _NOISE_AMPLITUDE = 14
 
 
-def render(state: SceneState, frame: int, num_frames: int, size_px: int = 128) -> Image.Image:
-    """Paint one of a scene's consecutive frames; the last shows what ``state`` says.
+def render_frame(state: SceneState, frame: int, num_frames: int, size_px: int = 128) -> Image.Image:
+    """Render one of a scene's consecutive frames; the last one shows exactly ``state``.
 
     Args:
-        state: what is there.
-        frame: 0 is the oldest.
+        state: the scene.
+        frame: number of the frame; 0 is the oldest.
         num_frames: M.
         size_px: height and width.
 
     Returns:
-        RGB image, the same for the same arguments.
+        An RGB image, the same for the same arguments.
 
     Raises:
         ValueError: if ``frame`` is not in 0 .. M - 1.
@@ -60,7 +60,7 @@ def render(state: SceneState, frame: int, num_frames: int, size_px: int = 128) -
 
 
 def _paint_scene(canvas: Canvas, state: SceneState, to_go: float, rng: random.Random) -> None:
-    """The road and all on it; ``to_go`` falls from 1 in the first frame to 0 in the last."""
+    """Paint the road and all on it; ``to_go`` falls from 1 in the first frame to 0 in the last."""
     is_stopped = state.light in ("red", "yellow") or state.braking
     travelled = rng.random() + (0.0 if is_stopped else 0.4) * (1 - to_go)
     side_drift, jitter = rng.uniform(-0.08, 0.08), rng.uniform(-0.03, 0.03)
@@ -106,7 +106,7 @@ def _paint_signals(canvas: Canvas, state: SceneState, to_go: float, shift: float
 
 @lru_cache(maxsize=4)
 def _fog_mask(size: int) -> Image.Image:
-    """L image: thick at the horizon, thin close by; never change it."""
+    """Make a grey mask of fog, thick at the horizon and thin close by; it is cached, so never change it."""
     column = Image.new("L", (1, size))
     for y in range(size):
         distance = abs(y / size - HORIZON) / (1 - HORIZON)

@@ -1,9 +1,9 @@
-"""Lines of the chat form that ms-swift and LLaMA-Factory read, turned into lines of lvad's own form.
+"""Convert lines of the chat form that ms-swift and LLaMA-Factory read to lines of lvad's own form.
 
     {"messages": [{"role": "user", "content": "<image>What now?"}, {"role": "assistant", "content": "It is night."}],
      "images": ["a.jpg"]}
 
-What the user and the system say is not used: lvad asks its own question, the same of every scene.
+The messages of user and system are not used: lvad asks its own question, the same for every scene.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ def is_chat(row: Mapping[str, Any]) -> bool:
 
 
 def from_chat(row: Mapping[str, Any], path: Path, where: str, taxonomy: Taxonomy) -> dict[str, Any]:
-    """The same line in lvad's own form.
+    """Convert a line to lvad's own form.
 
-    What the assistant says is an answer where it begins with "Action:", and gives the labels then; else it is the
-    description. A line without it is a scene without labels.
+    The assistant's message gives the labels where it is an answer, which begins with "Action:"; else it is the
+    description. A line without such a message is a scene without labels.
 
     Raises:
         DataError: for messages of another form, an answer that cannot be read, or images that fit no message.
@@ -48,7 +48,7 @@ def from_chat(row: Mapping[str, Any], path: Path, where: str, taxonomy: Taxonomy
 
 
 def _messages(messages: object, path: Path, where: str) -> list[tuple[str, str]]:
-    """Role and content of every message."""
+    """Check the messages, and return role and content of each."""
     said = []
     for message in messages if isinstance(messages, list) else [messages]:
         match message:
@@ -61,7 +61,7 @@ def _messages(messages: object, path: Path, where: str) -> list[tuple[str, str]]
 
 
 def _labels_or_text(text: str, path: Path, where: str, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Labels where a text is an answer, else the description."""
+    """Return the labels where a text is an answer, else the description."""
     answer = parse(text, taxonomy)
     if any(problem.flaw is Flaw.NO_ACTION for problem in answer.problems):
         return {"text": text}

@@ -5,7 +5,7 @@ import math
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 
-from lvad.metrics.captions import CaptionScore, corpus_bleu, rouge_l
+from lvad.metrics.caption_scores import CaptionScore, corpus_bleu, rouge_l
 
 
 def test_the_right_texts_themselves_score_one_whatever_their_case():

@@ -1,4 +1,4 @@
-"""Weights that are shared out over devices (FSDP2): how to have them whole, and how to load them."""
+"""Weights that FSDP2 shards over devices: gather them, load them, and compute the norm of their gradients."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from torch.distributed.tensor import DTensor
 
 @contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
-    """Give every device the whole weights for the time of a block, which may read and must not change them.
+    """Gather the whole weights on every device for the time of a block, which may read but must not change them.
 
-    All devices must come by. Nothing happens to a module that is not shared out.
+    Every device must enter the block. Nothing happens to a module that is not sharded.
     """
     if not isinstance(module, FSDPModule):
         yield
@@ -28,10 +28,10 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """Put whole weights into a module, shared out or not; its other weights stay.
+    """Load whole weights into a module, sharded or not; its other weights stay.
 
     Returns:
-        The names that the module lacks.
+        The names of weights that the module lacks.
     """
     if not isinstance(module, FSDPModule):
         return module.load_state_dict(weights, strict=False).unexpected_keys
@@ -40,6 +40,6 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> list[str]:
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """float[], the norm of all gradients together, the shares of all devices included."""
+    """Compute the norm of all gradients together, float[], over the shards of all devices."""
     norm: Any = torch.nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

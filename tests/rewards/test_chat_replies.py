@@ -7,7 +7,7 @@ import pytest
 from chat_server import KEY, ask, completion, failure, fast, running, says, status  # noqa: F401
 
 from lvad.rewards.chat import Endpoint
-from lvad.rewards.replies import content_of, shorten
+from lvad.rewards.chat_replies import parse_response, shorten
 
 pytestmark = pytest.mark.usefixtures("fast")
 
@@ -119,4 +119,4 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
 def test_quotations_are_short_and_printable():
     assert shorten("a\n\x1b[31mb\u202e  c") == "'a [31mb c'"
     assert len(shorten("word " * 10_000, 80)) < 100
-    assert content_of(completion("\ud800")) == "\ud800"
+    assert parse_response(completion("\ud800")) == "\ud800"

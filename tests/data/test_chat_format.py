@@ -5,7 +5,7 @@ import json
 import pytest
 from layouts import flags, picture
 
-from lvad.data.layouts import read_valid_source
+from lvad.data.layouts import read_source
 from lvad.errors import DataError
 from lvad.taxonomy import load_taxonomy
 
@@ -23,7 +23,7 @@ def scene_of(tmp_path):
         for name in IMAGES["images"]:
             picture(tmp_path / name)
         (tmp_path / "chat.jsonl").write_text(json.dumps(row))
-        (found,) = read_valid_source(tmp_path / "chat.jsonl", **options).scenes
+        (found,) = read_source(tmp_path / "chat.jsonl", **options).require().scenes
         return found
 
     return scene

@@ -1,7 +1,7 @@
-"""Which scenes train, validate and test: every choice is the beginning of one seeded, stratified permutation.
+"""Split scenes into train, val and test: every choice is a prefix of one seeded, stratified permutation.
 
 A scene's place depends on the seed, its id and the scenes with equal labels, not on the order of the files. So
-subsets are nested, an eighth lies within a quarter, and each holds its share of every kind of scene.
+subsets are nested (an eighth lies within a quarter), and each holds its share of every kind of scene.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from lvad.errors import DataError
 from lvad.types import Scene
 
 TEST_SHARE: Final = Fraction(1, 5)
-"""Of the one-action-one-reason subset: the paper splits 8:2 (Appendix A)."""
+"""Test share of the one-action-one-reason subset: the paper splits 8:2 (Appendix A)."""
 VAL_SHARE: Final = Fraction(1, 10)
-"""Carved out of train where a source has no validation split."""
+"""Share of the training scenes that validate where a source has no validation split."""
 REWARD_COUNTS: Final = (1400, 200, 400)
 """Training, validation and test scenes of the reward model (Appendix B.3)."""
 
@@ -27,7 +27,7 @@ Subset = Literal["all", "apart", "single", "grouped", "reward"]
 
 
 def is_labelled(scenes: Sequence[Scene]) -> list[bool]:
-    """Whether each scene has labels; where none has any, a text of its own is its label."""
+    """Whether each scene has labels; where no scene has any, a scene with a text counts as labelled."""
     found = [scene.actions is not None or scene.reasons is not None for scene in scenes]
     return found if any(found) else [bool(scene.captions) for scene in scenes]
 
@@ -35,8 +35,8 @@ def is_labelled(scenes: Sequence[Scene]) -> list[bool]:
 def stratified_permutation(scenes: Sequence[Scene], seed: int) -> list[int]:
     """Return the scenes' indices in a random order that the seed and their ids fix, stratified by their labels.
 
-    Every beginning of the order holds nearly its share of every kind of scene: equal actions, and equal reasons
-    where there is a single one. Member i of n of a kind stands at (i + u) / n of the way, u by its own hash.
+    Every prefix of the order holds nearly its share of every kind of scene: equal actions, and equal reasons where
+    there is a single one. Member i of n of a kind stands at (i + u) / n of the way, u by its own hash.
     """
     ranks = [_rank(scene.split, scene.id, seed) for scene in scenes]
     kinds: dict[object, list[int]] = {}
@@ -152,7 +152,8 @@ def split_grouped(scenes: Sequence[Scene], seed: int) -> list[Scene]:
 def remove_leakage(scenes: Sequence[Scene], seed: int) -> list[Scene]:
     """Return the source's own splits without leakage: no recording of a test scene trains or validates.
 
-    Nor does one of a validation scene train. Test scenes are all kept, so scores are those of the release's test split.
+    No recording of a validation scene trains either. All test scenes are kept, so scores are those of the release's
+    test split.
     Of the real ``gt_4a_21r`` files 7,946 / 1,117 / 2,236 scenes become 7,358 / 1,050 / 2,236. The seed chooses nothing.
     """
     recordings = {split: {recording_of(s) for s in scenes if s.split == split} for split in SPLITS}
@@ -199,7 +200,7 @@ def hold_out_val(train: Sequence[Scene], seed: int) -> tuple[list[Scene], list[S
 def _split_off(
     scenes: Sequence[Scene], share: Fraction, seed: int, num_kept: int = 0
 ) -> tuple[list[Scene], list[Scene]]:
-    """The rest, and ``ceil(share * n)`` of each group of n scenes with equal actions; the given order is kept.
+    """Return the rest, and ``ceil(share * n)`` of each group of n scenes with equal actions, in the given order.
 
     ``num_kept`` of every group stay in the rest whatever the share.
     """

@@ -1,4 +1,4 @@
-"""Traffic lights and signs: large, and in their usual place. Paint them in full daylight: they shine."""
+"""Paint traffic lights and signs, large and in their usual place. Give a canvas in full daylight, as they shine."""
 
 import math
 from typing import Final
@@ -27,12 +27,12 @@ _STROKES: Final[dict[str, Points]] = {
 
 
 def paint_light(canvas: Canvas, light: str, shift: float) -> None:
-    """A traffic light on an arm from the right.
+    """Paint a traffic light on an arm from the right.
 
     Args:
         canvas: to paint on.
         light: ``red``, ``yellow``, ``green``, ``left arrow`` or ``right arrow``.
-        shift: of its place to the right, as a share of the frame.
+        shift: how far it is moved to the right, as a share of the frame.
     """
     x, top, low, half = LIGHT_X + shift, 0.02, 0.385, 0.075
     canvas.box((0.955, 0.05, 0.975, 0.5), _POST)
@@ -51,7 +51,7 @@ def paint_light(canvas: Canvas, light: str, shift: float) -> None:
 
 
 def paint_sign(canvas: Canvas, sign: str, shift: float) -> None:
-    """A ``stop``, ``yield`` or ``speed limit`` sign on a post at the right, moved by ``shift``."""
+    """Paint a ``stop``, ``yield`` or ``speed limit`` sign on a post at the right, moved by ``shift``."""
     x, y, radius = 0.84 + shift, 0.25, 0.125
     canvas.box((x - 0.011, y, x + 0.011, 0.55), (128, 130, 134))
     if sign == "stop":
@@ -73,7 +73,7 @@ def _dimmed(tone: Colour, share: float) -> Colour:
 
 
 def _arrow(x: float, y: float, sign: int) -> Points:
-    """An arrow around a point; sign 1 points right."""
+    """Return the outline of an arrow around a point; sign 1 points right."""
     outline = (
         (0.068, 0),
         (0, -0.058),

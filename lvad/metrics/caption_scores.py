@@ -1,4 +1,4 @@
-"""How near texts come to what people wrote of the same scenes: corpus BLEU-4 and ROUGE-L."""
+"""Scores of texts against reference texts of the same scenes: corpus BLEU-4 and ROUGE-L."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,14 +14,14 @@ from lvad.metrics.fact_scores import FactCounts, fact_counts, fact_scores
 from lvad.ranks import SceneRows
 
 
-class Captioned(NamedTuple):
-    """The text said of a scene beside its right texts and facts."""
+class CaptionedScene(NamedTuple):
+    """The text that was generated for a scene, with its reference texts and its counts of facts."""
 
     text: str
     references: tuple[str, ...]
-    """Right texts, at least one."""
+    """Reference texts, at least one."""
     facts: FactCounts | None
-    """None where the scene's are not known."""
+    """Counts of the text's facts; None where the facts of the scene are not known."""
 
 
 @cache
@@ -30,13 +30,13 @@ def _bleu() -> BLEU:
 
 
 def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """BLEU-4 of a whole set by sacrebleu (13a tokens, exponential smoothing, case ignored), in 0 .. 1.
+    """Compute BLEU-4 of a whole set by sacrebleu (13a tokens, exponential smoothing, case ignored), in 0 .. 1.
 
-    Of several references an n-gram counts that any of them has, and the nearest length is that of the reference.
+    With several references an n-gram counts if any of them has it, and the nearest of their lengths counts.
 
     Args:
         texts: S texts, at least one.
-        references: S times right texts, at least one each.
+        references: reference texts of each of the S texts, at least one each.
 
     Raises:
         ValueError: without texts, or for a text without a reference.
@@ -49,13 +49,13 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
 
 def rouge_l(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean ROUGE-L F1 by torchmetrics, each text against the nearest of its references, in 0 .. 1.
+    """Compute mean ROUGE-L F1 by torchmetrics, each text against the nearest of its references, in 0 .. 1.
 
     Words are runs of the letters a to z and of digits, case ignored, without stemming: texts in other scripts score 0.
 
     Args:
         texts: S texts, at least one.
-        references: S times right texts, at least one each.
+        references: reference texts of each of the S texts, at least one each.
 
     Raises:
         ValueError: without texts, or for a text without a reference.
@@ -74,14 +74,14 @@ def _check(texts: Sequence[str], references: Sequence[Sequence[str]]) -> None:
 
 
 class CaptionScore:
-    """Texts against right ones, over the scenes of all ranks; their facts where they are known.
+    """Metric of texts against their reference texts, over the scenes of all ranks; of their facts where known.
 
     ``compute`` returns, as float[] each: ``bleu4``, ``rouge_l``, and for drawn scenes ``fact_precision``,
     ``fact_recall``, ``fact_all_right``, ``fact_claims_per_text``.
     """
 
     def __init__(self) -> None:
-        self._rows = SceneRows[Captioned]()
+        self._rows = SceneRows[CaptionedScene]()
 
     def update(
         self,
@@ -92,10 +92,10 @@ class CaptionScore:
     ) -> None:
         """Add B scenes with one text each."""
         counts = [None if known is None else fact_counts(text, known) for text, known in zip(texts, facts, strict=True)]
-        self._rows.add(ids, (Captioned(*row) for row in zip(texts, references, counts, strict=True)))
+        self._rows.add(ids, (CaptionedScene(*row) for row in zip(texts, references, counts, strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores since the last reset; nothing without scenes."""
+        """Compute the scores since the last reset; an empty dict without scenes."""
         rows = self._rows.gathered()
         if not rows:
             return {}

@@ -1,4 +1,4 @@
-"""What a chat server replies: what it means, what is wrong with it, and how it is kept on disk."""
+"""Replies of a chat server: parse them, turn refusals into errors, and cache replies on disk."""
 
 import hashlib
 import json
@@ -17,13 +17,13 @@ import httpx2
 from lvad.errors import ChatError
 
 MAX_RETRY_AFTER_S: Final = 300.0
-"""A server that asks to wait longer is out of reach."""
+"""A server that asks to wait longer than this counts as unreachable."""
 _PASSING: Final = (408, 409, 429)
 REMEDY_UP: Final = "see that the server is up, reachable and not overloaded, or raise endpoint.retries"
 
 
-def refusal_of(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:
-    """The error that a response other than a good one means."""
+def response_error(response: httpx2.Response, body: str, api_key_env: str | None) -> ChatError:
+    """Make the error for a response that is not successful."""
     status, cause = response.status_code, f"HTTP {response.status_code}, {shorten(body)}"
     if status in _PASSING or status >= 500:
         wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
@@ -41,7 +41,7 @@ def refusal_of(response: httpx2.Response, body: str, api_key_env: str | None) ->
 
 
 def _retry_after_s(header: str) -> float | None:
-    """Seconds of a Retry-After header, in either of its two forms; None where it is neither."""
+    """Parse the seconds of a Retry-After header in either of its two forms; None where it has neither."""
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header.strip()):
         return float(header)
     try:
@@ -52,11 +52,11 @@ def _retry_after_s(header: str) -> float | None:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-def content_of(body: str) -> str:
-    """Read the one reply out of a response.
+def parse_response(body: str) -> str:
+    """Return the text of the one reply in the body of a response.
 
     Raises:
-        ChatError: without a whole one.
+        ChatError: if it holds no whole reply.
     """
     try:
         (choice,) = json.loads(body)["choices"]
@@ -71,11 +71,11 @@ def content_of(body: str) -> str:
     return reply
 
 
-def meaning_of(reply: str, read: Callable[[str], float]) -> float:
+def parse_reply(reply: str, read: Callable[[str], float]) -> float:
     """Read the score in a reply with ``read``.
 
     Raises:
-        ChatError: where ``read`` makes nothing of it.
+        ChatError: if ``read`` finds no score.
     """
     try:
         return read(reply)
@@ -85,25 +85,26 @@ def meaning_of(reply: str, read: Callable[[str], float]) -> float:
 
 
 def shorten(text: str, num_chars: int = 160) -> str:
-    """A quotation for a message: one line of printable characters in quotation marks."""
+    """Quote a text for a message: one line of printable characters in quotation marks."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * num_chars]).split())
     return repr(line if len(line) <= num_chars and len(text) <= 4 * num_chars else f"{line[:num_chars]} ...")
 
 
-class Replies:
-    """One file per request, under a digest of all of it: model, prompt and settings.
+class ReplyCache:
+    """A cache of replies on disk: one file per request, named by a digest of model, prompt and settings.
 
-    Files appear whole, so ranks and runs may share the folder. Servers that serve other weights under one name may not.
+    Files are written whole, so ranks and runs may share the folder, but not servers that have other weights under the
+    same name.
 
     Args:
-        folder: made when the first reply is kept.
+        folder: folder of the files; it is made for the first reply.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def recall(self, request: dict[str, Any]) -> str | None:
-        """The reply to a request; None where there is none, and with a warning where its file is damaged.
+    def get(self, request: dict[str, Any]) -> str | None:
+        """Return the cached reply to a request; None where there is none or, with a warning, its file is damaged.
 
         Raises:
             OSError: if the file cannot be read.
@@ -120,8 +121,8 @@ class Replies:
         warnings.warn(f"{path} is damaged: the model is asked again", stacklevel=2)
         return None
 
-    def keep(self, request: dict[str, Any], reply: str) -> None:
-        """Write a reply to its file, over an earlier one.
+    def put(self, request: dict[str, Any], reply: str) -> None:
+        """Write a reply to its file; an earlier one is replaced.
 
         Raises:
             OSError: if the file cannot be written.

@@ -7,7 +7,7 @@ from layouts import flags
 
 from lvad.data.reading import Reading
 from lvad.data.recordings import recording_of_id
-from lvad.data.splitting import (
+from lvad.data.split_algorithms import (
     hold_out_sequences,
     hold_out_val,
     seeded_subset,
