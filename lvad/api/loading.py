@@ -16,9 +16,9 @@ from transformers.utils import logging as transformers_logging
 from lvad.api.abilities import Abilities, abilities_of_clip, abilities_of_policy, abilities_of_run
 from lvad.api.predictor import Predictor
 from lvad.assets import resolve_model
-from lvad.commands.export_load import BEST, load_run
 from lvad.commands.global_options import override_global_options
 from lvad.commands.library_messages import HARMLESS_WARNINGS
+from lvad.commands.trained_run import BEST, load_run
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import is_text, read_json
 from lvad.errors import DataError

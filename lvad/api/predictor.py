@@ -13,7 +13,7 @@ from torch import Tensor
 from lvad.api.abilities import REMEDIES, Abilities
 from lvad.api.results import Decision, SampledText, TextScore, decision, sampled_texts, text_scores
 from lvad.api.scenes import Frames, SceneReader
-from lvad.commands.export_load import load_trial_scenes
+from lvad.commands.trained_run import load_trial_scenes
 from lvad.data.collate import collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import is_text

@@ -13,10 +13,10 @@ from typing import Final
 from jsonargparse import ArgumentParser, Namespace
 
 from lvad.commands.error_messages import report_user_errors
-from lvad.commands.export_load import BEST, Run, base_model_folders, load_run, load_trial_scenes
 from lvad.commands.export_write import ExportResult, write_adapter, write_clip, write_policy
 from lvad.commands.library_messages import filter_library_messages
 from lvad.commands.security import parse_command_line
+from lvad.commands.trained_run import BEST, TrainedRun, base_model_folders, load_run, load_trial_scenes
 from lvad.data import ledger
 from lvad.errors import DataError
 from lvad.modules import ActionSFT, CLIPReward, TextReader
@@ -60,7 +60,7 @@ def _export(config: Namespace) -> None:
         raise DataError("--adapter writes float32; --dtype is for whole models, leave one of the two out")
     if config.num_scenes < 1:
         raise DataError(f"--num_scenes must be at least 1, got {config.num_scenes}: nothing is written untried")
-    check_target(target, config.overwrite)
+    check_output_folder(target, config.overwrite)
     check_no_overlap(target, [folder / name for name in _KEPT])
     run = load_run(folder, config.checkpoint)
     budget = ledger.ledger_of_run(folder)
@@ -74,7 +74,7 @@ def _export(config: Namespace) -> None:
     _print_line(f"exported to {config.folder} ({_size_mb(target):.1f} MB), see {Path(config.folder) / CARD}")
 
 
-def _write(run: Run, scratch: Path, config: Namespace) -> ExportResult:
+def _write(run: TrainedRun, scratch: Path, config: Namespace) -> ExportResult:
     if isinstance(run.module, TextReader):
         problem = "a reader has no weights for other tools, and its policy is as it was"
         raise DataError.at(run.folder, "", problem, "take the run's folder model/ as it is")
@@ -88,7 +88,9 @@ def _write(run: Run, scratch: Path, config: Namespace) -> ExportResult:
     return write_policy(run.module, shown, scratch, config.dtype)
 
 
-def _write_metadata(run: Run, scratch: Path, written: ExportResult, budget: ledger.Ledger, config: Namespace) -> None:
+def _write_metadata(
+    run: TrainedRun, scratch: Path, written: ExportResult, budget: ledger.Ledger, config: Namespace
+) -> None:
     """Prompts, ledger, label set and model card."""
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
@@ -116,24 +118,24 @@ def _write_metadata(run: Run, scratch: Path, written: ExportResult, budget: ledg
         shutil.copymode(scratch / CARD, file)
 
 
-def _hub_id(run: Run) -> str | None:
+def _hub_id(run: TrainedRun) -> str | None:
     part = getattr(run.module, "policy", None) or getattr(run.module, "clip", None)
     name = getattr(part, "source", "")
     return None if Path(name).is_dir() or "/" not in name else name.removeprefix("hf-hub:")
 
 
-def _prompt_name(run: Run) -> str:
+def _prompt_name(run: TrainedRun) -> str:
     """The entry of the prompts that the model of one stage is asked."""
     return "decide" if isinstance(run.module, ActionSFT) and run.module.target != "caption" else "describe"
 
 
-def _data_description(run: Run) -> str:
+def _data_description(run: TrainedRun) -> str:
     data = run.data
     size = "" if data.source.image_size_px is None else f", reduced to {data.source.image_size_px} px"
     return f"`{data.source.path.name}` ({data.source.format}), at most {data.source.num_frames} frames per scene{size}"
 
 
-def _limits(run: Run) -> list[str]:
+def _limits(run: TrainedRun) -> list[str]:
     """What plain transformers does not do as the run did."""
     module, found = run.module, []
     if isinstance(module, ActionSFT) and module.grammar is not None:
@@ -155,7 +157,7 @@ def _limits(run: Run) -> list[str]:
     return found
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_output_folder(target: Path, overwrite: bool) -> None:
     """Refuse to write where something else lies.
 
     Raises:
@@ -195,7 +197,7 @@ def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()  # with the usual permissions, unlike the one around it
         yield new
-        check_target(target, overwrite)  # much may have happened meanwhile
+        check_output_folder(target, overwrite)  # much may have happened meanwhile
         if target.is_dir():
             os.replace(target, old)
         try:

@@ -23,7 +23,7 @@ from lvad.commands.export_check import (
     plain_texts,
     run_trials,
 )
-from lvad.commands.export_load import TrialScenes
+from lvad.commands.trained_run import TrialScenes
 from lvad.errors import DataError
 from lvad.evaluation.clip_similarity import interpolated_weights
 from lvad.modules import ActionSFT, CLIPReward

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.step_seeds import StepSeeds
-from lvad.commands.arguments import complete_arguments
 from lvad.commands.checkpoint_io import AtomicCheckpointIO, check_checkpoint
 from lvad.commands.config_precedence import ConfigPrecedence
+from lvad.commands.default_arguments import complete_arguments
 from lvad.commands.error_messages import innermost_message, report_user_errors
 from lvad.commands.jsonargparse_patches import pass_null_to_classes, prefer_int_to_float
 from lvad.commands.last_checkpoint import LastCheckpoint
@@ -30,8 +30,8 @@ from lvad.report.board import TensorBoard
 from lvad.report.predictions import PredictionWriter
 from lvad.report.progress import default_progress_bar
 from lvad.report.recorder import RunRecorder
-from lvad.report.scored_file import ScoredFile
-from lvad.report.summary import scores_text
+from lvad.report.runs import summary_of_test
+from lvad.report.scene_scores import SceneScoresFile
 from lvad.report.traceback_file import TracebackFile
 
 CHECKPOINT_DEFAULTS = {
@@ -103,7 +103,7 @@ class StageCLI(LightningCLI):
         given = config.get("callbacks") or []
         has_bar = any(isinstance(part, ProgressBar) for part in (given if isinstance(given, list) else [given]))
         is_wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
-        scored = [ScoredFile(part.run_dir) for part in callbacks if isinstance(part, RunRecorder)]
+        scored = [SceneScoresFile(part.run_dir) for part in callbacks if isinstance(part, RunRecorder)]
         bars = [default_progress_bar()] if is_wanted and not has_bar else []
         return super()._instantiate_trainer(config, [*callbacks, *scored, *bars])
 
@@ -146,7 +146,7 @@ class StageCLI(LightningCLI):
     def after_test(self) -> None:
         """End with the scores over all scenes, and the tables."""
         scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        print(scores_text(scores, getattr(self.model, "report", [])))
+        print(summary_of_test(scores, getattr(self.model, "report", [])))
 
     def after_predict(self) -> None:
         """End with what could not be read.
@@ -215,7 +215,7 @@ def run_lightning_command(command: str, args: list[str], stop: StopSignals) -> i
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        args: what follows it, completed by ``lvad.commands.arguments``.
+        args: what follows it, completed by ``lvad.commands.default_arguments``.
         stop: the signals that the process receives.
 
     Returns:

@@ -12,8 +12,8 @@ from lvad.commands.study_plan import Cell, Job, Plan, Study, repeat_args
 from lvad.data.ledger import labelled_ids, ledger_of_run
 from lvad.data.reading import read_json
 from lvad.errors import DataError
-from lvad.report.answers import ANSWERS
-from lvad.report.compare import read_run
+from lvad.report.answers_file import ANSWERS
+from lvad.report.compare_answers import read_run
 from lvad.report.runs import write_atomically
 from lvad.report.study_findings import TEST, CellResult, score
 

@@ -23,7 +23,7 @@ from lvad.commands.error_messages import is_user_error
 from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
 from lvad.demo.views import PageInputs, build_view
 from lvad.errors import DataError, one_line
-from lvad.report.pages import STYLE, content_hash, inlined
+from lvad.report.html_pages import STYLE, content_hash, inlined
 
 MAX_COMPLETIONS: Final = 16
 MAX_TEMPERATURE: Final = 5.0

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lvad.metrics.calibration import CalibrationCurve, calibration_curve
 from lvad.metrics.multilabel import probability_scores
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
 from lvad.report.label_tables import LabelScore
+from lvad.report.plot_style import BLUE, INK, ORANGE, new_figure
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
 DPI: Final = 120

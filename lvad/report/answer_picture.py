@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 # The strip of frames and the wrapping of text are those of the run's other pictures.
-from lvad.report.figures import WIDTH_PX, _font, _line_px, _strip, _wrap
+from lvad.report.scene_pictures import WIDTH_PX, _font, _line_px, _strip, _wrap
 from lvad.taxonomy import BDD_OIA, NONE, Taxonomy
 from lvad.types import AnsweredScene
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lvad.metrics.multilabel import confusion
 from lvad.report.answer_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
-from lvad.report.answers import ANSWERS, LabelMatrices, label_matrices, write_answers
+from lvad.report.answers_file import ANSWERS, LabelMatrices, label_matrices, write_answers
 from lvad.report.gallery import write_gallery
-from lvad.report.label_tables import LabelScore, label_scores, label_table, write_label_csv
+from lvad.report.label_tables import LabelScore, label_table, score_labels, write_label_csv
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Table
 
@@ -47,7 +47,7 @@ def write_driving_report(
     matrices = label_matrices(answered, len(taxonomy.labels))
     if not len(matrices.true):
         return files
-    per_label = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
+    per_label = score_labels(matrices.true, matrices.predicted, taxonomy.labels)
     files.append(write_label_csv(folder / LABELS_CSV, per_label))
     figures = _figures(matrices, per_label, _claims(answered), taxonomy)
     return files + [_save(figure, folder / name) for name, figure in figures.items()]
@@ -100,7 +100,7 @@ def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool, taxonomy
     matrices = label_matrices(answered, len(taxonomy.labels))
     if not len(matrices.true):
         return []
-    rows = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
+    rows = score_labels(matrices.true, matrices.predicted, taxonomy.labels)
     kinds = [("Table 2: actions", "Action", rows[: taxonomy.num_actions])]
     kinds += [("Table 3: reasons", "Reason", rows[taxonomy.num_actions :])] if with_reasons else []
     return [

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from lvad.audit import Audit, ProbeResult
 from lvad.audit.ranking import Calibration, Ranking
 from lvad.metrics.intervals import Interval
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.plot_style import BLUE, INK, ORANGE, new_figure
 
 _COLUMNS: Final = ("probe", "right", "probe's", "separation, 95 %", "win rate, 95 %", "scenes", "verdict")
 _WIDTHS: Final = (14, 7, 7, 24, 18, 6, 7)

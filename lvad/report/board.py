@@ -16,8 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from lvad.report.figures import draw_samples
-from lvad.report.tags import tag
+from lvad.report.scene_pictures import draw_samples
+from lvad.report.tensorboard_events import tag
 from lvad.types import SceneSamples
 
 _LEFT_OUT: Final = ("epoch", "hp_metric")
@@ -43,7 +43,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars under the names of ``lvad.report.tags``."""
+        """Log scalars under the names of ``lvad.report.tensorboard_events``."""
         audit = {name: value for name, value in metrics.items() if name.startswith(_AUDIT)}
         if audit:
             rows = "".join(f"| {name.removeprefix(_AUDIT)} | {float(value):.2f} |\n" for name, value in audit.items())

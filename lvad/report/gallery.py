@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
-from lvad.report.pages import STYLE, InlinedPicture, content_hash, inlined
+from lvad.report.html_pages import STYLE, InlinedPicture, content_hash, inlined
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 

@@ -35,7 +35,7 @@ class LabelScore(NamedTuple):
     f1: float
 
 
-def label_scores(true: Tensor, predicted: Tensor, labels: Sequence[str]) -> list[LabelScore]:
+def score_labels(true: Tensor, predicted: Tensor, labels: Sequence[str]) -> list[LabelScore]:
     """Score every label on its own.
 
     Args:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from lvad.errors import one_line
 from lvad.report.answer_picture import draw_answer
-from lvad.report.figures import annotate
 from lvad.report.runs import write_atomically
+from lvad.report.scene_pictures import annotate_frames
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction
 
@@ -89,7 +89,7 @@ class PredictionWriter(BasePredictionWriter):
             picture = draw_answer(said, frames, taxonomy)
         else:
             note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
-            picture = annotate(frames, [said.description, note])
+            picture = annotate_frames(frames, [said.description, note])
         picture.save(self.written / path)
         return path
 

@@ -13,10 +13,10 @@ EVERY_S: Final = 30.0
 
 def default_progress_bar() -> ProgressBar:
     """A bar where it can move, lines where it cannot."""
-    return Bar() if sys.stdout.isatty() else PlainLines()
+    return TerminalProgressBar() if sys.stdout.isatty() else PlainProgressLines()
 
 
-class Bar(RichProgressBar):
+class TerminalProgressBar(RichProgressBar):
     """Lightning's bar, without the number of the run's folder among the scores."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -26,7 +26,7 @@ class Bar(RichProgressBar):
         return metrics
 
 
-class PlainLines(ProgressBar):
+class PlainProgressLines(ProgressBar):
     """One line every ``every_n_steps`` optimizer steps, where nobody looks at a moving bar.
 
     Args:

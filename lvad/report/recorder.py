@@ -17,7 +17,8 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.report.answer_picture import draw_answer
 from lvad.report.answer_report import label_tables, write_driving_report
 from lvad.report.board import add_images, add_samples
-from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
+from lvad.report.plot_style import pixels
+from lvad.report.run_plots import plot_confusion_and_roc, plot_loss, plot_reward
 from lvad.report.runs import (
     CURVE,
     LOSSES,
@@ -31,8 +32,8 @@ from lvad.report.runs import (
     write_atomically,
     write_tables,
 )
-from lvad.report.sample_rows import rows_before, sample_row, write_rows
-from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
+from lvad.report.samples_file import rows_before, sample_row, write_rows
+from lvad.report.scenes_seen import check_label_sets, inherited, seen_before, seen_by
 from lvad.sharding import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
@@ -102,7 +103,7 @@ class RunRecorder(Callback):
         is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
         self._run_folder = Path(folder)
         self._folder = self._run_folder if trainer.is_global_zero and not is_rehearsal else None
-        check_labels(trainer, pl_module, self._run_folder)
+        check_label_sets(trainer, pl_module, self._run_folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the fit."""
@@ -220,17 +221,17 @@ class RunRecorder(Callback):
     def _draw_curves(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         if self.curve:
             held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
-            curve(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
+            plot_reward(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
         if self.losses:
             what = getattr(pl_module, "loss_is", "loss")
-            path = loss_curve(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
+            path = plot_loss(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
             add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         decisions: Decisions | None = getattr(module, "decisions", None)
         if decisions is None or self._folder is None:
             return
-        figure = confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
+        figure = plot_confusion_and_roc(decisions, f"{stage}, {len(decisions.is_match)} image-text pairs")
         self._folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
         add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})

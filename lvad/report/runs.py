@@ -146,6 +146,19 @@ def markdown(table: Table) -> str:
     return f"## {table.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def summary_of_test(metrics: Mapping[str, float], tables: Iterable[Table]) -> str:
+    """Write the scores over all scenes as text, then the tables.
+
+    Args:
+        metrics: of the test; those of one label or of a constant answer ("test/a/b") are left to ``metrics.json``.
+        tables: the run's own.
+    """
+    whole = {name: value for name, value in metrics.items() if name.count("/") == 1 and name[:5] == "test/"}
+    width = max(map(len, whole), default=0)
+    lines = [f"{name:{width}}  {value:.4f}" for name, value in sorted(whole.items())]
+    return "\n".join(["", *lines, "", *(markdown(table) for table in tables)])
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step, so that a reader or a crash never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     return ledger.merge(found)
 
 
-def check_labels(trainer: Trainer, module: nn.Module, folder: Path) -> None:
+def check_label_sets(trainer: Trainer, module: nn.Module, folder: Path) -> None:
     """Refuse a run, and models that it is built on, made with other labels than those of the data.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.plot_style import BLUE, INK, ORANGE, new_figure
 from lvad.report.study_findings import ACTIONS, SHOWN, Findings, Mean
 
 _COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")

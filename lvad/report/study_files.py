@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
-from lvad.report.curves import pixels
+from lvad.report.plot_style import pixels
 from lvad.report.runs import markdown, write_atomically
 from lvad.report.study_figure import study_figure
 from lvad.report.study_findings import SHOWN, TEST, CellResult, Difference, Findings, Mean

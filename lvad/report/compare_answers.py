@@ -18,8 +18,8 @@ from lvad.errors import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
-from lvad.report.answers import ANSWERS, label_matrices, read_answers
-from lvad.report.label_tables import LabelScore, label_scores
+from lvad.report.answers_file import ANSWERS, label_matrices, read_answers
+from lvad.report.label_tables import LabelScore, score_labels
 from lvad.report.runs import REASONS_SCORED, read_metrics
 from lvad.taxonomy import Taxonomy
 from lvad.taxonomy.compatibility import folder_taxonomy
@@ -134,7 +134,7 @@ def read_run(folder: Path, name: str) -> TestedRun:
     return TestedRun(name, folder, answered, with_reasons, read_ledger(folder), taxonomy)
 
 
-def compare(runs: Sequence[TestedRun]) -> Comparison:
+def compare_answers(runs: Sequence[TestedRun]) -> Comparison:
     """Score runs and floors on the scenes that all of them answered.
 
     Args:
@@ -170,7 +170,7 @@ def compare(runs: Sequence[TestedRun]) -> Comparison:
 def _label_scores(run: TestedRun) -> list[LabelScore]:
     names = run.taxonomy
     matrices = label_matrices(run.answered, len(names.labels))
-    scores = label_scores(matrices.true, matrices.predicted, names.labels) if len(matrices.true) else []
+    scores = score_labels(matrices.true, matrices.predicted, names.labels) if len(matrices.true) else []
     return scores if run.with_reasons else scores[: names.num_actions]
 
 

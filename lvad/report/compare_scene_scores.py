@@ -11,19 +11,18 @@ from matplotlib.figure import Figure
 from lvad.data.ledger import read_ledger
 from lvad.errors import DataError
 from lvad.metrics.intervals import Interval, bootstrap_ratio
-from lvad.report.compare import excludes_zero, label_budget
-from lvad.report.compare_files import label_count, label_line
-from lvad.report.curves import BLUE, ORANGE, new_figure
-from lvad.report.run_curves import read_curves
+from lvad.report.compare_answers import excludes_zero, label_budget
+from lvad.report.comparison_files import label_count, label_line
+from lvad.report.plot_style import SERIES_COLOURS, new_figure
 from lvad.report.runs import markdown, read_metrics, write_atomically
-from lvad.report.scored import SCORED, read_scored
+from lvad.report.scene_scores import SCORED, read_scene_scores
+from lvad.report.tensorboard_events import read_curves
 from lvad.types import SceneScores, Table
 
 COMPARISON: Final = "comparison"
 CURVES: Final = ("val/reward", "val/judge", "val/fact_precision", "train/kl", "val/auroc", "val/loss")
 """What is drawn of a run, of as much as any of them logged."""
 
-_COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
 _SHOWN_IDS: Final = 3
 
 
@@ -57,11 +56,11 @@ def read_scored_run(folder: Path, name: str) -> ScoredRun:
     Raises:
         DataError: if the file cannot be read.
     """
-    scenes = {scene.id: scene for scene in read_scored(folder / SCORED)}
+    scenes = {scene.id: scene for scene in read_scene_scores(folder / SCORED)}
     return ScoredRun(name, folder, scenes, read_metrics(folder), label_budget(read_ledger(folder)).labels)
 
 
-def compare_scored(runs: Sequence[ScoredRun]) -> ScoredComparison:
+def compare_scored_runs(runs: Sequence[ScoredRun]) -> ScoredComparison:
     """Score runs on their test scenes, and the first minus each other in pairs.
 
     Raises:
@@ -146,7 +145,9 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]
             steps, values = zip(*own.get(score, [(float("nan"), float("nan"))]), strict=True)
             mark = "o-" if score.startswith("val/") else "-"
             label = name if place == 1 else None
-            axes.plot(steps, values, mark, color=_COLOURS[number % len(_COLOURS)], markersize=4, label=label)
+            axes.plot(
+                steps, values, mark, color=SERIES_COLOURS[number % len(SERIES_COLOURS)], markersize=4, label=label
+            )
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=4)

@@ -1,12 +1,21 @@
-"""What a run logged over its steps, read from its TensorBoard events."""
+"""The metrics in TensorBoard's event files: the names they have there, and their values read back."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from lvad.errors import DataError
-from lvad.report.tags import tag
+
+FIRST: Final = ("curves", "reward", "samples", "test", "val")
+"""Groups that keep their names; everything else is shown under ``LAST``."""
+LAST: Final = "while_training"
+
+
+def tag(name: str) -> str:
+    """The name of a metric in TensorBoard."""
+    return name if name.partition("/")[0] in FIRST else f"{LAST}/{name.replace('/', '_')}"
 
 
 def read_curves(run: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:

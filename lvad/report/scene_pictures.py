@@ -81,7 +81,7 @@ def draw_samples(samples: SceneSamples, width_px: int = WIDTH_PX) -> Image.Image
     return page
 
 
-def annotate(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> Image.Image:
+def annotate_frames(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> Image.Image:
     """Draw the frames of a scene with lines of text beneath.
 
     Args:

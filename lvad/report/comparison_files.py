@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import Comparison, Scores, excludes_zero
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.compare_answers import Comparison, Scores, excludes_zero
 from lvad.report.label_tables import label_comparison
+from lvad.report.plot_style import INK, SERIES_COLOURS, new_figure
 from lvad.report.runs import markdown, write_atomically
 from lvad.types import Table
 
@@ -35,7 +35,6 @@ _PROBABILITIES: Final = {
     "reason_auroc": "reason AUROC",
     "reason_ece": "reason ECE",
 }
-_COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
 _DASHES: Final = ("-", ":", "--")
 
 
@@ -114,7 +113,7 @@ def comparison_figure(found: Comparison) -> Figure:
     for place, (name, scores) in enumerate(found.arms.items()):
         left = np.arange(len(shown)) - 0.4 + (place + 0.5) * width
         mean, low, high = _columns(scores, list(shown))
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
         # A percentile interval need not hold the score itself: a macro-F1 of draws leans down.
         reach = np.stack([np.maximum(mean - low, 0), np.maximum(high - mean, 0)])
         axes.bar(left, mean, width * 0.94, yerr=reach, color=colour, label=name, ecolor=INK, capsize=2)

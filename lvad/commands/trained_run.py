@@ -36,7 +36,7 @@ _BUILD_ONLY: Final = (
 )
 
 
-class Run(NamedTuple):
+class TrainedRun(NamedTuple):
     """A run with its weights in place, on the CPU."""
 
     folder: Path
@@ -58,7 +58,7 @@ class TrialScenes(NamedTuple):
     """Where they come from, in words."""
 
 
-def load_run(folder: Path, checkpoint: str = BEST) -> Run:
+def load_run(folder: Path, checkpoint: str = BEST) -> TrainedRun:
     """Build the module of a run and give it the weights of a checkpoint.
 
     Args:
@@ -79,7 +79,7 @@ def load_run(folder: Path, checkpoint: str = BEST) -> Run:
     _set_taxonomy(module, cli.datamodule.taxonomy)
     module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
     _load(module, content, path)
-    return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
+    return TrainedRun(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
 
 
 def load_trial_scenes(data: Any, count: int) -> TrialScenes:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import Comparison, LabelCounts
-from lvad.report.compare_files import comparison_tables, comparison_text, write_comparison
+from lvad.report.compare_answers import Comparison, LabelCounts
+from lvad.report.comparison_files import comparison_tables, comparison_text, write_comparison
 from lvad.report.label_tables import LabelScore
 from lvad.taxonomy import BDD_OIA
 
