@@ -28,6 +28,7 @@ _WRAPPING: Final = re.compile(
 )
 _UNKNOWN: Final = re.compile(r"(?:(?:Group|Subcommand) '(?P<of>[^']*)' does not accept option|Option) '(?P<key>[^']*)'")
 _NO_ATTRIBUTE: Final = re.compile(r"module '([^']*)' has no attribute '([^']*)'")
+_NO_CLASS_PATH: Final = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_PROTOCOL: Final = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
 
 
@@ -124,7 +125,7 @@ def _leaves(message: str) -> list[_Leaf]:
         return []
     open_keys: list[tuple[int, str, bool]] = []
     leaves = []
-    for line in message.splitlines():
+    for line in filter(str.strip, message.splitlines()):  # an empty line would seem to end all keys
         text = line.strip().removeprefix("- ")
         depth = len(line) - len(line.lstrip(" -"))
         open_keys = [entry for entry in open_keys if entry[0] < depth]
@@ -145,6 +146,7 @@ def _plain_english(text: str, message: str) -> str:
     """Without what only Python's readers understand."""
     text = re.sub(r"Expected an? (?:<class ')?(?:\w+\.)*(\w+)(?:'>)?( or |, got |\. Got |$)", r"must be \1\2", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"must be one of \1", text)
+    text = _NO_CLASS_PATH.sub(r"must be the full path of a class, got \1", text)
     text = re.sub(r"Type typing\.Callable.* expects a function or a callable class: ", "", text)
     text = text.replace(" or must be one of ", ", ").replace(" or must be ", " or ")
     text = re.sub(r"\. Got value: ", ", got ", text)
@@ -173,6 +175,8 @@ def _signature(method: types.FunctionType) -> str:
 
 def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
     """What may have been meant."""
+    if found := _NO_CLASS_PATH.search(leaf.text):
+        return _full_class_path(found[1])
     if found := _NO_ATTRIBUTE.search(leaf.text):
         return _closest_match(found[2], dir(sys.modules.get(found[1])))
     if leaf.text.startswith("unrecognized arguments: "):
@@ -187,6 +191,22 @@ def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
         close = _closest_match(key, known)
         return close or _closest_match(first, {name.partition(".")[0] for name in known})
     return _closest_match(key, _parameters(leaf.classes[-1], found["of"]))
+
+
+def _full_class_path(name: str) -> str:
+    """Name the class of lvad that a bare name may mean: one that had the name earlier, has it now, or a similar one."""
+    import lvad.modules  # heavy, and loaded where a class of a stage was refused
+
+    try:
+        getattr(lvad.modules, name)
+    except AttributeError as error:
+        if " is now " in str(error):
+            return f"; {error}"
+    rooms = [room for key, room in sys.modules.items() if re.fullmatch(r"lvad\.\w+", key) and hasattr(room, "__all__")]
+    paths = {f"{room.__name__}.{known}": known for room in rooms for known in room.__all__}
+    close = difflib.get_close_matches(name, list(paths.values()), 1)
+    meant = sorted(repr(path) for path, known in paths.items() if known in close)
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _closest_match(name: str, known: Iterable[str]) -> str:
