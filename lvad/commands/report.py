@@ -31,7 +31,7 @@ def make_parser() -> ArgumentParser:
         help="tested run folders, all of ActionSFT, of RLOOPolicy, or of CLIPReward",
     )
     add("--names", help="what to call them: as many names as runs, separated by commas")
-    add("--out", default="logs/report", help="folder for comparison.md, .json, .png, and .csv of answers")
+    add("--out", default="logs/report", help="folder for comparison.html, .md, .json, .png, and .csv of answers")
     return parser
 
 

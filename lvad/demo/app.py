@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import jinja2
 import numpy as np
 import torch
+from jinja2 import FileSystemLoader
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -23,7 +23,7 @@ from lvad.commands.error_messages import is_user_error
 from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
 from lvad.demo.views import PageInputs, build_view
 from lvad.errors import DataError, one_line
-from lvad.report.html_pages import STYLE, content_hash, inlined
+from lvad.report.html_pages import STYLE, content_hash, inlined, make_template_environment
 
 MAX_COMPLETIONS: Final = 16
 MAX_TEMPERATURE: Final = 5.0
@@ -55,9 +55,7 @@ class Demo:
         self.examples = predictors[0].examples(_NUM_EXAMPLES)
         self._thumbnails = [next(inlined(_tensor(example)[-1:], _THUMBNAIL_PX)) for example in self.examples]
         self._lock = threading.Lock()  # a policy answers one question at a time
-        files = jinja2.FileSystemLoader(_HERE)
-        environment = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined)
-        self._template = environment.get_template("page.html.jinja")
+        self._template = make_template_environment(FileSystemLoader(_HERE)).get_template("page.html.jinja")
         self._style = STYLE + (_HERE / "demo.css").read_text(encoding="utf-8")
         self._script = (_HERE / "demo.js").read_text(encoding="utf-8")
 

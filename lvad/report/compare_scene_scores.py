@@ -13,6 +13,7 @@ from lvad.errors import DataError
 from lvad.metrics.intervals import Interval, bootstrap_ratio
 from lvad.report.compare_answers import excludes_zero, label_budget
 from lvad.report.comparison_files import label_count, label_line
+from lvad.report.comparison_page import write_comparison_page
 from lvad.report.plot_style import SERIES_COLOURS, new_figure
 from lvad.report.runs import markdown, read_metrics, write_atomically
 from lvad.report.scene_scores import SCORED, read_scene_scores
@@ -109,7 +110,7 @@ def scored_text(found: ScoredComparison) -> str:
 
 
 def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]:
-    """Write ``comparison.md``, ``.json`` and, where the runs logged curves, ``.png``; returns the files."""
+    """Write ``comparison.md``, ``.json``, ``.html`` and, where the runs logged curves, ``.png``; returns the files."""
     whole = {
         "num_scenes": found.num_scenes,
         "folders": {run.name: str(run.folder) for run in found.runs},
@@ -124,7 +125,8 @@ def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]
     if figure is not None:
         files.append(folder / f"{COMPARISON}.png")
         figure.savefig(files[-1], dpi=120)
-    return files
+    line = label_line({run.name: run.labels for run in found.runs})
+    return [*files, write_comparison_page(folder, found.scores, scored_tables(found), line, figure)]
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure | None:

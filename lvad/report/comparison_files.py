@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lvad.metrics.intervals import Interval
 from lvad.report.compare_answers import Comparison, Scores, excludes_zero
+from lvad.report.comparison_page import write_comparison_page
 from lvad.report.label_tables import label_comparison
 from lvad.report.plot_style import INK, SERIES_COLOURS, new_figure
 from lvad.report.runs import markdown, write_atomically
@@ -71,7 +72,7 @@ def comparison_rows(found: Comparison) -> Iterator[dict[str, Any]]:
 
 
 def write_comparison(folder: Path, found: Comparison) -> list[Path]:
-    """Write ``comparison.md``, ``.csv``, ``.json`` and ``.png``.
+    """Write ``comparison.md``, ``.csv``, ``.json``, ``.png`` and ``.html``.
 
     Args:
         folder: made if missing.
@@ -99,8 +100,12 @@ def write_comparison(folder: Path, found: Comparison) -> list[Path]:
     files = [folder / f"{COMPARISON}.{kind}" for kind in (*texts, "png")]
     for file, text in zip(files, texts.values(), strict=False):
         write_atomically(file, text)
-    comparison_figure(found).savefig(files[-1], dpi=120)
-    return files
+    figure = comparison_figure(found)
+    figure.savefig(files[-1], dpi=120)
+    return [
+        *files,
+        write_comparison_page(folder, found.arms, comparison_tables(found), label_line(_labels(found)), figure),
+    ]
 
 
 def comparison_figure(found: Comparison) -> Figure:

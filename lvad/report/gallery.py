@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
-from lvad.report.html_pages import STYLE, InlinedPicture, content_hash, inlined
+from lvad.report.html_pages import STYLE, TEMPLATES, InlinedPicture, content_hash, inlined
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -24,10 +23,6 @@ _FILTERS: Final = {
     "parse-failures": "parse failures",
 }
 _MAX_CHARS: Final = 1000
-
-_PAGES: Final = Environment(
-    loader=PackageLoader("lvad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-)
 
 
 class _Arrow(NamedTuple):
@@ -108,7 +103,7 @@ def _pieces(title: str, summary: Mapping[str, float], cards: Iterable[_Card]) ->
     """Write the page piece by piece, so that no more than a card is in memory."""
     # As it is written, and no template.
     script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
-    return _PAGES.get_template("gallery.html").generate(
+    return TEMPLATES.get_template("gallery.html").generate(
         title=title,
         numbers=" · ".join(f"{name} {value:.4g}" for name, value in summary.items()),
         filters=_FILTERS,

@@ -95,6 +95,7 @@ def test_lvad_report_compares_them(tmp_path, capsys):
         "comparison.md",
         "comparison.json",
         "comparison.png",
+        "comparison.html",
     }
 
 
