@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _use_utf8() -> None:
-    """Start anew in Python's UTF-8 mode where the locale has another encoding.
+    """Restart in Python's UTF-8 mode where the locale has another encoding.
 
     Libraries open configurations and logs without naming one, and a name that ASCII lacks would end the run.
     """
@@ -90,7 +90,7 @@ def _use_utf8() -> None:
 
 
 def _print_everything() -> None:
-    """Let what a terminal cannot show be an escape, and no error at the end of a long run."""
+    """Print an escape for a character that the terminal cannot show, instead of an error at the end of a long run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

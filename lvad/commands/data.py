@@ -140,7 +140,7 @@ def run_shard(
 
 
 def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
-    """The parameters of a function; those that are true or false are flags: ``--name`` and ``--no_name``."""
+    """Add the parameters of a function as options; a boolean one is two flags, ``--name`` and ``--no_name``."""
     parameters = inspect.signature(function).parameters.values()
     flags = [parameter for parameter in parameters if parameter.annotation is bool]
     parser.add_function_arguments(function, as_positional=True, skip={flag.name for flag in flags})

@@ -1,4 +1,4 @@
-"""The messages of errors that a user can mend: one line that names the thing."""
+"""Error messages for the user: one line that names the file, key or class to correct."""
 
 import difflib
 import functools
@@ -44,7 +44,7 @@ _REMEDIES: Final = (
 
 
 class _Leaf(NamedTuple):
-    """A sentence of a nested message, and where it stands."""
+    """An innermost sentence of a nested message, with the keys and classes around it."""
 
     depth: int
     text: str
@@ -53,7 +53,7 @@ class _Leaf(NamedTuple):
 
 
 def report_user_errors(command: Callable[P, int]) -> Callable[P, int]:
-    """Let a command end with one line where a user can mend what went wrong: exit code 1, or 2 for its command line.
+    """End a command with one line where a user can correct the error: exit code 1, or 2 for its command line.
 
     Other errors (TypeError, KeyError, ...) are lvad's own faults and keep their traceback, as all do with ``--debug``.
     """
@@ -77,13 +77,13 @@ def report_user_errors(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether an error speaks of what a user gave: files, values, libraries, memory, Lightning's use."""
+    """Whether a user can correct an error: files, values, libraries, memory, use of Lightning."""
     is_theirs = type(error).__name__ in _USER_ERRORS_BY_NAME
     return is_theirs or (isinstance(error, _USER_ERRORS) and not isinstance(error, _PROGRAMMING_ERRORS))
 
 
 def error_line(error: BaseException) -> str:
-    """What an error says, in one line; where it does not come from lvad, how to learn more."""
+    """Write an error in one line; where it does not come from lvad, say how to learn more."""
     if isinstance(error, FileNotFoundError) or _is_raised_by_lvad(error):
         return " ".join(str(error).split())  # whole: the remedy stands at its end
     text = innermost_message(str(error)) or type(error).__name__
@@ -93,7 +93,7 @@ def error_line(error: BaseException) -> str:
 
 
 def _is_raised_by_lvad(error: BaseException) -> bool:
-    """Whether lvad itself raised it: its messages say what helps."""
+    """Whether lvad itself raised the error: such messages hold the remedy."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -102,7 +102,7 @@ def _is_raised_by_lvad(error: BaseException) -> bool:
 
 
 def innermost_message(message: str, known: Iterable[str] = ()) -> str:
-    """The sentence of a nested message that says what is wrong, after the key that it is about.
+    """Find the sentence of a nested message that says what is wrong, and put its key before it.
 
     Args:
         message: of jsonargparse, or any other, which is only put into one line and shortened.
@@ -119,7 +119,7 @@ def innermost_message(message: str, known: Iterable[str] = ()) -> str:
 
 
 def _leaves(message: str) -> list[_Leaf]:
-    """The sentences of a message that has jsonargparse's form; none for one of another form."""
+    """Split a nested message of jsonargparse into its innermost sentences; a message of another form has none."""
     is_nested = _KEY.match(message) or message.startswith(("Does not validate", "Problem with given", "Group '"))
     if not is_nested and not _UNKNOWN.match(message) and not message.startswith("unrecognized arguments"):
         return []
@@ -143,7 +143,7 @@ def _leaves(message: str) -> list[_Leaf]:
 
 
 def _plain_english(text: str, message: str) -> str:
-    """Without what only Python's readers understand."""
+    """Rewrite a sentence of jsonargparse without Python's type names."""
     text = re.sub(r"Expected an? (?:<class ')?(?:\w+\.)*(\w+)(?:'>)?( or |, got |\. Got |$)", r"must be \1\2", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"must be one of \1", text)
     text = _NO_CLASS_PATH.sub(r"must be the full path of a class, got \1", text)
@@ -160,7 +160,7 @@ def _plain_english(text: str, message: str) -> str:
 
 
 def _protocol_methods(name: str) -> str:
-    """How the methods of one of lvad's protocols must look."""
+    """Write the signatures of the methods of one of lvad's protocols."""
     from lvad import types as protocols  # heavy, and loaded where a protocol was refused
 
     kind = getattr(protocols, name, None)
@@ -174,7 +174,7 @@ def _signature(method: types.FunctionType) -> str:
 
 
 def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
-    """What may have been meant."""
+    """Suggest the name that may have been meant."""
     if found := _NO_CLASS_PATH.search(leaf.text):
         return _full_class_path(found[1])
     if found := _NO_ATTRIBUTE.search(leaf.text):
@@ -215,7 +215,7 @@ def _closest_match(name: str, known: Iterable[str]) -> str:
 
 
 def _parameters(class_path: str, group: str | None) -> list[str]:
-    """The parameters of a class that was imported, or of the value that one of them groups."""
+    """List the parameters of an imported class, or of the class of one of its parameters."""
     module, _, name = class_path.rpartition(".")
     kind: Any = getattr(sys.modules.get(module), name, None)
     if kind is None:

@@ -30,7 +30,7 @@ _KEPT: Final = (MODEL, "checkpoints")  # of the run, where no export may go
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad export``."""
+    """Make the parser of ``lvad export``'s options."""
     parser = ArgumentParser(prog="lvad export", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder that 'lvad fit' wrote, such as logs/rloo/version_0")
@@ -91,7 +91,7 @@ def _write(run: TrainedRun, scratch: Path, config: Namespace) -> ExportResult:
 def _write_metadata(
     run: TrainedRun, scratch: Path, written: ExportResult, budget: ledger.Ledger, config: Namespace
 ) -> None:
-    """Prompts, ledger, label set and model card."""
+    """Write prompts, ledger, label set and model card."""
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
         prompts = asdict(policy.prompts) | {"decide": policy.prompts.question(run.data.taxonomy)}
@@ -125,7 +125,7 @@ def _hub_id(run: TrainedRun) -> str | None:
 
 
 def _prompt_name(run: TrainedRun) -> str:
-    """The entry of the prompts that the model of one stage is asked."""
+    """Return the entry of the prompts that the model of one stage is asked."""
     return "decide" if isinstance(run.module, ActionSFT) and run.module.target != "caption" else "describe"
 
 
@@ -136,7 +136,7 @@ def _data_description(run: TrainedRun) -> str:
 
 
 def _limits(run: TrainedRun) -> list[str]:
-    """What plain transformers does not do as the run did."""
+    """List what plain transformers does not do as the run did."""
     module, found = run.module, []
     if isinstance(module, ActionSFT) and module.grammar is not None:
         found.append(
@@ -158,7 +158,7 @@ def _limits(run: TrainedRun) -> list[str]:
 
 
 def check_output_folder(target: Path, overwrite: bool) -> None:
-    """Refuse to write where something else lies.
+    """Refuse to write into a folder with other files.
 
     Raises:
         DataError: for a file, a folder that is not empty without ``overwrite``, or one that no export wrote with it.
@@ -179,7 +179,7 @@ def check_output_folder(target: Path, overwrite: bool) -> None:
 
 
 def check_no_overlap(target: Path, kept: list[Path]) -> None:
-    """Refuse to write into, over or around what the run is made of.
+    """Refuse an output folder that overlaps the run's folder or those of its models.
 
     Raises:
         DataError: naming it.
@@ -191,7 +191,7 @@ def check_no_overlap(target: Path, kept: list[Path]) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside the target that takes its place when the block ends well, and is gone when it does not."""
+    """Make a folder beside the target that replaces it when the block succeeds, and is removed when it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"

@@ -16,7 +16,7 @@ from lvad.report.scene_scores import SCORED
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad report``."""
+    """Make the parser of ``lvad report``'s options."""
     parser = ArgumentParser(
         prog="lvad report",
         exit_on_error=False,

@@ -1,4 +1,4 @@
-"""The page's server: a form, and what each run says of what it was given."""
+"""The server of the demo's page: a form, and the answers of each run to what was uploaded."""
 
 import threading
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _HERE: Final = Path(__file__).parent
 
 
 class PageContent(NamedTuple):
-    """What a page is filled with."""
+    """The content of one answer page."""
 
     asked: PageInputs = PageInputs()
     frames: tuple[Any, ...] = ()
@@ -43,7 +43,7 @@ class PageContent(NamedTuple):
 
 
 class Demo:
-    """The runs behind the page.
+    """Answers the requests of the page with the predictions of the loaded runs.
 
     Args:
         predictors: one or two, asked about the same frames.
@@ -60,11 +60,11 @@ class Demo:
         self._script = (_HERE / "demo.js").read_text(encoding="utf-8")
 
     async def page(self, request: Request) -> HTMLResponse:
-        """The empty form."""
+        """Answer with the empty form."""
         return self._response(PageContent(), 200)
 
     async def ask(self, request: Request) -> HTMLResponse:
-        """The form with the runs' views, or with the line that says what is wrong with what was sent."""
+        """Answer with the form and the runs' views, or with the line that says what is wrong with the upload."""
         asked = PageInputs()
         try:
             async with uploaded(request, self.limits) as (form, folder):
@@ -113,7 +113,7 @@ class Demo:
 
 
 def make_app(demo: Demo, hosts: Sequence[str]) -> Starlette:
-    """The application.
+    """Make the web application.
 
     Args:
         demo: the runs.
@@ -124,7 +124,7 @@ def make_app(demo: Demo, hosts: Sequence[str]) -> Starlette:
 
 
 def _page_inputs(form: FormData) -> PageInputs:
-    """What a form asks, within bounds."""
+    """Read the fields of the form, and refuse values out of bounds."""
     text, given = form.get("text", ""), form.get("temperature", "")
     if not isinstance(text, str) or len(text) > _MAX_TEXT_CHARS:
         raise DataError(f"a text to score has at most {_MAX_TEXT_CHARS} characters; shorten it")

@@ -1,4 +1,4 @@
-"""One answered scene as a picture, after the paper's Fig. 4. Drawing only, no training state.
+"""Pictures of single answered scenes, after the paper's Fig. 4. They read no training state.
 
 Departures from the figure:
     1. One row of arrows instead of one for the truth and one for the prediction; FP or FN beside an arrow says
@@ -56,12 +56,12 @@ _SYMBOLS: Final = {
 
 
 def arrows(taxonomy: Taxonomy = BDD_OIA) -> list[tuple[tuple[float, float], ...]]:
-    """One polygon per action in a square of side 1, y downwards; all cover the centre."""
+    """Return one polygon per action in a square of side 1, y downwards; each covers the centre."""
     return [_SYMBOLS[action.symbol] for action in taxonomy.actions]
 
 
 class Explanation(NamedTuple):
-    """A reason that is said, or that should have been."""
+    """A reason that the answer names, or that it should have named."""
 
     mark: str
     """``TP``, ``FP`` (said, not true) or ``FN`` (true, not said); ``P`` (said) without labels."""
@@ -77,7 +77,7 @@ def outcomes(said: Sequence[int], true: Sequence[int] | None) -> list[str]:
 
 
 def explanations(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[Explanation]:
-    """The reasons said and the reasons missed: true positives, false positives, then false negatives."""
+    """List the true positive reasons, then the false positive ones, then the false negative ones."""
     marks = outcomes(scene.reasons, scene.true_reasons)
     found = []
     for i, mark in enumerate(marks):
@@ -87,7 +87,7 @@ def explanations(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[Exp
 
 
 def true_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> str:
-    """The true actions in words."""
+    """Write the true actions in words."""
     if scene.true_actions is None:
         return "true actions: unknown"
     names = [name for name, flag in zip(taxonomy.action_names, scene.true_actions, strict=True) if flag]
@@ -95,13 +95,13 @@ def true_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> str:
 
 
 def action_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[str]:
-    """The names of A actions, each with its probability where there is one."""
+    """Write the names of the A actions, each with its probability where there is one."""
     probabilities, names = scene.action_probabilities, taxonomy.action_names
     return [f"{name} {p:.2f}" for name, p in zip(names, probabilities, strict=True)] if probabilities else [*names]
 
 
 def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image:
-    """One arrow per action: green where the action is said to be possible, an outline elsewhere.
+    """Draw one arrow per action: green where the answer calls the action possible, an outline elsewhere.
 
     Args:
         scene: where what is said and what is true differ, FP or FN stands beside the arrow.

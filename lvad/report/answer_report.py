@@ -1,4 +1,4 @@
-"""The report on answers: everything that a run folder holds of an evaluation besides its numbers."""
+"""The files that a test of answers writes into the run folder beside its numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,13 +76,13 @@ def _figures(
 
 
 def _title(folder: Path, num_shown: int, num_scenes: int) -> str:
-    """The gallery's title: stage and number of the run, but not its path, for the page may be passed on."""
+    """Make the gallery's title from stage and number of the run, without its path: the page may be passed on."""
     count = f"{num_scenes}" if num_shown == num_scenes else f"the first {num_shown} of {num_scenes}"
     return f"{'/'.join(folder.resolve().parts[-2:])}: what was answered, {count} test scenes"
 
 
 def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
-    """Probabilities of the actions of all labelled scenes, float[N, A], and what is true, bool[N, A]."""
+    """Stack the probabilities of the actions of all labelled scenes, float[N, A], and the truth, bool[N, A]."""
     known = [s for s in answered if s.true_actions is not None and s.action_probabilities]
     if not known:
         return None

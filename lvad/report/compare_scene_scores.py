@@ -1,4 +1,4 @@
-"""Tested runs of RLOOPolicy or CLIPReward side by side: scores with intervals, paired differences, curves together."""
+"""Comparison of runs of RLOOPolicy or CLIPReward by the scores of their test scenes, and by their logged curves."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ from lvad.types import SceneScores, Table
 
 COMPARISON: Final = "comparison"
 CURVES: Final = ("val/reward", "val/judge", "val/fact_precision", "train/kl", "val/auroc", "val/loss")
-"""What is drawn of a run, of as much as any of them logged."""
+"""The curves to draw, where any of the runs logged them."""
 
 _SHOWN_IDS: Final = 3
 
 
 class ScoredRun(NamedTuple):
-    """A tested run with what was found for each scene."""
+    """A tested run with the scores of each scene."""
 
     name: str
     folder: Path
     scenes: dict[str, SceneScores]
-    """By id."""
+    """The scores of each scene by its id."""
     metrics: Mapping[str, float | None]
     labels: int | None
     """Labelled scenes over all its stages; None where there is no ledger."""
@@ -46,13 +46,13 @@ class ScoredComparison(NamedTuple):
     runs: list[ScoredRun]
     """The differences are the first one's minus each other's."""
     scores: dict[str, dict[str, Interval]]
-    """By run, then by score."""
+    """Every score by run, then by its name."""
     differences: dict[str, dict[str, Interval]]
     """The first run minus this one, paired by scene."""
 
 
 def read_scored_run(folder: Path, name: str) -> ScoredRun:
-    """Read a run that ``lvad test`` wrote ``scored.jsonl`` for.
+    """Read a run in whose folder ``lvad test`` wrote ``scored.jsonl``.
 
     Raises:
         DataError: if the file cannot be read.
@@ -62,7 +62,7 @@ def read_scored_run(folder: Path, name: str) -> ScoredRun:
 
 
 def compare_scored_runs(runs: Sequence[ScoredRun]) -> ScoredComparison:
-    """Score runs on their test scenes, and the first minus each other in pairs.
+    """Compute the scores of each run on the test scenes, and the first run's minus each other's, paired by scene.
 
     Raises:
         DataError: if two runs were tested on other scenes, or have no score in common.
@@ -85,7 +85,7 @@ def compare_scored_runs(runs: Sequence[ScoredRun]) -> ScoredComparison:
 
 
 def scored_tables(found: ScoredComparison) -> list[Table]:
-    """Test scores, differences, and what validation said before and after the fit."""
+    """Make the tables of test scores, of differences, and of validation scores before and after the fit."""
     names = list(dict.fromkeys(score for own in found.scores.values() for score in own))
     tables = [
         Table(
@@ -105,7 +105,7 @@ def scored_tables(found: ScoredComparison) -> list[Table]:
 
 
 def scored_text(found: ScoredComparison) -> str:
-    """The tables as Markdown, and whether the runs have as many labels as each other."""
+    """Write the tables as Markdown, and whether the runs used equally many labels."""
     return "\n".join([*map(markdown, scored_tables(found)), label_line({run.name: run.labels for run in found.runs})])
 
 
@@ -130,7 +130,7 @@ def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure | None:
-    """The runs' curves over each other, a panel for each that any of them has; None where none has any.
+    """Plot the runs' curves over each other, a panel for each score that any of them logged; None where none did.
 
     Args:
         curves: run to score to its (step, value) points.
@@ -165,7 +165,7 @@ def _check_scenes(first: ScoredRun, other: ScoredRun) -> None:
 
 
 def _pairs(run: ScoredRun, ids: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Parts and wholes float64[N] of the scores that every scene has and whose wholes are not all 0."""
+    """Stack the numerators and denominators, float64[N], of the scores that every scene has, unless all are 0."""
     rows = [run.scenes[name].scores for name in ids]
     shared = [score for score in rows[0] if all(score in row for row in rows)]
     columns = {score: torch.tensor([row[score] for row in rows], dtype=torch.float64).T for score in shared}

@@ -64,7 +64,7 @@ def inlined_figure(figure: Figure) -> InlinedPicture:
 
 
 def content_hash(text: str) -> str:
-    """The source of a ``Content-Security-Policy`` that lets exactly this script or style run."""
+    """Write the source of a ``Content-Security-Policy`` that lets exactly this script or style run."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

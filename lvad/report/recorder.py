@@ -1,4 +1,4 @@
-"""The record of a run, kept by a callback that works with every stage."""
+"""The callback that writes the numbers, curves, samples and ledger of a run, for every stage."""
 
 import resource
 import time
@@ -42,7 +42,7 @@ from lvad.types import AnsweredScene, Decisions, Table
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
 _HEADLINE = tuple(f"test/{kind}_{score}" for kind in ("action", "reason") for score in ("macro_f1", "exact_match"))
 NUM_PICTURES = 4
-"""Answered scenes shown in TensorBoard; the gallery has more."""
+"""How many answered scenes TensorBoard shows; the gallery has more."""
 
 
 @runtime_checkable
@@ -88,16 +88,16 @@ class RunRecorder(Callback):
         self._fit_start_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit must know of the run so far."""
+        """Return what a resumed fit must know of the run so far."""
         return {name: getattr(self, name) for name in ("start", "history", "curve", "losses", "ledger")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         for name in self.state_dict().keys() & state_dict.keys():  # a checkpoint may name anything
             setattr(self, name, state_dict[name])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder."""
+        """Find the run folder, and refuse labels of another label set."""
         # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
         folder = self.run_dir or trainer.log_dir or trainer.default_root_dir
         is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
@@ -110,11 +110,11 @@ class RunRecorder(Callback):
         self._fit_start_s = time.perf_counter()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember that a fit goes on from a checkpoint, which holds its start already."""
+        """Note that the fit resumes from a checkpoint, which has the scores of its start already."""
         self._is_resumed = trainer.state.fn == "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write which scenes are seen; drop the rows that lost steps, or an earlier fit in the folder, left behind."""
+        """Write the ledger, and drop sample rows of lost steps or of an earlier fit in the folder."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), seen_by(data, pl_module)]
@@ -125,7 +125,7 @@ class RunRecorder(Callback):
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note that the fit has begun, so that its folder is kept after an error."""
+        """Note that training has begun, so that the folder is kept after an error."""
         self._has_begun = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -140,7 +140,7 @@ class RunRecorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note loss and training reward for the curves."""
+        """Store the loss and the training reward for the curves."""
         metrics = trainer.callback_metrics
         if LOSS in metrics:
             self.losses.append((trainer.global_step, float(metrics[LOSS])))
@@ -148,7 +148,7 @@ class RunRecorder(Callback):
             self.curve.append((trainer.global_step, float(metrics[REWARD_MEAN]), float(metrics[REWARD_BEST])))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the held-out scores and what was said of the fixed scenes."""
+        """Store the held-out scores, and write the completions of the fixed scenes."""
         if trainer.state.fn != "fit" or (trainer.sanity_checking and self._is_resumed):
             return  # a resumed run knows its start already
         scores = _group(trainer, "val/")
@@ -166,7 +166,7 @@ class RunRecorder(Callback):
         self._draw_decisions(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write numbers, curve and model of the best checkpoint; ``closing`` says where they are."""
+        """Write numbers, curves and model of the best checkpoint, and the closing line that says where they are."""
         best_step = _load_best(trainer, pl_module)
         with whole_weights(pl_module):
             if self._folder is not None:
@@ -187,7 +187,7 @@ class RunRecorder(Callback):
         self.closing = closing_line(folder, metrics, next_step, _monitored(trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse test scenes that a stage has seen, and a checkpoint of which nobody knows what it saw."""
+        """Refuse test scenes that an earlier stage has seen, and a checkpoint whose seen scenes are unknown."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), *inherited(pl_module)]
@@ -238,7 +238,7 @@ class RunRecorder(Callback):
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str, monitored: str | None = None) -> str:
-    """One line: where the run lies, the held-out reward or the monitored score before and after, what to run next."""
+    """Write in one line where the run lies, its main score before and after, and the next command."""
     score = HELD_OUT if HELD_OUT in metrics or monitored is None else monitored
     name = "held-out reward" if score == HELD_OUT else score
     values = [metrics[key] for key in (f"{score}_start", score) if metrics.get(key) is not None]
@@ -256,7 +256,7 @@ def _monitored(trainer: Trainer) -> str | None:
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:
-    """Put the best checkpoint's weights into the module; returns its step, without one that of the last weights."""
+    """Load the best checkpoint's weights into the module; return its step, or that of the last weights without one."""
     monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) is not None]
     best = getattr(monitored[0], "best_model_path", "") if monitored else ""
     if not best or not Path(best).is_file():

@@ -1,4 +1,4 @@
-"""Pictures of a run: scenes with what was said of them. Drawing only, no training state."""
+"""Pictures of scenes: frames with completions or lines of text beneath. They read no training state."""
 
 from collections.abc import Sequence
 from functools import cache

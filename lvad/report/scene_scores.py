@@ -25,7 +25,7 @@ def write_scene_scores(path: Path, scored: Iterable[SceneScores]) -> Path:
 
 
 def read_scene_scores(path: Path) -> list[SceneScores]:
-    """Read what ``write_scene_scores`` wrote.
+    """Read a file of ``write_scene_scores``.
 
     Raises:
         DataError: naming file and line, if it cannot be read, holds something else, or names a scene twice.
@@ -43,7 +43,7 @@ def read_scene_scores(path: Path) -> list[SceneScores]:
 
 
 class SceneScoresFile(Callback):
-    """Writes ``scored.jsonl`` at the end of a test of a module with ``scored`` (a list of ``SceneScores``).
+    """Callback that writes ``scored.jsonl`` after the test of a module with ``scored`` (a list of ``SceneScores``).
 
     Args:
         run_dir: the run folder; None takes the logger's.
@@ -59,7 +59,7 @@ class SceneScoresFile(Callback):
         self._folder = Path(self.run_dir or trainer.log_dir or trainer.default_root_dir)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the scores of the scenes of all ranks, and write them."""
+        """Gather the scores of all ranks' scenes, and write them."""
         parts: list[list[SceneScores]] = gather(list(getattr(pl_module, "scored", [])))
         scored = {scene.id: scene for part in parts for scene in part}.values()  # a loader may repeat some
         if scored and trainer.is_global_zero and self._folder is not None:

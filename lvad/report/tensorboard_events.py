@@ -14,12 +14,12 @@ LAST: Final = "while_training"
 
 
 def tag(name: str) -> str:
-    """The name of a metric in TensorBoard."""
+    """Return the name of a metric in TensorBoard, which sorts groups of cards by name and opens on the first ones."""
     return name if name.partition("/")[0] in FIRST else f"{LAST}/{name.replace('/', '_')}"
 
 
 def read_curves(run: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
-    """The logged values of a run by optimizer step; scores that it did not log are left out.
+    """Read the logged values of a run by optimizer step; scores that it did not log are left out.
 
     Args:
         run: the run folder; one without events has no curves.
