@@ -66,16 +66,16 @@ def load(
     name = os.fspath(source)
     if "://" in name:
         raise DataError(f"{name} is an address; download it, and give the folder or file")
-    with override_global_options(safe, key_hosts), _isolated():
+    with override_global_options(safe, key_hosts), _keep_random_state():
         try:
-            abilities, data = _found(name, checkpoint)
+            abilities, data = _load_abilities(name, checkpoint)
         except DataError as error:
             raise error from None  # the message says it all; behind it stand screens of the parser's own
     abilities.module.to(_device(device))
     return Predictor(name, abilities, data)
 
 
-def _found(name: str, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
+def _load_abilities(name: str, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
     path = Path(name).expanduser()
     if path.is_file() or path.suffix == ".ckpt":
         return _from_run(_run_of(path), str(path))
@@ -148,7 +148,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 @contextmanager
-def _isolated() -> Iterator[None]:
+def _keep_random_state() -> Iterator[None]:
     """Leave random states and seeds of the process as they were: a configuration seeds everything."""
     before = {name: os.environ.get(name) for name in _SEEDS}
     try:

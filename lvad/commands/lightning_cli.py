@@ -168,10 +168,10 @@ class StageCLI(LightningCLI):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Callback that saves the configuration at the first training step, so that a refused fit leaves none."""
+    """Callback that saves the configuration when training starts, so that a refused fit leaves none."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Do not save yet, as Lightning's own callback does here."""
+        """Leave the saving to ``on_train_start``; Lightning's own callback saves here."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the configuration into the run folder."""

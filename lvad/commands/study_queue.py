@@ -17,7 +17,7 @@ from lvad.errors import DataError
 
 
 class Slot(NamedTuple):
-    """Where a stage runs: some of the threads, and on a machine with GPUs one of them."""
+    """A place to run a stage: a number of threads and, on a machine with GPUs, one GPU."""
 
     threads: int
     device: int | None

@@ -20,10 +20,10 @@ from starlette.routing import Route
 from lvad.api import Predictor
 from lvad.api.scenes import Frames
 from lvad.commands.error_messages import is_user_error
-from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
+from lvad.demo.uploads import Limits, frame_files, receive_upload, without_folder
 from lvad.demo.views import PageInputs, build_view
 from lvad.errors import DataError, one_line
-from lvad.report.html_pages import STYLE, content_hash, inlined, make_template_environment
+from lvad.report.html_pages import STYLE, content_hash, inline_frames, make_template_environment
 
 MAX_COMPLETIONS: Final = 16
 MAX_TEMPERATURE: Final = 5.0
@@ -53,7 +53,7 @@ class Demo:
     def __init__(self, predictors: Sequence[Predictor], limits: Limits) -> None:
         self.predictors, self.limits = predictors, limits
         self.examples = predictors[0].examples(_NUM_EXAMPLES)
-        self._thumbnails = [next(inlined(_tensor(example)[-1:], _THUMBNAIL_PX)) for example in self.examples]
+        self._thumbnails = [next(inline_frames(_tensor(example)[-1:], _THUMBNAIL_PX)) for example in self.examples]
         self._lock = threading.Lock()  # a policy answers one question at a time
         self._template = make_template_environment(FileSystemLoader(_HERE)).get_template("page.html.jinja")
         self._style = STYLE + (_HERE / "demo.css").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ class Demo:
         """Answer with the form and the runs' views, or with the line that says what is wrong with the upload."""
         asked = PageInputs()
         try:
-            async with uploaded(request, self.limits) as (form, folder):
+            async with receive_upload(request, self.limits) as (form, folder):
                 try:
                     asked = _page_inputs(form)
                     return self._response(await run_in_threadpool(self._build_page, form, folder, asked), 200)
@@ -83,7 +83,7 @@ class Demo:
             frames = self._frames(form, folder)
             seen = self.predictors[0].frames(frames)
             views = tuple(build_view(predictor, frames, asked) for predictor in self.predictors)
-        return PageContent(asked, tuple(inlined(seen)), views)
+        return PageContent(asked, tuple(inline_frames(seen)), views)
 
     def _frames(self, form: FormData, folder: Path) -> Frames:
         example = form.get("example")

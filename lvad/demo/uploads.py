@@ -31,7 +31,7 @@ class Limits(NamedTuple):
 
 
 @asynccontextmanager
-async def uploaded(request: Request, limits: Limits) -> AsyncIterator[tuple[FormData, Path]]:
+async def receive_upload(request: Request, limits: Limits) -> AsyncIterator[tuple[FormData, Path]]:
     """Receive a form, with its files in a folder that is removed at the end of the block.
 
     Args:
@@ -51,7 +51,7 @@ async def uploaded(request: Request, limits: Limits) -> AsyncIterator[tuple[Form
             for number, part in enumerate(files):
                 folder = Path(scratch) / str(number)
                 folder.mkdir()
-                with (folder / _harmless(part.filename or "")).open("wb") as file:
+                with (folder / _safe_file_name(part.filename or "")).open("wb") as file:
                     shutil.copyfileobj(part.file, file)
             yield form, Path(scratch)
         finally:
@@ -62,9 +62,9 @@ def frame_files(folder: Path, fps: float, limits: Limits) -> list[Path]:
     """List the frames of an upload as one scene, oldest first: pictures in the order of their names, or a video's.
 
     Args:
-        folder: as ``uploaded`` fills it.
+        folder: as ``receive_upload`` fills it.
         fps: pictures per second taken from a video.
-        limits: as for ``uploaded``.
+        limits: as for ``receive_upload``.
 
     Raises:
         DataError: without files, for files of another kind, or a video that cannot be read or is too long.
@@ -136,7 +136,7 @@ class _Body:
             raise DataError(f"the upload holds {size}, allowed are {self.max_mb:g}; send less, or raise --max_mb")
 
 
-def _harmless(name: str) -> str:
+def _safe_file_name(name: str) -> str:
     """Return a file name without folders and unprintable characters, with its suffix."""
     last = re.split(r"[/\\]", name)[-1]
     safe = re.sub(r"[^\w.\- ]+", "_", last).lstrip(".")[-_MAX_NAME_CHARS:]

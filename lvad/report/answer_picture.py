@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 # The strip of frames and the wrapping of text are those of the run's other pictures.
-from lvad.report.scene_pictures import WIDTH_PX, _font, _line_px, _strip, _wrap
+from lvad.report.scene_pictures import WIDTH_PX, draw_frame_strip, line_height_px, load_font, wrap_text
 from lvad.taxonomy import BDD_OIA, NONE, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -110,7 +110,7 @@ def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image
     Returns:
         An RGB picture, ``CELL_PX`` wide for each arrow, which stands in the upper middle of its cell.
     """
-    row = Image.new("RGB", (CELL_PX * taxonomy.num_actions, ARROW_PX + _line_px(_TEXT_PX) + 2), PAPER)
+    row = Image.new("RGB", (CELL_PX * taxonomy.num_actions, ARROW_PX + line_height_px(_TEXT_PX) + 2), PAPER)
     draw = ImageDraw.Draw(row)
     rows = zip(
         arrows(taxonomy), action_words(scene, taxonomy), outcomes(scene.actions, scene.true_actions), strict=True
@@ -118,7 +118,7 @@ def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image
     for i, (polygon, words, mark) in enumerate(rows):
         left = i * CELL_PX + (CELL_PX - ARROW_PX) // 2
         row.paste(_arrow(polygon, bool(scene.actions[i])), (left, 0))
-        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), words, _INK, _font(_TEXT_PX), anchor="ma")
+        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), words, _INK, load_font(_TEXT_PX), anchor="ma")
         if mark in ("FP", "FN"):
             _badge(draw, mark, left + ARROW_PX + 3, 0)
     return row
@@ -141,7 +141,7 @@ def draw_answer(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy = BDD_O
     inner = WIDTH_PX - 2 * _MARGIN_PX
     parts = [
         _paragraph(scene.id, _TEXT_PX, _INK, inner, 1),
-        _strip(frames, inner),
+        draw_frame_strip(frames, inner),
         arrow_row(scene, taxonomy),
         _paragraph(true_words(scene, taxonomy), _TEXT_PX, _INK, inner, 1),
     ]
@@ -174,25 +174,25 @@ def _arrow(polygon: Sequence[tuple[float, float]], is_said: bool) -> Image.Image
 def _badge(draw: ImageDraw.ImageDraw, mark: str, x: int, y: int) -> None:
     width, height = _BADGE_PX
     draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=4, fill=_COLOURS[mark])
-    draw.text((x + width / 2, y + height / 2), mark, PAPER, _font(_SMALL_PX), anchor="mm")
+    draw.text((x + width / 2, y + height / 2), mark, PAPER, load_font(_SMALL_PX), anchor="mm")
 
 
 def _paragraph(text: str, size_px: int, colour: tuple[int, int, int], width_px: int, max_lines: int) -> Image.Image:
-    lines = _wrap(text, size_px, width_px, max_lines)
-    part = Image.new("RGB", (width_px, len(lines) * _line_px(size_px)), PAPER)
+    lines = wrap_text(text, size_px, width_px, max_lines)
+    part = Image.new("RGB", (width_px, len(lines) * line_height_px(size_px)), PAPER)
     draw = ImageDraw.Draw(part)
     for i, line in enumerate(lines):
-        draw.text((0, i * _line_px(size_px)), line, colour, _font(size_px))
+        draw.text((0, i * line_height_px(size_px)), line, colour, load_font(size_px))
     return part
 
 
 def _explanation_rows(rows: Sequence[Explanation], width_px: int) -> Image.Image:
     if not rows:
         return _paragraph("no explanation, none expected or known", _TEXT_PX, GREY, width_px, 1)
-    row_px = _line_px(_TEXT_PX) + 4
+    row_px = line_height_px(_TEXT_PX) + 4
     part = Image.new("RGB", (width_px, len(rows) * row_px), PAPER)
     draw = ImageDraw.Draw(part)
     for i, (mark, text) in enumerate(rows):
         _badge(draw, mark, 0, i * row_px + 1)
-        draw.text((_BADGE_PX[0] + _GAP_PX, i * row_px), text, _COLOURS[mark], _font(_TEXT_PX))
+        draw.text((_BADGE_PX[0] + _GAP_PX, i * row_px), text, _COLOURS[mark], load_font(_TEXT_PX))
     return part

@@ -6,7 +6,7 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from lvad.report.html_pages import STYLE, TEMPLATES, content_hash, inlined_figure
+from lvad.report.html_pages import STYLE, TEMPLATES, content_hash, inline_figure
 from lvad.report.runs import write_atomically
 from lvad.types import Table
 
@@ -35,7 +35,7 @@ def write_comparison_page(
         policy=f"default-src 'none'; img-src data:; style-src {content_hash(STYLE)}",
         style=STYLE,
         tables=list(tables),
-        picture=None if figure is None else inlined_figure(figure),
+        picture=None if figure is None else inline_figure(figure),
         picture_says=f"{title}, as a plot: the numbers stand in the tables",
     )
     write_atomically(folder / PAGE, text)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from torch import Tensor
 
 from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
-from lvad.report.html_pages import STYLE, TEMPLATES, InlinedPicture, content_hash, inlined
+from lvad.report.html_pages import STYLE, TEMPLATES, InlinedPicture, content_hash, inline_frames
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -118,7 +118,7 @@ def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> _Card:
     return _Card(
         id=_shown(scene.id),
         tags=tags(scene),
-        frames=list(inlined(frames)),
+        frames=list(inline_frames(frames)),
         arrows=_arrows(scene, taxonomy),
         truth=true_words(scene, taxonomy),
         description=_shown(scene.description) if scene.description else "",

@@ -35,7 +35,7 @@ class InlinedPicture(NamedTuple):
     height_px: int
 
 
-def inlined(frames: Tensor, longest_px: int = MAX_FRAME_PX) -> Iterator[InlinedPicture]:
+def inline_frames(frames: Tensor, longest_px: int = MAX_FRAME_PX) -> Iterator[InlinedPicture]:
     """Turn the frames of a scene into pictures inside a page, one by one.
 
     Args:
@@ -55,7 +55,7 @@ def inlined(frames: Tensor, longest_px: int = MAX_FRAME_PX) -> Iterator[InlinedP
         yield InlinedPicture(_data_url("jpeg", encoded), picture.width, picture.height)
 
 
-def inlined_figure(figure: Figure) -> InlinedPicture:
+def inline_figure(figure: Figure) -> InlinedPicture:
     """Turn a figure into a picture inside a page."""
     encoded = io.BytesIO()
     figure.savefig(encoded, format="png", dpi=FIGURE_DPI)

@@ -23,7 +23,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The pixels of a drawn figure, uint8[H, W, 3]."""
+    """Draw a figure and return its pixels, uint8[H, W, 3]."""
     assert isinstance(figure.canvas, FigureCanvasAgg)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

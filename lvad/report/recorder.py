@@ -27,7 +27,7 @@ from lvad.report.runs import (
     SAMPLES,
     TEST,
     command_to_test,
-    forget_start,
+    remove_unstarted_run,
     update_metrics,
     write_atomically,
     write_tables,
@@ -51,7 +51,7 @@ class _Exports(Protocol):
 
 
 class RunRecorder(Callback):
-    """Writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
+    """Callback that writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
 
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
     ``decisions`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the test),
@@ -135,7 +135,7 @@ class RunRecorder(Callback):
             folder = self.run_dir or getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
             for logger in trainer.loggers:
                 logger.finalize("failed")  # closes its file
-            forget_start(Path(folder))
+            remove_unstarted_run(Path(folder))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -118,7 +118,7 @@ def _series(history: Mapping[int, Mapping[str, float]], name: str) -> list[tuple
 
 
 def _running_mean(values: Sequence[float]) -> np.ndarray:
-    """Mean over the last tenth of the run, or over what there is of it so far."""
+    """Compute the mean over the last tenth of the run, or over all values so far where they are fewer."""
     window = max(1, len(values) // 10)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)

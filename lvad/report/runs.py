@@ -81,7 +81,7 @@ def command_to_test(run: Path) -> str:
     return f"{TEST} --config {run / CONFIG} --ckpt_path {best_checkpoint(run)}" if _checkpoints(run) else TEST
 
 
-def forget_start(run: Path) -> None:
+def remove_unstarted_run(run: Path) -> None:
     """Remove the folder of a run that ended before its first step, unless it holds other files."""
     found = list(run.iterdir()) if run.is_dir() else []
     if found and all(file.is_file() and any(file.match(pattern) for pattern in _OF_A_START) for file in found):
