@@ -29,7 +29,7 @@ import torch
 
 import lvad.commands.lightning_cli  # noqa: F401 - the libraries that a fit needs, before it is forked
 from lvad.cli import main as main_of_lvad
-from lvad.report.tags import tag
+from lvad.report.tensorboard_events import tag
 
 QUIET = ["--trainer.enable_progress_bar", "false"]
 SMALL_POLICY = ["--model.init_args.policy.init_args.sampling.max_new_tokens", "16"]

@@ -1,4 +1,4 @@
-"""Where the files that ship with lvad lie: the embedded models and the configurations."""
+"""The places of the files that ship with lvad: the embedded models and the configurations."""
 
 import os
 from collections.abc import Iterator
@@ -43,13 +43,13 @@ def resolve_model(name: str) -> str:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """What the libraries make of a broken model becomes one line that names it.
+    """Turn any error of a library that loads a broken model into one line that names the model.
 
     Args:
         name: of the model.
 
     Raises:
-        ValueError: with what they say.
+        ValueError: with the message of the library.
     """
     try:
         yield

@@ -28,8 +28,8 @@ usage: lvad COMMAND [options]
   lvad test --ckpt_path FILE              evaluate a named one, with the configuration of its run
   lvad validate --ckpt_path FILE          the same on the validation scenes
   lvad predict PATH [--out DIR]           describe a picture, a folder of frames or a video with the newest run
-  lvad pipeline                           the whole method and its baseline, compared at the end; goes on where it was
-  lvad study --config FILE                budgets of labels x seeds x ways of learning, with tables and a figure
+  lvad pipeline                           the whole method and its baseline, compared at the end; continues where it was
+  lvad study --config FILE                label budgets x seeds x methods, with tables and a figure
   lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
   lvad demo RUN [RUN]                     a page on this machine: drop pictures or a video, see what runs say of them
   lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _use_utf8() -> None:
-    """Start anew in Python's UTF-8 mode where the locale has another encoding.
+    """Restart in Python's UTF-8 mode where the locale has another encoding.
 
     Libraries open configurations and logs without naming one, and a name that ASCII lacks would end the run.
     """
@@ -90,7 +90,7 @@ def _use_utf8() -> None:
 
 
 def _print_everything() -> None:
-    """Let what a terminal cannot show be an escape, and no error at the end of a long run."""
+    """Print an escape for a character that the terminal cannot show, instead of an error at the end of a long run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,6 +1,6 @@
 """Answers to hand-made scenes, for the tests of what compares runs."""
 
-from lvad.report.answers import write_answers
+from lvad.report.answers_file import write_answers
 from lvad.types import AnsweredScene
 
 FORWARD, STOP, NOTHING = (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0)

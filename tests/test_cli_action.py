@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import SMALL, run
 
-from lvad.report.answers import read_answers
+from lvad.report.answers_file import read_answers
 
 pytestmark = pytest.mark.slow  # the fixture runs fits for more than a minute
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from test_cli import run
 
-from lvad.report.answers import read_answers
+from lvad.report.answers_file import read_answers
 from lvad.taxonomy import BDD_OIA, find_taxonomy, load_taxonomy
 
 LANES = load_taxonomy("lanes")

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_cli import run
 
-from lvad.report.answers import read_answers
+from lvad.report.answers_file import read_answers
 
 SHORT = (
     *("--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "8"),

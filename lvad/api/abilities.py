@@ -1,4 +1,4 @@
-"""What each kind of run and model can be asked, as functions of a batch."""
+"""The abilities of each kind of run and model (describe, decide, score, sample), as functions of a batch."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,27 +20,27 @@ REMEDIES: Final = {
     "score": "load a run with a reward (configs/rloo.yaml, configs/clip_reward.yaml), or a CLIP's folder",
     "sample": "load an RLOO run (configs/rloo.yaml), a run that answers behind descriptions, or a model's folder",
 }
-"""What to load for each thing that can be asked."""
+"""For each ability, what to load to have it."""
 
 
 class Abilities(NamedTuple):
-    """What can be asked; None for what cannot."""
+    """What a run or a model can do; None for what it cannot."""
 
     kind: str
-    """The class that was loaded, for messages."""
+    """Name of the loaded class, for messages."""
     module: nn.Module
-    """Holds all weights."""
+    """The module with all weights."""
     describe: Callable[[Batch], list[str]] | None = None
-    """B greedy descriptions."""
+    """Returns B greedy descriptions."""
     decide: Callable[[Batch], list[AnsweredScene]] | None = None
-    """B answers with probabilities."""
+    """Returns B answers with probabilities."""
     policy: Callable[[], AbstractContextManager[Policy]] | None = None
-    """The policy whose completions are descriptions, for the time of a block."""
+    """Opens a block with the policy whose completions are descriptions."""
     reward: Reward | None = None
-    """Scores completions."""
+    """The reward of completions."""
 
     def names(self) -> tuple[str, ...]:
-        """Those of ``REMEDIES`` that can be asked."""
+        """Return the keys of ``REMEDIES`` that it can do."""
         parts = {"describe": self.describe, "decide": self.decide, "score": self.reward, "sample": self.policy}
         return tuple(name for name, part in parts.items() if part is not None)
 
@@ -58,7 +58,7 @@ class TunedCLIP(nn.Module):
         self.module = module
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """float[B, K]: the cosine is the total, as a reward made of the exported model gives it."""
+        """Score the completions, float[B, K]: the total is the cosine, as of a reward made from the exported model."""
         images = self.module.clip.embed_frames(batch.frames)
         texts = [self.module.clip.embed_texts(row) for row in rollouts.texts]
         cosines = torch.stack([(row @ image) for image, row in zip(images, texts, strict=True)])
@@ -67,7 +67,7 @@ class TunedCLIP(nn.Module):
 
 
 def abilities_of_run(module: LightningModule) -> Abilities:
-    """What a run can be asked.
+    """Return the abilities of a run.
 
     Args:
         module: one of lvad's stages, with its trained weights.
@@ -94,12 +94,12 @@ def abilities_of_run(module: LightningModule) -> Abilities:
 
 
 def abilities_of_policy(policy: HFPolicy) -> Abilities:
-    """A vision-language model by itself describes."""
+    """Return the abilities of a vision-language model without a run: it describes and samples."""
     return Abilities(type(policy).__name__, policy, _greedy(policy), None, lambda: nullcontext(policy))
 
 
 def abilities_of_clip(clip: CLIPCosine) -> Abilities:
-    """A CLIP by itself scores."""
+    """Return the ability of a CLIP without a run: it scores."""
     return Abilities(type(clip).__name__, clip, reward=clip)
 
 

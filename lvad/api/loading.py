@@ -1,4 +1,4 @@
-"""``lvad.load``: what was trained, from wherever it lies."""
+"""``lvad.load``: load a run, a checkpoint, an export or a model."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ from transformers.utils import logging as transformers_logging
 from lvad.api.abilities import Abilities, abilities_of_clip, abilities_of_policy, abilities_of_run
 from lvad.api.predictor import Predictor
 from lvad.assets import resolve_model
-from lvad.commands.export_load import BEST, load_run
 from lvad.commands.global_options import override_global_options
 from lvad.commands.library_messages import HARMLESS_WARNINGS
+from lvad.commands.trained_run import BEST, load_run
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import is_text, read_json
 from lvad.errors import DataError
@@ -34,7 +34,7 @@ _ADAPTER_CONFIG: Final = "adapter_config.json"
 _PROMPTS: Final = "prompts.json"
 _HUB_CLIP: Final = "hf-hub:"
 _SEEDS: Final = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-"""Where Lightning leaves the seed of a configuration."""
+"""The environment variables in which Lightning stores the seed of a configuration."""
 
 
 def load(
@@ -66,16 +66,16 @@ def load(
     name = os.fspath(source)
     if "://" in name:
         raise DataError(f"{name} is an address; download it, and give the folder or file")
-    with override_global_options(safe, key_hosts), _isolated():
+    with override_global_options(safe, key_hosts), _keep_random_state():
         try:
-            abilities, data = _found(name, checkpoint)
+            abilities, data = _load_abilities(name, checkpoint)
         except DataError as error:
             raise error from None  # the message says it all; behind it stand screens of the parser's own
     abilities.module.to(_device(device))
     return Predictor(name, abilities, data)
 
 
-def _found(name: str, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
+def _load_abilities(name: str, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
     path = Path(name).expanduser()
     if path.is_file() or path.suffix == ".ckpt":
         return _from_run(_run_of(path), str(path))
@@ -85,7 +85,7 @@ def _found(name: str, checkpoint: str) -> tuple[Abilities, BDDOIADataModule]:
 
 
 def _run_of(checkpoint: Path) -> Path:
-    """The run that wrote a checkpoint."""
+    """Find the run that wrote a checkpoint."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint at {checkpoint}")
     if checkpoint.suffix != ".ckpt":
@@ -104,7 +104,7 @@ def _from_run(folder: Path, checkpoint: str) -> tuple[Abilities, BDDOIADataModul
 
 
 def _from_model(name: str) -> tuple[Abilities, BDDOIADataModule]:
-    """A model by itself, with the limits of a data module that is not told any."""
+    """Load a model without a run, with the default limits of the data module."""
     resolved = name if name.startswith(_HUB_CLIP) else resolve_model(name)
     folder = Path(resolved)
     for file, problem, remedy in (
@@ -124,7 +124,7 @@ def _from_model(name: str) -> tuple[Abilities, BDDOIADataModule]:
 
 
 def _policy(name: str, folder: Path) -> HFPolicy:
-    """A vision-language model with the prompts and the length that ``lvad export`` wrote beside it."""
+    """Load a vision-language model with the prompts and the length that ``lvad export`` wrote beside it."""
     policy = HFPolicy(name, prompts=_prompts(folder), lora=None)
     if (most := policy.vlm.generation_config.max_new_tokens) is not None:
         policy.sampling = replace(policy.sampling, max_new_tokens=most)
@@ -148,7 +148,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 @contextmanager
-def _isolated() -> Iterator[None]:
+def _keep_random_state() -> Iterator[None]:
     """Leave random states and seeds of the process as they were: a configuration seeds everything."""
     before = {name: os.environ.get(name) for name in _SEEDS}
     try:
@@ -163,7 +163,7 @@ def _isolated() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars, and without what the libraries warn of that is true by design."""
+    """Hide progress bars, and warnings of libraries about what is so by design."""
     had_bar, advert = transformers_logging.is_progress_bar_enabled(), logging.getLogger("bitsandbytes")
     level = advert.level
     transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""A loaded run or model that is asked about scenes."""
+"""A loaded run or model, with methods to describe, decide, score and sample."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from lvad.api.abilities import REMEDIES, Abilities
 from lvad.api.results import Decision, SampledText, TextScore, decision, sampled_texts, text_scores
 from lvad.api.scenes import Frames, SceneReader
-from lvad.commands.export_load import load_trial_scenes
+from lvad.commands.trained_run import load_trial_scenes
 from lvad.data.collate import collate
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.reading import is_text
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """Describes, decides and scores, as far as what was loaded can; made by ``lvad.load``.
+    """Describes, decides, scores and samples, as far as the loaded run or model can; ``lvad.load`` makes it.
 
     Everything but ``sample`` is greedy, and every call gives the same result again. Results are those of
     ``lvad predict`` for the same frames in the same batches.
@@ -146,7 +146,7 @@ class Predictor:
             return sampled_texts(rollouts, None if reward is None else reward.score(batch, rollouts))
 
     def scenes(self, path: str | os.PathLike[str]) -> list[Scene]:
-        """The scenes of a picture, a video or a folder of either, in time order, for the methods above.
+        """Yield the scenes of a picture, a video or a folder of either, in time order, for the methods above.
 
         Every frame of a sequence ends one scene, together with the frames before it, as ``lvad predict`` has them.
 
@@ -159,7 +159,7 @@ class Predictor:
         return self.reader.scenes(path)
 
     def examples(self, count: int = 4) -> list[np.ndarray]:
-        """Scenes to try: validation scenes of the run where its data lies, else drawn ones.
+        """Return scenes to try: validation scenes of the run where its data lies, else drawn ones.
 
         Args:
             count: how many at most.
@@ -171,7 +171,7 @@ class Predictor:
         return [frames.permute(0, 2, 3, 1).numpy() for frames in shown]
 
     def frames(self, frames: Frames) -> Tensor:
-        """uint8[M, 3, H, W], the frames of one scene as the model is shown them.
+        """Return the frames of one scene as the model sees them, uint8[M, 3, H, W].
 
         Args:
             frames: as for ``describe``.
@@ -205,7 +205,7 @@ class Predictor:
         return batch._replace(frames=frames, **labels)
 
     def _written(self, texts: list[str]) -> Rollouts:
-        """Given texts as completions: in the policy's tokens, or for a reward without a policy in none."""
+        """Make completions of given texts: in the policy's tokens, or without tokens for a reward without a policy."""
         if self._abilities.policy is not None:
             with self._abilities.policy() as policy:
                 return policy.targets([texts])
@@ -235,9 +235,9 @@ def _at_temperature(policy: Policy, temperature: float | None) -> Iterator[None]
         return
     if not isinstance(policy, HFPolicy):
         raise DataError(f"a {type(policy).__name__} has no temperature to change; leave temperature out")
-    law: Any = policy.sampling
-    policy.sampling = replace(law, temperature=temperature)
+    configured: Any = policy.sampling
+    policy.sampling = replace(configured, temperature=temperature)
     try:
         yield
     finally:
-        policy.sampling = law
+        policy.sampling = configured

@@ -1,4 +1,4 @@
-"""What a ``Predictor`` returns: plain values, without tensors."""
+"""The results of a ``Predictor``: plain values, without tensors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lvad.types import AnsweredScene, Rollouts, Scores
 
 
 class Decision(NamedTuple):
-    """What may be done in a scene, and why."""
+    """The possible actions in a scene, and the reasons for them."""
 
     id: str
     """The scene's name."""
@@ -45,7 +45,7 @@ class SampledText(NamedTuple):
 
     text: str
     log_probability: float
-    """Of the completion in the density that it was drawn from, in nats."""
+    """Log-probability of the completion in the distribution that it was drawn from, in nats."""
     is_truncated: bool
     """True where ``max_new_tokens`` ended it."""
     score: TextScore | None
@@ -53,7 +53,7 @@ class SampledText(NamedTuple):
 
 
 def decision(answered: AnsweredScene, taxonomy: Taxonomy) -> Decision:
-    """An answered scene with the names of its labels."""
+    """Make the decision of an answered scene, with the names of its labels."""
     actions, reasons = taxonomy.action_names, taxonomy.reason_texts
     return Decision(
         id=answered.id,
@@ -68,14 +68,14 @@ def decision(answered: AnsweredScene, taxonomy: Taxonomy) -> Decision:
 
 
 def text_scores(scores: Scores) -> list[TextScore]:
-    """The rewards of the K completions of a single scene, float[1, K]."""
+    """Make the rewards of the K completions of a single scene from scores float[1, K]."""
     terms = {name: _row(values) for name, values in scores.terms.items()}
     totals = _row(scores.total)
     return [TextScore(total, {name: row[k] for name, row in terms.items()}) for k, total in enumerate(totals)]
 
 
 def sampled_texts(rollouts: Rollouts, scores: Scores | None) -> list[SampledText]:
-    """The K completions of a single scene.
+    """Make the results of the K completions of a single scene.
 
     Args:
         rollouts: of one scene.

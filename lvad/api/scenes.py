@@ -1,4 +1,4 @@
-"""Pictures and videos as a caller has them, read as the scenes that a run was trained on."""
+"""Reading of pictures and videos as scenes, within the limits of the data that a run was trained on."""
 
 import os
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ UNNAMED = "scene"
 
 
 class SceneReader(NamedTuple):
-    """Reads what it is given with the limits of a run's data."""
+    """Reads pictures and videos as scenes, within the limits of a run's data."""
 
     num_frames: int
-    """M, the most frames of a scene: the last ones count."""
+    """M, the most frames of a scene; of more frames the last M are taken."""
     image_size_px: int | None
     """Longest edge of a frame after reduction; None keeps the size."""
     fps: float
@@ -64,7 +64,7 @@ class SceneReader(NamedTuple):
         return scene, stack_frames(scene.id, names, [self._decode(*pair) for pair in zip(pictures, names, strict=True)])
 
     def scenes(self, path: str | os.PathLike[str]) -> list[Scene]:
-        """The scenes of a picture, a video or a folder of either, in time order, as ``lvad predict`` makes them.
+        """Yield the scenes of a picture, a video or a folder of either, in time order, as ``lvad predict`` does.
 
         Every frame of a sequence ends one scene; the first scenes have fewer than M frames.
 

@@ -1,1 +1,1 @@
-"""The commands of ``lvad``, one module each, and what they share."""
+"""The commands of ``lvad``, one module each, and the modules that several commands share."""

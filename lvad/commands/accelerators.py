@@ -1,8 +1,8 @@
-"""Where commands without a trainer compute."""
+"""The device of the commands that run without a trainer."""
 
 import torch
 
 
 def accelerator() -> torch.device:
-    """The machine's accelerator, of whatever make, or the CPU."""
+    """Return the machine's accelerator, of any make, or the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -44,7 +44,7 @@ _REMEDY: Final = (
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad audit``."""
+    """Make the parser of ``lvad audit``'s options."""
     probes = "; ".join(f"{name}: {probe.says}" for name, probe in PROBES.items())
     parser = ArgumentParser(prog="lvad audit", description=_DESCRIPTION + probes, exit_on_error=False)
     add = parser.add_argument
@@ -81,7 +81,7 @@ def run(args: list[str]) -> int:
 
 
 def build_reward(name: str, pretrained: str | None = None) -> Reward:
-    """Build what is to be audited, on the accelerator if there is one.
+    """Build the reward to audit, on the accelerator if there is one.
 
     Args:
         name: what ``CLIPCosine`` takes, a reader's folder, or a ``.yaml`` with a reward in ``model.init_args``.
@@ -130,7 +130,7 @@ def _reward_error(name: str, error: Exception) -> DataError:
 
 
 def _output_folder(out: str | None) -> Path:
-    """Where no audit lies yet."""
+    """Choose a folder without an audit."""
     if out is not None:
         if (Path(out) / AUDIT).exists():
             raise DataError(f"{out} holds an audit already; name another folder with --out")
@@ -154,7 +154,7 @@ def _write(audit: Audit, config: Namespace, folder: Path) -> None:
 
 
 def _scenes(config: Namespace) -> DataLoader[Any]:
-    """At most so many scenes of the split, in order."""
+    """Read at most ``num_scenes`` scenes of the split, in order."""
     root = Path(config.root).expanduser()
     is_there = root.is_dir() and any(root.iterdir())
     data = BDDOIADataModule(

@@ -1,4 +1,4 @@
-"""Checkpoint files: read as tensors and plain values, never executed; written whole or not at all."""
+"""Checkpoint files: read as tensors and plain values, never executed; the whole file is written or none of it."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ _LOAD_ERRORS: Final = (
     *(AssertionError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
 )
 _MAX_NAME_CHARS: Final = 1000
-"""Of a class in a pickle. Torch searches its own message about a name in the square of the name's length."""
+"""Longest name of a class in a pickle: torch's own message about a name takes time in the square of its length."""
 
 
 def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
-    """A Lightning checkpoint; the tensors are read from the file when they are used.
+    """Read a Lightning checkpoint; the tensors are read from the file when they are used.
 
     Args:
         path: the file.
@@ -50,7 +50,7 @@ def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def check_checkpoint(name: str) -> None:
-    """Look a ``--ckpt_path`` over before Lightning loads it; what is no file (a folder, "best") is left to it.
+    """Check the file of a ``--ckpt_path`` before Lightning loads it; Lightning itself takes a folder, or "best".
 
     Raises:
         DataError: for an address, whose pickle Lightning would execute, or a file that cannot be read.
@@ -63,14 +63,14 @@ def check_checkpoint(name: str) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the one that it replaces, and puts it in its place once the disk has it.
+    """Writes a checkpoint beside the one that it replaces, and renames it once it is on the disk.
 
     Lightning's own writes into the folder of temporary files and moves it from there: between two disks that is a copy,
     and a kill or a full disk in the midst of it leaves neither the old checkpoint nor the new one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write; addresses that are no local paths are left to Lightning.
+        """Write a checkpoint; Lightning itself writes to addresses that are no local paths.
 
         Raises:
             DataError: if the disk does not take it; what was there before still is.

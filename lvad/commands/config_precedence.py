@@ -17,7 +17,7 @@ Settings = dict[str, Any]
 
 
 class ConfigPrecedence(Callback):
-    """Lets a resumed fit take optimizer and schedule from its configuration, and says what is another one now.
+    """Callback that lets a resumed fit take optimizer and schedule from its configuration, and prints what changed.
 
     A checkpoint holds the values of the run that wrote it, and PyTorch puts them back over the configured ones. Here
     they are compared with those that the earlier run was configured with; what differs is set as configured: a
@@ -31,24 +31,24 @@ class ConfigPrecedence(Callback):
         self._patience: list[tuple[EarlyStopping, int]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What was configured, of each optimizer."""
+        """Return the configured settings of each optimizer."""
         return {"optimizers": copy.deepcopy(self._configured)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what was configured before."""
+        """Load the settings that the earlier fit was configured with."""
         self._checkpointed = state_dict["optimizers"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note what a checkpoint's callbacks will be put over."""
+        """Store the configured patience of early stopping, before a checkpoint overwrites it."""
         found: Iterator[Any] = (c for c in trainer.callbacks if isinstance(c, EarlyStopping))  # type: ignore[attr-defined]
         self._patience = [(callback, callback.patience) for callback in found]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what is configured; here, where a checkpoint's optimizer is not back yet."""
+        """Store the configured settings, before the checkpoint's optimizer is loaded."""
         self._configured = [_settings(trainer, optimizer) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put back what differs.
+        """Set the settings that differ from the checkpoint as they are configured.
 
         Raises:
             DataError: for another class of optimizer, whose state would be that of the old one.
@@ -62,7 +62,7 @@ class ConfigPrecedence(Callback):
 
 
 def _settings(trainer: Trainer, optimizer: Optimizer) -> Settings:
-    """What an optimizer and its schedules were made with, in plain values."""
+    """Return the settings of an optimizer and its schedules, as plain values."""
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     schedules = [
         {"kind": type(config.scheduler).__name__, "state": config.scheduler.state_dict()}
@@ -76,7 +76,7 @@ def _schedules(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
 
 
 def changed_settings(before: Any, now: Any, name: str = "") -> list[str]:
-    """Each value that differs, as "name was this and is that"; values are compared as they are written."""
+    """Describe each value that differs, as "name was this and is that"; values are compared as texts."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*now, *(key for key in before if key not in now)]
         return [
@@ -117,7 +117,7 @@ def _has_other_schedules(before: Settings, now: Settings) -> bool:
 
 
 def _replay_schedules(trainer: Trainer, optimizer: Optimizer, now: Settings, schedules: list[Any]) -> None:
-    """Walk along the configured schedules from their first step to the present one."""
+    """Step the configured schedules from their first step to the present one."""
     for group, new in zip(optimizer.param_groups, now["groups"], strict=True):
         group |= copy.deepcopy(new)
     for config, new in zip(schedules, now["schedules"], strict=True):

@@ -12,7 +12,7 @@ from lvad.commands.security import parse_command_line
 from lvad.data.check import main_check
 
 
-def check(
+def run_check(
     root: str,
     format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl", "frames"] = "auto",
     images: str | None = None,
@@ -36,7 +36,7 @@ def check(
     return main_check(root, format, images, subset, json, decode, taxonomy=taxonomy)
 
 
-def draw(
+def run_draw(
     root: str,
     num_train: int = 800,
     num_val: int = 128,
@@ -71,7 +71,7 @@ def draw(
     return 0
 
 
-def convert(
+def run_convert(
     source: str,
     out: str,
     format: Literal["auto", "lastframe", "gt_4a_21r", "jsonl", "bddx"] = "auto",
@@ -103,7 +103,7 @@ def convert(
     return 0
 
 
-def shard(
+def run_shard(
     source: str,
     folder: str,
     num_frames: int = 2,
@@ -140,7 +140,7 @@ def shard(
 
 
 def _add_options(parser: ArgumentParser, function: Callable[..., int]) -> None:
-    """The parameters of a function; those that are true or false are flags: ``--name`` and ``--no_name``."""
+    """Add the parameters of a function as options; a boolean one is two flags, ``--name`` and ``--no_name``."""
     parameters = inspect.signature(function).parameters.values()
     flags = [parameter for parameter in parameters if parameter.annotation is bool]
     parser.add_function_arguments(function, as_positional=True, skip={flag.name for flag in flags})
@@ -155,7 +155,7 @@ def run(args: list[str]) -> int:
     description = "Check a data set, convert or draw one, or make shards of footage."
     parser = ArgumentParser(prog="lvad data", description=description, exit_on_error=False)
     commands = parser.add_subcommands()
-    functions = {"check": check, "convert": convert, "draw": draw, "shard": shard}
+    functions = {"check": run_check, "convert": run_convert, "draw": run_draw, "shard": run_shard}
     for name, function in functions.items():
         sub = ArgumentParser(prog=f"lvad data {name}", description=(function.__doc__ or "").partition("\n")[0])
         _add_options(sub, function)

@@ -1,4 +1,4 @@
-"""Makes the folders of the embedded models with random weights: real architectures, small sizes, one tokenizer.
+"""Folders of the embedded models with random weights: real architectures, small sizes, one tokenizer.
 
 Training them is an ordinary run (``configs/pretrain_vlm.yaml``, ``configs/pretrain_clip.yaml``).
 """
@@ -50,7 +50,7 @@ CHAT_TEMPLATE: Final = (
 
 
 def corpus(num_scenes: int, seed: int) -> Iterable[str]:
-    """Every sentence the embedded models may have to read or write: captions of drawn scenes and answers."""
+    """Collect every sentence that the embedded models may have to read or write: captions of drawn scenes, answers."""
     rng = random.Random(seed)
     for _ in range(num_scenes):
         yield from scene_captions(draw_state(rng), rng)
@@ -63,7 +63,7 @@ def corpus(num_scenes: int, seed: int) -> Iterable[str]:
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE; every string can be written in it."""
+    """Train a byte-level BPE, in which every string can be written."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""The messages of errors that a user can mend: one line that names the thing."""
+"""Error messages for the user: one line that names the file, key or class to correct."""
 
 import difflib
 import functools
@@ -28,6 +28,7 @@ _WRAPPING: Final = re.compile(
 )
 _UNKNOWN: Final = re.compile(r"(?:(?:Group|Subcommand) '(?P<of>[^']*)' does not accept option|Option) '(?P<key>[^']*)'")
 _NO_ATTRIBUTE: Final = re.compile(r"module '([^']*)' has no attribute '([^']*)'")
+_NO_CLASS_PATH: Final = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_PROTOCOL: Final = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
 
 
@@ -43,7 +44,7 @@ _REMEDIES: Final = (
 
 
 class _Leaf(NamedTuple):
-    """A sentence of a nested message, and where it stands."""
+    """An innermost sentence of a nested message, with the keys and classes around it."""
 
     depth: int
     text: str
@@ -52,7 +53,7 @@ class _Leaf(NamedTuple):
 
 
 def report_user_errors(command: Callable[P, int]) -> Callable[P, int]:
-    """Let a command end with one line where a user can mend what went wrong: exit code 1, or 2 for its command line.
+    """End a command with one line where a user can correct the error: exit code 1, or 2 for its command line.
 
     Other errors (TypeError, KeyError, ...) are lvad's own faults and keep their traceback, as all do with ``--debug``.
     """
@@ -76,13 +77,13 @@ def report_user_errors(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether an error speaks of what a user gave: files, values, libraries, memory, Lightning's use."""
+    """Whether a user can correct an error: files, values, libraries, memory, use of Lightning."""
     is_theirs = type(error).__name__ in _USER_ERRORS_BY_NAME
     return is_theirs or (isinstance(error, _USER_ERRORS) and not isinstance(error, _PROGRAMMING_ERRORS))
 
 
 def error_line(error: BaseException) -> str:
-    """What an error says, in one line; where it does not come from lvad, how to learn more."""
+    """Write an error in one line; where it does not come from lvad, say how to learn more."""
     if isinstance(error, FileNotFoundError) or _is_raised_by_lvad(error):
         return " ".join(str(error).split())  # whole: the remedy stands at its end
     text = innermost_message(str(error)) or type(error).__name__
@@ -92,7 +93,7 @@ def error_line(error: BaseException) -> str:
 
 
 def _is_raised_by_lvad(error: BaseException) -> bool:
-    """Whether lvad itself raised it: its messages say what helps."""
+    """Whether lvad itself raised the error: such messages hold the remedy."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -101,7 +102,7 @@ def _is_raised_by_lvad(error: BaseException) -> bool:
 
 
 def innermost_message(message: str, known: Iterable[str] = ()) -> str:
-    """The sentence of a nested message that says what is wrong, after the key that it is about.
+    """Find the sentence of a nested message that says what is wrong, and put its key before it.
 
     Args:
         message: of jsonargparse, or any other, which is only put into one line and shortened.
@@ -118,13 +119,13 @@ def innermost_message(message: str, known: Iterable[str] = ()) -> str:
 
 
 def _leaves(message: str) -> list[_Leaf]:
-    """The sentences of a message that has jsonargparse's form; none for one of another form."""
+    """Split a nested message of jsonargparse into its innermost sentences; a message of another form has none."""
     is_nested = _KEY.match(message) or message.startswith(("Does not validate", "Problem with given", "Group '"))
     if not is_nested and not _UNKNOWN.match(message) and not message.startswith("unrecognized arguments"):
         return []
     open_keys: list[tuple[int, str, bool]] = []
     leaves = []
-    for line in message.splitlines():
+    for line in filter(str.strip, message.splitlines()):  # an empty line would seem to end all keys
         text = line.strip().removeprefix("- ")
         depth = len(line) - len(line.lstrip(" -"))
         open_keys = [entry for entry in open_keys if entry[0] < depth]
@@ -142,9 +143,10 @@ def _leaves(message: str) -> list[_Leaf]:
 
 
 def _plain_english(text: str, message: str) -> str:
-    """Without what only Python's readers understand."""
+    """Rewrite a sentence of jsonargparse without Python's type names."""
     text = re.sub(r"Expected an? (?:<class ')?(?:\w+\.)*(\w+)(?:'>)?( or |, got |\. Got |$)", r"must be \1\2", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"must be one of \1", text)
+    text = _NO_CLASS_PATH.sub(r"must be the full path of a class, got \1", text)
     text = re.sub(r"Type typing\.Callable.* expects a function or a callable class: ", "", text)
     text = text.replace(" or must be one of ", ", ").replace(" or must be ", " or ")
     text = re.sub(r"\. Got value: ", ", got ", text)
@@ -158,7 +160,7 @@ def _plain_english(text: str, message: str) -> str:
 
 
 def _protocol_methods(name: str) -> str:
-    """How the methods of one of lvad's protocols must look."""
+    """Write the signatures of the methods of one of lvad's protocols."""
     from lvad import types as protocols  # heavy, and loaded where a protocol was refused
 
     kind = getattr(protocols, name, None)
@@ -172,7 +174,9 @@ def _signature(method: types.FunctionType) -> str:
 
 
 def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
-    """What may have been meant."""
+    """Suggest the name that may have been meant."""
+    if found := _NO_CLASS_PATH.search(leaf.text):
+        return _full_class_path(found[1])
     if found := _NO_ATTRIBUTE.search(leaf.text):
         return _closest_match(found[2], dir(sys.modules.get(found[1])))
     if leaf.text.startswith("unrecognized arguments: "):
@@ -189,13 +193,29 @@ def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
     return _closest_match(key, _parameters(leaf.classes[-1], found["of"]))
 
 
+def _full_class_path(name: str) -> str:
+    """Name the class of lvad that a bare name may mean: one that had the name earlier, has it now, or a similar one."""
+    import lvad.modules  # heavy, and loaded where a class of a stage was refused
+
+    try:
+        getattr(lvad.modules, name)
+    except AttributeError as error:
+        if " is now " in str(error):
+            return f"; {error}"
+    rooms = [room for key, room in sys.modules.items() if re.fullmatch(r"lvad\.\w+", key) and hasattr(room, "__all__")]
+    paths = {f"{room.__name__}.{known}": known for room in rooms for known in room.__all__}
+    close = difflib.get_close_matches(name, list(paths.values()), 1)
+    meant = sorted(repr(path) for path, known in paths.items() if known in close)
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+
+
 def _closest_match(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _parameters(class_path: str, group: str | None) -> list[str]:
-    """The parameters of a class that was imported, or of the value that one of them groups."""
+    """List the parameters of an imported class, or of the class of one of its parameters."""
     module, _, name = class_path.rpartition(".")
     kind: Any = getattr(sys.modules.get(module), name, None)
     if kind is None:

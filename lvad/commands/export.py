@@ -13,10 +13,10 @@ from typing import Final
 from jsonargparse import ArgumentParser, Namespace
 
 from lvad.commands.error_messages import report_user_errors
-from lvad.commands.export_load import BEST, Run, base_model_folders, load_run, load_trial_scenes
 from lvad.commands.export_write import ExportResult, write_adapter, write_clip, write_policy
 from lvad.commands.library_messages import filter_library_messages
 from lvad.commands.security import parse_command_line
+from lvad.commands.trained_run import BEST, TrainedRun, base_model_folders, load_run, load_trial_scenes
 from lvad.data import ledger
 from lvad.errors import DataError
 from lvad.modules import ActionSFT, CLIPReward, TextReader
@@ -30,7 +30,7 @@ _KEPT: Final = (MODEL, "checkpoints")  # of the run, where no export may go
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad export``."""
+    """Make the parser of ``lvad export``'s options."""
     parser = ArgumentParser(prog="lvad export", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder that 'lvad fit' wrote, such as logs/rloo/version_0")
@@ -60,7 +60,7 @@ def _export(config: Namespace) -> None:
         raise DataError("--adapter writes float32; --dtype is for whole models, leave one of the two out")
     if config.num_scenes < 1:
         raise DataError(f"--num_scenes must be at least 1, got {config.num_scenes}: nothing is written untried")
-    check_target(target, config.overwrite)
+    check_output_folder(target, config.overwrite)
     check_no_overlap(target, [folder / name for name in _KEPT])
     run = load_run(folder, config.checkpoint)
     budget = ledger.ledger_of_run(folder)
@@ -74,7 +74,7 @@ def _export(config: Namespace) -> None:
     _print_line(f"exported to {config.folder} ({_size_mb(target):.1f} MB), see {Path(config.folder) / CARD}")
 
 
-def _write(run: Run, scratch: Path, config: Namespace) -> ExportResult:
+def _write(run: TrainedRun, scratch: Path, config: Namespace) -> ExportResult:
     if isinstance(run.module, TextReader):
         problem = "a reader has no weights for other tools, and its policy is as it was"
         raise DataError.at(run.folder, "", problem, "take the run's folder model/ as it is")
@@ -88,8 +88,10 @@ def _write(run: Run, scratch: Path, config: Namespace) -> ExportResult:
     return write_policy(run.module, shown, scratch, config.dtype)
 
 
-def _write_metadata(run: Run, scratch: Path, written: ExportResult, budget: ledger.Ledger, config: Namespace) -> None:
-    """Prompts, ledger, label set and model card."""
+def _write_metadata(
+    run: TrainedRun, scratch: Path, written: ExportResult, budget: ledger.Ledger, config: Namespace
+) -> None:
+    """Write prompts, ledger, label set and model card."""
     policy = getattr(run.module, "policy", None)
     if isinstance(policy, HFPolicy):
         prompts = asdict(policy.prompts) | {"decide": policy.prompts.question(run.data.taxonomy)}
@@ -116,25 +118,25 @@ def _write_metadata(run: Run, scratch: Path, written: ExportResult, budget: ledg
         shutil.copymode(scratch / CARD, file)
 
 
-def _hub_id(run: Run) -> str | None:
+def _hub_id(run: TrainedRun) -> str | None:
     part = getattr(run.module, "policy", None) or getattr(run.module, "clip", None)
     name = getattr(part, "source", "")
     return None if Path(name).is_dir() or "/" not in name else name.removeprefix("hf-hub:")
 
 
-def _prompt_name(run: Run) -> str:
-    """The entry of the prompts that the model of one stage is asked."""
+def _prompt_name(run: TrainedRun) -> str:
+    """Return the entry of the prompts that the model of one stage is asked."""
     return "decide" if isinstance(run.module, ActionSFT) and run.module.target != "caption" else "describe"
 
 
-def _data_description(run: Run) -> str:
+def _data_description(run: TrainedRun) -> str:
     data = run.data
     size = "" if data.source.image_size_px is None else f", reduced to {data.source.image_size_px} px"
     return f"`{data.source.path.name}` ({data.source.format}), at most {data.source.num_frames} frames per scene{size}"
 
 
-def _limits(run: Run) -> list[str]:
-    """What plain transformers does not do as the run did."""
+def _limits(run: TrainedRun) -> list[str]:
+    """List what plain transformers does not do as the run did."""
     module, found = run.module, []
     if isinstance(module, ActionSFT) and module.grammar is not None:
         found.append(
@@ -155,8 +157,8 @@ def _limits(run: Run) -> list[str]:
     return found
 
 
-def check_target(target: Path, overwrite: bool) -> None:
-    """Refuse to write where something else lies.
+def check_output_folder(target: Path, overwrite: bool) -> None:
+    """Refuse to write into a folder with other files.
 
     Raises:
         DataError: for a file, a folder that is not empty without ``overwrite``, or one that no export wrote with it.
@@ -177,7 +179,7 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def check_no_overlap(target: Path, kept: list[Path]) -> None:
-    """Refuse to write into, over or around what the run is made of.
+    """Refuse an output folder that overlaps the run's folder or those of its models.
 
     Raises:
         DataError: naming it.
@@ -189,13 +191,13 @@ def check_no_overlap(target: Path, kept: list[Path]) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside the target that takes its place when the block ends well, and is gone when it does not."""
+    """Make a folder beside the target that replaces it when the block succeeds, and is removed when it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()  # with the usual permissions, unlike the one around it
         yield new
-        check_target(target, overwrite)  # much may have happened meanwhile
+        check_output_folder(target, overwrite)  # much may have happened meanwhile
         if target.is_dir():
             os.replace(target, old)
         try:

@@ -1,4 +1,4 @@
-"""What ``lvad export`` holds a model against: the same prompts, asked of the policy and of plain transformers."""
+"""The checks of ``lvad export``: the exported model must answer the same prompts as the policy does."""
 
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,38 +15,38 @@ from lvad.policy.tokens import chat_inputs
 from lvad.types import UNLABELLED, Batch
 
 TOLERANCE: Final = 1e-4
-"""Of a logit, relative to the largest one: merging rounds in float32, and many layers add up."""
+"""Tolerance of a logit, relative to the largest one: merging rounds in float32, over many layers."""
 
 
 class Trial(NamedTuple):
-    """One prompt with its frames, and what the policy says to it."""
+    """One prompt with its frames, and the policy's completion of it."""
 
     frames: Tensor
     """uint8[M, 3, H, W]."""
     query: str
     text: str
-    """Greedy, without its end."""
+    """The greedy completion, without its end token."""
     tokens: Tensor
-    """int64[T], with its end."""
+    """int64[T], with the end token."""
 
 
 class LogitDifference(NamedTuple):
-    """How far merging moves the logits of prompts and answers."""
+    """How much merging the adapters changes the logits of prompts and answers."""
 
     largest: float
     scale: float
-    """The largest logit's size."""
+    """Absolute value of the largest logit."""
     moved: float
-    """How far the adapters themselves move them; 0 without adapters."""
+    """How much the adapters themselves change the logits; 0 without adapters."""
 
     @property
     def allowed(self) -> float:
-        """The most that rounding may move one."""
+        """Return how much rounding may change a logit."""
         return TOLERANCE * self.scale
 
 
 def run_trials(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> list[Trial]:
-    """The policy's own greedy texts, one scene at a time."""
+    """Generate the policy's greedy completions, one scene at a time."""
     trials = []
     for shown, query in zip(frames, queries, strict=True):
         said = policy.generate(policy.encode(_batch(shown), [query]), 1, greedy=True)
@@ -55,7 +55,7 @@ def run_trials(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> li
 
 
 def greedy_generation_config(policy: HFPolicy) -> GenerationConfig:
-    """Greedy, as long as the run's, and never a token that the policy may not write."""
+    """Make a greedy configuration with the run's length, and without tokens that the policy may not write."""
     banned = policy.banned.nonzero().flatten().tolist()
     return GenerationConfig(
         do_sample=False,
@@ -89,7 +89,7 @@ def merge_difference(policy: HFPolicy, merged: Any, trials: list[Trial]) -> Logi
 
 
 def check_difference(difference: LogitDifference) -> None:
-    """Refuse a merged model that says something else.
+    """Refuse a merged model whose logits differ too much.
 
     Raises:
         DataError: with the numbers.
@@ -103,19 +103,19 @@ def check_difference(difference: LogitDifference) -> None:
 
 
 def load_plain(folder: Path | str, adapter: Path | None = None, dtype: str = "auto") -> Any:
-    """A folder, and an adapter folder on it, as plain transformers and peft read them."""
+    """Load a folder, and an adapter folder on it, with plain transformers and peft."""
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
     return (model if adapter is None else PeftModel.from_pretrained(model, str(adapter))).eval()
 
 
 def load_processor(folder: Path | str) -> Any:
-    """A folder's processor, as plain transformers reads it."""
+    """Load a folder's processor with plain transformers."""
     return AutoProcessor.from_pretrained(folder)
 
 
 @torch.no_grad()
 def plain_texts(model: Any, processor: Any, trials: list[Trial], generation: GenerationConfig) -> list[str]:
-    """The greedy texts as the model card's snippet makes them; nothing of lvad takes part in it."""
+    """Generate greedy texts as the model card's snippet does, without any code of lvad."""
     return [_plain_text(model, processor, trial.frames, trial.query, generation) for trial in trials]
 
 

@@ -1,4 +1,4 @@
-"""What ``lvad export`` writes of each stage; nothing is called written before it was read again and says the same."""
+"""The models that ``lvad export`` writes; each is read again and must give the same results."""
 
 import copy
 from pathlib import Path
@@ -23,7 +23,7 @@ from lvad.commands.export_check import (
     plain_texts,
     run_trials,
 )
-from lvad.commands.export_load import TrialScenes
+from lvad.commands.trained_run import TrialScenes
 from lvad.errors import DataError
 from lvad.evaluation.clip_similarity import interpolated_weights
 from lvad.modules import ActionSFT, CLIPReward
@@ -40,22 +40,22 @@ _COSINE_TOLERANCE: Final = 1e-5
 
 
 class ExportResult(NamedTuple):
-    """What lies in a folder, and how that is known."""
+    """The written models, and the checks that they passed."""
 
     kind: Kind
     dtype: str
-    """Of the weights; of adapters, that of the base model which they were trained on."""
+    """Type of the weights; of adapters, that of the base model that they were trained on."""
     checks: list[str]
-    """A sentence per comparison."""
+    """One sentence per check."""
 
 
 class _ModelPart(NamedTuple):
-    """One of the models to write."""
+    """One of the models of an export."""
 
     name: str
-    """Its folder inside the whole; empty for the whole itself."""
+    """Name of its folder inside the export; empty where it is the only model."""
     model: Any
-    """Of plain transformers, or of peft on such a one; float32 until it is rounded."""
+    """A model of plain transformers, or of peft on such a one; float32 until it is rounded."""
     trials: list[Trial]
 
 
@@ -119,7 +119,7 @@ def write_adapter(module: nn.Module, shown: TrialScenes, folder: Path) -> Export
 
 
 def write_clip(module: CLIPReward, shown: TrialScenes, folder: Path, dtype: Dtype, taxonomy: Taxonomy) -> ExportResult:
-    """Write a tuned CLIP, and try it on the texts of the reasons.
+    """Write a tuned CLIP, and check it on the texts of the reasons.
 
     Raises:
         DataError: if plain open_clip finds other cosines in what is written.
@@ -157,7 +157,7 @@ def _two_stages(module: ActionSFT, policy: HFPolicy, frames: list[Tensor]) -> li
 
 
 def _write(part: _ModelPart, folder: Path, dtype: Dtype, generation: GenerationConfig, processor: Any) -> list[str]:
-    """Write a part, rounded in place, once it says what the policy says, and read it again."""
+    """Check that a model completes as the policy does, round it, write it, and check what plain transformers reads."""
     said = [trial.text for trial in part.trials]
     expected = plain_texts(part.model, processor, part.trials, generation)
     check_texts(said, expected, "the model in plain transformers, before it is written,")
@@ -199,7 +199,7 @@ def _policy(module: nn.Module) -> HFPolicy:
 
 
 def _query(module: nn.Module) -> str:
-    """What the stage asks of the frames alone."""
+    """Make the prompts of a stage that answers from the frames alone."""
     prompts = _policy(module).prompts
     if isinstance(module, ActionSFT) and module.target != "caption":
         return prompts.question(module.taxonomy)
@@ -207,27 +207,27 @@ def _query(module: nn.Module) -> str:
 
 
 def _prepare(policy: HFPolicy) -> None:
-    """Float32, in which adapters are merged and texts can be compared, where the forwards are fastest."""
+    """Move a policy to the accelerator in float32, in which adapters are merged and texts can be compared."""
     policy.float().to(accelerator()).eval()
     multiply_in_float32(policy)
 
 
 def _plain_model(model: Any) -> Any:
-    """The model with transformers' own attention in place of lvad's."""
+    """Return the model with transformers' own attention in place of lvad's."""
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     whole.set_attn_implementation("sdpa")
     return model.to(accelerator()).eval()
 
 
 def _processor(policy: HFPolicy) -> Any:
-    """For generation in batches, which needs the padding before the prompt."""
+    """Return the processor with padding before the prompt, as generation in batches needs it."""
     processor = copy.deepcopy(policy.processor)
     processor.tokenizer.padding_side = "left"
     return processor
 
 
 def _round_weights(model: Any, dtype: Dtype) -> None:
-    """In place, but for adapters, which are small and are merged by nobody here."""
+    """Round the weights in place; adapters, which are small, stay in float32."""
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             parameter.data = parameter.data.to(getattr(torch, dtype))
@@ -245,7 +245,7 @@ def _difference_sentence(difference: LogitDifference, num_prompts: int, source: 
 
 @torch.no_grad()
 def _open_clip_cosines(module: CLIPReward, shown: TrialScenes, folder: Path, texts: list[str]) -> Tensor:
-    """float[B, R] from the written files, by open_clip's own model and tokenizer."""
+    """Compute the cosines float[B, R] of the written files with open_clip's own model and tokenizer."""
     model: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0].eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
     scenes = [model.encode_image(module.clip.preprocess(frames), normalize=True).mean(0) for frames in shown.frames]

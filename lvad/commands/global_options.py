@@ -1,4 +1,4 @@
-"""The options that every command takes, before or behind its own: they say how lvad runs, not what."""
+"""The options that every command takes, before or behind its own: debug, safe and key hosts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ KEY_HOST: Final = "--key_host"
 
 @dataclass
 class GlobalOptions:
-    """How this process runs.
+    """The global options of this process.
 
     Attributes:
         debug: let an error through with its traceback, instead of saying it in one line.
@@ -27,7 +27,7 @@ GLOBAL_OPTIONS: Final = GlobalOptions()
 
 
 def parse_global_options(args: list[str]) -> list[str]:
-    """Set ``GLOBAL_OPTIONS`` by the arguments; returns the others, in order."""
+    """Set ``GLOBAL_OPTIONS`` from the arguments, and return the other arguments in order."""
     GLOBAL_OPTIONS.debug, GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts = "--debug" in args, "--safe" in args, []
     rest: list[str] = []
     waiting = iter(args)
@@ -43,7 +43,7 @@ def parse_global_options(args: list[str]) -> list[str]:
 
 @contextmanager
 def override_global_options(safe: bool, key_hosts: Sequence[str]) -> Iterator[None]:
-    """Add to the options for the time of a block.
+    """Add global options for the time of a block.
 
     Args:
         safe: as of ``GlobalOptions``; where it is set already, it stays.
@@ -58,6 +58,6 @@ def override_global_options(safe: bool, key_hosts: Sequence[str]) -> Iterator[No
 
 
 def global_option_args() -> list[str]:
-    """The options as they are typed, for a command that starts another one."""
+    """Return the global options as arguments, for a command that starts another one."""
     named = [arg for host in GLOBAL_OPTIONS.key_hosts for arg in (KEY_HOST, host)]
     return [*["--debug"] * GLOBAL_OPTIONS.debug, *["--safe"] * GLOBAL_OPTIONS.safe, *named]

@@ -1,4 +1,4 @@
-"""Two patches of ``jsonargparse._typehints``: how it reads numbers and nulls of a command line."""
+"""Two patches of ``jsonargparse._typehints``, for numbers and nulls on the command line."""
 
 import json
 from typing import Any, Final
@@ -30,7 +30,7 @@ def pass_null_to_classes() -> None:
 
 
 def _rank_int_first(subtype: Any) -> float:
-    """Jsonargparse's own rank, with int before the types that are as strict, and bool before int, which accepts it."""
+    """Return jsonargparse's own rank, with int before equally strict types, and bool before int, which takes bools."""
     return {bool: -1.0, int: -0.5}.get(subtype, _rank_of_type(subtype))
 
 

@@ -1,4 +1,4 @@
-"""``last.ckpt``: where a fit goes on, written in time, and gone on from exactly."""
+"""``last.ckpt``: the checkpoint that an interrupted fit resumes from with the same numbers."""
 
 import signal
 from pathlib import Path
@@ -16,15 +16,16 @@ from lvad.errors import DataError
 
 _DUE = "is_validation_due"
 _BATCHES_APART = 20
-"""At least, between two checkpoints without a validation."""
+"""Fewest batches between two checkpoints of a fit without validation."""
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes the state after each validation, at the end of a fit and at a signal; goes on from it with the same bits.
+    """Callback that writes ``last.ckpt`` after each validation, at the end and at a signal, and resumes from it.
 
-    Written where nothing is half done: behind the optimizer step of the last accumulated batch, at the end of an epoch
-    behind the schedules that a validation moves. A signal is obeyed there too, or in the midst of a validation, which
-    the resumed fit makes from its beginning.
+    A resumed fit gives the same bits as one that was never interrupted. The file is written only where nothing is half
+    done: after the optimizer step of the last accumulated batch, and at the end of an epoch after the schedules that a
+    validation moves. The fit obeys a signal at these points, or within a validation, which the resumed fit repeats from
+    its beginning.
 
     Args:
         stop: the signals that the process has received; None for none.
@@ -40,11 +41,11 @@ class LastCheckpoint(Checkpoint):
         self._is_resumed = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say whether the last batch's validation is still to be made."""
+        """Store whether the validation after the last batch is still due."""
         checkpoint[_DUE] = self._is_validation_due
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Set Lightning's counters for a fit that goes on.
+        """Set Lightning's counters for the resumed fit.
 
         Raises:
             DataError: for a checkpoint that does not say where its fit stopped.
@@ -60,7 +61,7 @@ class LastCheckpoint(Checkpoint):
         self._is_resumed = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the file's place."""
+        """Find the path of ``last.ckpt``."""
         # Here, where every rank comes by: log_dir is a broadcast.
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         self._is_disabled = stage != "fit" or bool(getattr(trainer, "fast_dev_run", False))
@@ -68,23 +69,23 @@ class LastCheckpoint(Checkpoint):
         self.stop.is_child = isinstance(cluster, LightningEnvironment) and trainer.local_rank > 0
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note signals from now on, and obey them when it is time."""
+        """Defer signals from now on, until the loop can obey them."""
         self.stop.defer()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same where there is no such check; count the batches of an epoch that goes on."""
+        """Defer signals where there was no sanity check, and count the batches of a resumed epoch."""
         self.stop.defer()
         if self._is_resumed:
             restore_batch_progress(trainer)
             self._report_progress(trainer, Path(str(trainer.ckpt_path)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the end of the last epoch left to be written."""
+        """Write the checkpoint that was due at the end of the last epoch."""
         if self._is_due:
             self._write(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Count the steps of the logger as the optimizer's, which they are."""
+        """Set the step of the logger to that of the optimizer."""
         if self._is_resumed:
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
             self._is_resumed = False
@@ -92,7 +93,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Obey a signal; write what was left to be written, where no validation follows that will."""
+        """Obey a signal, and write a checkpoint that is due, unless a validation follows that writes it."""
         self._stop_if_signalled(trainer)
         loop = trainer.fit_loop
         if self._is_due and not loop._should_accumulate() and loop._data_fetcher is not None:
@@ -100,11 +101,11 @@ class LastCheckpoint(Checkpoint):
                 self._write(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Obey a signal."""
+        """End the validation at a signal."""
         self._stop_if_signalled(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, or as soon as nothing is half done."""
+        """Write the checkpoint now, or as soon as nothing is half done."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._is_due = True
@@ -112,14 +113,14 @@ class LastCheckpoint(Checkpoint):
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where there is no validation, an epoch is what is written after, but not every one of a few batches."""
+        """Write a checkpoint after an epoch without validation, but not after every very short one."""
         batches = trainer.num_val_batches
         has_validation = bool(sum(batches) if isinstance(batches, list) else batches)
         num_new = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self._num_batches_saved
         self._is_due |= not has_validation and num_new >= _BATCHES_APART
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the end.
+        """Write the checkpoint of the end of the fit.
 
         Raises:
             Stopped: if a signal came too late for a batch to obey it.
@@ -130,7 +131,7 @@ class LastCheckpoint(Checkpoint):
             raise Stopped(self.stop.code)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write where a signal ended the loop; after an error nobody knows what is half done."""
+        """Write a checkpoint where a signal ended the loop; after an error the state may be half done."""
         self.stop.stop_deferring()
         if not isinstance(exception, SIGTERMException) or not trainer.global_step:
             return
@@ -146,7 +147,7 @@ class LastCheckpoint(Checkpoint):
             trainer._signal_connector.received_sigterm = True
 
     def _is_stop_requested(self, trainer: Trainer) -> bool:
-        """Whether any device's process has received a signal: all must stop at one batch."""
+        """Whether the process of any device has received a signal: all must stop at the same batch."""
         is_asked = trainer.strategy.reduce_boolean_decision(self.stop.received is not None, all=False)
         if is_asked and self.stop.received is None:
             self.stop.received = signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Filters for the warnings and log messages of the libraries: what is true by design, or advertises, is left out."""
+"""Filters for the warnings and log messages of libraries that are expected by design, or that advertise."""
 
 import logging
 import warnings
@@ -28,7 +28,7 @@ _IGNORED_MESSAGES: Final = ("\U0001f4a1 Tip: ", "`weights_only` was not set")
 
 
 def filter_library_messages() -> None:
-    """Leave out what is true by design and what advertises; a warning is one line without a line of source."""
+    """Hide expected warnings and advertisements, and print other warnings in one line without the source line."""
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
     transformers_logging.disable_progress_bar()

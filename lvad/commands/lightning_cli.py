@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lvad.callbacks.fit_plan import FitPlan
 from lvad.callbacks.step_seeds import StepSeeds
-from lvad.commands.arguments import complete_arguments
 from lvad.commands.checkpoint_io import AtomicCheckpointIO, check_checkpoint
 from lvad.commands.config_precedence import ConfigPrecedence
+from lvad.commands.default_arguments import complete_arguments
 from lvad.commands.error_messages import innermost_message, report_user_errors
 from lvad.commands.jsonargparse_patches import pass_null_to_classes, prefer_int_to_float
 from lvad.commands.last_checkpoint import LastCheckpoint
@@ -30,8 +30,8 @@ from lvad.report.board import TensorBoard
 from lvad.report.predictions import PredictionWriter
 from lvad.report.progress import default_progress_bar
 from lvad.report.recorder import RunRecorder
-from lvad.report.scored_file import ScoredFile
-from lvad.report.summary import scores_text
+from lvad.report.runs import summary_of_test
+from lvad.report.scene_scores import SceneScoresFile
 from lvad.report.traceback_file import TracebackFile
 
 CHECKPOINT_DEFAULTS = {
@@ -42,21 +42,21 @@ CHECKPOINT_DEFAULTS = {
 
 
 class StageCLI(LightningCLI):
-    """The modules by class path, the data module, and the callbacks that every run has.
+    """LightningCLI with the modules by class path, the data module, and the callbacks that every run has.
 
     ``checkpoint`` (ModelCheckpoint), ``plan``, ``recorder``, ``alarms`` and ``predictions`` are configured beside
     ``model`` and ``data``.
     """
 
     resumed: Path | None = None
-    """The run that goes on in its own folder."""
+    """The run that is resumed in its own folder; None for a new one."""
 
     def __init__(self, stop: StopSignals, **kwargs: Any) -> None:
         self.stop = stop
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what every run has."""
+        """Add the options of the callbacks that every run has."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(FitPlan, "plan")
         parser.add_lightning_class_args(RunRecorder, "recorder")
@@ -65,7 +65,7 @@ class StageCLI(LightningCLI):
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; what the configuration names outside lvad and its libraries is said before it is imported.
+        """Parse the arguments; a class outside lvad and its libraries is named on the terminal before it is imported.
 
         Raises:
             ArgumentError: for an option that cannot be understood.
@@ -75,7 +75,7 @@ class StageCLI(LightningCLI):
         self.config = parse_command_line(parser, args)
 
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor refuses is the user's to mend.
+        """Build all objects, and turn the errors of constructors into messages for the user.
 
         Raises:
             DataError: with the constructor's message, or where a key would go to a host that was not agreed to.
@@ -89,7 +89,7 @@ class StageCLI(LightningCLI):
             raise DataError(innermost_message(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's trainer; checkpoints are written whole, unless the configuration has a plugin for them."""
+        """Build Lightning's trainer, with atomic checkpoint files unless the configuration has a plugin for them."""
         if self.subcommand == "fit":
             # Beside the configuration, so that another fit of it has a folder of its own.
             kwargs |= default_root_dir(self.config["fit"], self.resumed)
@@ -103,7 +103,7 @@ class StageCLI(LightningCLI):
         given = config.get("callbacks") or []
         has_bar = any(isinstance(part, ProgressBar) for part in (given if isinstance(given, list) else [given]))
         is_wanted = config.get("enable_progress_bar") is not False and not config.get("barebones")
-        scored = [ScoredFile(part.run_dir) for part in callbacks if isinstance(part, RunRecorder)]
+        scored = [SceneScoresFile(part.run_dir) for part in callbacks if isinstance(part, RunRecorder)]
         bars = [default_progress_bar()] if is_wanted and not has_bar else []
         return super()._instantiate_trainer(config, [*callbacks, *scored, *bars])
 
@@ -115,7 +115,7 @@ class StageCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """A fit that goes on, and an evaluation, write into the run's folder instead of opening a new one."""
+        """Let a resumed fit and an evaluation write into the folder of the run instead of a new one."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
@@ -138,18 +138,18 @@ class StageCLI(LightningCLI):
             config.trainer.logger = False
 
     def after_fit(self) -> None:
-        """End with what went wrong, and the one line that says where the run lies."""
+        """Print the alarms of the fit, and the line that says where the run lies."""
         for alarm in self._get(self.config_init, "alarms").raised:
             print(f"alarm at step {alarm['step']}, {alarm['alarm']}: {alarm['text']}")
         print(self._get(self.config_init, "recorder").closing)
 
     def after_test(self) -> None:
-        """End with the scores over all scenes, and the tables."""
+        """Print the scores over all scenes, and the tables."""
         scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        print(scores_text(scores, getattr(self.model, "report", [])))
+        print(summary_of_test(scores, getattr(self.model, "report", [])))
 
     def after_predict(self) -> None:
-        """End with what could not be read.
+        """Fail where files could not be read.
 
         Raises:
             DataError: if there is any; the other predictions are written.
@@ -168,17 +168,17 @@ class StageCLI(LightningCLI):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration when training starts: one that was refused before never ran."""
+    """Callback that saves the configuration when training starts, so that a refused fit leaves none."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait."""
+        """Leave the saving to ``on_train_start``; Lightning's own callback saves here."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
+        """Save the configuration into the run folder."""
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Show its values in TensorBoard too."""
+        """Show the configuration in TensorBoard too."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_configuration(self.config.as_dict())
@@ -215,7 +215,7 @@ def run_lightning_command(command: str, args: list[str], stop: StopSignals) -> i
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        args: what follows it, completed by ``lvad.commands.arguments``.
+        args: what follows it, completed by ``lvad.commands.default_arguments``.
         stop: the signals that the process receives.
 
     Returns:

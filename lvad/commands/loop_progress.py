@@ -1,4 +1,4 @@
-"""The progress counters of Lightning's loops, set to the last whole batch of a checkpoint.
+"""The progress counters of Lightning's loops, set to the last complete batch of a checkpoint.
 
 Lightning 2.6 understands some of the moments at which a checkpoint can be written, and not those that matter here: a
 stop by ``max_steps`` or ``max_time`` within an epoch counts the epoch as done, a validation that was broken off is

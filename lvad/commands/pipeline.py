@@ -32,7 +32,7 @@ SUMMARY: Final = "pipeline.json"
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad pipeline``."""
+    """Make the parser of ``lvad pipeline``'s options."""
     parser = ArgumentParser(prog="lvad pipeline", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add("--config", default="configs/pipeline.yaml", help="stages in order, and what is compared")
@@ -60,7 +60,7 @@ def _run_config(config: Namespace) -> int:
 
 
 def run_pipeline(pipeline: Pipeline, lock: int | None = None) -> None:
-    """Run what is not done yet, then compare.
+    """Run the stages that are not finished, then compare the arms.
 
     Args:
         pipeline: what to run.

@@ -1,4 +1,4 @@
-"""What a pipeline is, and what there is to do for each of its stages: pure functions of files' contents.
+"""A pipeline's configuration, and whether a stage is finished: pure functions of the contents of files.
 
 A stage is finished if its record (``stage.json`` in its folder) says so, and says the same of it as the pipeline's
 file now does: the command line, the content of its configuration, and which finished stages it was built on.
@@ -19,7 +19,7 @@ from lvad.errors import DataError
 from lvad.report.runs import MODEL
 
 REPLACED: Final = "replaced"
-"""Beside the stages' folders, for those that later ones replaced."""
+"""The folder, beside those of the stages, into which replaced ones are moved."""
 
 _REFERENCE: Final = re.compile(r"\{([A-Za-z_][\w-]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z][\w-]*")
@@ -67,28 +67,28 @@ class Pipeline:
 
     @property
     def folder(self) -> Path:
-        """Of this pipeline."""
+        """The folder of this pipeline."""
         return Path(self.root) / self.name
 
 
 class Record(NamedTuple):
-    """What is known of a stage's last fit and test; ``stage.json``."""
+    """The record of a stage's last fit and test, as ``stage.json`` holds it."""
 
     command: list[str]
-    """Of the fit, as typed after ``lvad``."""
+    """The arguments of the fit, as typed after ``lvad``."""
     config_sha256: str
     inputs: dict[str, str]
-    """Stage that it was built on to that stage's ``finished``."""
+    """The ``finished`` time of each stage that it was built on."""
     finished: str | None = None
-    """When the fit ended; None while it has not."""
+    """Time at which the fit ended; None while it has not."""
     fit_s: float | None = None
-    """Wall seconds; of a fit that was broken off, those since it went on."""
+    """Wall seconds of the fit; of an interrupted one, those since it was resumed."""
     test_s: float | None = None
-    """None before the test."""
+    """Wall seconds of the test; None before it."""
     commit: str | None = None
-    """Of the code, where that is known."""
+    """Commit of the code, where it is known."""
     device: str | None = None
-    """What it ran on, where that was chosen."""
+    """Device of the fit, where it was chosen."""
 
 
 def read_pipeline(path: Path, **given: Any) -> Pipeline:
@@ -139,13 +139,13 @@ def read_stages(rows: Any, path: Path, given: Collection[str] = ()) -> list[Stag
 
 
 def references(stage: Stage) -> list[str]:
-    """The earlier stages whose models a stage is built on."""
+    """List the names in braces of a stage's overrides, such as the earlier stages that it is built on."""
     texts = [_argument_text(value) for value in stage.overrides.values()]
     return list(dict.fromkeys(name for text in texts for name in _REFERENCE.findall(text)))
 
 
 def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
-    """What is typed after ``lvad`` to run a stage alone, into its folder."""
+    """Write the arguments of ``lvad`` that fit a stage alone, into its folder."""
     args = ["fit", "--config", stage.config]
     if pipeline.seed is not None:
         args += ["--seed_everything", str(pipeline.seed), "--data.seed", str(pipeline.seed)]
@@ -157,12 +157,12 @@ def fit_args(pipeline: Pipeline, stage: Stage) -> list[str]:
 
 
 def substitute_references(value: Any, meaning: Callable[[str], str]) -> str:
-    """A value as it is typed on the command line, with what the names in braces mean."""
+    """Write a value as it is typed on the command line, with the names in braces replaced."""
     return _REFERENCE.sub(lambda found: meaning(found[1]), _argument_text(value))
 
 
 def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Record]) -> Record:
-    """The record of a fit that begins now.
+    """Make the record of a fit that begins now.
 
     Args:
         pipeline: the whole.
@@ -174,12 +174,12 @@ def expected_record(pipeline: Pipeline, stage: Stage, records: Mapping[str, Reco
 
 
 def config_sha256(name: str) -> str:
-    """The digest of a configuration's content."""
+    """Compute the digest of a configuration's content."""
     return hashlib.sha256(resolve_config(name).read_bytes()).hexdigest()
 
 
 def why_stale(known: Record | None, expected: Record) -> str:
-    """Why a fit that was begun cannot be what is asked for now; empty where it is."""
+    """Say why an earlier fit is not the one that is asked for now; empty where it is."""
     if known is None:
         return "it has not run yet"
     if known.command != expected.command:
@@ -196,12 +196,12 @@ def _options(command: Sequence[str]) -> list[str]:
 
 
 def _argument_text(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """Write a value as it is typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def read_mapping(kind: type, content: Any, where: str, remedy: str = _REMEDY) -> dict[str, Any]:
-    """The keys of a part of a file that a dataclass names, none unknown and none missing.
+    """Check that a mapping in a file has the fields of a dataclass, none unknown and none missing.
 
     Raises:
         DataError: for a part that is no mapping, an unknown key, or one that is missing.

@@ -1,4 +1,4 @@
-"""Configuration keys that have another name now: refused with that name, in files, overrides and command lines."""
+"""Renamed configuration keys: an old key is refused with its new name, in files, overrides and command lines."""
 
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,19 +55,19 @@ def check_keys(content: Any, where: Path | str) -> None:
 
 
 def _dotted(content: Any) -> Iterator[str]:
-    """The keys of a configuration as an override would name them."""
+    """Yield the keys of a configuration as an override would name them."""
     for key, value in content.items() if isinstance(content, dict) else ():
         yield str(key)
         yield from (f"{key}.{below}" for below in _dotted(value))
 
 
 def _new_names(keys: Iterable[str]) -> str:
-    """Say what the old ones among dotted keys are called now; empty where none is old."""
+    """Name the new key of each old one among dotted keys; empty where none is old."""
     old = dict.fromkeys(name for key in keys for name in _old_names(key))
     return ", ".join(f"{name} is now {RENAMED[name]}" for name in old)
 
 
 def _old_names(key: str) -> list[str]:
-    """The old names that a dotted key begins with or, for the data of a part of the model, contains."""
+    """List the old names that a dotted key begins with or, for the data of a part of the model, contains."""
     whole = f".{'.'.join(part for part in key.split('.') if part != 'init_args')}."
     return [name for name in RENAMED if f".{name}." in whole]

@@ -8,15 +8,15 @@ from jsonargparse import ArgumentParser
 from lvad.commands.error_messages import report_user_errors
 from lvad.commands.security import parse_command_line
 from lvad.errors import DataError
-from lvad.report.answers import ANSWERS
-from lvad.report.compare import compare, read_run, run_names
-from lvad.report.compare_files import comparison_text, write_comparison
-from lvad.report.compare_scored import compare_scored, read_scored_run, scored_text, write_scored_comparison
-from lvad.report.scored import SCORED
+from lvad.report.answers_file import ANSWERS
+from lvad.report.compare_answers import compare_answers, read_run, run_names
+from lvad.report.compare_scene_scores import compare_scored_runs, read_scored_run, scored_text, write_scored_comparison
+from lvad.report.comparison_files import comparison_text, write_comparison
+from lvad.report.scene_scores import SCORED
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad report``."""
+    """Make the parser of ``lvad report``'s options."""
     parser = ArgumentParser(
         prog="lvad report",
         exit_on_error=False,
@@ -31,7 +31,7 @@ def make_parser() -> ArgumentParser:
         help="tested run folders, all of ActionSFT, of RLOOPolicy, or of CLIPReward",
     )
     add("--names", help="what to call them: as many names as runs, separated by commas")
-    add("--out", default="logs/report", help="folder for comparison.md, .json, .png, and .csv of answers")
+    add("--out", default="logs/report", help="folder for comparison.html, .md, .json, .png, and .csv of answers")
     return parser
 
 
@@ -56,11 +56,11 @@ def report(folders: Mapping[str, Path], out: Path) -> None:
         DataError: if a run cannot be read, or they cannot be compared.
     """
     if all((folder / SCORED).is_file() and not (folder / ANSWERS).is_file() for folder in folders.values()):
-        scored = compare_scored([read_scored_run(folder, name) for name, folder in folders.items()])
+        scored = compare_scored_runs([read_scored_run(folder, name) for name, folder in folders.items()])
         text, files = scored_text(scored), write_scored_comparison(out, scored)
     else:
         _check_kinds(folders)
-        found = compare([read_run(folder, name) for name, folder in folders.items()])
+        found = compare_answers([read_run(folder, name) for name, folder in folders.items()])
         text, files = comparison_text(found), write_comparison(out, found)
     print(f"{text}\ncomparison: {', '.join(map(str, files))}")
 

@@ -21,7 +21,7 @@ class InterruptedRun(NamedTuple):
 
 
 def find_interrupted_run(runs: Path) -> InterruptedRun | None:
-    """The run that wrote its last checkpoint latest; None where none has one.
+    """Find the run that wrote its last checkpoint latest; None where none has one.
 
     Args:
         runs: the folder of a stage's runs, such as ``logs/rloo``.
@@ -72,7 +72,7 @@ def resume_run(config: Any) -> Path | None:
 
 
 def runs_folder(config: Any) -> Path | None:
-    """The folder of the runs of a ``fit`` configuration; None where its loggers do not name one."""
+    """Return the folder of the runs of a ``fit`` configuration; None where its loggers do not name one."""
     logger = config.trainer.logger
     if logger is False:
         return default_runs_folder(config)
@@ -83,7 +83,7 @@ def runs_folder(config: Any) -> Path | None:
 
 
 def default_runs_folder(config: Any) -> Path:
-    """The folder of a stage's runs where there is no logger to name it: by the class of the module.
+    """Return the folder of a stage's runs where no logger names it: by the class of the module.
 
     Args:
         config: of a ``fit``.
@@ -92,7 +92,7 @@ def default_runs_folder(config: Any) -> Path:
 
 
 def default_root_dir(config: Any, resumed: Path | None) -> dict[str, Any]:
-    """What the trainer is told beside its configuration, so that a run lies where ``lvad test`` looks for it.
+    """Choose the trainer's root folder, so that a run lies where ``lvad test`` looks for it.
 
     Args:
         config: of a ``fit``.

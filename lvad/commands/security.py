@@ -27,7 +27,7 @@ DENIED_MODULES: Final = (
     *("transformers.pipeline", "transformers.pipelines", "transformers.dynamic_module_utils", "transformers.commands"),
 )
 _ALLOWED_NAMES: Final[list[str]] = []
-"""Names that an earlier configuration of this process asked for; jsonargparse remembers them as allowed."""
+"""Names that an earlier configuration of this process asked for; jsonargparse keeps them as allowed."""
 _DENIED: Final = re.compile(r"Importing '([\w.]+)' is not allowed, denied by the '([\w.*]+)' entry")
 
 
@@ -48,7 +48,7 @@ def parse_command_line(parser: ArgumentParser, args: list[str]) -> Namespace:
 
 
 def with_import_checks(parse: Callable[[], T]) -> T:
-    """Parse what may name classes; each that is outside ``TRUSTED_PACKAGES`` is said before it is imported.
+    """Parse a configuration; each class outside ``TRUSTED_PACKAGES`` is named on the terminal before it is imported.
 
     Args:
         parse: called anew after each such name, with that one let through.
@@ -84,7 +84,7 @@ def with_import_checks(parse: Callable[[], T]) -> T:
 
 
 def confirm_api_keys(config: Any) -> None:
-    """Name each host that a configuration would send a key to, and ask; a host of this machine is not asked for.
+    """Ask before a configuration may send a key to a host; a host of this machine needs no consent.
 
     Args:
         config: parsed, before anything of it is built.
@@ -106,7 +106,7 @@ def confirm_api_keys(config: Any) -> None:
 
 
 def api_keys_sent(config: Any) -> Iterator[tuple[str, str]]:
-    """The environment variables whose values a configuration sends away, each with the host."""
+    """List the environment variables whose values a configuration sends to a host, each with the host."""
     if isinstance(config, Namespace):
         config = vars(config)
     if isinstance(config, Mapping):
@@ -130,7 +130,7 @@ def _print_to_stderr(text: str) -> None:
 
 
 def _option_names(parser: ArgumentParser, args: list[str]) -> list[str]:
-    """The names of a parser's options, with those of the subcommand that was given."""
+    """List the names of a parser's options, with those of the given subcommand."""
     found: list[str] = []
     for action in parser._actions:
         choices = action.choices

@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: a fit finishes its step and writes a checkpoint, everything else ends at once.
+"""SIGTERM and Ctrl-C: a fit finishes its step and writes a checkpoint, any other command ends at once.
 
-Imports nothing heavy, so that it is in place before the libraries are loaded.
+This module imports nothing heavy, so that it works before the libraries are loaded.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """What was received, and whether the command defers its end to a good moment.
+    """The received signal, and whether the command may defer its end until a checkpoint is written.
 
     A context manager: within it the process listens, unless it is not the main thread, or the signal is ignored (as
     under ``nohup``).
@@ -30,15 +30,15 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        """The first one."""
+        """The first signal that the process received."""
         self.checkpoint: Path | None = None
-        """Where a fit can go on from."""
+        """The checkpoint that a fit can resume from."""
         self.step = 0
-        """Optimizer steps in it."""
+        """Optimizer steps of that checkpoint."""
         self.ckpt_path: str | None = None
-        """What ``--ckpt_path`` calls it; None for its path."""
+        """Its name for ``--ckpt_path``; None takes its path."""
         self.is_child = False
-        """Started by another process of the same fit, which stands for both."""
+        """True in a process that another process of the same fit has started; that one prints the message."""
         self._is_deferring = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -58,21 +58,21 @@ class StopSignals:
 
     @property
     def code(self) -> int:
-        """What the process exits with after a signal; 0 without one."""
+        """The exit code after a signal; 0 without one."""
         return 0 if self.received is None or self.is_child else 128 + self.received
 
     def defer(self) -> None:
-        """From now on a signal is noted, for the training loop to end by; a second Ctrl-C still ends at once."""
+        """Store further signals for the training loop to obey; a second Ctrl-C still ends the command at once."""
         self._is_deferring = True
         # Alone: Lightning's own handler for SIGTERM talks to other devices in the midst of their work.
         self._install_handlers()
 
     def stop_deferring(self) -> None:
-        """From now on a signal ends the command at once."""
+        """Let further signals end the command at once."""
         self._is_deferring = False
 
     def exit_message(self, command: Sequence[str]) -> str:
-        """One line: what ended the command, and the command to go on with.
+        """Write in one line what ended the command, and the command that resumes it.
 
         Args:
             command: what was typed after ``lvad``.

@@ -1,4 +1,4 @@
-"""One stage of a pipeline or study: run what is not done, go on with what was broken off, replace what is stale."""
+"""Running of one stage of a pipeline or study: skip a finished fit, resume an interrupted one, replace a stale one."""
 
 import contextlib
 import fcntl
@@ -28,19 +28,19 @@ RunProcess = Callable[[list[str]], int]
 
 
 class StageRequest(NamedTuple):
-    """What a stage's folder should hold."""
+    """A stage that is to be fitted and tested, with its folder."""
 
     name: str
-    """For messages."""
+    """Name of the stage, for messages."""
     folder: Path
     record: Record
-    """Of a fit that begins now."""
+    """The record of a fit that begins now."""
     test: bool
     """Run ``lvad test`` after the fit."""
 
 
 def run_stage(request: StageRequest, log_line: LogLine, run: RunProcess) -> Record:
-    """Fit and test what is not done yet.
+    """Fit and test a stage, unless that is done already.
 
     Args:
         request: the stage.
@@ -87,17 +87,17 @@ def _fit(request: StageRequest, reason: str, log_line: LogLine, run: RunProcess)
 
 
 def test_args(folder: Path) -> list[str]:
-    """What is typed after ``lvad`` to test a finished stage."""
+    """Write the arguments of ``lvad`` that test a finished stage."""
     return ["test", "--config", str(folder / CONFIG), "--ckpt_path", str(best_checkpoint(folder))]
 
 
 def is_complete(folder: Path, record: Record) -> bool:
-    """Whether a fit ended and what it left is still there."""
+    """Whether a fit ended and its files are still there."""
     return record.finished is not None and (folder / MODEL).is_dir() and (folder / METRICS).is_file()
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a stage's folder; None where there is none.
+    """Read the record in a stage's folder; None where there is none.
 
     Raises:
         DataError: if the file is no record.
@@ -120,7 +120,7 @@ def _write_record(folder: Path, record: Record) -> Record:
 
 
 def _archive_previous(folder: Path, log_line: LogLine) -> None:
-    """Move an earlier fit out of the way; what never reached a checkpoint is not worth keeping.
+    """Move an earlier fit into ``replaced/``, or delete one that never reached a checkpoint.
 
     Raises:
         DataError: if the folder holds something else than a stage of a pipeline.
@@ -141,7 +141,7 @@ def _archive_previous(folder: Path, log_line: LogLine) -> None:
 
 
 def run_timed(name: str, args: list[str], log_line: LogLine, run: RunProcess) -> float:
-    """Run ``lvad ARGS`` in a process of its own; returns its wall seconds.
+    """Run ``lvad ARGS`` in a process of its own, and return its wall seconds.
 
     Raises:
         DataError: if it fails.
@@ -157,12 +157,12 @@ def run_timed(name: str, args: list[str], log_line: LogLine, run: RunProcess) ->
 
 
 def lvad_command(args: list[str]) -> list[str]:
-    """The command of a process that runs ``lvad ARGS`` with the global options of this one."""
+    """Write the command of a process that runs ``lvad ARGS`` with the global options of this one."""
     return [sys.executable, "-m", "lvad.cli", *args, *global_option_args()]
 
 
 def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
-    """Run a command to its end; what ends this process ends it too, once it has written its checkpoint.
+    """Run a command to its end; a signal to this process is passed on, and the command writes its checkpoint.
 
     Args:
         command: what to run.
@@ -187,7 +187,7 @@ def run_process(command: list[str], pass_fds: Sequence[int] = ()) -> int:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[int]:
-    """Hold the folder of a pipeline or study, so that no second process works in it.
+    """Lock the folder of a pipeline or study, so that no second process works in it.
 
     Raises:
         DataError: if another pipeline, or a stage that outlived its own, is at work there.
@@ -202,7 +202,7 @@ def folder_lock(folder: Path) -> Iterator[int]:
 
 
 def run_until_signal(what: str, work: Callable[[], int]) -> int:
-    """Run stages until they are done, or until SIGTERM or Ctrl-C ends them with the stages that are at work.
+    """Run stages until they are done, or until SIGTERM or Ctrl-C ends all running ones.
 
     Args:
         what: of the stages together, as it is told to a user: ``study``.

@@ -1,7 +1,7 @@
-"""``lvad study``: budgets of labels x seeds x ways of learning, each cell a run folder, and what they say together.
+"""``lvad study``: a grid of label budgets, seeds and arms; each cell is a run, and the results are compared.
 
-Every stage is an ``lvad fit`` in a process of its own, several at a time; what arms have in common is done once. A
-second call goes on where the first stopped. ``--arms``, ``--budgets`` and ``--seeds`` run a part, down to one cell.
+Every stage is an ``lvad fit`` in a process of its own, several at a time; a stage that arms share is run once. A second
+call continues where the first stopped. ``--arms``, ``--budgets`` and ``--seeds`` run a part, down to one cell.
 """
 
 import os
@@ -29,7 +29,7 @@ from lvad.errors import DataError
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad study``."""
+    """Make the parser of ``lvad study``'s options."""
     parser = ArgumentParser(prog="lvad study", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add("--config", default="configs/study/label_efficiency.yaml", help="budgets, seeds and arms")
@@ -68,14 +68,14 @@ def _run(given: Namespace) -> int:
 
 
 class _StageExecutor:
-    """Does the stages of a study, in threads."""
+    """Runs the stages of a study, each in a thread."""
 
     def __init__(self, study: Study, processes: Processes, commit: str | None) -> None:
         self.study, self.processes, self.commit = study, processes, commit
         self.records: dict[Path, Record] = {}
 
     def __call__(self, job: Job, slot: Slot) -> None:
-        """Fit, test, and test on the extra scenes; what is done is skipped."""
+        """Fit a stage, test it, and test it on the extra scenes; skip the parts that are done."""
         log = job.folder.with_name(f"{job.folder.name}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
         log_line, run = partial(_append_to_log, log), partial(self._run, log, slot)
@@ -93,7 +93,7 @@ class _StageExecutor:
 
 
 class _ProgressDisplay:
-    """A bar on a terminal, plain lines elsewhere."""
+    """Shows the progress of a study: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, each: dict[Path, Cost], total: int, parallel: int) -> None:
         self.each, self.total, self.parallel, self.num_ended = each, total, parallel, 0
@@ -103,14 +103,14 @@ class _ProgressDisplay:
         self._task = self.bar.add_task("stages", total=total)
 
     def started(self, job: Job) -> None:
-        """Say which."""
+        """Show that a stage has started."""
         self._started_s[job.folder] = time.perf_counter()
         if job.folder in self.each:
             self._print_line(f"started {_job_label(job)}")
         self._show()
 
     def ended(self, job: Job, problem: str) -> None:
-        """Say how long it took, and how long the rest will."""
+        """Show how long a stage took, and how long the remaining ones will take."""
         self.num_ended += 1
         begun_s = self._started_s.pop(job.folder, None)
         is_new = self.each.pop(job.folder, None) is not None
@@ -144,7 +144,7 @@ def _run_jobs(study: Study, plan: Plan, parallel: int, lock: int) -> dict[Path, 
 
 
 def _report(study: Study, plan: Plan, config: str) -> None:
-    """Of all cells that are finished, this call's and earlier ones'."""
+    """Write and print the results of all finished cells, of this call and of earlier ones."""
     from lvad.report.study_files import study_text, write_study
     from lvad.report.study_findings import (  # takes seconds to import, and the first stage need not wait for it
         TEST,
@@ -164,7 +164,7 @@ def _report(study: Study, plan: Plan, config: str) -> None:
 
 
 def _devices(parallel: int) -> list[int | None]:
-    """Of each stage that runs at a time: the GPUs in turn, none without a GPU."""
+    """Choose the device of each stage that runs at a time: the GPUs in turn, None without a GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         known = [int(name) for name in visible.split(",") if name.strip().isdigit()]
@@ -184,7 +184,7 @@ def _device_name(slot: Slot) -> str:
 
 
 def _commit() -> str | None:
-    """Of the code, where it lies in a repository."""
+    """Return the commit of the code, where it lies in a repository."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         found = subprocess.run(git, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What a study will cost, from the stages of the same kind that have finished, else from its file's estimates."""
+"""Time that a study will take, from finished stages of the same kind, else from the estimates in its file."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,15 +11,15 @@ from lvad.commands.study_plan import Job, Plan, Study
 
 
 class Cost(NamedTuple):
-    """Of one stage that is still to be done."""
+    """Estimated time of one unfinished stage, and where the estimate comes from."""
 
     seconds: float | None
-    """None where nothing says."""
+    """Seconds of fit and test; None where there is no estimate."""
     source: str
 
 
 def costs(study: Study, plan: Plan, done: Mapping[Path, Record]) -> dict[Path, Cost]:
-    """Seconds of fit and test of each stage that is not done.
+    """Estimate the seconds of fit and test of each unfinished stage.
 
     Args:
         study: with its estimates.
@@ -48,7 +48,7 @@ def _cost(study: Study, job: Job, seen: list[float]) -> Cost:
 
 
 def plan_lines(study: Study, plan: Plan, done: Mapping[Path, Record], parallel: int) -> Iterator[str]:
-    """What ``--dry-run`` prints: every stage once, its command, and what all of it costs."""
+    """Yield what ``--dry-run`` prints: every stage once, its command, and the total time."""
     each = costs(study, plan, done)
     users: dict[Path, list[str]] = {}
     for cell in plan.cells:
@@ -64,7 +64,7 @@ def plan_lines(study: Study, plan: Plan, done: Mapping[Path, Record], parallel: 
 
 
 def total_line(each: Mapping[Path, Cost], parallel: int) -> str:
-    """All that is to be done, and how long it takes several at a time."""
+    """Write how many stages remain, and how long they take with ``parallel`` at a time."""
     known = sum(cost.seconds for cost in each.values() if cost.seconds is not None)
     unknown = sum(cost.seconds is None for cost in each.values())
     line = f"to do: {len(each)} stages, {format_duration(known)}"
@@ -73,7 +73,7 @@ def total_line(each: Mapping[Path, Cost], parallel: int) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds, as far as they matter."""
+    """Write a duration in hours, minutes or seconds, whichever suits its length."""
     if seconds is None:
         return "unknown"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""What a study is, and the stages that it takes: budgets x seeds x arms, what is common done once.
+"""A study's configuration, and the plan of its stages: budgets x seeds x arms, each shared stage once.
 
 A stage's folder is named after its command: ``n<budget>/seed-<seed>/<stage>-<digest>``, or ``shared/seed-<seed>/...``
 where neither it nor what it is built on depends on the budget. So arms that ask for the same share it, and another arm
@@ -39,7 +39,7 @@ _LISTS: Final = {"budgets": int, "seeds": int, "references": str}
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of learning.
+    """One arm of a study: a method as a sequence of stages, and the stage whose test is its result.
 
     Args:
         stages: in order; ``{budget}`` and ``{seed}`` in a value are the cell's, ``{name}`` is the model of an earlier
@@ -53,7 +53,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Budgets x seeds x arms.
+    """The configuration of a study: every arm at every label budget and seed.
 
     Args:
         budgets: numbers of labels, over all stages of an arm.
@@ -85,27 +85,27 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Of this study."""
+        """The folder of this study."""
         return Path(self.root) / self.name
 
 
 class Job(NamedTuple):
-    """One stage at one budget and seed, for all arms that ask for it."""
+    """One stage at one budget and seed, shared by all arms that need it."""
 
     folder: Path
     name: str
-    """The stage's, as its arm calls it."""
+    """Name of the stage, as its arm calls it."""
     config: str
     command: tuple[str, ...]
-    """Of the fit, as typed after ``lvad``."""
+    """The arguments of the fit, as typed after ``lvad``."""
     inputs: tuple[Path, ...]
     """Folders of the stages that it is built on."""
     test: bool
     is_result: bool
-    """Of an arm: it is tested on the extra scenes too."""
+    """True for the result of an arm, which is tested on the extra scenes too."""
 
     def record(self, records: Mapping[Path, Record]) -> Record:
-        """Of a fit that begins now, all inputs finished."""
+        """Make the record of a fit that begins now, with all inputs finished."""
         inputs = {str(folder): records[folder].finished or "" for folder in self.inputs}
         return Record(list(self.command), config_sha256(self.config), inputs)
 
@@ -117,16 +117,16 @@ class Cell(NamedTuple):
     budget: int
     seed: int
     folder: Path
-    """Of the stage that is its result."""
+    """Folder of the stage that is its result."""
     chain: tuple[Path, ...]
-    """Folders of all its stages."""
+    """Folders of all its stages, in order."""
 
 
 class Plan(NamedTuple):
-    """What a study takes."""
+    """All stages and cells that a study runs."""
 
     jobs: dict[Path, Job]
-    """By folder, each behind those that it is built on."""
+    """The stages by folder, each after those that it is built on."""
     cells: list[Cell]
 
 
@@ -154,7 +154,7 @@ def read_study(path: Path) -> Study:
 
 
 def _arm_entry(path: Path, name: str, given: Any) -> dict[str, Any]:
-    """What the study's file says of an arm: ``file``, and perhaps ``budgets``."""
+    """Read an arm's entry in the study's file: ``file``, and perhaps ``budgets``."""
     entry: dict[str, Any] = {"file": given} if isinstance(given, str) else given
     where, known = f"arms, {name!r}", ("file", "budgets")
     if not isinstance(entry, dict) or not isinstance(entry.get("file"), str) or set(entry) - set(known):
@@ -206,7 +206,7 @@ def make_plan(
     budgets: Collection[int] | None = None,
     seeds: Collection[int] | None = None,
 ) -> Plan:
-    """The stages and cells of a study, or of a part of it.
+    """Plan the stages and cells of a study, or of a part of it.
 
     Args:
         study: the whole.
@@ -240,7 +240,7 @@ def make_plan(
 
 
 def _jobs(study: Study, arm: Arm, budget: int, seed: int) -> Iterator[Job]:
-    """The stages that the arm's result needs, in order."""
+    """Yield the stages that the arm's result needs, in order."""
     made: dict[str, Job] = {}
     depends: set[str] = set()
     for stage in arm.stages:
@@ -262,13 +262,13 @@ def _jobs(study: Study, arm: Arm, budget: int, seed: int) -> Iterator[Job]:
 
 
 def _digest(study: Study, config: str, overrides: Mapping[str, str]) -> str:
-    """Six digits of what a stage is told, wherever the study lies."""
+    """Compute six digits from a stage's configuration and overrides, independent of the study's folder."""
     texts = {key: value.replace(f"{study.folder}/", "") for key, value in overrides.items()}
     return hashlib.sha256(json.dumps([config, sorted(texts.items())]).encode()).hexdigest()[:6]
 
 
 def repeat_args(config: str, cells: Sequence[Cell]) -> list[str]:
-    """What is typed after ``lvad`` to run these cells alone."""
+    """Write the arguments of ``lvad`` that run these cells alone."""
     parts = {"--arms": "arm", "--budgets": "budget", "--seeds": "seed"}
     given = {key: list(dict.fromkeys(str(getattr(cell, part)) for cell in cells)) for key, part in parts.items()}
     return ["study", "--config", config, *(text for key, values in given.items() for text in (key, *values))]

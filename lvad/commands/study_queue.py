@@ -1,6 +1,6 @@
-"""A queue of stages over cores or devices: each starts when those that it is built on are finished and a slot is free.
+"""A queue of stages over cores or devices: a stage starts once its inputs are finished and a slot is free.
 
-A stage that fails takes with it those that are built on it, and no other.
+Where a stage fails, those that are built on it are not run; all others are.
 """
 
 import os
@@ -17,32 +17,32 @@ from lvad.errors import DataError
 
 
 class Slot(NamedTuple):
-    """Where a stage runs: some of the threads, and on a machine with GPUs one of them."""
+    """A place to run a stage: a number of threads and, on a machine with GPUs, one GPU."""
 
     threads: int
     device: int | None
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of its processes."""
+        """The environment variables of the processes in this slot."""
         given = {"OMP_NUM_THREADS": str(self.threads)}
         return given if self.device is None else {**given, "CUDA_VISIBLE_DEVICES": str(self.device)}
 
 
 class QueueObserver(Protocol):
-    """Is told what the queue does."""
+    """Receives the events of the queue."""
 
     def started(self, job: Job) -> None:
-        """A stage has begun."""
+        """Handle the start of a stage."""
         ...
 
     def ended(self, job: Job, problem: str) -> None:
-        """A stage has ended; what is wrong with it, empty for nothing."""
+        """Handle the end of a stage; an empty problem means success."""
         ...
 
 
 class Processes:
-    """The processes of all stages that run, to be ended together."""
+    """The processes of all running stages, which can be terminated together."""
 
     def __init__(self, pass_fds: Sequence[int] = ()) -> None:
         self.pass_fds = pass_fds
@@ -51,7 +51,7 @@ class Processes:
         self._is_terminated = False
 
     def run(self, command: list[str], environment: Mapping[str, str], log: Path) -> int:
-        """Run a command to its end, what it says appended to a file.
+        """Run a command to its end, and append its output to a file.
 
         Returns:
             Its exit code; that of a process ended by SIGTERM once all were ended.
@@ -76,7 +76,7 @@ class Processes:
                     self._running.discard(process)
 
     def terminate(self) -> None:
-        """Let each write its checkpoint and end; start no more."""
+        """Send SIGTERM to each process, which writes its checkpoint and ends, and start no more."""
         with self._lock:
             self._is_terminated = True
             for process in self._running:
@@ -90,7 +90,7 @@ def run_queue(
     observer: QueueObserver,
     terminate: Callable[[], None],
 ) -> dict[Path, str]:
-    """Do all jobs, as many at a time as there are slots.
+    """Run all jobs, as many at a time as there are slots.
 
     Args:
         jobs: by folder, each behind those that it is built on.
@@ -100,7 +100,7 @@ def run_queue(
         terminate: makes those that are at work end soon, where this thread is interrupted.
 
     Returns:
-        Of each job that failed, or could not begin for want of another: what is wrong.
+        The problem of each job that failed, or that was not run because an input failed.
     """
     waiting, done, failed = dict(jobs), set[Path](), dict[Path, str]()
     free = list(reversed(slots))

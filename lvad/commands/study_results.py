@@ -12,18 +12,18 @@ from lvad.commands.study_plan import Cell, Job, Plan, Study, repeat_args
 from lvad.data.ledger import labelled_ids, ledger_of_run
 from lvad.data.reading import read_json
 from lvad.errors import DataError
-from lvad.report.answers import ANSWERS
-from lvad.report.compare import read_run
+from lvad.report.answers_file import ANSWERS
+from lvad.report.compare_answers import read_run
 from lvad.report.runs import write_atomically
 from lvad.report.study_findings import TEST, CellResult, score
 
 EXTRA: Final = "extra_test"
-"""Folder of the second test within a run's; the name of its scenes too."""
+"""Name of the second test: of its folder within the run's, and of its set of scenes."""
 _DONE: Final = "test.json"
 
 
 def fitted_records(plan: Plan) -> dict[Path, Record]:
-    """The records of the stages whose fits are done as the plan asks, with those that they are built on."""
+    """Return the records of the stages whose fits, and those of their inputs, are finished as planned."""
     records: dict[Path, Record] = {}
     for folder, job in plan.jobs.items():
         known = read_record(folder)
@@ -35,7 +35,7 @@ def fitted_records(plan: Plan) -> dict[Path, Record]:
 
 
 def finished_records(plan: Plan) -> dict[Path, Record]:
-    """Of ``fitted_records``, those that are tested as well where the plan asks for a test."""
+    """Return those of ``fitted_records`` that are also tested, where the plan asks for a test."""
     return {
         folder: record
         for folder, record in fitted_records(plan).items()
@@ -44,14 +44,14 @@ def finished_records(plan: Plan) -> dict[Path, Record]:
 
 
 def extra_test_args(study: Study, folder: Path) -> list[str]:
-    """What is typed after ``lvad`` to test a finished stage on the extra scenes, into a folder of its own."""
+    """Write the arguments of ``lvad`` that test a finished stage on the extra scenes, into its own folder."""
     place = ["--recorder.run_dir", str(folder / EXTRA), "--trainer.logger", "false"]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in study.extra_test.items()}
     return [*test_args(folder), *place, *(text for key, value in texts.items() for text in (f"--{key}", value))]
 
 
 def run_extra_test(study: Study, job: Job, record: Record, log_line: LogLine, run: RunProcess) -> None:
-    """Test a finished stage on the extra scenes, once.
+    """Test a finished stage on the extra scenes, unless that is done.
 
     Raises:
         DataError: if it fails.
@@ -64,7 +64,7 @@ def run_extra_test(study: Study, job: Job, record: Record, log_line: LogLine, ru
 
 
 def has_extra_test(study: Study, folder: Path, record: Record) -> bool:
-    """Whether the extra test was made, as it is asked for now, of the present fit."""
+    """Whether the extra test of the present fit was made as it is configured now."""
     path = folder / EXTRA / _DONE
     return path.is_file() and read_json(path, dict) == {
         "command": extra_test_args(study, folder),
@@ -73,7 +73,7 @@ def has_extra_test(study: Study, folder: Path, record: Record) -> bool:
 
 
 def read_cells(study: Study, plan: Plan, config: str) -> Iterator[CellResult]:
-    """The cells that are finished, in the plan's order.
+    """Yield the results of the finished cells, in the plan's order.
 
     Args:
         study: the whole.

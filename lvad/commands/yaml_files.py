@@ -1,4 +1,4 @@
-"""YAML files that people write: read as plain data, within bounds."""
+"""YAML files, read as plain data within bounds of length and depth."""
 
 from pathlib import Path
 from typing import Any, Final

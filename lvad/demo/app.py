@@ -1,13 +1,13 @@
-"""The page's server: a form, and what each run says of what it was given."""
+"""The server of the demo's page: a form, and the answers of each run to what was uploaded."""
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import jinja2
 import numpy as np
 import torch
+from jinja2 import FileSystemLoader
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -20,10 +20,10 @@ from starlette.routing import Route
 from lvad.api import Predictor
 from lvad.api.scenes import Frames
 from lvad.commands.error_messages import is_user_error
-from lvad.demo.uploads import Limits, frame_files, uploaded, without_folder
+from lvad.demo.uploads import Limits, frame_files, receive_upload, without_folder
 from lvad.demo.views import PageInputs, build_view
 from lvad.errors import DataError, one_line
-from lvad.report.pages import STYLE, content_hash, inlined
+from lvad.report.html_pages import STYLE, content_hash, inline_frames, make_template_environment
 
 MAX_COMPLETIONS: Final = 16
 MAX_TEMPERATURE: Final = 5.0
@@ -34,7 +34,7 @@ _HERE: Final = Path(__file__).parent
 
 
 class PageContent(NamedTuple):
-    """What a page is filled with."""
+    """The content of one answer page."""
 
     asked: PageInputs = PageInputs()
     frames: tuple[Any, ...] = ()
@@ -43,7 +43,7 @@ class PageContent(NamedTuple):
 
 
 class Demo:
-    """The runs behind the page.
+    """Answers the requests of the page with the predictions of the loaded runs.
 
     Args:
         predictors: one or two, asked about the same frames.
@@ -53,23 +53,21 @@ class Demo:
     def __init__(self, predictors: Sequence[Predictor], limits: Limits) -> None:
         self.predictors, self.limits = predictors, limits
         self.examples = predictors[0].examples(_NUM_EXAMPLES)
-        self._thumbnails = [next(inlined(_tensor(example)[-1:], _THUMBNAIL_PX)) for example in self.examples]
+        self._thumbnails = [next(inline_frames(_tensor(example)[-1:], _THUMBNAIL_PX)) for example in self.examples]
         self._lock = threading.Lock()  # a policy answers one question at a time
-        files = jinja2.FileSystemLoader(_HERE)
-        environment = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined)
-        self._template = environment.get_template("page.html.jinja")
+        self._template = make_template_environment(FileSystemLoader(_HERE)).get_template("page.html.jinja")
         self._style = STYLE + (_HERE / "demo.css").read_text(encoding="utf-8")
         self._script = (_HERE / "demo.js").read_text(encoding="utf-8")
 
     async def page(self, request: Request) -> HTMLResponse:
-        """The empty form."""
+        """Answer with the empty form."""
         return self._response(PageContent(), 200)
 
     async def ask(self, request: Request) -> HTMLResponse:
-        """The form with the runs' views, or with the line that says what is wrong with what was sent."""
+        """Answer with the form and the runs' views, or with the line that says what is wrong with the upload."""
         asked = PageInputs()
         try:
-            async with uploaded(request, self.limits) as (form, folder):
+            async with receive_upload(request, self.limits) as (form, folder):
                 try:
                     asked = _page_inputs(form)
                     return self._response(await run_in_threadpool(self._build_page, form, folder, asked), 200)
@@ -85,7 +83,7 @@ class Demo:
             frames = self._frames(form, folder)
             seen = self.predictors[0].frames(frames)
             views = tuple(build_view(predictor, frames, asked) for predictor in self.predictors)
-        return PageContent(asked, tuple(inlined(seen)), views)
+        return PageContent(asked, tuple(inline_frames(seen)), views)
 
     def _frames(self, form: FormData, folder: Path) -> Frames:
         example = form.get("example")
@@ -115,7 +113,7 @@ class Demo:
 
 
 def make_app(demo: Demo, hosts: Sequence[str]) -> Starlette:
-    """The application.
+    """Make the web application.
 
     Args:
         demo: the runs.
@@ -126,7 +124,7 @@ def make_app(demo: Demo, hosts: Sequence[str]) -> Starlette:
 
 
 def _page_inputs(form: FormData) -> PageInputs:
-    """What a form asks, within bounds."""
+    """Read the fields of the form, and refuse values out of bounds."""
     text, given = form.get("text", ""), form.get("temperature", "")
     if not isinstance(text, str) or len(text) > _MAX_TEXT_CHARS:
         raise DataError(f"a text to score has at most {_MAX_TEXT_CHARS} characters; shorten it")

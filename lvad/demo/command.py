@@ -19,7 +19,7 @@ _HERE: Final = ("localhost", "127.0.0.1")
 
 
 def make_parser() -> ArgumentParser:
-    """The options of ``lvad demo``."""
+    """Make the parser of ``lvad demo``'s options."""
     parser = ArgumentParser(prog="lvad demo", description=__doc__, exit_on_error=False)
     add = parser.add_argument
     add(
@@ -60,7 +60,7 @@ def check_extra() -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Take the port before the models are loaded."""
+    """Open the port, before the models are loaded."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:

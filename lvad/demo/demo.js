@@ -20,7 +20,7 @@ addEventListener('drop', event => {
   box.classList.remove('over');
   if (event.dataTransfer.files.length) {
     input.files = event.dataTransfer.files;
-    form.requestSubmit(document.querySelector('button[name=look]'));
+    form.requestSubmit(document.querySelector('button[name=run]'));
   }
 });
 addEventListener('pageshow', () => {

@@ -1,4 +1,4 @@
-"""What a browser sends: bounded in bytes and number, kept in a folder for the time of a request, read as data is."""
+"""Uploaded files: bounded in bytes and number, kept in a folder for the time of a request, read as data is."""
 
 import re
 import shutil
@@ -22,17 +22,17 @@ _MAX_NAME_CHARS: Final = 80
 
 
 class Limits(NamedTuple):
-    """What an upload may hold; the pixels of a picture are bounded by ``lvad.data.images.open_image``."""
+    """Bounds of an upload; ``lvad.data.images.open_image`` bounds the pixels of a picture."""
 
     max_mb: float = 64.0
-    """All files of an upload together, in 2^20 bytes."""
+    """Size of all files of an upload together, in 2^20 bytes."""
     max_frames: int = 64
-    """Pictures of an upload, and pictures that are taken from a video."""
+    """Most pictures of an upload, or of those taken from a video."""
 
 
 @asynccontextmanager
-async def uploaded(request: Request, limits: Limits) -> AsyncIterator[tuple[FormData, Path]]:
-    """A form with its files in a folder that is removed at the end.
+async def receive_upload(request: Request, limits: Limits) -> AsyncIterator[tuple[FormData, Path]]:
+    """Receive a form, with its files in a folder that is removed at the end of the block.
 
     Args:
         request: a ``multipart/form-data`` POST.
@@ -51,7 +51,7 @@ async def uploaded(request: Request, limits: Limits) -> AsyncIterator[tuple[Form
             for number, part in enumerate(files):
                 folder = Path(scratch) / str(number)
                 folder.mkdir()
-                with (folder / _harmless(part.filename or "")).open("wb") as file:
+                with (folder / _safe_file_name(part.filename or "")).open("wb") as file:
                     shutil.copyfileobj(part.file, file)
             yield form, Path(scratch)
         finally:
@@ -59,12 +59,12 @@ async def uploaded(request: Request, limits: Limits) -> AsyncIterator[tuple[Form
 
 
 def frame_files(folder: Path, fps: float, limits: Limits) -> list[Path]:
-    """The frames of an upload as one scene, oldest first: pictures in the order of their names, or those of a video.
+    """List the frames of an upload as one scene, oldest first: pictures in the order of their names, or a video's.
 
     Args:
-        folder: as ``uploaded`` fills it.
+        folder: as ``receive_upload`` fills it.
         fps: pictures per second taken from a video.
-        limits: as for ``uploaded``.
+        limits: as for ``receive_upload``.
 
     Raises:
         DataError: without files, for files of another kind, or a video that cannot be read or is too long.
@@ -85,7 +85,7 @@ def frame_files(folder: Path, fps: float, limits: Limits) -> list[Path]:
 
 
 def without_folder(message: str, folder: Path) -> str:
-    """A message about uploaded files, which the one who sent them knows by their names alone."""
+    """Take the server's folder out of a message: the visitor knows the files by their names."""
     return re.sub(rf"{re.escape(str(folder))}/\d+/", "", message)
 
 
@@ -111,9 +111,9 @@ async def _parsed(request: Request, limits: Limits) -> FormData:
 
 
 class _Body:
-    """The bytes of a request, of which no more than allowed are handed on.
+    """The bytes of a request; no more than allowed are handed on.
 
-    What is too large is read to its end: a browser shows no answer before it has sent everything.
+    A body that is too large is read to its end, because a browser shows no answer before it has sent everything.
     """
 
     def __init__(self, request: Request, max_mb: float) -> None:
@@ -136,8 +136,8 @@ class _Body:
             raise DataError(f"the upload holds {size}, allowed are {self.max_mb:g}; send less, or raise --max_mb")
 
 
-def _harmless(name: str) -> str:
-    """A file name without folders and unprintable characters, with its suffix."""
+def _safe_file_name(name: str) -> str:
+    """Return a file name without folders and unprintable characters, with its suffix."""
     last = re.split(r"[/\\]", name)[-1]
     safe = re.sub(r"[^\w.\- ]+", "_", last).lstrip(".")[-_MAX_NAME_CHARS:]
     return safe or "unnamed"

@@ -1,4 +1,4 @@
-"""What the page shows of one scene: a view for each run, as plain values that the template writes out."""
+"""The content of the page for one scene: a view for each run, as plain values for the template."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -9,17 +9,17 @@ from lvad.report.answer_picture import arrows
 from lvad.taxonomy import Taxonomy
 
 _MAX_REASONS: Final = 5
-"""Reasons that are shown though the answer does not name them, the most probable first."""
+"""How many reasons are shown that the answer does not name, the most probable first."""
 _LEAST_PROBABILITY: Final = 0.01
 
 
 class PageInputs(NamedTuple):
-    """What the form asks beside the frames."""
+    """The fields of the form beside the frames."""
 
     num_completions: int = 4
-    """K; 0 draws none."""
+    """K, how many samples to draw; 0 for none."""
     temperature: float | None = None
-    """None keeps that of the run."""
+    """Temperature of the samples; None keeps that of the run."""
     text: str = ""
     """A text to score; empty for none."""
 
@@ -35,7 +35,7 @@ class Arrow(NamedTuple):
 
 
 class NamedReason(NamedTuple):
-    """One reason."""
+    """One reason with its probability."""
 
     text: str
     is_said: bool
@@ -43,30 +43,30 @@ class NamedReason(NamedTuple):
 
 
 class View(NamedTuple):
-    """What one run says of a scene; empty entries for what it cannot."""
+    """The results of one run for a scene; empty entries for what it cannot do."""
 
     name: str
     kind: str
     description: str = ""
     reward: TextScore | None = None
-    """Of the description."""
+    """The reward of the description."""
     decision: Decision | None = None
     arrows: tuple[Arrow, ...] = ()
     reasons: tuple[NamedReason, ...] = ()
     text: str = ""
-    """The visitor's own."""
+    """The text that the visitor typed."""
     text_reward: TextScore | None = None
     samples: tuple[SampledText, ...] = ()
-    """The best rewarded first."""
+    """The samples, the best rewarded first."""
     cannot: tuple[str, ...] = ()
-    """What it cannot do, in words."""
+    """The abilities that the run lacks, in words."""
 
 
 _IN_WORDS: Final = {"describe": "describe", "decide": "decide on actions", "score": "score texts"}
 
 
 def build_view(predictor: Predictor, frames: Frames, asked: PageInputs) -> View:
-    """Ask a run everything that it can be asked about one scene.
+    """Call every method that a run has about one scene.
 
     Args:
         predictor: the run.
@@ -101,7 +101,7 @@ def build_view(predictor: Predictor, frames: Frames, asked: PageInputs) -> View:
 
 
 def arrows_of(decided: Decision, taxonomy: Taxonomy) -> tuple[Arrow, ...]:
-    """One arrow for each action of the label set."""
+    """Make one arrow for each action of the label set."""
     return tuple(
         Arrow(name, _points(polygon), name in decided.actions, decided.action_probabilities.get(name))
         for name, polygon in zip(taxonomy.action_names, arrows(taxonomy), strict=True)
@@ -109,7 +109,7 @@ def arrows_of(decided: Decision, taxonomy: Taxonomy) -> tuple[Arrow, ...]:
 
 
 def reasons_of(decided: Decision) -> tuple[NamedReason, ...]:
-    """The reasons that the answer names, then the most probable of the others."""
+    """List the reasons that the answer names, then the most probable of the others."""
     probabilities = decided.reason_probabilities
     said = [NamedReason(text, True, probabilities.get(text)) for text in decided.reasons]
     others = sorted(((p, text) for text, p in probabilities.items() if text not in decided.reasons), reverse=True)

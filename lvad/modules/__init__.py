@@ -15,6 +15,7 @@ _MOVED: Final = {
     "FixMatch": "lvad.objectives.FixMatch",
     "KL": "lvad.objectives.KL",
     "KLRate": "lvad.callbacks.KLRate",
+    "MinimumRisk": "lvad.objectives.MinimumRiskBLEU",
     "PseudoLabels": "lvad.answers.PseudoLabels",
     "Rehearsal": "lvad.objectives.Rehearsal",
     "Voting": "lvad.answers.Voting",

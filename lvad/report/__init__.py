@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, its numbers, its pictures."""
+"""The files that a run writes (numbers, tables, pictures, pages), and the comparison of runs by them."""

@@ -1,14 +1,14 @@
-"""Alarms: what a run logs, watched for what goes wrong with a reward that is not the truth.
+"""Alarms: a callback that watches the logged numbers for the ways in which training on a proxy reward goes wrong.
 
 1. ``hacking``: the held-out reward rises while a judge that nothing is trained on falls (Gao et al. 2022,
    arXiv:2210.10760, call it over-optimisation of a proxy).
-2. ``takeover``: one text is given to everything.
+2. ``takeover``: one text is the completion of most scenes.
 3. ``no_spread``: the rewards of every group are equal, so that every advantage is zero.
 4. ``runaway``: completions grow without end.
-5. ``far``: the policy has left its start: the KL is beyond what any reward can be trusted for.
+5. ``far``: the KL to the start is larger than what a reward can be trusted for.
 6. ``worse``: the fit ends with a held-out score below that of its start.
 
-An alarm only speaks; it stops nothing. What it reads is what rank zero logs.
+An alarm is a message; it stops nothing. It reads the numbers that rank zero logs.
 """
 
 import copy
@@ -25,17 +25,17 @@ LENGTH, TRUNCATED, COMMON = "rollout/length", "rollout/truncated", "rollout/comm
 TRAINING = (REWARD, KL, ZERO_SPREAD, LENGTH, TRUNCATED, COMMON)
 HELD_OUT, DISTINCT = "val/reward", "val/distinct"
 JUDGES = ("val/judge", "val/fact_precision")
-"""The first that is logged counts."""
+"""The held-out judges, in order of preference: the first one that a run logs is used."""
 VALIDATION = (HELD_OUT, DISTINCT, *JUDGES)
 MARGIN = 0.1
-"""By how much a share must exceed that of the start: several times the noise of a window, and a share that was high
-from the start is no alarm."""
+"""How much a share must exceed that of the first window: several times the noise of a window. A share that was high
+from the start therefore raises no alarm."""
 PATIENCE = 2
-"""Validations in a row: one alone may be noise."""
+"""Validations in a row that must show reward hacking: a single one may be noise."""
 
 
 class RaisedAlarm(TypedDict):
-    """An alarm as it was raised."""
+    """A raised alarm, as the record of the run keeps it."""
 
     step: int
     """Optimizer steps done."""
@@ -44,13 +44,13 @@ class RaisedAlarm(TypedDict):
 
 
 def judge_of(first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
-    """The name of the judge that the first validation and this one have, if they can be compared at all."""
+    """Name the judge that the first validation and this one share; None where they cannot be compared."""
     common = first.keys() & now.keys()
     return next((name for name in JUDGES if name in common), None) if HELD_OUT in common else None
 
 
 def is_hacking(first: Mapping[str, float], now: Mapping[str, float], judge: str, tolerance: float) -> bool:
-    """Whether the reward rose since the first validation and the judge fell by more than ``tolerance``, its unit."""
+    """Whether the reward rose since the first validation while the judge fell by more than ``tolerance``."""
     return now[HELD_OUT] > first[HELD_OUT] and now[judge] < first[judge] - tolerance
 
 
@@ -65,17 +65,17 @@ def is_longer(first_tokens: float, last_tokens: float, ratio: float) -> bool:
 
 
 def lacks_spread(share: float) -> bool:
-    """Whether a window's mean share of groups without spread is that of a window where all groups lack it."""
+    """Whether all groups of a window have equal rewards, by the window's mean share of such groups."""
     return share >= 1.0  # a mean of ones is exactly one
 
 
 class Alarms(Callback):
-    """Says in one line when one of the six goes wrong, what the numbers are and what helps; and when it is over.
+    """Prints one line when one of the six faults begins, with the numbers and a remedy, and another when it ends.
 
     Each alarm is logged as ``alarm/<name>``, 0 or 1, at the first step where it can be judged and whenever it changes.
-    One whose numbers a run does not log stays silent. What is watched in training is the mean of the last ``window``
-    training batches (steps, where no gradients are accumulated) against that of the run's first; such an alarm ends
-    after as many batches without cause, so that a number at a limit does not ring at every step. ``hacking`` is
+    An alarm whose numbers a run does not log stays silent. During training, the mean over the last ``window`` batches
+    (steps, where no gradients are accumulated) is compared with that over the first ones. Such an alarm ends after
+    ``window`` batches without cause, so that a number near its limit does not raise it at every step. ``hacking`` is
     measured against the run's first validation: the one before the first update where it is over all scenes
     (``num_sanity_val_steps: -1``).
 
@@ -127,19 +127,19 @@ class Alarms(Callback):
         self.hacked = 0  # validations in a row
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit must know of the run so far, in plain values."""
+        """Return what a resumed fit must know of the run so far, as plain values."""
         names = ("raised", "is_on", "quiet", "first", "last", "first_scores", "last_scores", "hacked")
         return copy.deepcopy({name: getattr(self, name) for name in names})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Check the last window of training batches for faults."""
+        """Judge the last window of training batches, and raise or end the alarms of training."""
         for name, value in _take(trainer, TRAINING).items():
             self.last[name] = [*self.last.get(name, []), value][-self.window :]
             if len(self.first.setdefault(name, [])) < self.window:
@@ -148,7 +148,7 @@ class Alarms(Callback):
             self._update_alarm(trainer, alarm, fault, self.window)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the held-out scores for faults."""
+        """Judge the held-out scores, and raise or end the alarm of reward hacking."""
         if trainer.state.fn != "fit":
             return
         if trainer.sanity_checking and (self.first_scores or not _is_whole(trainer)):
@@ -164,7 +164,7 @@ class Alarms(Callback):
         self._update_alarm(trainer, "hacking", self._hacking_text(judge) if self.hacked >= PATIENCE else "", 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raise what would otherwise wait for one more validation, which does not come."""
+        """Judge the last held-out scores, since no further validation follows that could confirm them."""
         if known := self.first_scores.keys() & self.last_scores.keys() & {HELD_OUT, *JUDGES}:
             fallen = [name for name in (HELD_OUT, *JUDGES) if name in known and self._has_fallen(name)]
             self._update_alarm(trainer, "worse", self._worse_text(fallen) if fallen else "", 1)
@@ -193,7 +193,7 @@ class Alarms(Callback):
         )
 
     def _training_faults(self) -> dict[str, str]:
-        """What is wrong with each alarm's numbers, empty where nothing is; those that can be judged."""
+        """Describe the fault of each alarm that can be judged; an empty text means no fault."""
         first = {name: fmean(values) for name, values in self.first.items() if len(values) >= self.window}
         last = {name: fmean(self.last[name]) for name in first}
         faults: dict[str, str] = {}
@@ -238,7 +238,7 @@ class Alarms(Callback):
         return ", ".join(found) + remedy if found else ""
 
     def _update_alarm(self, trainer: Trainer, alarm: str, fault: str, patience: int) -> None:
-        """Raise an alarm that has a cause; end one that had none for the last ``patience`` times."""
+        """Raise an alarm that has a fault; end one that had none for the last ``patience`` times."""
         was_on, step = self.is_on.get(alarm), trainer.global_step
         self.quiet[alarm] = 0 if fault else self.quiet.get(alarm, 0) + 1
         is_on = bool(fault) or (was_on is True and self.quiet[alarm] < patience)

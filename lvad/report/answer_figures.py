@@ -1,4 +1,4 @@
-"""Figures of an evaluation: labels said and true, F1, confusion, reliability. Drawing only, no training state."""
+"""Plots of an evaluation: true and predicted labels, F1, confusion, reliability. They read no training state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lvad.metrics.calibration import CalibrationCurve, calibration_curve
 from lvad.metrics.multilabel import probability_scores
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
 from lvad.report.label_tables import LabelScore
+from lvad.report.plot_style import BLUE, INK, ORANGE, new_figure
 from lvad.taxonomy import BDD_OIA, Taxonomy
 
 DPI: Final = 120
-"""With it a figure is 1200 px wide."""
+"""Dots per inch; a figure is 1200 px wide."""
 
 _WIDTH: Final = 10.0
 _GREY: Final = "#9aa0a6"
@@ -38,7 +38,7 @@ class _Group(NamedTuple):
 def distribution_figure(
     true: Tensor, predicted: Mapping[str, Tensor], title: str, taxonomy: Taxonomy = BDD_OIA
 ) -> Figure:
-    """How often each label is true and how often it is said (the paper's Fig. 8).
+    """Plot how often each label is true and how often it is predicted (the paper's Fig. 8).
 
     Args:
         true: int[N, L] zeros and ones, actions before reasons.
@@ -60,7 +60,7 @@ def distribution_figure(
 
 
 def f1_figure(scores: Mapping[str, Sequence[LabelScore]], title: str, taxonomy: Taxonomy = BDD_OIA) -> Figure:
-    """F1 of each label with its support (the paper's Fig. 9); a label that is never true shows a dash.
+    """Plot the F1 of each label with its support (the paper's Fig. 9); a label that is never true shows a dash.
 
     Args:
         scores: name of a system to its L scores, actions before reasons; three systems at most.
@@ -90,7 +90,7 @@ def f1_figure(scores: Mapping[str, Sequence[LabelScore]], title: str, taxonomy: 
 
 
 def confusion_figure(counts: Tensor, title: str, taxonomy: Taxonomy = BDD_OIA) -> Figure:
-    """The actions said beside the actions that are true, with counts and the share of each row.
+    """Plot the confusion matrix of the actions, with counts and the share of each row.
 
     Args:
         counts: int[A, A], rows true, columns predicted.
@@ -124,10 +124,10 @@ def confusion_figure(counts: Tensor, title: str, taxonomy: Taxonomy = BDD_OIA) -
 
 
 def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, num_bins: int = 10) -> Figure:
-    """Claimed against observed probability of all classes together, with the number of claims in each bin beneath.
+    """Plot predicted against observed probability of all classes together, with the number of predictions in each bin.
 
-    The number beside a curve is the score ``ece``: the mean over classes of each class's own calibration error. That of
-    the pooled curve is smaller, for what one class claims too much and another too little cancels in it.
+    The number beside a curve is the score ``ece``: the mean over classes of each class's own calibration error. The
+    error of the pooled curve is smaller, because too high and too low predictions of different classes cancel in it.
 
     Args:
         pairs: name of a curve to float[N, C] probabilities in [0, 1] of C classes and bool[N, C] what is true; three
@@ -161,7 +161,7 @@ def reliability_figure(pairs: Mapping[str, tuple[Tensor, Tensor]], title: str, n
 
 
 def _reliability(name: str, claims: Tensor, truths: Tensor, num_bins: int) -> tuple[CalibrationCurve, float]:
-    """The curve of all classes together, and the mean over classes of their own calibration errors."""
+    """Compute the curve of all classes together, and the mean over classes of their own calibration errors."""
     if claims.ndim != 2 or claims.shape != truths.shape or not len(claims):
         raise ValueError(f"{name} must be two matrices of one shape, got {list(claims.shape)}, {list(truths.shape)}")
     claims, truths = claims.float().cpu(), truths.bool().cpu()
@@ -181,7 +181,7 @@ def _count_group(name: str, colour: str, matrix: Tensor) -> _Group:
 
 
 def _label_bars(groups: Sequence[_Group], names: Sequence[str], title: str, unit: str, taxonomy: Taxonomy) -> Figure:
-    """Draw the bars of actions above those of reasons, which are far rarer and have an axis of their own."""
+    """Draw the bars of actions above those of reasons, which are far rarer and have their own axis."""
     num_actions = taxonomy.num_actions
     row_height = _BAR_HEIGHT * (len(groups) + 0.8)
     figure = new_figure(_WIDTH, row_height * len(names) + _HEAD_HEIGHT)
@@ -215,7 +215,7 @@ def _draw_bars(axes: Axes, groups: Sequence[_Group], names: Sequence[str], shown
 
 
 def _separate_kinds(axes: Axes, taxonomy: Taxonomy) -> None:
-    """Draw a line where the reasons begin to speak of another action, or against one."""
+    """Draw a line between the reasons for one action and those for the next, or against it."""
     kinds = [(reason.action, reason.supports) for reason in taxonomy.reasons]
     for place in range(1, len(kinds)):
         if kinds[place] != kinds[place - 1]:

@@ -1,4 +1,4 @@
-"""One answered scene as a picture, after the paper's Fig. 4. Drawing only, no training state.
+"""Pictures of single answered scenes, after the paper's Fig. 4. They read no training state.
 
 Departures from the figure:
     1. One row of arrows instead of one for the truth and one for the prediction; FP or FN beside an arrow says
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 # The strip of frames and the wrapping of text are those of the run's other pictures.
-from lvad.report.figures import WIDTH_PX, _font, _line_px, _strip, _wrap
+from lvad.report.scene_pictures import WIDTH_PX, draw_frame_strip, line_height_px, load_font, wrap_text
 from lvad.taxonomy import BDD_OIA, NONE, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -56,12 +56,12 @@ _SYMBOLS: Final = {
 
 
 def arrows(taxonomy: Taxonomy = BDD_OIA) -> list[tuple[tuple[float, float], ...]]:
-    """One polygon per action in a square of side 1, y downwards; all cover the centre."""
+    """Return one polygon per action in a square of side 1, y downwards; each covers the centre."""
     return [_SYMBOLS[action.symbol] for action in taxonomy.actions]
 
 
 class Explanation(NamedTuple):
-    """A reason that is said, or that should have been."""
+    """A reason that the answer names, or that it should have named."""
 
     mark: str
     """``TP``, ``FP`` (said, not true) or ``FN`` (true, not said); ``P`` (said) without labels."""
@@ -77,7 +77,7 @@ def outcomes(said: Sequence[int], true: Sequence[int] | None) -> list[str]:
 
 
 def explanations(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[Explanation]:
-    """The reasons said and the reasons missed: true positives, false positives, then false negatives."""
+    """List the true positive reasons, then the false positive ones, then the false negative ones."""
     marks = outcomes(scene.reasons, scene.true_reasons)
     found = []
     for i, mark in enumerate(marks):
@@ -87,7 +87,7 @@ def explanations(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[Exp
 
 
 def true_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> str:
-    """The true actions in words."""
+    """Write the true actions in words."""
     if scene.true_actions is None:
         return "true actions: unknown"
     names = [name for name, flag in zip(taxonomy.action_names, scene.true_actions, strict=True) if flag]
@@ -95,13 +95,13 @@ def true_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> str:
 
 
 def action_words(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> list[str]:
-    """The names of A actions, each with its probability where there is one."""
+    """Write the names of the A actions, each with its probability where there is one."""
     probabilities, names = scene.action_probabilities, taxonomy.action_names
     return [f"{name} {p:.2f}" for name, p in zip(names, probabilities, strict=True)] if probabilities else [*names]
 
 
 def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image:
-    """One arrow per action: green where the action is said to be possible, an outline elsewhere.
+    """Draw one arrow per action: green where the answer calls the action possible, an outline elsewhere.
 
     Args:
         scene: where what is said and what is true differ, FP or FN stands beside the arrow.
@@ -110,7 +110,7 @@ def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image
     Returns:
         An RGB picture, ``CELL_PX`` wide for each arrow, which stands in the upper middle of its cell.
     """
-    row = Image.new("RGB", (CELL_PX * taxonomy.num_actions, ARROW_PX + _line_px(_TEXT_PX) + 2), PAPER)
+    row = Image.new("RGB", (CELL_PX * taxonomy.num_actions, ARROW_PX + line_height_px(_TEXT_PX) + 2), PAPER)
     draw = ImageDraw.Draw(row)
     rows = zip(
         arrows(taxonomy), action_words(scene, taxonomy), outcomes(scene.actions, scene.true_actions), strict=True
@@ -118,7 +118,7 @@ def arrow_row(scene: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> Image.Image
     for i, (polygon, words, mark) in enumerate(rows):
         left = i * CELL_PX + (CELL_PX - ARROW_PX) // 2
         row.paste(_arrow(polygon, bool(scene.actions[i])), (left, 0))
-        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), words, _INK, _font(_TEXT_PX), anchor="ma")
+        draw.text((left + ARROW_PX // 2, ARROW_PX + 2), words, _INK, load_font(_TEXT_PX), anchor="ma")
         if mark in ("FP", "FN"):
             _badge(draw, mark, left + ARROW_PX + 3, 0)
     return row
@@ -141,7 +141,7 @@ def draw_answer(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy = BDD_O
     inner = WIDTH_PX - 2 * _MARGIN_PX
     parts = [
         _paragraph(scene.id, _TEXT_PX, _INK, inner, 1),
-        _strip(frames, inner),
+        draw_frame_strip(frames, inner),
         arrow_row(scene, taxonomy),
         _paragraph(true_words(scene, taxonomy), _TEXT_PX, _INK, inner, 1),
     ]
@@ -174,25 +174,25 @@ def _arrow(polygon: Sequence[tuple[float, float]], is_said: bool) -> Image.Image
 def _badge(draw: ImageDraw.ImageDraw, mark: str, x: int, y: int) -> None:
     width, height = _BADGE_PX
     draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), radius=4, fill=_COLOURS[mark])
-    draw.text((x + width / 2, y + height / 2), mark, PAPER, _font(_SMALL_PX), anchor="mm")
+    draw.text((x + width / 2, y + height / 2), mark, PAPER, load_font(_SMALL_PX), anchor="mm")
 
 
 def _paragraph(text: str, size_px: int, colour: tuple[int, int, int], width_px: int, max_lines: int) -> Image.Image:
-    lines = _wrap(text, size_px, width_px, max_lines)
-    part = Image.new("RGB", (width_px, len(lines) * _line_px(size_px)), PAPER)
+    lines = wrap_text(text, size_px, width_px, max_lines)
+    part = Image.new("RGB", (width_px, len(lines) * line_height_px(size_px)), PAPER)
     draw = ImageDraw.Draw(part)
     for i, line in enumerate(lines):
-        draw.text((0, i * _line_px(size_px)), line, colour, _font(size_px))
+        draw.text((0, i * line_height_px(size_px)), line, colour, load_font(size_px))
     return part
 
 
 def _explanation_rows(rows: Sequence[Explanation], width_px: int) -> Image.Image:
     if not rows:
         return _paragraph("no explanation, none expected or known", _TEXT_PX, GREY, width_px, 1)
-    row_px = _line_px(_TEXT_PX) + 4
+    row_px = line_height_px(_TEXT_PX) + 4
     part = Image.new("RGB", (width_px, len(rows) * row_px), PAPER)
     draw = ImageDraw.Draw(part)
     for i, (mark, text) in enumerate(rows):
         _badge(draw, mark, 0, i * row_px + 1)
-        draw.text((_BADGE_PX[0] + _GAP_PX, i * row_px), text, _COLOURS[mark], _font(_TEXT_PX))
+        draw.text((_BADGE_PX[0] + _GAP_PX, i * row_px), text, _COLOURS[mark], load_font(_TEXT_PX))
     return part

@@ -1,4 +1,4 @@
-"""The report on answers: everything that a run folder holds of an evaluation besides its numbers."""
+"""The files that a test of answers writes into the run folder beside its numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lvad.metrics.multilabel import confusion
 from lvad.report.answer_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
-from lvad.report.answers import ANSWERS, LabelMatrices, label_matrices, write_answers
+from lvad.report.answers_file import ANSWERS, LabelMatrices, label_matrices, write_answers
 from lvad.report.gallery import write_gallery
-from lvad.report.label_tables import LabelScore, label_scores, label_table, write_label_csv
+from lvad.report.label_tables import LabelScore, label_table, score_labels, write_label_csv
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Table
 
@@ -47,7 +47,7 @@ def write_driving_report(
     matrices = label_matrices(answered, len(taxonomy.labels))
     if not len(matrices.true):
         return files
-    per_label = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
+    per_label = score_labels(matrices.true, matrices.predicted, taxonomy.labels)
     files.append(write_label_csv(folder / LABELS_CSV, per_label))
     figures = _figures(matrices, per_label, _claims(answered), taxonomy)
     return files + [_save(figure, folder / name) for name, figure in figures.items()]
@@ -76,13 +76,13 @@ def _figures(
 
 
 def _title(folder: Path, num_shown: int, num_scenes: int) -> str:
-    """The gallery's title: stage and number of the run, but not its path, for the page may be passed on."""
+    """Make the gallery's title from stage and number of the run, without its path: the page may be passed on."""
     count = f"{num_scenes}" if num_shown == num_scenes else f"the first {num_shown} of {num_scenes}"
     return f"{'/'.join(folder.resolve().parts[-2:])}: what was answered, {count} test scenes"
 
 
 def _claims(answered: Sequence[AnsweredScene]) -> tuple[Tensor, Tensor] | None:
-    """Probabilities of the actions of all labelled scenes, float[N, A], and what is true, bool[N, A]."""
+    """Stack the probabilities of the actions of all labelled scenes, float[N, A], and the truth, bool[N, A]."""
     known = [s for s in answered if s.true_actions is not None and s.action_probabilities]
     if not known:
         return None
@@ -100,7 +100,7 @@ def label_tables(answered: Sequence[AnsweredScene], with_reasons: bool, taxonomy
     matrices = label_matrices(answered, len(taxonomy.labels))
     if not len(matrices.true):
         return []
-    rows = label_scores(matrices.true, matrices.predicted, taxonomy.labels)
+    rows = score_labels(matrices.true, matrices.predicted, taxonomy.labels)
     kinds = [("Table 2: actions", "Action", rows[: taxonomy.num_actions])]
     kinds += [("Table 3: reasons", "Reason", rows[taxonomy.num_actions :])] if with_reasons else []
     return [

@@ -1,4 +1,4 @@
-"""An audit as a table and as a picture. Drawing only: the numbers are ``lvad.audit``'s."""
+"""The table and the picture of an audit; ``lvad.audit`` computes the numbers."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from lvad.audit import Audit, ProbeResult
 from lvad.audit.ranking import Calibration, Ranking
 from lvad.metrics.intervals import Interval
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.plot_style import BLUE, INK, ORANGE, new_figure
 
 _COLUMNS: Final = ("probe", "right", "probe's", "separation, 95 %", "win rate, 95 %", "scenes", "verdict")
 _WIDTHS: Final = (14, 7, 7, 24, 18, 6, 7)
@@ -17,7 +17,7 @@ _COLOURS: Final = {"pass": BLUE, "fail": ORANGE}
 
 
 def audit_table(audit: Audit) -> str:
-    """One line per probe, at most 100 columns wide, then the ranking and the verdict."""
+    """Write one line per probe, at most 100 columns wide, then the ranking and the verdict."""
     lines = [_line(_COLUMNS), _line(tuple("-" * width for width in _WIDTHS))]
     lines += [_line(_cells(name, probe)) for name, probe in audit.probes.items()]
     skipped = {name: probe.why for name, probe in audit.probes.items() if probe.verdict == "skipped"}
@@ -90,7 +90,7 @@ def _ranking_lines(found: Ranking | None) -> list[str]:
 
 
 def _draw_separations(axes: Axes, audit: Audit) -> None:
-    """One bar per probe, the first on top, in the unit of the reward."""
+    """Draw one bar per probe, the first on top, in the unit of the reward."""
     for place, probe in enumerate(audit.probes.values()):
         if probe.separation is None or probe.win_rate is None:
             axes.text(0, place, " skipped", va="center", color=INK, alpha=0.6, size=9)

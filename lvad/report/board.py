@@ -1,4 +1,4 @@
-"""TensorBoard, ordered for the reader: what a run is for comes first, what it is watched by comes last.
+"""The TensorBoard logger, whose cards stand in a useful order: results first, diagnostics of training last.
 
 TensorBoard sorts its groups of cards by name and opens on the first ones. ``reward``, ``samples``, ``test`` and ``val``
 keep their names; everything else is shown under ``while_training``, as ``while_training/train_kl``.
@@ -16,14 +16,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from lvad.report.figures import draw_samples
-from lvad.report.tags import tag
+from lvad.report.scene_pictures import draw_samples
+from lvad.report.tensorboard_events import tag
 from lvad.types import SceneSamples
 
 _LEFT_OUT: Final = ("epoch", "hp_metric")
 _AUDIT: Final = "audit/"
 _METRICS: Final = ("val/reward", "val/judge", "val/fact_precision", "val/action_macro_f1", "val/auroc", "val/loss")
-"""The columns of the HPARAMS tab beside the values; a run has those that it logs."""
+"""The scores that the HPARAMS tab shows beside the values, where a run logs them."""
 _PARTS: Final = ("seed_everything", "trainer", "model", "data")
 _OF_THE_MACHINE: Final = ("logger", "default_root_dir", "callbacks", "enable_", "profiler", "plugins", "num_workers")
 
@@ -43,7 +43,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars under the names of ``lvad.report.tags``."""
+        """Log scalars under their TensorBoard names (``lvad.report.tensorboard_events.tag``)."""
         audit = {name: value for name, value in metrics.items() if name.startswith(_AUDIT)}
         if audit:
             rows = "".join(f"| {name.removeprefix(_AUDIT)} | {float(value):.2f} |\n" for name, value in audit.items())
@@ -53,7 +53,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_configuration(self, config: Mapping[str, Any]) -> None:
-        """Show what a run was told in the HPARAMS tab, beside its held-out scores."""
+        """Show the configuration in the HPARAMS tab, beside the held-out scores."""
         columns = dict(hyperparameters(config))
         if columns:
             for summary in hparams(columns, dict.fromkeys(_METRICS, 0.0)):
@@ -61,7 +61,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 def hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, float | str | bool]]:
-    """The numbers, choices and classes of a configuration by their path, without what only the machine decides.
+    """Yield the numbers, choices and classes of a configuration by their path, without the settings of the machine.
 
     Args:
         config: as ``config.yaml`` holds it.
@@ -71,7 +71,7 @@ def hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, float | st
 
 
 def add_images(trainer: Trainer, folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
-    """Show pictures uint8[H, W, 3] by their names, also where a test runs without a logger beside an earlier fit.
+    """Log pictures uint8[H, W, 3] by their names, also in a test that runs without a logger beside an earlier fit.
 
     Args:
         trainer: at the step that the pictures are of.
@@ -86,7 +86,7 @@ def add_images(trainer: Trainer, folder: Path, pictures: Mapping[str, np.ndarray
 
 
 def add_samples(trainer: Trainer, samples: Sequence[SceneSamples], step: int) -> None:
-    """Show scenes with their completions, as they were after that many steps."""
+    """Log pictures of scenes with their completions, as they were after that many steps."""
     # Lightning counts its validation scores so; what stands at the checkpoint's own step is taken back on resuming.
     step = max(0, step - 1)
     for logger in trainer.loggers:

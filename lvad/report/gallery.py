@@ -1,7 +1,7 @@
-"""Answered scenes on one HTML page that needs no other file and no network. Drawing only, no training state.
+"""``gallery.html``: answered scenes on one page that needs no other file and no network.
 
-Ids and texts are anything a model or a folder of strangers may say: the template escapes all, and the page's own policy
-(a ``Content-Security-Policy`` with the hashes of its one script and one style) lets nothing else run or load.
+Ids and texts may hold anything. The template escapes all of them, and the page's ``Content-Security-Policy`` with the
+hashes of its one script and one style lets nothing else run or load.
 """
 
 import os
@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from lvad.report.answer_picture import Explanation, action_words, arrows, explanations, outcomes, true_words
-from lvad.report.pages import STYLE, InlinedPicture, content_hash, inlined
+from lvad.report.html_pages import STYLE, TEMPLATES, InlinedPicture, content_hash, inline_frames
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene
 
@@ -25,24 +24,20 @@ _FILTERS: Final = {
 }
 _MAX_CHARS: Final = 1000
 
-_PAGES: Final = Environment(
-    loader=PackageLoader("lvad.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-)
-
 
 class _Arrow(NamedTuple):
-    """An action: what was said of it, and whether that is true."""
+    """An action with its arrow, its probability, and whether the answer is right about it."""
 
     name: str
     points: str
-    """Of the polygon, in a square of side 1."""
+    """The corners of the arrow in a square of side 1, as SVG has them."""
     words: str
     mark: str
     is_said: bool
 
 
 class _Card(NamedTuple):
-    """What the page shows of a scene."""
+    """The content of one scene's card on the page."""
 
     id: str
     tags: list[str]
@@ -93,7 +88,7 @@ def write_gallery(
 
 
 def tags(scene: AnsweredScene) -> list[str]:
-    """The filters that show a scene, besides ``all``; one without labels is never wrong."""
+    """List the filters that show a scene besides ``all``; a scene without labels is never wrong."""
     found = []
     if scene.true_actions is not None and scene.actions != scene.true_actions:
         found.append("wrong-actions")
@@ -105,10 +100,10 @@ def tags(scene: AnsweredScene) -> list[str]:
 
 
 def _pieces(title: str, summary: Mapping[str, float], cards: Iterable[_Card]) -> Iterator[str]:
-    """Write the page piece by piece, so that no more than a card is in memory."""
-    # As it is written, and no template.
+    """Yield the page piece by piece, so that no more than one card is in memory."""
+    # Read as it stands: it is no template.
     script = (Path(__file__).parent / "templates" / "gallery.js").read_text(encoding="utf-8")
-    return _PAGES.get_template("gallery.html").generate(
+    return TEMPLATES.get_template("gallery.html").generate(
         title=title,
         numbers=" · ".join(f"{name} {value:.4g}" for name, value in summary.items()),
         filters=_FILTERS,
@@ -123,7 +118,7 @@ def _card(scene: AnsweredScene, frames: Tensor, taxonomy: Taxonomy) -> _Card:
     return _Card(
         id=_shown(scene.id),
         tags=tags(scene),
-        frames=list(inlined(frames)),
+        frames=list(inline_frames(frames)),
         arrows=_arrows(scene, taxonomy),
         truth=true_words(scene, taxonomy),
         description=_shown(scene.description) if scene.description else "",

@@ -1,4 +1,4 @@
-"""How well each label is predicted: one row per label, as CSV and as the paper's Tables 2 and 3."""
+"""Scores of each label: one row per label, as CSV and as the paper's Tables 2 and 3."""
 
 import csv
 import io
@@ -21,22 +21,22 @@ _CSV_COLUMNS: Final = ("label", "support", "predicted", "precision", "recall", "
 
 
 class LabelScore(NamedTuple):
-    """One label over N scenes; a ratio without a denominator is 0, as in the paper's Table 3."""
+    """The scores of one label over N scenes; a ratio without a denominator is 0, as in the paper's Table 3."""
 
     label: str
     share: float
-    """Scenes where it is true, over all N scenes."""
+    """Share of the N scenes where the label is true."""
     support: int
-    """Scenes where it is true."""
+    """Scenes where the label is true."""
     predicted: int
-    """Scenes where it is said."""
+    """Scenes where the answer names the label."""
     precision: float
     recall: float
     f1: float
 
 
-def label_scores(true: Tensor, predicted: Tensor, labels: Sequence[str]) -> list[LabelScore]:
-    """Score every label on its own.
+def score_labels(true: Tensor, predicted: Tensor, labels: Sequence[str]) -> list[LabelScore]:
+    """Compute the scores of every label.
 
     Args:
         true: int[N, L] zeros and ones.
@@ -63,7 +63,7 @@ def label_scores(true: Tensor, predicted: Tensor, labels: Sequence[str]) -> list
 
 
 def write_label_csv(path: Path, scores: Sequence[LabelScore]) -> Path:
-    """Write ``label, support, predicted, precision, recall, f1``, whole or not at all; returns the path."""
+    """Write ``label, support, predicted, precision, recall, f1``, the whole file or none of it; return the path."""
     lines = io.StringIO()
     table = csv.writer(lines, lineterminator="\n")
     table.writerow(_CSV_COLUMNS)
@@ -79,7 +79,7 @@ def label_table(
     totals: Mapping[str, float] | None = None,
     floors: Mapping[str, float] | None = None,
 ) -> Table:
-    """A table in the shape of the paper's Table 2 (actions) or Table 3 (reasons).
+    """Make a table in the shape of the paper's Table 2 (actions) or Table 3 (reasons).
 
     Args:
         title: above the table.
@@ -96,7 +96,7 @@ def label_table(
 
 
 def label_comparison(runs: Mapping[str, Sequence[LabelScore]]) -> list[Table]:
-    """How often each label is true and said, and its F1, in the shape of the paper's Figures 8 and 9.
+    """Make the tables of how often each label is true and predicted, and of its F1 (the paper's Figures 8 and 9).
 
     Args:
         runs: name to the labels of a run; a run that names no reasons has the actions alone.

@@ -13,7 +13,7 @@ from lvad.types import Table
 CARD: Final = "README.md"
 
 Kind = Literal["model", "adapter", "stages", "adapter_stages", "reward"]
-"""A whole model, adapters alone, two whole models, a model with adapters for its second stage, or a CLIP."""
+"""What a folder holds: a model, adapters alone, two models, a model with adapters for its second stage, or a CLIP."""
 
 _TASKS: Final = {"reward": "zero-shot-image-classification"}
 _LIBRARIES: Final = {"adapter": "peft", "reward": "open_clip"}
@@ -25,7 +25,7 @@ _TITLES: Final = {
     "reward": "a CLIP that tells which texts are true of a driving scene",
 }
 _FLOORS: Final = ("majority", "all_positive", "all_negative")
-"""Beside the constant answer of the label set, whose name begins with ``_CONSTANT``."""
+"""Constant answers beside that of the label set, whose name begins with ``_CONSTANT``."""
 _CONSTANT: Final = "always_"
 _START: Final = "_start"
 _LABELLED: Final = "train, labelled"
@@ -95,7 +95,7 @@ print(dict(zip(texts, cosines.tolist(), strict=True)))
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported run: what its model card says beside the label ledger and the test scores.
+    """What the model card of an exported run says beside the label ledger and the test scores.
 
     Args:
         kind: what lies in the folder.
@@ -152,7 +152,7 @@ def model_card(exported: Exported, ledger: Ledger, metrics: Mapping[str, float |
 
 
 def snippet(exported: Exported) -> str:
-    """Python that uses the folder with plain transformers, peft or open_clip."""
+    """Write the Python lines that use the folder with plain transformers, peft or open_clip."""
     kind = exported.kind
     if kind == "reward":
         return _CLIP
@@ -181,7 +181,7 @@ def _front_matter(exported: Exported, metrics: Mapping[str, float | None]) -> st
 
 
 def _eval_results(exported: Exported, metrics: Mapping[str, float | None]) -> list[EvalResult] | None:
-    """The test's scores over all classes, as the hub shows them beside a model; None without a test of this export."""
+    """Return the test scores over all classes as the hub shows them; None without a test of this export."""
     names = [name.partition("/")[2] for name in metrics if name.startswith("test/")] if exported.is_best else []
     return [
         EvalResult(
@@ -220,7 +220,7 @@ def _budget(ledger: Ledger) -> str:
 
 
 def _scores(exported: Exported, metrics: Mapping[str, float | None]) -> str:
-    """Every score that is not of one class, with its start and its floors where the run has them."""
+    """Return every score over all classes, with its start and its floors where the run has them."""
     cells: dict[str, dict[str, float | None]] = {}
     for name, value in metrics.items():
         column, _, score = name.partition("/")

@@ -1,4 +1,4 @@
-"""What ``lvad predict`` leaves behind: one JSON line and one annotated picture per scene."""
+"""The files of ``lvad predict``: one JSON line and one annotated picture per scene."""
 
 import itertools
 import json
@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from lvad.errors import one_line
 from lvad.report.answer_picture import draw_answer
-from lvad.report.figures import annotate
 from lvad.report.runs import write_atomically
+from lvad.report.scene_pictures import annotate_frames
 from lvad.taxonomy import BDD_OIA, Taxonomy
 from lvad.types import AnsweredScene, Batch, Prediction
 
@@ -27,7 +27,7 @@ _PICTURE_NAME = re.compile(r"\d+-\d{6,}(-[A-Za-z0-9_-]+)?\.png")  # what picture
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Prints what is said of each scene, and writes ``predictions.jsonl`` and ``pictures/`` meanwhile.
+    """Prints the prediction of each scene, and writes ``predictions.jsonl`` and ``pictures/``.
 
     Args:
         folder: where to; where earlier predictions are in it, the first of ``folder_1``, ``folder_2``, ... without any.
@@ -89,7 +89,7 @@ class PredictionWriter(BasePredictionWriter):
             picture = draw_answer(said, frames, taxonomy)
         else:
             note = said.id if said.reward is None else f"{said.id}   reward {said.reward:.3f}"
-            picture = annotate(frames, [said.description, note])
+            picture = annotate_frames(frames, [said.description, note])
         picture.save(self.written / path)
         return path
 
@@ -98,7 +98,7 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def new_folder(folder: Path) -> Path:
-    """Make a folder for predictions, or take one without any; earlier ones stay, whoever else predicts meanwhile.
+    """Make a folder for predictions, or take one without any; earlier predictions stay, also those of other processes.
 
     Returns:
         ``folder``, or the first of ``folder_1``, ``folder_2``, ... in which there are none.
@@ -118,12 +118,12 @@ def new_folder(folder: Path) -> Path:
 
 
 def _is_drawn_into(folder: Path) -> bool:
-    """Whether there are pictures of earlier predictions, whose rows are gone; other pictures may be anyone's."""
+    """Whether the folder has pictures of earlier predictions; pictures of other names do not count."""
     return any(_PICTURE_NAME.fullmatch(path.name) for path in folder.glob(f"{PICTURES}/*.png"))
 
 
 def prediction_line(said: Prediction | AnsweredScene) -> str:
-    """What is said of a scene, in one line."""
+    """Write the prediction of a scene in one line."""
     if isinstance(said, AnsweredScene):
         return one_line(f"{said.id}: {' '.join(part for part in (said.description, said.text) if part)}")
     reward = "" if said.reward is None else f" (reward {said.reward:.3f})"
@@ -131,13 +131,13 @@ def prediction_line(said: Prediction | AnsweredScene) -> str:
 
 
 def description_row(said: Prediction) -> dict[str, Any]:
-    """One JSON object: id, description and, where a judge was asked, reward."""
+    """Make a JSON object of id, description and, where a judge was asked, reward."""
     row: dict[str, Any] = {"id": said.id, "description": said.description}
     return row if said.reward is None else row | {"reward": said.reward}
 
 
 def answer_row(said: AnsweredScene, taxonomy: Taxonomy = BDD_OIA) -> dict[str, Any]:
-    """One JSON object: id, description, answer, what it names, and the probability of everything it could name."""
+    """Make a JSON object of id, description, answer, the labels that it names, and the probability of each label."""
     row: dict[str, Any] = {"id": said.id}
     actions, reasons = taxonomy.action_names, taxonomy.reason_texts
     if said.description:
@@ -158,13 +158,13 @@ def _named(names: Sequence[str], flags: Sequence[int]) -> list[str]:
 
 
 def _frame_paths(trainer: Trainer, batch_indices: Sequence[int] | None, i: int) -> list[str]:
-    """The files of the i-th scene of a batch, where the data set tells its scenes: ids alone may repeat."""
+    """List the files of the i-th scene of a batch, where the data set has its scenes: ids alone may repeat."""
     scenes = getattr(getattr(trainer.predict_dataloaders, "dataset", None), "scenes", None)
     return [str(path) for path in scenes[batch_indices[i]].frames] if scenes and batch_indices else []
 
 
 def picture_name(scene_id: str, rank: int, index: int) -> str:
-    """A file name that stays in its folder and is no other scene's, whatever the id.
+    """Make a file name that stays in its folder and is no other scene's, whatever the id.
 
     Args:
         scene_id: may hold slashes, dots, anything.

@@ -1,4 +1,4 @@
-"""How a fit is followed: a bar on a terminal, plain lines in a file or in a job's log."""
+"""Progress of a fit: a bar on a terminal, plain lines in a file or in a job's log."""
 
 import sys
 import time
@@ -12,22 +12,22 @@ EVERY_S: Final = 30.0
 
 
 def default_progress_bar() -> ProgressBar:
-    """A bar where it can move, lines where it cannot."""
-    return Bar() if sys.stdout.isatty() else PlainLines()
+    """Make a bar for a terminal, or plain lines for any other output."""
+    return TerminalProgressBar() if sys.stdout.isatty() else PlainProgressLines()
 
 
-class Bar(RichProgressBar):
-    """Lightning's bar, without the number of the run's folder among the scores."""
+class TerminalProgressBar(RichProgressBar):
+    """Lightning's progress bar without the version number of the run."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The scores that the bar shows."""
+        """Return the scores that the bar shows."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
 
 
-class PlainLines(ProgressBar):
-    """One line every ``every_n_steps`` optimizer steps, where nobody looks at a moving bar.
+class PlainProgressLines(ProgressBar):
+    """Prints one line every ``every_n_steps`` optimizer steps, where the output is no terminal.
 
     Args:
         every_n_steps: None takes ``log_every_n_steps`` of the trainer, and leaves out lines that come within
@@ -41,11 +41,11 @@ class PlainLines(ProgressBar):
         self._said_step, self._said_s, self._start_s, self._start_step = -1, 0.0, 0.0, 0
 
     def disable(self) -> None:
-        """Stop printing, as on all ranks but the first."""
+        """Stop printing; Lightning calls it on all ranks but the first."""
         self._is_on = False
 
     def enable(self) -> None:
-        """Print again."""
+        """Start printing again."""
         self._is_on = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,7 +55,7 @@ class PlainLines(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print how far the fit is, once per optimizer step at most."""
+        """Print the progress of the fit, at most once per optimizer step."""
         step, now_s = trainer.global_step, time.perf_counter()
         is_due = step % (self.every_n_steps or max(1, getattr(trainer, "log_every_n_steps", 1))) == 0
         is_soon = self.every_n_steps is None and now_s - self._said_s < EVERY_S

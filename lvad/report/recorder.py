@@ -1,4 +1,4 @@
-"""The record of a run, kept by a callback that works with every stage."""
+"""The callback that writes the numbers, curves, samples and ledger of a run, for every stage."""
 
 import resource
 import time
@@ -17,7 +17,8 @@ from lvad.data.datamodule import BDDOIADataModule
 from lvad.report.answer_picture import draw_answer
 from lvad.report.answer_report import label_tables, write_driving_report
 from lvad.report.board import add_images, add_samples
-from lvad.report.curves import confusion_and_roc, curve, loss_curve, pixels
+from lvad.report.plot_style import pixels
+from lvad.report.run_plots import plot_confusion_and_roc, plot_loss, plot_reward
 from lvad.report.runs import (
     CURVE,
     LOSSES,
@@ -26,13 +27,13 @@ from lvad.report.runs import (
     SAMPLES,
     TEST,
     command_to_test,
-    forget_start,
+    remove_unstarted_run,
     update_metrics,
     write_atomically,
     write_tables,
 )
-from lvad.report.sample_rows import rows_before, sample_row, write_rows
-from lvad.report.scenes_seen import check_labels, inherited, seen_before, seen_by
+from lvad.report.samples_file import rows_before, sample_row, write_rows
+from lvad.report.scenes_seen import check_label_sets, inherited, seen_before, seen_by
 from lvad.sharded_weights import load_weights, whole_weights
 from lvad.taxonomy import FILE, dump_taxonomy
 from lvad.taxonomy.compatibility import trainer_taxonomy
@@ -41,7 +42,7 @@ from lvad.types import AnsweredScene, MatchProbabilities, Table
 REWARD_MEAN, REWARD_BEST, LOSS, HELD_OUT = "reward/mean", "reward/best", "train/loss", "val/reward"
 _HEADLINE = tuple(f"test/{kind}_{score}" for kind in ("action", "reason") for score in ("macro_f1", "exact_match"))
 NUM_PICTURES = 4
-"""Answered scenes shown in TensorBoard; the gallery has more."""
+"""How many answered scenes TensorBoard shows; the gallery has more."""
 
 
 @runtime_checkable
@@ -50,7 +51,7 @@ class _Exports(Protocol):
 
 
 class RunRecorder(Callback):
-    """Writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
+    """Callback that writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
 
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
     ``decisions`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the test),
@@ -87,33 +88,33 @@ class RunRecorder(Callback):
         self._fit_start_s = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit must know of the run so far."""
+        """Return what a resumed fit must know of the run so far."""
         return {name: getattr(self, name) for name in ("start", "history", "curve", "losses", "ledger")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         for name in self.state_dict().keys() & state_dict.keys():  # a checkpoint may name anything
             setattr(self, name, state_dict[name])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the run folder."""
+        """Find the run folder, and refuse labels of another label set."""
         # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
         folder = self.run_dir or trainer.log_dir or trainer.default_root_dir
         is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
         self._run_folder = Path(folder)
         self._folder = self._run_folder if trainer.is_global_zero and not is_rehearsal else None
-        check_labels(trainer, pl_module, self._run_folder)
+        check_label_sets(trainer, pl_module, self._run_folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the fit."""
         self._fit_start_s = time.perf_counter()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember that a fit goes on from a checkpoint, which holds its start already."""
+        """Note that the fit resumes from a checkpoint, which has the scores of its start already."""
         self._is_resumed = trainer.state.fn == "fit"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write which scenes are seen; drop the rows that lost steps, or an earlier fit in the folder, left behind."""
+        """Write the ledger, and drop sample rows of lost steps or of an earlier fit in the folder."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), seen_by(data, pl_module)]
@@ -124,7 +125,7 @@ class RunRecorder(Callback):
             write_rows(self._folder / SAMPLES, rows_before(self._folder / SAMPLES, trainer.global_step + 1))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note that the fit has begun, so that its folder is kept after an error."""
+        """Note that training has begun, so that the folder is kept after an error."""
         self._has_begun = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -134,12 +135,12 @@ class RunRecorder(Callback):
             folder = self.run_dir or getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
             for logger in trainer.loggers:
                 logger.finalize("failed")  # closes its file
-            forget_start(Path(folder))
+            remove_unstarted_run(Path(folder))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note loss and training reward for the curves."""
+        """Store the loss and the training reward for the curves."""
         metrics = trainer.callback_metrics
         if LOSS in metrics:
             self.losses.append((trainer.global_step, float(metrics[LOSS])))
@@ -147,7 +148,7 @@ class RunRecorder(Callback):
             self.curve.append((trainer.global_step, float(metrics[REWARD_MEAN]), float(metrics[REWARD_BEST])))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the held-out scores and what was said of the fixed scenes."""
+        """Store the held-out scores, and write the completions of the fixed scenes."""
         if trainer.state.fn != "fit" or (trainer.sanity_checking and self._is_resumed):
             return  # a resumed run knows its start already
         scores = _group(trainer, "val/")
@@ -165,7 +166,7 @@ class RunRecorder(Callback):
         self._draw_decisions(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write numbers, curve and model of the best checkpoint; ``closing`` says where they are."""
+        """Write numbers, curves and model of the best checkpoint, and the closing line that says where they are."""
         best_step = _load_best(trainer, pl_module)
         with whole_weights(pl_module):
             if self._folder is not None:
@@ -187,7 +188,7 @@ class RunRecorder(Callback):
         self.closing = closing_line(folder, metrics, next_step, _monitored(trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse test scenes that a stage has seen, and a checkpoint of which nobody knows what it saw."""
+        """Refuse test scenes that an earlier stage has seen, and a checkpoint whose seen scenes are unknown."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BDDOIADataModule):
             seen = [seen_before(trainer, self._run_folder, self.ledger), *inherited(pl_module)]
@@ -221,24 +222,24 @@ class RunRecorder(Callback):
     def _draw_curves(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
         if self.curve:
             held_out = {step: scores[HELD_OUT] for step, scores in self.history.items() if HELD_OUT in scores}
-            curve(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
+            plot_reward(*zip(*self.curve, strict=True), path=folder / CURVE, held_out=held_out)
         if self.losses:
             what = getattr(pl_module, "loss_is", "loss")
-            path = loss_curve(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
+            path = plot_loss(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
             add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
     def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         found: MatchProbabilities | None = getattr(module, "match_probabilities", None)
         if found is None or self._folder is None:
             return
-        figure = confusion_and_roc(found, f"{stage}, {len(found.is_match)} image-text pairs")
+        figure = plot_confusion_and_roc(found, f"{stage}, {len(found.is_match)} image-text pairs")
         self._folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(self._folder / f"{stage}_confusion_roc.png", dpi=120)
         add_images(trainer, self._folder, {f"{stage}/confusion_roc": pixels(figure)})
 
 
 def closing_line(folder: Path, metrics: dict[str, float], next_step: str, monitored: str | None = None) -> str:
-    """One line: where the run lies, the held-out reward or the monitored score before and after, what to run next."""
+    """Write in one line where the run lies, its main score before and after, and the next command."""
     score = HELD_OUT if HELD_OUT in metrics or monitored is None else monitored
     name = "held-out reward" if score == HELD_OUT else score
     values = [metrics[key] for key in (f"{score}_start", score) if metrics.get(key) is not None]
@@ -256,7 +257,7 @@ def _monitored(trainer: Trainer) -> str | None:
 
 
 def _load_best(trainer: Trainer, module: LightningModule) -> int:
-    """Put the best checkpoint's weights into the module; returns its step, without one that of the last weights."""
+    """Load the best checkpoint's weights into the module; return its step, or that of the last weights without one."""
     monitored = [c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None) is not None]
     best = getattr(monitored[0], "best_model_path", "") if monitored else ""
     if not best or not Path(best).is_file():

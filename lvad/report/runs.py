@@ -24,7 +24,7 @@ TABLES: Final = "tables.md"
 MODEL: Final = "model"
 TEST: Final = "lvad test"
 REASONS_SCORED: Final = "test/reason_macro_f1"
-"""Among a run's numbers where its stage was asked for reasons, whatever its answers name."""
+"""A metric that only runs have whose stage was asked for reasons, whatever its answers name."""
 
 _OF_A_START: Final = (
     "config.yaml",
@@ -35,7 +35,7 @@ _OF_A_START: Final = (
     "*.tfevents.*",
     "*_confusion_roc.png",
 )
-"""What a fit writes before its first step."""
+"""The files that a fit writes before its first step."""
 _CHECKPOINTS: Final = ("best.ckpt", "last.ckpt")  # in order of preference
 
 
@@ -63,7 +63,7 @@ def newest_run(logs: Path, stage: str | None = None) -> Path:
 
 
 def best_checkpoint(run: Path) -> Path:
-    """The checkpoint with the best monitored value, else the last one.
+    """Find the checkpoint with the best monitored value, else the last one.
 
     Raises:
         FileNotFoundError: if the run has neither.
@@ -75,14 +75,14 @@ def best_checkpoint(run: Path) -> Path:
 
 
 def command_to_test(run: Path) -> str:
-    """What to type to test a run that has just ended: the shortest that finds it."""
+    """Write the shortest command that tests a run that has just ended."""
     if run.resolve().parent.parent == LOGS.resolve() and (run / CONFIG).is_file():
         return TEST
     return f"{TEST} --config {run / CONFIG} --ckpt_path {best_checkpoint(run)}" if _checkpoints(run) else TEST
 
 
-def forget_start(run: Path) -> None:
-    """Remove the folder of a run that ended before its first step, unless it holds anything else."""
+def remove_unstarted_run(run: Path) -> None:
+    """Remove the folder of a run that ended before its first step, unless it holds other files."""
     found = list(run.iterdir()) if run.is_dir() else []
     if found and all(file.is_file() and any(file.match(pattern) for pattern in _OF_A_START) for file in found):
         for file in found:
@@ -91,7 +91,7 @@ def forget_start(run: Path) -> None:
 
 
 def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:
-    """Merge numbers into the run's ``metrics.json``, whole or not at all.
+    """Merge numbers into the run's ``metrics.json``: the whole file is replaced, or none of it.
 
     Args:
         run: the run folder; made if missing.
@@ -115,7 +115,7 @@ def update_metrics(run: Path, metrics: Mapping[str, float]) -> Path:
 
 
 def read_metrics(run: Path) -> dict[str, float | None]:
-    """The numbers of a run; none where it has no ``metrics.json``.
+    """Read the numbers of a run; there are none without a ``metrics.json``.
 
     Raises:
         DataError: if the file holds anything but finite numbers and nulls.
@@ -141,13 +141,26 @@ def write_tables(run: Path, tables: Iterable[Table]) -> Path:
 
 
 def markdown(table: Table) -> str:
-    """A table with its title as Markdown."""
+    """Write a table with its title as Markdown."""
     lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
     return f"## {table.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def summary_of_test(metrics: Mapping[str, float], tables: Iterable[Table]) -> str:
+    """Write what ``lvad test`` prints at its end: the scores over all scenes, then the tables.
+
+    Args:
+        metrics: of the test; those of single labels or constant answers ("test/a/b") are left to ``metrics.json``.
+        tables: the run's own.
+    """
+    whole = {name: value for name, value in metrics.items() if name.count("/") == 1 and name[:5] == "test/"}
+    width = max(map(len, whole), default=0)
+    lines = [f"{name:{width}}  {value:.4f}" for name, value in sorted(whole.items())]
+    return "\n".join(["", *lines, "", *(markdown(table) for table in tables)])
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader or a crash never meets half of it."""
+    """Replace a file in one step, so that neither a reader nor a crash finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.tmp")
     part.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which scenes a run has seen: those of its fit, of the models that it is built on, and of what it goes on from."""
+"""The ledger of the scenes that a run has seen: in its fit, in earlier stages, and before it was resumed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,8 +56,8 @@ def seen_before(trainer: Trainer, folder: Path, kept: Any) -> ledger.Ledger:
     return ledger.merge_ledgers(found)
 
 
-def check_labels(trainer: Trainer, module: nn.Module, folder: Path) -> None:
-    """Refuse a run, and models that it is built on, made with other labels than those of the data.
+def check_label_sets(trainer: Trainer, module: nn.Module, folder: Path) -> None:
+    """Refuse a run, or earlier stages of it, whose label set is not that of the data.
 
     Args:
         trainer: tells of the data.

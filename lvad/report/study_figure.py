@@ -8,14 +8,14 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.plot_style import BLUE, INK, ORANGE, new_figure
 from lvad.report.study_findings import ACTIONS, SHOWN, Findings, Mean
 
 _COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
 _MARKS: Final = "osD^vPX*"
 _DASHES: Final = (":", "--")
 _MIN_SEEDS: Final = 3
-"""Student's t of two seeds is wider than the axis: the mean alone is drawn."""
+"""Seeds from which an interval is drawn: Student's t of two seeds is wider than the axis."""
 
 
 def study_figure(name: str, found: Findings, titles: Mapping[str, str] | None = None) -> Figure:
@@ -76,7 +76,7 @@ def _draw_curve(axes: Axes, title: str, means: Sequence[Mean], score: str, numbe
 
 
 def _draw_side_by_side(axes: Axes, means: Sequence[Mean], score: str, titles: Mapping[str, str]) -> None:
-    """A row for each arm, the highest mean of the actions on top."""
+    """Draw a row for each arm, the highest mean of the actions on top."""
     ranked = sorted(means, key=lambda mean: mean.scores[ACTIONS].mean)
     values, reach = [100 * mean.scores[score].mean for mean in ranked], [_reach(mean, score) for mean in ranked]
     axes.errorbar(values, range(len(ranked)), xerr=reach, color=INK, marker="o", markersize=5, capsize=2, linestyle="")
@@ -86,7 +86,7 @@ def _draw_side_by_side(axes: Axes, means: Sequence[Mean], score: str, titles: Ma
 
 
 def _reach(mean: Mean, score: str) -> float:
-    """Half of the interval, percent; 0 where too few seeds have none of use."""
+    """Compute half of the interval in percent; 0 where there are too few seeds for one."""
     value = mean.scores[score]
     half = 100 * (value.high - value.mean)
     return 0.0 if math.isnan(half) or len(mean.seeds) < _MIN_SEEDS else half

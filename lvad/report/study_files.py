@@ -1,4 +1,4 @@
-"""What a study is written as: tables, rows with all that it takes to repeat each, a figure, TensorBoard."""
+"""The files of a study: tables, rows with the commands that repeat each run, figures, TensorBoard curves."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lvad.metrics.intervals import Interval
 from lvad.metrics.seeds import LabelsNeeded
-from lvad.report.curves import pixels
+from lvad.report.plot_style import pixels
 from lvad.report.runs import markdown, write_atomically
 from lvad.report.study_figure import study_figure
 from lvad.report.study_findings import SHOWN, TEST, CellResult, Difference, Findings, Mean
@@ -49,7 +49,7 @@ def study_tables(found: Findings) -> list[Table]:
 
 
 def study_text(name: str, findings: Sequence[Findings]) -> str:
-    """The tables as Markdown, and which arms do not keep to their budget."""
+    """Write the tables as Markdown, and which arms do not keep to their budget."""
     lines = [f"# {name}\n", *(markdown(table) for found in findings for table in study_tables(found))]
     lines += [f"{line}\n" for line in label_lines(findings[0].means)]
     return "\n".join(lines)
@@ -64,7 +64,7 @@ def label_lines(means: Sequence[Mean]) -> list[str]:
 
 
 def study_rows(cells: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """One row per run, with all that it takes to repeat it; NaN is None."""
+    """Make one row per run, with the commands that repeat it; NaN is None."""
     left_out = ("answered", "folder", "scores", "taxonomy")
     return [
         {key: value for key, value in cell._asdict().items() if key not in left_out}
@@ -112,7 +112,7 @@ def _write_curves(folder: Path, findings: Sequence[Findings], figures: Mapping[s
 
 
 def percent(value: Interval, sign: str = "") -> str:
-    """A share and its interval in percent; the mean alone where one seed has none."""
+    """Write a share and its interval in percent; the mean alone where there is one seed."""
     if math.isnan(value.mean):
         return "-"
     mean, low, high = (100 * number for number in value)

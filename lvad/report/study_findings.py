@@ -1,4 +1,4 @@
-"""What a study found: its cells, the mean of each arm and budget, differences between arms, and labels saved."""
+"""Results of a study: its cells, the mean of each arm and budget, differences between arms, and labels saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,29 +22,29 @@ ALL_POSITIVE: Final = "all_positive"
 TEST: Final = "test"
 
 Source = str
-"""Which scenes were answered: ``test``, or the name of the extra test."""
+"""The name of a set of test scenes: ``test``, or that of the extra test."""
 
 
 class CellResult(NamedTuple):
-    """One tested run of an arm."""
+    """The result of one tested run of an arm."""
 
     arm: str
     budget: int
     seed: int
     folder: Path
     labels: int
-    """Scenes whose labels any stage of it used, by its ledger."""
+    """Labelled scenes that any of its stages used, by its ledger."""
     seconds: float
     """Wall seconds of all its stages, shared ones included."""
     device: str | None
     commit: str | None
     command: str
-    """That runs this cell alone."""
+    """The command that runs this cell alone."""
     commands: list[str]
-    """Of its stages, in order."""
+    """The commands of its stages, in order."""
     answered: dict[Source, list[AnsweredScene]]
     scores: dict[Source, dict[str, float]]
-    """All scores on a source's scenes, shares."""
+    """All scores by set of test scenes, as shares of 1."""
     taxonomy: Taxonomy = BDD_OIA
     """What the labels of the answers are called."""
 
@@ -55,10 +55,10 @@ class Mean(NamedTuple):
     arm: str
     budget: int
     labels: list[int]
-    """Of its cells, each count once."""
+    """How many labels its cells used, each count once."""
     seeds: list[int]
     scores: dict[str, Interval]
-    """Over seeds."""
+    """The mean of each score over seeds, with its interval."""
 
 
 class Difference(NamedTuple):
@@ -70,13 +70,13 @@ class Difference(NamedTuple):
     seeds: list[int]
     has_equal_labels: bool
     over_seeds: dict[str, Interval]
-    """Student's t, paired by seed."""
+    """Differences with Student's t intervals, paired by seed."""
     over_scenes: dict[str, Interval]
-    """Bootstrap over seeds and recordings, paired by both."""
+    """Differences with bootstrap intervals over seeds and recordings, paired by both."""
 
 
 class Saving(NamedTuple):
-    """How many labels the best reference arm needs for what an arm reaches."""
+    """How many labels the best reference arm needs to reach the score of an arm."""
 
     arm: str
     budget: int
@@ -85,7 +85,7 @@ class Saving(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What a study found on one source of test scenes."""
+    """The results of a study on one set of test scenes."""
 
     source: Source
     num_scenes: int
@@ -93,7 +93,7 @@ class Findings(NamedTuple):
     differences: list[Difference]
     savings: list[Saving]
     floors: dict[str, dict[str, float]]
-    """Constant answer to its scores."""
+    """The scores of each constant answer."""
     references: list[str]
 
 
@@ -155,7 +155,7 @@ def _difference(group: Sequence[CellResult], other: Sequence[CellResult], source
 
 
 def seed_answers(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
-    """The answers that a score is computed from, in the order of the scenes' names."""
+    """Return the answers that a score is computed from, in the order of the scenes' names."""
     scenes = sorted(answered, key=lambda scene: scene.id)
     if score == ACTIONS:
         rows = [(scene.actions, scene.true_actions) for scene in scenes]
@@ -166,7 +166,7 @@ def seed_answers(answered: Sequence[AnsweredScene], score: str) -> SeedAnswers:
 
 
 def savings_of(means: Sequence[Mean], references: Sequence[str]) -> Iterator[Saving]:
-    """Compute how many labels the best reference arm of each budget needs for what every other arm reaches."""
+    """Compute how many labels the best reference arm of each budget needs to reach the score of every other arm."""
     for name in SHOWN:
         curve: dict[int, float] = {}
         for mean in means:

@@ -1,4 +1,4 @@
-"""The traceback of a fit that fails, kept in its run folder."""
+"""The traceback of a failed fit, kept in its run folder."""
 
 import traceback
 from pathlib import Path
@@ -10,7 +10,7 @@ TRACEBACK: Final = "traceback.txt"
 
 
 class TracebackFile(Callback):
-    """Writes where an error arose into the run folder, as the command says it in one line.
+    """Callback that writes the traceback of an error into the run folder; the command prints one line only.
 
     A folder that is not there yet is not made. The error carries a note with the file's name.
     """

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lvad.cli import main
 from lvad.commands import export_check
-from lvad.commands.export_load import load_run, load_trial_scenes
+from lvad.commands.trained_run import load_run, load_trial_scenes
 
 
 @functools.cache

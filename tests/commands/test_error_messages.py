@@ -45,6 +45,36 @@ def test_the_innermost_sentence_and_what_was_meant(message, line):
     assert innermost_message(message, ["data.batch_size", "model"]) == line
 
 
+NO_CLASS_PATH = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'lvad.modules.ActionSFT':
+        Parser key "objective":
+
+          - Expected a path but {name} either not accessible or invalid
+          - Expected a dot import path string: {name}
+    - Expected a <class 'NoneType'>
+  Given value: NestedArg(key='objective', val='{name}')"""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        (
+            "MinimumRisk",
+            "lvad.modules.MinimumRisk is now lvad.objectives.MinimumRiskBLEU: write that in the configuration",
+        ),
+        ("MinimumRiskBLEU", "did you mean 'lvad.objectives.MinimumRiskBLEU'?"),
+        ("Rehearsals", "did you mean 'lvad.objectives.Rehearsal'?"),
+    ],
+)
+def test_a_bare_class_name_is_refused_with_the_full_path(name, meant):
+    import lvad.objectives  # noqa: F401  # as it is imported where the message arises
+
+    line = f"model.objective: must be the full path of a class, got {name}; {meant}"
+    assert innermost_message(NO_CLASS_PATH.format(name=name)) == line
+
+
 @pytest.mark.parametrize(
     ("error", "part"),
     [

@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from lvad.cli import main
-from lvad.commands.export_load import load_run
 from lvad.commands.pipeline_config import read_pipeline
 from lvad.commands.renamed_keys import RENAMED, check_arguments, check_keys
 from lvad.commands.study_plan import read_study
+from lvad.commands.trained_run import load_run
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.source import Source
 from lvad.data.split import Split

@@ -31,7 +31,7 @@ def test_tables_are_printed_and_files_written(report, tmp_path):
     assert lines[4:9] == ["pipeline", "sft baseline", "always stop", "all positive", "all negative"]
     assert said.out.splitlines()[-1].startswith("comparison: out/comparison.md, ")
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        f"comparison.{kind}" for kind in ("md", "csv", "json", "png")
+        f"comparison.{kind}" for kind in ("md", "csv", "json", "png", "html")
     }
     found = json.loads((tmp_path / "out/comparison.json").read_text())
     assert found["folders"] == {"pipeline": RUNS[0], "sft baseline": RUNS[1]}

@@ -87,15 +87,15 @@ def opened(page, address):
     assert [text for text in said if "Failed to load resource" not in text] == []
 
 
-def look(page, *paths):
+def upload(page, *paths):
     page.set_input_files("#frames", [str(path) for path in paths])
     with page.expect_navigation():
-        page.click("button[name=look]")
+        page.click("button[name=run]")
 
 
 def test_two_runs_see_an_upload_side_by_side(opened, files, two_stage):
     paths = [files / "frame_0.png", files / "frame_1.png"]
-    look(opened, *paths)
+    upload(opened, *paths)
     assert opened.locator("article").count() == 2
     boxes = [opened.locator("article").nth(i).bounding_box() for i in (0, 1)]
     assert boxes[0]["y"] == boxes[1]["y"]
@@ -115,7 +115,7 @@ def test_two_runs_see_an_upload_side_by_side(opened, files, two_stage):
 
 
 def test_a_filled_arrow_is_green(opened, files):
-    look(opened, files / "frame_0.png")
+    upload(opened, files / "frame_0.png")
     colours = opened.evaluate(
         "[...document.querySelectorAll('.arrows li')].map(li => [li.className, "
         "getComputedStyle(li.querySelector('polygon')).fill])"
@@ -125,18 +125,18 @@ def test_a_filled_arrow_is_green(opened, files):
 
 
 def test_a_broken_file_is_named_on_the_page(opened, files):
-    look(opened, files / "broken.png")
+    upload(opened, files / "broken.png")
     assert opened.locator("#note").inner_text().startswith("broken.png: image cannot be decoded")
     assert opened.locator("article").count() == 0
-    look(opened, files / "frame_0.png")  # and the next one is answered
+    upload(opened, files / "frame_0.png")  # and the next one is answered
     assert opened.locator("article").count() == 2
 
 
 def test_a_file_that_is_too_large_is_not_sent(opened, files):
     opened.set_input_files("#frames", str(files / "large.png"))
-    opened.click("button[name=look]")
+    opened.click("button[name=run]")
     assert "the upload holds 1.0 MB, allowed are 1" in opened.locator("#note").inner_text()
-    assert opened.locator("button[name=look]").is_enabled()
+    assert opened.locator("button[name=run]").is_enabled()
 
 
 def test_a_dropped_file_is_asked_about(opened, files):

@@ -15,8 +15,8 @@ from safetensors.torch import save
 
 from lvad.cli import main
 from lvad.commands.checkpoint_io import check_checkpoint, read_checkpoint
-from lvad.commands.export_load import load_run
 from lvad.commands.run_folder import find_interrupted_run
+from lvad.commands.trained_run import load_run
 from lvad.errors import DataError
 from lvad.policy.vision import FeatureStore, VisionCache
 

@@ -12,13 +12,13 @@ from hostile import LEAVES, break_bytes, break_json, cases, one_line, refused
 from lvad.commands.pipeline_config import Record, read_pipeline
 from lvad.commands.stage_runner import RECORD, read_record
 from lvad.errors import ChatError, DataError
-from lvad.report.answers import read_answers, write_answers
-from lvad.report.compare import compare, read_run
+from lvad.report.answers_file import read_answers, write_answers
+from lvad.report.compare_answers import compare_answers, read_run
 from lvad.report.model_card import Exported, model_card
 from lvad.report.predictions import PredictionWriter
 from lvad.report.recorder import RunRecorder
 from lvad.report.runs import read_metrics, update_metrics
-from lvad.report.sample_rows import rows_before
+from lvad.report.samples_file import rows_before
 from lvad.rewards.chat_replies import ReplyCache, _retry_after_s, parse_reply, parse_response
 from lvad.rewards.judge import _read_template, read_score
 from lvad.text import parse
@@ -207,5 +207,5 @@ def test_runs_that_cannot_be_compared_say_so_in_one_line(tmp_path: Path) -> None
         (tmp_path / name).mkdir()
         write_answers(tmp_path / name / "answers.jsonl", [ANSWER._replace(id=scene)])
     with pytest.raises(DataError, match="lacks 1 scenes") as refusal:
-        compare([read_run(tmp_path / name, name) for name in "ab"])
+        compare_answers([read_run(tmp_path / name, name) for name in "ab"])
     one_line(refusal.value)

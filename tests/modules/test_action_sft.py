@@ -15,7 +15,7 @@ from lvad.data.split import SceneCounts, Split
 from lvad.modules import ActionSFT
 from lvad.objectives.text_objectives import CrossEntropy
 from lvad.policy import HFPolicy, Lora, Sampling
-from lvad.report.answers import read_answers
+from lvad.report.answers_file import read_answers
 from lvad.report.recorder import RunRecorder
 from lvad.rewards import CLIPCosine
 from lvad.taxonomy import BDD_OIA

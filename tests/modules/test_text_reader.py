@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lvad.cli import main
-from lvad.commands.export_load import load_run
+from lvad.commands.trained_run import load_run
 from lvad.data.pseudo_labels import read_pseudo_labels
 from lvad.data.recordings import recording_of_id
 from lvad.errors import DataError

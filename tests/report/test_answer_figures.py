@@ -6,7 +6,7 @@ import torch
 
 from lvad.metrics.driving import Answers, driving_scores
 from lvad.report.answer_figures import confusion_figure, distribution_figure, f1_figure, reliability_figure
-from lvad.report.label_tables import label_scores
+from lvad.report.label_tables import score_labels
 from lvad.taxonomy import BDD_OIA
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def test_bars_are_as_long_as_labels_are_frequent():
 
 
 def test_bars_of_f1_are_the_scores_and_name_their_support():
-    scores = label_scores(TRUE, SAID, BDD_OIA.labels)
+    scores = score_labels(TRUE, SAID, BDD_OIA.labels)
     actions, reasons = f1_figure({"model": scores}, "F1").axes
     assert bars(actions, 0) + bars(reasons, 0) == pytest.approx([score.f1 for score in scores])
     assert actions.get_yticklabels()[1].get_text() == f"stop  (n={scores[1].support})"
@@ -83,10 +83,10 @@ def test_what_cannot_be_drawn_is_refused():
         distribution_figure(TRUE, {str(i): SAID for i in range(4)}, "")
     with pytest.raises(ValueError, match="same scenes"):
         f1_figure(
-            {"a": label_scores(TRUE, SAID, BDD_OIA.labels), "b": label_scores(TRUE[:5], SAID[:5], BDD_OIA.labels)}, ""
+            {"a": score_labels(TRUE, SAID, BDD_OIA.labels), "b": score_labels(TRUE[:5], SAID[:5], BDD_OIA.labels)}, ""
         )
     with pytest.raises(ValueError, match="25 labels in their order"):
-        f1_figure({"a": label_scores(TRUE, SAID, BDD_OIA.labels)[::-1]}, "")
+        f1_figure({"a": score_labels(TRUE, SAID, BDD_OIA.labels)[::-1]}, "")
     with pytest.raises(ValueError, match="not negative"):
         confusion_figure(-torch.ones(4, 4), "")
     with pytest.raises(ValueError, match="two matrices of one shape"):

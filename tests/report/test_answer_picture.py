@@ -18,7 +18,7 @@ from lvad.report.answer_picture import (
     outcomes,
     true_words,
 )
-from lvad.report.figures import WIDTH_PX
+from lvad.report.scene_pictures import WIDTH_PX
 from lvad.taxonomy import BDD_OIA
 
 

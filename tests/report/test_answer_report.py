@@ -4,7 +4,7 @@ import torch
 from answered import FORWARD, REASON, STOP, scene
 
 from lvad.report.answer_report import label_tables, write_driving_report
-from lvad.report.answers import read_answers
+from lvad.report.answers_file import read_answers
 
 FRAMES = [torch.zeros(1, 3, 90, 160, dtype=torch.uint8)] * 2
 

@@ -3,8 +3,7 @@
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lvad.report.board import TensorBoard, hyperparameters
-from lvad.report.run_curves import read_curves
-from lvad.report.tags import FIRST, tag
+from lvad.report.tensorboard_events import FIRST, read_curves, tag
 
 LOGGED = ("reward/mean", "val/judge", "samples/a", "test/reward", "train/kl", "advantage/std", "alarm/far", "lr-AdamW")
 

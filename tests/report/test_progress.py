@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from lvad.report.progress import Bar, PlainLines, default_progress_bar
+from lvad.report.progress import PlainProgressLines, TerminalProgressBar, default_progress_bar
 from lvad.report.traceback_file import TRACEBACK, TracebackFile
 
 
@@ -36,7 +36,7 @@ def fit(module, *callbacks, folder, **options):
     trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(7, 1)))
 
 
-@pytest.mark.parametrize(("is_terminal", "kind"), [(True, Bar), (False, PlainLines)])
+@pytest.mark.parametrize(("is_terminal", "kind"), [(True, TerminalProgressBar), (False, PlainProgressLines)])
 def test_a_bar_only_where_it_can_move(is_terminal, kind, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
     assert type(default_progress_bar()) is kind
@@ -44,7 +44,7 @@ def test_a_bar_only_where_it_can_move(is_terminal, kind, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_plain_line_every_n_steps_and_at_both_ends(tmp_path, capsys):
-    fit(Tiny(), PlainLines(every_n_steps=3), folder=tmp_path)
+    fit(Tiny(), PlainProgressLines(every_n_steps=3), folder=tmp_path)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert [line.split(":")[0] for line in lines] == [f"step {n}/7, epoch 0" for n in (1, 3, 6, 7)]
     assert "reward 2.000, " in lines[1]  # the third batch
@@ -53,7 +53,7 @@ def test_a_plain_line_every_n_steps_and_at_both_ends(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore")
 def test_lines_do_not_flood_a_log(tmp_path, capsys):
-    fit(Tiny(), PlainLines(), folder=tmp_path, log_every_n_steps=1)
+    fit(Tiny(), PlainProgressLines(), folder=tmp_path, log_every_n_steps=1)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert [line.split(",")[0] for line in lines] == ["step 1/7", "step 7/7"]
 

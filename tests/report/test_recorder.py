@@ -17,7 +17,7 @@ from lvad.commands.last_checkpoint import LastCheckpoint
 from lvad.data.collate import SceneDataset, collate
 from lvad.report.predictions import PredictionWriter, picture_name
 from lvad.report.recorder import RunRecorder, closing_line
-from lvad.report.runs import best_checkpoint, command_to_test, forget_start, newest_run, update_metrics
+from lvad.report.runs import best_checkpoint, command_to_test, newest_run, remove_unstarted_run, update_metrics
 from lvad.types import Batch, Prediction, Scene, SceneSamples
 
 HELD_OUT = [0.1, 0.7, 0.3]  # before the first epoch, then after each
@@ -248,9 +248,9 @@ def test_a_folder_with_anything_but_a_start_is_kept(tmp_path):
     for name in ("config.yaml", "events.out.tfevents.1.host", "ledger.json"):
         (tmp_path / name).touch()
     (tmp_path / "notes.txt").touch()
-    forget_start(tmp_path)
+    remove_unstarted_run(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
     (tmp_path / "notes.txt").unlink()
-    forget_start(tmp_path)
+    remove_unstarted_run(tmp_path)
     assert not tmp_path.exists()
-    forget_start(tmp_path)
+    remove_unstarted_run(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures of a run: scenes with what was said of them. Drawing only, no training state."""
+"""Pictures of scenes: frames with completions or lines of text beneath. They read no training state."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -39,7 +39,7 @@ class _CompletionLines(NamedTuple):
 
     @property
     def height_px(self) -> int:
-        return len(self.text) * _line_px(_TEXT_PX) + len(self.terms) * _line_px(_SMALL_PX) + _GAP_PX
+        return len(self.text) * line_height_px(_TEXT_PX) + len(self.terms) * line_height_px(_SMALL_PX) + _GAP_PX
 
 
 def draw_samples(samples: SceneSamples, width_px: int = WIDTH_PX) -> Image.Image:
@@ -56,24 +56,24 @@ def draw_samples(samples: SceneSamples, width_px: int = WIDTH_PX) -> Image.Image
         ValueError: if a list does not have K entries, or the frames are not uint8[M, 3, H, W].
     """
     _check(samples)
-    strip = _strip(samples.frames, width_px - 2 * _MARGIN_PX)
+    strip = draw_frame_strip(samples.frames, width_px - 2 * _MARGIN_PX)
     has_rewards, has_advantages = bool(samples.rewards), bool(samples.advantages)
     left = _MARGIN_PX + _NUMBER_PX * (has_rewards + has_advantages)
     rows = _rows(samples, width_px - _MARGIN_PX - left)
-    head_px = _line_px(_TEXT_PX) + _GAP_PX
+    head_px = line_height_px(_TEXT_PX) + _GAP_PX
     table_top = _MARGIN_PX + head_px + strip.height + _GAP_PX
-    height = table_top + _line_px(_SMALL_PX) + sum(r.height_px + 1 for r in rows) + _MARGIN_PX
+    height = table_top + line_height_px(_SMALL_PX) + sum(r.height_px + 1 for r in rows) + _MARGIN_PX
     page = Image.new("RGB", (width_px, height), _PAPER)
     draw = ImageDraw.Draw(page)
-    title = _wrap(samples.id, _TEXT_PX, width_px - 2 * _MARGIN_PX, 1)
-    draw.text((_MARGIN_PX, _MARGIN_PX), title[0], _INK, _font(_TEXT_PX))
+    title = wrap_text(samples.id, _TEXT_PX, width_px - 2 * _MARGIN_PX, 1)
+    draw.text((_MARGIN_PX, _MARGIN_PX), title[0], _INK, load_font(_TEXT_PX))
     page.paste(strip, (_MARGIN_PX, _MARGIN_PX + head_px))
 
     names = ["reward"] * has_rewards + ["advantage"] * has_advantages
     for column, name in enumerate(names):
-        draw.text((_MARGIN_PX + column * _NUMBER_PX, table_top), name, _FAINT, _font(_SMALL_PX))
-    draw.text((left, table_top), f"{len(rows)} completions", _FAINT, _font(_SMALL_PX))
-    y = table_top + _line_px(_SMALL_PX)
+        draw.text((_MARGIN_PX + column * _NUMBER_PX, table_top), name, _FAINT, load_font(_SMALL_PX))
+    draw.text((left, table_top), f"{len(rows)} completions", _FAINT, load_font(_SMALL_PX))
+    y = table_top + line_height_px(_SMALL_PX)
     for row in rows:
         draw.line((_MARGIN_PX, y, width_px - _MARGIN_PX, y), _RULE)
         _draw_row(draw, row, left, y + 1 + _GAP_PX // 2)
@@ -81,7 +81,7 @@ def draw_samples(samples: SceneSamples, width_px: int = WIDTH_PX) -> Image.Image
     return page
 
 
-def annotate(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> Image.Image:
+def annotate_frames(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> Image.Image:
     """Draw the frames of a scene with lines of text beneath.
 
     Args:
@@ -96,17 +96,17 @@ def annotate(frames: Tensor, lines: Sequence[str], width_px: int = WIDTH_PX) -> 
         ValueError: if the frames are not uint8[M, 3, H, W].
     """
     inner = width_px - 2 * _MARGIN_PX
-    strip = _strip(frames, inner)
+    strip = draw_frame_strip(frames, inner)
     sizes = [_TEXT_PX] + [_SMALL_PX] * (len(lines) - 1)
-    cut = [(size, line) for size, text in zip(sizes, lines, strict=False) for line in _wrap(text, size, inner, 12)]
-    height = 2 * _MARGIN_PX + strip.height + _GAP_PX + sum(_line_px(size) for size, _ in cut)
+    cut = [(size, line) for size, text in zip(sizes, lines, strict=False) for line in wrap_text(text, size, inner, 12)]
+    height = 2 * _MARGIN_PX + strip.height + _GAP_PX + sum(line_height_px(size) for size, _ in cut)
     page = Image.new("RGB", (width_px, height), _PAPER)
     page.paste(strip, (_MARGIN_PX, _MARGIN_PX))
     draw = ImageDraw.Draw(page)
     y = _MARGIN_PX + strip.height + _GAP_PX
     for size, line in cut:
-        draw.text((_MARGIN_PX, y), line, _INK if size == _TEXT_PX else _FAINT, _font(size))
-        y += _line_px(size)
+        draw.text((_MARGIN_PX, y), line, _INK if size == _TEXT_PX else _FAINT, load_font(size))
+        y += line_height_px(size)
     return page
 
 
@@ -128,8 +128,8 @@ def _rows(samples: SceneSamples, width_px: int) -> list[_CompletionLines]:
             _CompletionLines(
                 reward=samples.rewards[k] if samples.rewards else None,
                 advantage=samples.advantages[k] if samples.advantages else None,
-                text=_wrap(samples.texts[k] or "(empty)", _TEXT_PX, width_px, _MAX_LINES),
-                terms=_wrap(terms, _SMALL_PX, width_px, 2) if terms else [],
+                text=wrap_text(samples.texts[k] or "(empty)", _TEXT_PX, width_px, _MAX_LINES),
+                terms=wrap_text(terms, _SMALL_PX, width_px, 2) if terms else [],
             )
         )
     return rows
@@ -138,20 +138,20 @@ def _rows(samples: SceneSamples, width_px: int) -> list[_CompletionLines]:
 def _draw_row(draw: ImageDraw.ImageDraw, row: _CompletionLines, left: int, y: int) -> None:
     x = _MARGIN_PX
     if row.reward is not None:
-        draw.text((x, y), f"{row.reward:.3f}", _INK, _font(_TEXT_PX))
+        draw.text((x, y), f"{row.reward:.3f}", _INK, load_font(_TEXT_PX))
         x += _NUMBER_PX
     if row.advantage is not None:
         colour = _GOOD if row.advantage > 0 else _BAD if row.advantage < 0 else _FAINT
-        draw.text((x, y), f"{row.advantage:+.3f}", colour, _font(_TEXT_PX))
+        draw.text((x, y), f"{row.advantage:+.3f}", colour, load_font(_TEXT_PX))
     for line in row.text:
-        draw.text((left, y), line, _INK, _font(_TEXT_PX))
-        y += _line_px(_TEXT_PX)
+        draw.text((left, y), line, _INK, load_font(_TEXT_PX))
+        y += line_height_px(_TEXT_PX)
     for line in row.terms:
-        draw.text((left, y), line, _FAINT, _font(_SMALL_PX))
-        y += _line_px(_SMALL_PX)
+        draw.text((left, y), line, _FAINT, load_font(_SMALL_PX))
+        y += line_height_px(_SMALL_PX)
 
 
-def _strip(frames: Tensor, width_px: int) -> Image.Image:
+def draw_frame_strip(frames: Tensor, width_px: int) -> Image.Image:
     """Paste M frames side by side, oldest first, in rows of at most four."""
     if frames.ndim != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8" or not len(frames):
         raise ValueError(f"frames must be uint8[M, 3, H, W], got {frames.dtype}{list(frames.shape)}")
@@ -168,9 +168,9 @@ def _strip(frames: Tensor, width_px: int) -> Image.Image:
     return strip
 
 
-def _wrap(text: str, size_px: int, width_px: int, max_lines: int) -> list[str]:
+def wrap_text(text: str, size_px: int, width_px: int, max_lines: int) -> list[str]:
     """Cut a text into lines that fit; white space collapses, a word wider than a line is broken."""
-    font = _font(size_px)
+    font = load_font(size_px)
     lines, line = [], ""
     for word in text.split():
         while word:
@@ -197,12 +197,14 @@ def _num_fitting(word: str, font: ImageFont.FreeTypeFont, width_px: float) -> in
 
 
 @cache
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
+def load_font(size_px: int) -> ImageFont.FreeTypeFont:
+    """Load Pillow's own font in a size."""
     font = ImageFont.load_default(size=size_px)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("Pillow was built without FreeType; install a standard wheel")
     return font
 
 
-def _line_px(size_px: int) -> int:
+def line_height_px(size_px: int) -> int:
+    """Compute the height of a line of text, with the space to the next one."""
     return round(size_px * 1.35)

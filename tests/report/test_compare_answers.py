@@ -7,7 +7,7 @@ from answered import FORWARD, NOTHING, REASON, STOP, write_run
 
 from lvad.errors import DataError
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import LabelCounts, compare, excludes_zero, label_budget, read_run, run_names
+from lvad.report.compare_answers import LabelCounts, compare_answers, excludes_zero, label_budget, read_run, run_names
 
 RIGHT, STOPS = (FORWARD, STOP, STOP, STOP), (STOP,) * 4
 
@@ -21,7 +21,7 @@ def runs(tmp_path):
 
 
 def test_scores_floors_and_differences(runs):
-    found = compare(runs)
+    found = compare_answers(runs)
     assert (found.num_scenes, found.first) == (4, "right")
     assert list(found.arms) == ["right", "stops"]
     assert list(found.floors) == ["always stop", "all positive", "all negative"]
@@ -38,7 +38,7 @@ def test_scores_floors_and_differences(runs):
 
 
 def test_a_run_of_actions_alone_is_compared_on_actions(runs):
-    found = compare(runs)
+    found = compare_answers(runs)
     assert "reason_macro_f1" in found.arms["right"]
     assert "reason_macro_f1" not in found.arms["stops"]
     assert "reason_macro_f1" not in found.differences["stops"]
@@ -67,7 +67,7 @@ def test_reasons_that_nobody_asked_for_are_not_scored(tmp_path):
 def test_scenes_are_paired_by_id_whatever_their_order(runs, tmp_path):
     said, true = (STOP, STOP, STOP, FORWARD), (STOP, STOP, STOP, FORWARD)
     turned = read_run(write_run(tmp_path / "turned", said, true, names="dcba", reasons=REASON), "turned")
-    found = compare([runs[0], turned])
+    found = compare_answers([runs[0], turned])
     assert all(value == Interval(0, 0, 0) for value in found.differences["turned"].values())
 
 
@@ -81,14 +81,14 @@ def test_scenes_are_paired_by_id_whatever_their_order(runs, tmp_path):
 def test_other_scenes_and_other_truths_are_refused(runs, tmp_path, names, true, message):
     other = read_run(write_run(tmp_path / "other", STOPS, true, names), "other")
     with pytest.raises(DataError, match=message):
-        compare([runs[0], other])
+        compare_answers([runs[0], other])
 
 
 def test_names_must_tell_runs_from_each_other_and_from_floors(runs):
     with pytest.raises(DataError, match="two runs are named 'a'; tell them apart with --names"):
-        compare([run._replace(name="a") for run in runs])
+        compare_answers([run._replace(name="a") for run in runs])
     with pytest.raises(DataError, match="cannot be named 'always stop'"):
-        compare([runs[0]._replace(name="always stop")])
+        compare_answers([runs[0]._replace(name="always stop")])
 
 
 def test_names_are_the_parts_that_differ(tmp_path):
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_names_the_remedy(tmp_path):
 def test_reasons_without_labels_are_refused(tmp_path):
     folder = write_run(tmp_path, STOPS, reasons=REASON, true_reasons=None)
     with pytest.raises(DataError, match="scene a has no labels"):
-        compare([read_run(folder, "a")])
+        compare_answers([read_run(folder, "a")])
 
 
 def test_a_budget_counts_each_labelled_scene_once(tmp_path):
@@ -141,7 +141,7 @@ def test_a_budget_counts_each_labelled_scene_once(tmp_path):
     assert label_budget({"RLOOPolicy train, unlabelled": ["d"]}) == LabelCounts(0, 0, 0)
     write_run(tmp_path, (NOTHING,) * 4)
     (tmp_path / "ledger.json").write_text(json.dumps(ledger))
-    assert compare([read_run(tmp_path, "a")]).budgets == {"a": LabelCounts(5, 4, 2)}
+    assert compare_answers([read_run(tmp_path, "a")]).budgets == {"a": LabelCounts(5, 4, 2)}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import Comparison, LabelCounts
-from lvad.report.compare_files import comparison_tables, comparison_text, write_comparison
+from lvad.report.compare_answers import Comparison, LabelCounts
+from lvad.report.comparison_files import comparison_tables, comparison_text, write_comparison
 from lvad.report.label_tables import LabelScore
 from lvad.taxonomy import BDD_OIA
 
@@ -76,9 +76,9 @@ def test_label_budgets_are_held_against_each_other(budgets, line):
     assert comparison_text(comparison(budgets)).splitlines()[-1].startswith(line)
 
 
-def test_four_files_with_the_same_rows(tmp_path):
+def test_all_files_with_the_same_rows(tmp_path):
     files = write_comparison(tmp_path / "out", comparison())
-    assert [file.name for file in files] == [f"comparison.{kind}" for kind in ("md", "csv", "json", "png")]
+    assert [file.name for file in files] == [f"comparison.{kind}" for kind in ("md", "csv", "json", "png", "html")]
     found = json.loads(files[2].read_text())
     assert found["labelled_scenes"]["mine"] == {"labels": 108, "train": 100, "val": 8}
     assert found["scores"][0] == {

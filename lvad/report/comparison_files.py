@@ -1,4 +1,4 @@
-"""What a comparison of runs is written as: tables, flat rows, and a picture."""
+"""The files of a comparison of answers: tables, flat rows, a plot and a page."""
 
 import csv
 import io
@@ -12,9 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lvad.metrics.intervals import Interval
-from lvad.report.compare import Comparison, Scores, excludes_zero
-from lvad.report.curves import BLUE, INK, ORANGE, new_figure
+from lvad.report.compare_answers import Comparison, Scores, excludes_zero
+from lvad.report.comparison_page import write_comparison_page
 from lvad.report.label_tables import label_comparison
+from lvad.report.plot_style import INK, SERIES_COLOURS, new_figure
 from lvad.report.runs import markdown, write_atomically
 from lvad.types import Table
 
@@ -35,12 +36,11 @@ _PROBABILITIES: Final = {
     "reason_auroc": "reason AUROC",
     "reason_ece": "reason ECE",
 }
-_COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
 _DASHES: Final = ("-", ":", "--")
 
 
 def comparison_tables(found: Comparison) -> list[Table]:
-    """Scores with their 95 % intervals, paired differences, and the labels that each run was given."""
+    """Make the tables of scores with 95 % intervals, of paired differences, and of the labels that each run used."""
     rows = {**found.arms, **found.floors}
     tables = [
         _scores_table(f"{title}, {found.num_scenes} test scenes, % (95 % interval)", columns, rows, _labels(found))
@@ -51,12 +51,12 @@ def comparison_tables(found: Comparison) -> list[Table]:
 
 
 def comparison_text(found: Comparison) -> str:
-    """The tables as Markdown, and whether the runs were given as many labels as each other."""
+    """Write the tables as Markdown, and whether the runs used equally many labels."""
     return "\n".join([*map(markdown, comparison_tables(found)), label_line(_labels(found))])
 
 
 def comparison_rows(found: Comparison) -> Iterator[dict[str, Any]]:
-    """One flat row per run or floor and score, and per difference and score; NaN is None."""
+    """Yield one flat row per run or floor and score, and per difference and score; NaN is None."""
     for kind, systems in (("arm", found.arms), ("floor", found.floors), ("difference", found.differences)):
         is_difference = kind == "difference"
         for name, scores in systems.items():
@@ -72,7 +72,7 @@ def comparison_rows(found: Comparison) -> Iterator[dict[str, Any]]:
 
 
 def write_comparison(folder: Path, found: Comparison) -> list[Path]:
-    """Write ``comparison.md``, ``.csv``, ``.json`` and ``.png``.
+    """Write ``comparison.md``, ``.csv``, ``.json``, ``.png`` and ``.html``.
 
     Args:
         folder: made if missing.
@@ -100,12 +100,16 @@ def write_comparison(folder: Path, found: Comparison) -> list[Path]:
     files = [folder / f"{COMPARISON}.{kind}" for kind in (*texts, "png")]
     for file, text in zip(files, texts.values(), strict=False):
         write_atomically(file, text)
-    comparison_figure(found).savefig(files[-1], dpi=120)
-    return files
+    figure = comparison_figure(found)
+    figure.savefig(files[-1], dpi=120)
+    return [
+        *files,
+        write_comparison_page(folder, found.arms, comparison_tables(found), label_line(_labels(found)), figure),
+    ]
 
 
 def comparison_figure(found: Comparison) -> Figure:
-    """A bar with its interval for each run and score; floors are lines across the bars."""
+    """Plot a bar with its interval for each run and score; floors are lines across the bars."""
     shown = {s: name for s, name in _drawn(found).items() if any(s in scores for scores in found.arms.values())}
     figure = new_figure(max(8.0, 1.15 * len(shown)), 5.0)
     axes = figure.add_subplot(ylabel="%", ylim=(0, 100))
@@ -114,7 +118,7 @@ def comparison_figure(found: Comparison) -> Figure:
     for place, (name, scores) in enumerate(found.arms.items()):
         left = np.arange(len(shown)) - 0.4 + (place + 0.5) * width
         mean, low, high = _columns(scores, list(shown))
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
         # A percentile interval need not hold the score itself: a macro-F1 of draws leans down.
         reach = np.stack([np.maximum(mean - low, 0), np.maximum(high - mean, 0)])
         axes.bar(left, mean, width * 0.94, yerr=reach, color=colour, label=name, ecolor=INK, capsize=2)
@@ -153,7 +157,7 @@ def _drawn(found: Comparison) -> dict[str, str]:
 
 
 def _columns(scores: Scores, names: Sequence[str]) -> np.ndarray:
-    """float64[3, S], means, lows and highs in percent; NaN where there is no score."""
+    """Stack means, lows and highs in percent, float64[3, S]; NaN where there is no score."""
     nothing = Interval(math.nan, math.nan, math.nan)
     return 100 * np.array([scores.get(name, nothing) for name in names], dtype=np.float64).T
 
@@ -191,12 +195,12 @@ def _budgets_table(found: Comparison) -> Table:
 
 
 def label_count(count: int | None) -> str:
-    """A number of labels; a question mark where nothing tells it."""
+    """Write a number of labels; a question mark where it is unknown."""
     return "?" if count is None else f"{count:,}"
 
 
 def label_line(labels: Mapping[str, int | None]) -> str:
-    """Whether runs have as many labels as each other, over all stages; equal is said of nothing else."""
+    """Say whether runs used equally many labels over all their stages."""
     counts = ", ".join(f"{name} {label_count(count)}" for name, count in labels.items())
     if unknown := [name for name, count in labels.items() if count is None]:
         return f"Labels are not known of {', '.join(unknown)}, which has no ledger.json: {counts}.\n"
@@ -206,7 +210,7 @@ def label_line(labels: Mapping[str, int | None]) -> str:
 
 
 def _aligned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose columns are as wide as their widest cell, so that it reads well as plain text too."""
+    """Make a table whose columns are as wide as their widest cell, so that it reads well as plain text too."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     padded = [tuple(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
     return Table(title, padded[0], tuple(padded[1:]))

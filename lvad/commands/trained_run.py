@@ -1,4 +1,4 @@
-"""A finished run: its module with the weights and the state of a checkpoint, and scenes to try it on."""
+"""Loading of a finished run: its module with the weights and the state of a checkpoint, and scenes to try it on."""
 
 import logging
 import tempfile
@@ -36,8 +36,8 @@ _BUILD_ONLY: Final = (
 )
 
 
-class Run(NamedTuple):
-    """A run with its weights in place, on the CPU."""
+class TrainedRun(NamedTuple):
+    """A run with the weights of a checkpoint, on the CPU."""
 
     folder: Path
     module: LightningModule
@@ -55,10 +55,10 @@ class TrialScenes(NamedTuple):
     frames: list[Tensor]
     """uint8[M, 3, H, W] per scene."""
     source: str
-    """Where they come from, in words."""
+    """The origin of the scenes, in words."""
 
 
-def load_run(folder: Path, checkpoint: str = BEST) -> Run:
+def load_run(folder: Path, checkpoint: str = BEST) -> TrainedRun:
     """Build the module of a run and give it the weights of a checkpoint.
 
     Args:
@@ -79,11 +79,11 @@ def load_run(folder: Path, checkpoint: str = BEST) -> Run:
     _set_taxonomy(module, cli.datamodule.taxonomy)
     module.setup("test")  # a tuned CLIP remembers its start there, before other weights come
     _load(module, content, path)
-    return Run(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
+    return TrainedRun(folder, module.eval(), cli.datamodule, _base_name(config), path, content["global_step"])
 
 
 def load_trial_scenes(data: Any, count: int) -> TrialScenes:
-    """So many validation scenes of the run; drawn ones where its data is not there any more."""
+    """Load ``count`` validation scenes of the run, or draw scenes where its data is not there any more."""
     try:
         with _quiet():
             data.setup("validate")
@@ -99,7 +99,7 @@ def load_trial_scenes(data: Any, count: int) -> TrialScenes:
 
 
 def base_model_folders(module: LightningModule) -> list[Path]:
-    """The folders of the models that a module was built from."""
+    """List the folders of the models that a module was built from."""
     names = {getattr(part, "source", None) for part in module.modules()}
     return [Path(name) for name in sorted(name for name in names if isinstance(name, str)) if Path(name).is_dir()]
 
@@ -124,7 +124,7 @@ def _find_checkpoint(folder: Path, name: str) -> Path:
 
 
 def _build(path: Path) -> tuple[dict[str, Any], Any]:
-    """The configuration without what only a fit takes, and what it builds."""
+    """Read a configuration, and build its module and data without the options of a fit."""
     config = read_yaml(path)
     if not isinstance(config, dict):
         problem = f"is no configuration ({type(config).__name__} at its top)"
@@ -149,7 +149,7 @@ def _base_name(config: dict[str, Any]) -> str:
 
 
 def _set_taxonomy(module: LightningModule, taxonomy: Taxonomy) -> None:
-    """What the stages learn from their trainer, which is not there."""
+    """Give the parts of a stage their label set, which a trainer would set."""
     if isinstance(module, ActionSFT):
         module.set_taxonomy(taxonomy)
     elif isinstance(module, TextReader):
@@ -157,7 +157,7 @@ def _set_taxonomy(module: LightningModule, taxonomy: Taxonomy) -> None:
 
 
 def _load(module: LightningModule, content: dict[str, Any], path: Path) -> None:
-    """In Lightning's order: what a stage keeps beside its weights (descriptions, a fitted reader), then the weights."""
+    """Load a checkpoint in Lightning's order: the state beside the weights (such as a fitted reader), then those."""
     check_trained_weights(content["state_dict"], module, path)
     try:
         module.on_load_checkpoint(content)
@@ -176,7 +176,7 @@ def _synthetic_frames(data: Any, count: int) -> list[Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Lightning says of seed, devices and data at every start."""
+    """Hide Lightning's messages on seed, devices and data."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

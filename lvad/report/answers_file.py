@@ -1,4 +1,4 @@
-"""``answers.jsonl``: what the second stage said of every scene, one JSON line each, for later comparisons."""
+"""``answers.jsonl``: the answer to every test scene, one JSON line each, which later comparisons read."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ def label_matrices(answered: Iterable[AnsweredScene], num_labels: int) -> LabelM
 
 
 def write_answers(path: Path, answered: Iterable[AnsweredScene], taxonomy: Taxonomy = BDD_OIA) -> Path:
-    """Write one line per scene, whole or not at all.
+    """Write one line per scene, the whole file or none of it.
 
     Args:
         path: a ``.jsonl``; its folder is made if missing.
@@ -74,7 +74,7 @@ def write_answers(path: Path, answered: Iterable[AnsweredScene], taxonomy: Taxon
 
 
 def read_answers(path: Path, taxonomy: Taxonomy = BDD_OIA) -> list[AnsweredScene]:
-    """Read what ``write_answers`` wrote, equal in every entry.
+    """Read a file of ``write_answers``; every entry is equal to what was written.
 
     Args:
         path: the ``.jsonl``.

@@ -1,38 +1,17 @@
-"""Plots of a run: rewards, losses, confusion and ROC. Drawing only, no training state."""
+"""Plots of one run: reward and loss over its steps, confusion matrix and ROC curve. They read no training state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torchmetrics.functional.classification import binary_auroc, binary_confusion_matrix, binary_roc
 
+from lvad.report.plot_style import BLUE, INK, ORANGE, finish_axes, new_figure
 from lvad.types import MatchProbabilities
 
-# Blue and orange: told apart by colour-blind readers too.
-BLUE: Final = "#005cab"
-ORANGE: Final = "#c85000"
-INK: Final = "#1c1e22"
 
-
-def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of a size in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # not pyplot: a run keeps no figure open, and needs no display
-    return figure
-
-
-def pixels(figure: Figure) -> np.ndarray:
-    """The pixels of a drawn figure, uint8[H, W, 3]."""
-    assert isinstance(figure.canvas, FigureCanvasAgg)
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-
-
-def curve(
+def plot_reward(
     steps: Sequence[int],
     mean: Sequence[float],
     best: Sequence[float],
@@ -64,12 +43,12 @@ def curve(
     if held_out:
         at = sorted(held_out)
         axes.plot(at, [held_out[s] for s in at], "o--", color=INK, markersize=4, label="held-out")
-    _finish(axes)
+    finish_axes(axes)
     figure.savefig(path, dpi=120)
     return path
 
 
-def loss_curve(
+def plot_loss(
     losses: Sequence[tuple[int, float]],
     history: Mapping[int, Mapping[str, float]],
     score: str | None,
@@ -97,17 +76,17 @@ def loss_curve(
     axes.plot(steps, _running_mean(values), color=BLUE, linewidth=2, label="training")
     if held_out := _series(history, "val/loss"):
         axes.plot(*zip(*held_out, strict=True), "o-", color=ORANGE, markersize=4, label="validation")
-    _finish(axes)
+    finish_axes(axes)
     for i, name in enumerate(shown):
         beside = figure.add_subplot(1, 1 + len(shown), 2 + i, xlabel="optimizer step", ylabel=name)
         beside.set_title("what chooses the checkpoint", fontsize=10, loc="left")
         beside.plot(*zip(*_series(history, name), strict=True), "o-", color=INK, markersize=4, label=name)
-        _finish(beside)
+        finish_axes(beside)
     figure.savefig(path, dpi=120)
     return path
 
 
-def confusion_and_roc(decisions: MatchProbabilities, title: str) -> Figure:
+def plot_confusion_and_roc(decisions: MatchProbabilities, title: str) -> Figure:
     """Draw the confusion matrix at P > 0.5 and the ROC curve (Fig. 11 of the paper).
 
     Args:
@@ -130,7 +109,7 @@ def confusion_and_roc(decisions: MatchProbabilities, title: str) -> Figure:
     beside = figure.add_subplot(122, xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     beside.plot(false_rate, true_rate, color=BLUE, linewidth=2, label=f"AUROC {binary_auroc(p, target):.3f}")
     beside.plot((0, 1), (0, 1), "--", color=INK, linewidth=1, label="chance")
-    _finish(beside)
+    finish_axes(beside)
     return figure
 
 
@@ -138,14 +117,8 @@ def _series(history: Mapping[int, Mapping[str, float]], name: str) -> list[tuple
     return [(step, scores[name]) for step, scores in sorted(history.items()) if name in scores]
 
 
-def _finish(axes: Axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-
-
 def _running_mean(values: Sequence[float]) -> np.ndarray:
-    """Mean over the last tenth of the run, or over what there is of it so far."""
+    """Compute the mean over the last tenth of the run, or over all values so far where they are fewer."""
     window = max(1, len(values) // 10)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)

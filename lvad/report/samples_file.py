@@ -1,4 +1,4 @@
-"""``samples.jsonl``: what was said of the fixed scenes, a row per scene and validation."""
+"""``samples.jsonl``: the completions of the fixed scenes, a row per scene and validation."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from lvad.types import SceneSamples
 
 
 def sample_row(scene: SceneSamples, step: int) -> str:
-    """What was said of a scene at a step, as one line of JSON."""
+    """Write the completions of a scene at a step as one line of JSON."""
     completions = []
     for k, text in enumerate(scene.texts):
         completion: dict[str, Any] = {"text": text}
@@ -25,7 +25,7 @@ def sample_row(scene: SceneSamples, step: int) -> str:
 
 
 def rows_before(path: Path, step: int) -> list[str]:
-    """The rows of earlier steps; none where there is no file.
+    """Read the rows of earlier steps; there are none without a file.
 
     Raises:
         DataError: for a row that is none of samples.
@@ -43,6 +43,6 @@ def _step_of(row: str, path: Path, where: str) -> int:
 
 
 def write_rows(path: Path, rows: list[str]) -> None:
-    """Replace the file's rows; none make no file."""
+    """Replace the rows of the file; without rows no file is made."""
     if rows or path.is_file():
         write_atomically(path, "".join(f"{row}\n" for row in rows))

@@ -1,4 +1,4 @@
-"""What a test found scene by scene, kept so that ``lvad report`` can compare runs in pairs."""
+"""``scored.jsonl``: the scores of every test scene, one JSON line each, which ``lvad report`` compares runs by."""
 
 import json
 import math
@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from lightning import Callback, LightningModule, Trainer
+
 from lvad.data.reading import load_json, read_text
 from lvad.errors import DataError
+from lvad.ranks import gather
 from lvad.report.runs import write_atomically
 from lvad.types import SceneScores
 
@@ -15,14 +18,14 @@ SCORED: Final = "scored.jsonl"
 _REMEDY: Final = "test the run anew"
 
 
-def write_scored(path: Path, scored: Iterable[SceneScores]) -> Path:
-    """Write one row per scene, whole or not at all."""
+def write_scene_scores(path: Path, scored: Iterable[SceneScores]) -> Path:
+    """Write one row per scene, the whole file or none of it."""
     write_atomically(path, "".join(json.dumps(scene._asdict()) + "\n" for scene in scored))
     return path
 
 
-def read_scored(path: Path) -> list[SceneScores]:
-    """Read what ``write_scored`` wrote.
+def read_scene_scores(path: Path) -> list[SceneScores]:
+    """Read a file of ``write_scene_scores``.
 
     Raises:
         DataError: naming file and line, if it cannot be read, holds something else, or names a scene twice.
@@ -37,6 +40,30 @@ def read_scored(path: Path) -> list[SceneScores]:
     if not found:
         raise DataError.at(path, "", "holds no scene", _REMEDY)
     return list(found.values())
+
+
+class SceneScoresFile(Callback):
+    """Callback that writes ``scored.jsonl`` after the test of a module with ``scored`` (a list of ``SceneScores``).
+
+    Args:
+        run_dir: the run folder; None takes the logger's.
+    """
+
+    def __init__(self, run_dir: str | None = None) -> None:
+        self.run_dir = run_dir
+        self._folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the run folder."""
+        # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
+        self._folder = Path(self.run_dir or trainer.log_dir or trainer.default_root_dir)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the scores of all ranks' scenes, and write them."""
+        parts: list[list[SceneScores]] = gather(list(getattr(pl_module, "scored", [])))
+        scored = {scene.id: scene for part in parts for scene in part}.values()  # a loader may repeat some
+        if scored and trainer.is_global_zero and self._folder is not None:
+            write_scene_scores(self._folder / SCORED, scored)
 
 
 def _scene(row: Any) -> SceneScores | None:

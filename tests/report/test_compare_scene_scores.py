@@ -12,9 +12,9 @@ from lvad.errors import DataError
 from lvad.metrics.intervals import bootstrap_ratio
 from lvad.metrics.matching import Matches, per_scene_scores
 from lvad.modules.clip_reward import scene_scores
-from lvad.report.compare_scored import compare_scored, read_scored_run
-from lvad.report.run_curves import read_curves
-from lvad.report.scored import SCORED, read_scored, write_scored
+from lvad.report.compare_scene_scores import compare_scored_runs, read_scored_run
+from lvad.report.scene_scores import SCORED, read_scene_scores, write_scene_scores
+from lvad.report.tensorboard_events import read_curves
 from lvad.types import SceneScores
 
 
@@ -26,7 +26,7 @@ def make_run(folder, rewards, claims=()):
             scores["fact_precision"] = claims[i]
         rows.append(SceneScores(f"s{i}", scores))
     folder.mkdir(parents=True)
-    write_scored(folder / SCORED, rows)
+    write_scene_scores(folder / SCORED, rows)
     (folder / "metrics.json").write_text(json.dumps({"val/reward": rewards[0], "val/reward_start": 0.1}))
     with SummaryWriter(folder) as writer:
         for step in (1, 2):
@@ -36,7 +36,7 @@ def make_run(folder, rewards, claims=()):
 
 def test_rows_come_back(tmp_path):
     rows = [SceneScores("a", {"reward": (0.5, 1.0)}), SceneScores("b", {"fact_precision": (2.0, 3.0)})]
-    assert read_scored(write_scored(tmp_path / SCORED, rows)) == rows
+    assert read_scene_scores(write_scene_scores(tmp_path / SCORED, rows)) == rows
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_rows_come_back(tmp_path):
 def test_a_broken_file_is_named_with_its_line(tmp_path, row):
     (tmp_path / SCORED).write_text(f'{{"id": "z", "scores": {{}}}}\n{row}\n')
     with pytest.raises(DataError, match=r"scored\.jsonl.*line 2.*is no scene with scores"):
-        read_scored(tmp_path / SCORED)
+        read_scene_scores(tmp_path / SCORED)
 
 
 def test_ratios_by_hand():
@@ -77,7 +77,7 @@ def test_a_scene_by_itself():
 def test_runs_in_pairs(tmp_path):
     better = make_run(tmp_path / "a/version_0", [0.5, 0.6, 0.7], [(1.0, 1.0), (0.0, 0.0), (3.0, 4.0)])
     worse = make_run(tmp_path / "b/version_0", [0.4, 0.5, 0.6], [(1.0, 2.0), (0.0, 0.0), (1.0, 2.0)])
-    found = compare_scored([read_scored_run(better, "a"), read_scored_run(worse, "b")])
+    found = compare_scored_runs([read_scored_run(better, "a"), read_scored_run(worse, "b")])
     assert found.scores["a"]["reward"].mean == pytest.approx(0.6)
     assert found.scores["a"]["fact_precision"].mean == pytest.approx(4 / 5)  # of all claims, not of scenes
     assert found.differences["b"]["reward"] == pytest.approx((0.1, 0.1, 0.1))
@@ -95,6 +95,7 @@ def test_lvad_report_compares_them(tmp_path, capsys):
         "comparison.md",
         "comparison.json",
         "comparison.png",
+        "comparison.html",
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvad.assets import CONFIGS
-from lvad.commands.arguments import complete_arguments
+from lvad.commands.default_arguments import complete_arguments
 from lvad.errors import DataError
 
 

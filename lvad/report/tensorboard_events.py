@@ -1,16 +1,25 @@
-"""What a run logged over its steps, read from its TensorBoard events."""
+"""The metrics in TensorBoard's event files: the names they have there, and their values read back."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from lvad.errors import DataError
-from lvad.report.tags import tag
+
+FIRST: Final = ("curves", "reward", "samples", "test", "val")
+"""Groups that keep their names; everything else is shown under ``LAST``."""
+LAST: Final = "while_training"
+
+
+def tag(name: str) -> str:
+    """Return the name of a metric in TensorBoard, which sorts groups of cards by name and opens on the first ones."""
+    return name if name.partition("/")[0] in FIRST else f"{LAST}/{name.replace('/', '_')}"
 
 
 def read_curves(run: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
-    """The logged values of a run by optimizer step; scores that it did not log are left out.
+    """Read the logged values of a run by optimizer step; scores that it did not log are left out.
 
     Args:
         run: the run folder; one without events has no curves.

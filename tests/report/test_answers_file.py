@@ -5,7 +5,7 @@ import json
 import pytest
 from answered import FORWARD, NO_REASON, REASON, STOP, scene
 
-from lvad.report.answers import label_matrices, read_answers, write_answers
+from lvad.report.answers_file import label_matrices, read_answers, write_answers
 
 
 def test_what_is_written_is_what_is_read(tmp_path):

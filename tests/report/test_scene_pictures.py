@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvad.report.figures import annotate, draw_samples
+from lvad.report.scene_pictures import annotate_frames, draw_samples
 from lvad.types import SceneSamples
 
 
@@ -23,11 +23,11 @@ def test_any_frames_fit_the_width(height, width, num_frames):
 
 def test_long_texts_make_no_endless_picture():
     assert draw_samples(scene(words=5000)).height < 2000
-    assert annotate(scene().frames, ["word " * 5000]).height < 2000
+    assert annotate_frames(scene().frames, ["word " * 5000]).height < 2000
 
 
 def test_lists_of_other_lengths_and_other_frames_are_refused():
     with pytest.raises(ValueError, match="rewards"):
         draw_samples(scene()._replace(rewards=[0.1]))
     with pytest.raises(ValueError, match="uint8"):
-        annotate(torch.zeros(2, 3, 8, 8), ["text"])
+        annotate_frames(torch.zeros(2, 3, 8, 8), ["text"])

@@ -1,4 +1,4 @@
-"""What a command line of ``lvad test``, ``validate`` or ``predict`` leaves out: configuration, checkpoint, data."""
+"""Default arguments of ``lvad test``, ``validate`` and ``predict``: configuration, checkpoint and data."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -13,24 +13,24 @@ from lvad.errors import DataError
 from lvad.report.runs import CONFIG, LOGS, best_checkpoint, newest_run
 
 DEFAULT_PREDICT_CONFIG: Final = "configs/rloo.yaml"
-"""The model that describes where there is no run yet."""
+"""The configuration of the model that describes where there is no run yet."""
 _CONFIG_OPTIONS: Final = ("--config", "-c")
 _FLAGS: Final = ("--help", "-h", "--print_config")  # options without a value
 _CHECKPOINT: Final = "--ckpt_path"
 _NO_CHECKPOINT: Final = ("null", "none", "None")
 _IN_RUN: Final = ("best", "last")
-"""Checkpoints that are meant of the run whose configuration is taken."""
+"""Names of checkpoints in the run whose configuration is taken."""
 
 
 class _Option(NamedTuple):
     name: str
     value: str | None
     tokens: list[str]
-    """As it was typed."""
+    """The arguments as they were typed."""
 
 
 class _Source(NamedTuple):
-    """What is put before and behind the options that were given."""
+    """The arguments to put before and behind the given options."""
 
     before: list[str]
     behind: list[str]
@@ -48,7 +48,7 @@ def complete_arguments(command: str, args: list[str]) -> list[str]:
         args: what follows it; ``predict`` takes a PATH anywhere among its options, and ``--out DIR``.
 
     Returns:
-        Options that LightningCLI knows; configurations are found by name, and looked over.
+        Options that LightningCLI knows; configurations are found by name, and checked.
 
     Raises:
         DataError: for a checkpoint without a configuration, an evaluation without a checkpoint, or several paths.
@@ -67,7 +67,7 @@ def complete_arguments(command: str, args: list[str]) -> list[str]:
 
 
 def _split(args: list[str]) -> tuple[list[_Option], list[str]]:
-    """Options with their values, and what is neither."""
+    """Split arguments into options with their values, and positional arguments."""
     options, paths = [], []
     waiting = deque(args)
     while waiting:
@@ -92,7 +92,7 @@ def _option(name: str, value: str) -> _Option:
 
 
 def _resolve_config_path(option: _Option) -> _Option:
-    """A configuration by the path of the file, which the parser, that has no bounds, can be given."""
+    """Find the file of a configuration and check it within bounds, which the parser does not have."""
     if option.name not in _CONFIG_OPTIONS or option.value is None:
         return option
     path = resolve_config(option.value)
@@ -103,7 +103,7 @@ def _resolve_config_path(option: _Option) -> _Option:
 
 
 def _predict_options(options: list[_Option], paths: list[str]) -> list[_Option]:
-    """Options of a prediction: what stands before a file would be overridden by it."""
+    """Order the options of a prediction: options before a configuration would be overridden by it."""
     if len(paths) > 1:
         raise DataError(f"predict takes one picture, video or folder of them, got {len(paths)}: {paths}")
     configs = [option for option in options if option.name in _CONFIG_OPTIONS]
@@ -137,7 +137,7 @@ def _complete_source(command: str, options: list[_Option]) -> _Source:
 
 
 def _config_beside(name: str) -> Path:
-    """The configuration of the run that wrote a checkpoint."""
+    """Find the configuration of the run that wrote a checkpoint."""
     check_checkpoint(name)
     checkpoint = Path(name)
     if not checkpoint.exists():
@@ -158,7 +158,7 @@ def _has_run() -> bool:
 
 
 def _run_of_configs(configs: list[str]) -> Path | None:
-    """The run whose own configuration is among these; None where none has a checkpoint beside it."""
+    """Find the run whose own configuration is among these; None where none has a checkpoint beside it."""
     for folder in (Path(config).parent for config in configs if Path(config).name == CONFIG):
         if any((folder / "checkpoints" / f"{name}.ckpt").exists() for name in _IN_RUN):
             return folder
@@ -166,7 +166,7 @@ def _run_of_configs(configs: list[str]) -> Path | None:
 
 
 def _check_untrained(command: str, config: str) -> None:
-    """Say, or refuse, what would be the model before its training."""
+    """Refuse to test or validate an untrained model, and say where a prediction uses one."""
     content = read_yaml(Path(config))
     if isinstance(content, dict) and content.get("ckpt_path"):
         return

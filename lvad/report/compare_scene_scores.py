@@ -1,4 +1,4 @@
-"""Tested runs of RLOOPolicy or CLIPReward side by side: scores with intervals, paired differences, curves together."""
+"""Comparison of runs of RLOOPolicy or CLIPReward by the scores of their test scenes, and by their logged curves."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,29 +11,29 @@ from matplotlib.figure import Figure
 from lvad.data.ledger import read_ledger
 from lvad.errors import DataError
 from lvad.metrics.intervals import Interval, bootstrap_ratio
-from lvad.report.compare import excludes_zero, label_budget
-from lvad.report.compare_files import label_count, label_line
-from lvad.report.curves import BLUE, ORANGE, new_figure
-from lvad.report.run_curves import read_curves
+from lvad.report.compare_answers import excludes_zero, label_budget
+from lvad.report.comparison_files import label_count, label_line
+from lvad.report.comparison_page import write_comparison_page
+from lvad.report.plot_style import SERIES_COLOURS, new_figure
 from lvad.report.runs import markdown, read_metrics, write_atomically
-from lvad.report.scored import SCORED, read_scored
+from lvad.report.scene_scores import SCORED, read_scene_scores
+from lvad.report.tensorboard_events import read_curves
 from lvad.types import SceneScores, Table
 
 COMPARISON: Final = "comparison"
 CURVES: Final = ("val/reward", "val/judge", "val/fact_precision", "train/kl", "val/auroc", "val/loss")
-"""What is drawn of a run, of as much as any of them logged."""
+"""The curves to draw, where any of the runs logged them."""
 
-_COLOURS: Final = (BLUE, ORANGE, "#2a9d5c", "#cc79a7", "#8a6d3b", "#56b4e9", "#7b5ea7", "#444444")
 _SHOWN_IDS: Final = 3
 
 
 class ScoredRun(NamedTuple):
-    """A tested run with what was found for each scene."""
+    """A tested run with the scores of each scene."""
 
     name: str
     folder: Path
     scenes: dict[str, SceneScores]
-    """By id."""
+    """The scores of each scene by its id."""
     metrics: Mapping[str, float | None]
     labels: int | None
     """Labelled scenes over all its stages; None where there is no ledger."""
@@ -46,23 +46,23 @@ class ScoredComparison(NamedTuple):
     runs: list[ScoredRun]
     """The differences are the first one's minus each other's."""
     scores: dict[str, dict[str, Interval]]
-    """By run, then by score."""
+    """Every score by run, then by its name."""
     differences: dict[str, dict[str, Interval]]
     """The first run minus this one, paired by scene."""
 
 
 def read_scored_run(folder: Path, name: str) -> ScoredRun:
-    """Read a run that ``lvad test`` wrote ``scored.jsonl`` for.
+    """Read a run in whose folder ``lvad test`` wrote ``scored.jsonl``.
 
     Raises:
         DataError: if the file cannot be read.
     """
-    scenes = {scene.id: scene for scene in read_scored(folder / SCORED)}
+    scenes = {scene.id: scene for scene in read_scene_scores(folder / SCORED)}
     return ScoredRun(name, folder, scenes, read_metrics(folder), label_budget(read_ledger(folder)).labels)
 
 
-def compare_scored(runs: Sequence[ScoredRun]) -> ScoredComparison:
-    """Score runs on their test scenes, and the first minus each other in pairs.
+def compare_scored_runs(runs: Sequence[ScoredRun]) -> ScoredComparison:
+    """Compute the scores of each run on the test scenes, and the first run's minus each other's, paired by scene.
 
     Raises:
         DataError: if two runs were tested on other scenes, or have no score in common.
@@ -85,7 +85,7 @@ def compare_scored(runs: Sequence[ScoredRun]) -> ScoredComparison:
 
 
 def scored_tables(found: ScoredComparison) -> list[Table]:
-    """Test scores, differences, and what validation said before and after the fit."""
+    """Make the tables of test scores, of differences, and of validation scores before and after the fit."""
     names = list(dict.fromkeys(score for own in found.scores.values() for score in own))
     tables = [
         Table(
@@ -105,12 +105,12 @@ def scored_tables(found: ScoredComparison) -> list[Table]:
 
 
 def scored_text(found: ScoredComparison) -> str:
-    """The tables as Markdown, and whether the runs have as many labels as each other."""
+    """Write the tables as Markdown, and whether the runs used equally many labels."""
     return "\n".join([*map(markdown, scored_tables(found)), label_line({run.name: run.labels for run in found.runs})])
 
 
 def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]:
-    """Write ``comparison.md``, ``.json`` and, where the runs logged curves, ``.png``; returns the files."""
+    """Write ``comparison.md``, ``.json``, ``.html`` and, where the runs logged curves, ``.png``; returns the files."""
     whole = {
         "num_scenes": found.num_scenes,
         "folders": {run.name: str(run.folder) for run in found.runs},
@@ -125,11 +125,12 @@ def write_scored_comparison(folder: Path, found: ScoredComparison) -> list[Path]
     if figure is not None:
         files.append(folder / f"{COMPARISON}.png")
         figure.savefig(files[-1], dpi=120)
-    return files
+    line = label_line({run.name: run.labels for run in found.runs})
+    return [*files, write_comparison_page(folder, found.scores, scored_tables(found), line, figure)]
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure | None:
-    """The runs' curves over each other, a panel for each that any of them has; None where none has any.
+    """Plot the runs' curves over each other, a panel for each score that any of them logged; None where none did.
 
     Args:
         curves: run to score to its (step, value) points.
@@ -146,7 +147,9 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]
             steps, values = zip(*own.get(score, [(float("nan"), float("nan"))]), strict=True)
             mark = "o-" if score.startswith("val/") else "-"
             label = name if place == 1 else None
-            axes.plot(steps, values, mark, color=_COLOURS[number % len(_COLOURS)], markersize=4, label=label)
+            axes.plot(
+                steps, values, mark, color=SERIES_COLOURS[number % len(SERIES_COLOURS)], markersize=4, label=label
+            )
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
@@ -162,7 +165,7 @@ def _check_scenes(first: ScoredRun, other: ScoredRun) -> None:
 
 
 def _pairs(run: ScoredRun, ids: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Parts and wholes float64[N] of the scores that every scene has and whose wholes are not all 0."""
+    """Stack the numerators and denominators, float64[N], of the scores that every scene has, unless all are 0."""
     rows = [run.scenes[name].scores for name in ids]
     shared = [score for score in rows[0] if all(score in row for row in rows)]
     columns = {score: torch.tensor([row[score] for row in rows], dtype=torch.float64).T for score in shared}

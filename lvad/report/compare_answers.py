@@ -1,4 +1,4 @@
-"""Tested runs side by side: every score with its interval, constant answers beside them, paired differences.
+"""Comparison of runs by their answers: scores with intervals, constant answers beside them, paired differences.
 
 Runs are paired by scene id. A score means little alone, so the floors of ``lvad.metrics.floors`` on the same scenes
 stand in the same tables, and so does the number of labels that each run was given.
@@ -18,15 +18,15 @@ from lvad.errors import DataError
 from lvad.metrics.driving import Answers, answers_of, bootstrap_differences, bootstrap_scores
 from lvad.metrics.floors import Labels, floor_answers
 from lvad.metrics.intervals import Interval
-from lvad.report.answers import ANSWERS, label_matrices, read_answers
-from lvad.report.label_tables import LabelScore, label_scores
+from lvad.report.answers_file import ANSWERS, label_matrices, read_answers
+from lvad.report.label_tables import LabelScore, score_labels
 from lvad.report.runs import REASONS_SCORED, read_metrics
 from lvad.taxonomy import Taxonomy
 from lvad.taxonomy.compatibility import folder_taxonomy
 from lvad.types import AnsweredScene
 
 FLOORS: Final = ("all positive", "all negative")
-"""Beside the constant answer of the label set, "always stop"."""
+"""The constant answers beside that of the label set, "always stop"."""
 
 _SHOWN_IDS: Final = 3
 
@@ -47,13 +47,13 @@ class TestedRun(NamedTuple):
 
 
 class LabelCounts(NamedTuple):
-    """Different scenes whose labels a run was given, and the stages that it is built on, their rewards included."""
+    """How many different labelled scenes a run used, with those of earlier stages and of their rewards."""
 
     labels: int | None
-    """Each scene once, whatever it was used for; None where there is no ledger."""
+    """Labelled scenes, each counted once whatever it was used for; None where there is no ledger."""
     train: int
     val: int
-    """Used to choose a checkpoint, to stop, or to calibrate: labels as well."""
+    """Scenes whose labels chose a checkpoint, stopped the fit, or calibrated."""
 
 
 class Comparison(NamedTuple):
@@ -61,17 +61,17 @@ class Comparison(NamedTuple):
 
     num_scenes: int
     folders: dict[str, Path]
-    """Of each run, the first of which the differences are taken from."""
+    """The folder of each run; the differences are the first run's minus each other's."""
     budgets: dict[str, LabelCounts]
-    """Of each run."""
+    """How many labels each run used."""
     arms: dict[str, Scores]
     floors: dict[str, Scores]
     differences: dict[str, Scores]
     """The first run minus this run or floor, paired by scene."""
     labels: dict[str, list[LabelScore]]
-    """Of each run, every label on its own: actions, and reasons where the run names them."""
+    """The scores of each label by run: actions, and reasons where the run names them."""
     taxonomy: Taxonomy
-    """Of all of them."""
+    """The label set that all runs share."""
 
     @property
     def first(self) -> str:
@@ -85,7 +85,7 @@ def excludes_zero(difference: Interval) -> bool:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: as many of its last parts as tell all of them apart, "version_0" never alone.
+    """Name each folder by as many of its last parts as tell all of them apart; "version_0" never stands alone.
 
     Raises:
         DataError: if a folder is given twice.
@@ -103,7 +103,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def read_run(folder: Path, name: str) -> TestedRun:
-    """Read what a tested run said.
+    """Read the answers, the ledger and the label set of a tested run.
 
     Args:
         folder: of the run.
@@ -134,8 +134,8 @@ def read_run(folder: Path, name: str) -> TestedRun:
     return TestedRun(name, folder, answered, with_reasons, read_ledger(folder), taxonomy)
 
 
-def compare(runs: Sequence[TestedRun]) -> Comparison:
-    """Score runs and floors on the scenes that all of them answered.
+def compare_answers(runs: Sequence[TestedRun]) -> Comparison:
+    """Score runs and constant answers on the scenes that all runs answered.
 
     Args:
         runs: at least one; names are all different.
@@ -170,7 +170,7 @@ def compare(runs: Sequence[TestedRun]) -> Comparison:
 def _label_scores(run: TestedRun) -> list[LabelScore]:
     names = run.taxonomy
     matrices = label_matrices(run.answered, len(names.labels))
-    scores = label_scores(matrices.true, matrices.predicted, names.labels) if len(matrices.true) else []
+    scores = score_labels(matrices.true, matrices.predicted, names.labels) if len(matrices.true) else []
     return scores if run.with_reasons else scores[: names.num_actions]
 
 
@@ -189,7 +189,7 @@ def _check_names(names: Sequence[str], floors: Sequence[str]) -> None:
 
 
 def _paired(first: TestedRun, other: TestedRun) -> list[AnsweredScene]:
-    """Bring the other run's scenes into the order of the first one's."""
+    """Return the other run's scenes in the order of the first one's."""
     by_id = {scene.id: scene for scene in other.answered}
     ids = [scene.id for scene in first.answered]
     known = set(ids)
@@ -224,7 +224,7 @@ def _check_truths(first: str, other: str, answers: Mapping[str, Answers]) -> Non
 
 
 def _floors(answers: Sequence[Answers]) -> dict[str, Answers]:
-    """Make the constant answers to the scenes, with reasons where a run has them."""
+    """Make the constant answers to the scenes, with reasons where a run names them."""
     true = next((said for said in answers if said.true_reasons is not None), answers[0])
     names = true.taxonomy
     # What no floor below depends on: the stand-in for training labels, which the runs do not hold.
