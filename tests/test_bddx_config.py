@@ -75,7 +75,7 @@ def test_rloo_is_built_and_takes_a_step_on_spans_without_their_texts(build):
     module, data = cli.model, cli.datamodule
     assert module.policy.prompts.describe == QUESTION
     assert (module.num_completions, module.kl.config.beta, module.audit) == (8, 0.05, "warn")
-    assert module.greedy_scores.judge is not module.reward
+    assert module.judge is not module.reward
     assert not [name for name, p in module.named_parameters() if p.requires_grad and "lora_" not in name]
     (batch,) = data.train_dataloader()
     check_frames(batch)

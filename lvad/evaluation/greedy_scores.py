@@ -1,9 +1,7 @@
 """Scores of a policy's greedy texts on validation and test scenes."""
 
-from typing import cast
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lvad.answers.answer_records import answered_scenes, gather_answers, parse_answers
 from lvad.metrics.description import DescriptionScore
@@ -14,16 +12,15 @@ from lvad.taxonomy import BDD_OIA
 from lvad.types import AnsweredScene, Batch, Reward, Rollouts, SceneScores, Scores
 
 
-class GreedyScores(nn.Module):
+class GreedyScores:
     """Collects the scores of one greedy text per scene, over the scenes of all ranks.
 
     Args:
-        judge: a reward that is never trained on, in ``judge``; None for none.
+        judge: a reward that is never trained on; None for none.
         answers: the texts are answers with actions and reasons, which are scored against the labels too.
     """
 
-    def __init__(self, judge: nn.Module | None, answers: bool) -> None:
-        super().__init__()
+    def __init__(self, judge: Reward | None, answers: bool) -> None:
         self.judge, self.answers = judge, answers
         self.description, self._judged = DescriptionScore(), SceneRows[float]()
         self.answered: list[AnsweredScene] = []
@@ -40,7 +37,7 @@ class GreedyScores(nn.Module):
         self.description.update(batch.ids, rollouts, scores, batch.facts)
         each = {"reward": scores.total, **{f"reward_{name}": term for name, term in scores.terms.items()}}
         if self.judge is not None:
-            each["judge"] = score_together(cast(Reward, self.judge), batch, rollouts).total
+            each["judge"] = score_together(self.judge, batch, rollouts).total
             self._judged.add(batch.ids, each["judge"][:, 0].tolist())
         self.scored += _scene_scores(batch, rollouts, each)
         if self.answers:

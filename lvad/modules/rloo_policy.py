@@ -83,8 +83,9 @@ class RLOOPolicy(Shardable):
         super().__init__()
         estimator = estimator or RLOO()
         if num_completions < (least := estimator.min_completions):
-            name = type(estimator).__name__
-            raise ValueError(f"num_completions must be >= {least} for {name} estimates, got {num_completions}")
+            raise ValueError(
+                f"num_completions must be >= {least} for {type(estimator).__name__}, got {num_completions}"
+            )
         if not isinstance(policy, nn.Module):
             raise ValueError(f"policy must be an nn.Module, got {type(policy).__name__}")
         self.policy, self.reward = policy, freeze_module(reward, "reward")
@@ -92,11 +93,12 @@ class RLOOPolicy(Shardable):
         self.estimator, self.num_completions = estimator, num_completions
         self.kl = AdaptiveKL(kl) if kl else None
         self.regularisation, self.rehearsal = regularisation, regularisation.rehearsal
-        self.audit: Strictness = audit
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.greedy_scores = GreedyScores(freeze_module(judge, "judge") if judge is not None else None, answers)
-        self.samples: list[SceneSamples] = []
+        self.judge = None if judge is None else freeze_module(judge, "judge")
+        self.audit: Strictness = audit
+        self.greedy_scores = GreedyScores(judge, answers)
         self.answered, self.scored = self.greedy_scores.answered, self.greedy_scores.scored
+        self.samples: list[SceneSamples] = []
         self.shown: list[Tensor] = []
         self.strict_loading, self._step_start_s = False, 0.0
         self.reuse = RolloutReuse(regularisation.updates, regularisation.clip)

@@ -24,7 +24,7 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
         module: its stage.
     """
     stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
-    scorer = None if data.scenes.get("val") else getattr(getattr(module, "greedy_scores", None), "judge", None)
+    scorer = None if data.scenes.get("val") else getattr(module, "judge", None)
     rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
     beside = ledger.stage_ledger(f"{stage} rehearsal", {"train": rehearsed})
     if getattr(getattr(module, "describer", None), "is_oracle", False):

@@ -169,9 +169,8 @@ def test_a_held_out_judge_costs_its_labels_where_there_is_something_to_choose_by
     class Rewarded(Holds):
         def __init__(self, reward, judge):
             super().__init__(reward)
-            self.greedy_scores = torch.nn.Module()
-            self.greedy_scores.judge = torch.nn.Identity()
-            self.greedy_scores.judge.source = str(judge)
+            self.judge = torch.nn.Identity()
+            self.judge.source = str(judge)
 
     (tmp_path / LEDGER).write_text(dump_ledger({"CLIPReward train, labelled": ["of the judge"]}))
     data = scenes_of(drawn_root, budget=budget)
