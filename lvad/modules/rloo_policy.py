@@ -83,9 +83,7 @@ class RLOOPolicy(Shardable):
         super().__init__()
         estimator = estimator or RLOO()
         if num_completions < (least := estimator.min_completions):
-            raise ValueError(
-                f"num_completions must be >= {least} for {type(estimator).__name__}, got {num_completions}"
-            )
+            raise ValueError(f"num_completions must be >= {least} ({type(estimator).__name__}), got {num_completions}")
         if not isinstance(policy, nn.Module):
             raise ValueError(f"policy must be an nn.Module, got {type(policy).__name__}")
         self.policy, self.reward = policy, freeze_module(reward, "reward")
