@@ -55,8 +55,8 @@ def check_extra() -> None:
     Raises:
         DataError: with the command that installs them.
     """
-    if missing := [name for name in EXTRA if find_spec(name) is None]:
-        raise DataError(f"lvad demo needs {', '.join(missing)}: pip install 'lvad[demo]'")
+    if missing := [name.replace("_", "-") for name in EXTRA if find_spec(name) is None]:
+        raise DataError(f"lvad demo needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _listening(host: str, port: int) -> socket.socket:
