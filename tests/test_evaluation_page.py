@@ -10,7 +10,7 @@ from small_fits import LORA, POLICY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lvad.cli import main
-from lvad.report.tags import tag
+from lvad.report.tensorboard_events import tag
 
 PAGE = text_of("docs/evaluation.md")
 ROWS = re.findall(r"^\| `(\S+)`(?: \(.+?\))? \| (.+) \| (.+) \|$", PAGE, re.M)
