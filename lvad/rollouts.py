@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lvad.data.collate import select_scenes
 from lvad.estimators import Estimate
 from lvad.losses.policy_gradient import clipped_surrogate, leave_one_out, reinforce
 from lvad.ops import seeded
@@ -32,17 +33,8 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
 
 
 def first_scenes(batch: Batch, count: int) -> Batch:
-    """Return the first scenes of a batch."""
-    return Batch(
-        ids=batch.ids[:count],
-        frames=batch.frames[:count],
-        actions=batch.actions[:count],
-        reasons=batch.reasons[:count],
-        captions=batch.captions[:count],
-        facts=batch.facts[:count],
-        recordings=batch.recordings[:count],
-        taxonomy=batch.taxonomy,
-    )
+    """Return the first scenes of a batch, all of them where there are no more."""
+    return select_scenes(batch, range(len(batch.ids))[:count])
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:
@@ -122,7 +114,7 @@ class RolloutRewards(NamedTuple):
     is_kept: Tensor
     """bool[B], False on scenes whose scores were not finite."""
     adjusted: Tensor
-    """float[B, K], the total scores within their limits, with the penalties subtracted."""
+    """float[B, K], the total scores within their limits, plus the entropy bonus, minus the KL penalty."""
     ref_logps: Tensor | None = None
     """float[B, K, T] under the reference; None without a KL."""
     kl_stats: Mapping[str, Tensor] = MappingProxyType({})
@@ -148,11 +140,11 @@ class RolloutReuse:
 
     Args:
         num_updates: optimizer steps per rollout.
-        clip: how far the ratio of probabilities may go from 1 where there are several.
+        clip_epsilon: how far the ratio of probabilities may go from 1 where there are several.
     """
 
-    def __init__(self, num_updates: int, clip: float) -> None:
-        self.num_updates, self.clip = num_updates, clip
+    def __init__(self, num_updates: int, clip_epsilon: float) -> None:
+        self.num_updates, self.clip_epsilon = num_updates, clip_epsilon
         self.is_first = True
         self._experience: Experience | None = None
         self._old_logps: Tensor | None = None
@@ -191,7 +183,7 @@ class RolloutReuse:
         if self._old_logps is None:
             # Those of this pass and not of the sampler, so that rounding leaves the first ratio at 1.
             self._old_logps = logps.detach()
-        loss, share = clipped_surrogate(logps, self._old_logps, advantages, mask, self.clip)
+        loss, share = clipped_surrogate(logps, self._old_logps, advantages, mask, self.clip_epsilon)
         return loss, {"train/clipped": share}
 
 

@@ -22,7 +22,7 @@ def make_experience(advantages=((1.0, -1.0),)):
 
 
 def test_each_update_after_the_first_finds_the_first_ones_experience():
-    reuse, experience = RolloutReuse(3, clip=0.2), make_experience()
+    reuse, experience = RolloutReuse(3, clip_epsilon=0.2), make_experience()
     seen = []
     for _ in reuse.each_update():
         if reuse.is_first:
@@ -32,7 +32,7 @@ def test_each_update_after_the_first_finds_the_first_ones_experience():
 
 
 def test_nothing_is_kept_beyond_the_last_update():
-    reuse = RolloutReuse(2, clip=0.2)
+    reuse = RolloutReuse(2, clip_epsilon=0.2)
     for _ in reuse.each_update():
         if reuse.is_first:
             reuse.keep(make_experience())
@@ -42,7 +42,7 @@ def test_nothing_is_kept_beyond_the_last_update():
 
 
 def test_outside_of_an_optimizer_step_every_call_is_a_first_one():
-    reuse = RolloutReuse(1, clip=0.2)
+    reuse = RolloutReuse(1, clip_epsilon=0.2)
     for experience in (make_experience(), make_experience(advantages=((2.0, -2.0),))):
         assert reuse.is_first
         reuse.keep(experience)
@@ -50,7 +50,7 @@ def test_outside_of_an_optimizer_step_every_call_is_a_first_one():
 
 
 def test_one_update_is_plain_reinforce():
-    reuse, experience = RolloutReuse(1, clip=0.2), make_experience()
+    reuse, experience = RolloutReuse(1, clip_epsilon=0.2), make_experience()
     reuse.keep(experience)
     logps = experience.rollouts.logps
     loss, stats = reuse.policy_loss(logps)
@@ -59,7 +59,7 @@ def test_one_update_is_plain_reinforce():
 
 
 def test_later_updates_are_held_to_the_probabilities_of_the_first():
-    reuse, experience = RolloutReuse(2, clip=0.2), make_experience()
+    reuse, experience = RolloutReuse(2, clip_epsilon=0.2), make_experience()
     mask, advantages = experience.rollouts.completion_mask, experience.estimate.advantages
     first, second = experience.rollouts.logps + 0.125, experience.rollouts.logps - 0.25
     losses = []
@@ -75,7 +75,7 @@ def test_later_updates_are_held_to_the_probabilities_of_the_first():
 
 
 def test_a_new_batch_has_probabilities_of_its_own():
-    reuse, experience = RolloutReuse(2, clip=0.2), make_experience()
+    reuse, experience = RolloutReuse(2, clip_epsilon=0.2), make_experience()
     for logps in (experience.rollouts.logps, experience.rollouts.logps - 1):
         reuse.keep(experience)
         assert reuse.policy_loss(logps)[0] == 0

@@ -18,6 +18,8 @@ RENAMED: Final = {
     **{f"data.{key}": f"data.source.{key}" for key in _SOURCE},
     **{f"data.{key}": f"data.split.{key}" for key in _SPLIT},
     "model.controls": "model.regularisation",
+    "model.regularisation.clip": "model.regularisation.clip_epsilon",
+    "model.regularisation.reward_clip": "model.regularisation.reward_limit",
 }
 """Old key to new key, both without ``init_args``. The key of a group stands for all keys below it."""
 

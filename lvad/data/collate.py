@@ -95,3 +95,18 @@ def collate(items: Sequence[tuple[Scene, Tensor]], taxonomy: Taxonomy = BDD_OIA)
         recordings=[recording_of(scene) for scene in scenes],
         taxonomy=taxonomy,
     )
+
+
+def select_scenes(batch: Batch, places: Sequence[int]) -> Batch:
+    """Return the scenes at some places of a batch, in the order of the places."""
+    rows = list(places)
+    return Batch(
+        ids=[batch.ids[i] for i in rows],
+        frames=[batch.frames[i] for i in rows],
+        actions=batch.actions[rows],
+        reasons=batch.reasons[rows],
+        captions=[batch.captions[i] for i in rows],
+        facts=[batch.facts[i] for i in rows],
+        recordings=[batch.recordings[i] for i in rows],
+        taxonomy=batch.taxonomy,
+    )

@@ -160,7 +160,7 @@ def clipped_surrogate(
     old_logps: Float[Tensor, "B K T"],
     advantages: Float[Tensor, "B K"],
     completion_mask: Bool[Tensor, "B K T"],
-    clip: float,
+    clip_epsilon: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Compute ``reinforce`` for rollouts of an earlier state of the policy: the loss, and the share that is clipped.
 
@@ -173,14 +173,14 @@ def clipped_surrogate(
         old_logps: the same when the completions were drawn.
         advantages: weights; no gradient flows through them.
         completion_mask: True on sampled tokens.
-        clip: how far w may go from 1 before a completion stops pushing further.
+        clip_epsilon: how far w may go from 1 before a completion stops pushing further.
 
     Source:
         Schulman et al. 2017 (arXiv:1707.06347), Eq. 7; per completion as in Ahmadian et al. 2024 (arXiv:2402.14740).
     """
     weights = advantages.detach()
     ratio = sequence_sum(logps - old_logps.detach(), completion_mask).exp()
-    free, held = ratio * weights, ratio.clamp(1 - clip, 1 + clip) * weights
+    free, held = ratio * weights, ratio.clamp(1 - clip_epsilon, 1 + clip_epsilon) * weights
     return -torch.minimum(free, held).sum(1).mean(), (held < free).float().mean()
 
 

@@ -99,7 +99,7 @@ class RLOOPolicy(Shardable):
         self.samples: list[SceneSamples] = []
         self.shown: list[Tensor] = []
         self.strict_loading, self._step_start_s = False, 0.0
-        self.reuse = RolloutReuse(regularisation.updates, regularisation.clip)
+        self.reuse = RolloutReuse(regularisation.updates, regularisation.clip_epsilon)
         if kl:
             policy.keep_reference()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, sets_of
 from lvad.answers.decision import VotingView, name_reasons, questions
 from lvad.data.augment import Augment, mirror_batch
-from lvad.data.collate import SceneDataset, collate
+from lvad.data.collate import SceneDataset, collate, select_scenes
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.samplers import shuffled_cycle
 from lvad.errors import DataError
@@ -146,11 +146,11 @@ class FixMatch:
         is_mirrored = bool(torch.rand(()) < 0.5)
         view = _view(policy, batch, is_mirrored)
         taxonomy = batch.taxonomy
-        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.queries), taxonomy), None)
+        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.queries), taxonomy), None)
         sets = (found.mirrored(taxonomy) if is_mirrored else found).action_sets
         sure = confident_choice(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}
-        kept = _select(batch, sure.is_kept.tolist())
+        kept = select_scenes(batch, sure.is_kept.nonzero().flatten().tolist())
         if not kept.ids:
             return kept, values
         actions = sets_of(sets)[sure.choice[sure.is_kept]]
@@ -164,17 +164,3 @@ class FixMatch:
 def _view(policy: HFPolicy, batch: Batch, is_mirrored: bool) -> VotingView:
     queries = questions(policy, [""] * len(batch.ids), batch.taxonomy)
     return VotingView(mirror_batch(batch) if is_mirrored else batch, queries, is_mirrored)
-
-
-def _select(batch: Batch, is_kept: list[bool]) -> Batch:
-    places = [i for i, kept in enumerate(is_kept) if kept]
-    return Batch(
-        ids=[batch.ids[i] for i in places],
-        frames=[batch.frames[i] for i in places],
-        actions=batch.actions[places],
-        reasons=batch.reasons[places],
-        captions=[batch.captions[i] for i in places],
-        facts=[batch.facts[i] for i in places],
-        recordings=[batch.recordings[i] for i in places],
-        taxonomy=batch.taxonomy,
-    )

@@ -18,7 +18,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class KL:
-    """A penalty on KL(policy || reference), where the reference is the start or the last refresh.
+    """A penalty on KL(policy || reference), where the reference is the initial policy or its last refresh.
 
     The paper had none, and its policy forgot what it could say (section 6.3).
 
@@ -30,7 +30,7 @@ class KL:
         target: adapt beta so that the KL reaches this many nats per completion; None keeps beta.
         rate: how fast beta is adapted, per training batch (Ziegler et al. 2019: 0.1).
         refresh_every: optimizer steps after which the policy becomes its own reference, once their rollout is used up;
-            it then costs a second copy of the model. None keeps the start.
+            it then costs a second copy of the model. None keeps the initial policy.
 
     Raises:
         ValueError: for a beta that is negative or not finite, another form, a target or rate that is not positive, a
@@ -61,7 +61,7 @@ class KL:
 class AdaptiveKL:
     """A KL penalty with its present weight, which is adapted during training and is part of a checkpoint.
 
-    Its numbers are the host's. As buffers they would be read back from the device at every step, rounded where a
+    Its numbers are Python floats. As buffers they would be read back from the device at every step, rounded where a
     strategy turns a module into 16 bits, and refused by devices without float64.
 
     Args:
@@ -123,22 +123,22 @@ class Regularisation:
         updates: optimizer steps per rollout. The paper and the default: 1, on-policy. The later ones weight each
             completion with the ratio of its probabilities, clipped. ``trainer.max_steps``, the schedule of the
             learning rate and the step that is logged count rollouts.
-        clip: how far that ratio may go from 1.
-        reward_clip: rewards beyond this distance from 0 are moved there before any penalty, so that one outlier cannot
+        clip_epsilon: how far that ratio may go from 1.
+        reward_limit: rewards beyond this distance from 0 are moved there before any penalty, so that one outlier cannot
             outweigh a batch; None for no limit. The logged rewards are those before.
         non_finite: what to do with a reward that is nan or infinite: ``error``, or ``drop`` its scene from the step
             and count it as ``reward/dropped``.
 
     Raises:
-        ValueError: for a bonus that is negative or not finite, fewer than one update, a clip outside (0, 1), a limit
-            that is not positive, or another word for ``non_finite``.
+        ValueError: for a bonus that is negative or not finite, fewer than one update, a
+            ``clip_epsilon`` outside (0, 1), a limit that is not positive, or another word for ``non_finite``.
     """
 
     entropy_bonus: float = 0.0
     rehearsal: Rehearsal | None = None
     updates: int = 1
-    clip: float = 0.2
-    reward_clip: float | None = None
+    clip_epsilon: float = 0.2
+    reward_limit: float | None = None
     non_finite: Literal["error", "drop"] = "error"
 
     def __post_init__(self) -> None:
@@ -146,17 +146,17 @@ class Regularisation:
             raise ValueError(f"entropy_bonus must be >= 0 and finite, got {self.entropy_bonus}")
         if self.updates < 1:
             raise ValueError(f"updates must be >= 1, got {self.updates}")
-        if not 0 < self.clip < 1:
-            raise ValueError(f"clip must be in (0, 1), got {self.clip}")
-        if self.reward_clip is not None and not self.reward_clip > 0:
-            raise ValueError(f"reward_clip must be > 0, or null for no limit, got {self.reward_clip}")
+        if not 0 < self.clip_epsilon < 1:
+            raise ValueError(f"clip_epsilon must be in (0, 1), got {self.clip_epsilon}")
+        if self.reward_limit is not None and not self.reward_limit > 0:
+            raise ValueError(f"reward_limit must be > 0, or null for no limit, got {self.reward_limit}")
         if self.non_finite not in ("error", "drop"):
             raise ValueError(f"non_finite must be error or drop, got {self.non_finite!r}")
 
     @property
     def limits(self) -> tuple[float, float]:
         """The smallest and the largest reward; others are moved to the nearer limit."""
-        limit = math.inf if self.reward_clip is None else self.reward_clip
+        limit = math.inf if self.reward_limit is None else self.reward_limit
         return -limit, limit
 
     def adjusted(self, rewards: Tensor, rollouts: Rollouts) -> Tensor:
@@ -183,7 +183,7 @@ def check_finite(scores: Scores, ids: list[str], drop: bool) -> tuple[Scores, Te
     """Refuse scores that are not finite, or drop their scenes.
 
     A whole scene is dropped, not a completion: the siblings' baseline would lack it, and a completion that breaks the
-    judge would go unpunished and unrewarded beside them.
+    reward would go unpunished and unrewarded beside them.
 
     Args:
         scores: of B scenes.
@@ -219,6 +219,6 @@ def _complaint(scores: Scores, ids: list[str]) -> str:
         named.append(f"scene {ids[b]!r}, completion {k}: {parts}")
     more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
     return (
-        f"the reward is not finite: {'; '.join(named)}{more}; mend the judge, or set regularisation.non_finite to drop "
-        "to leave such scenes out and count them"
+        f"the reward is not finite: {'; '.join(named)}{more}; mend the reward, or set regularisation.non_finite to "
+        "drop to leave such scenes out and count them"
     )

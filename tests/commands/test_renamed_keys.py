@@ -56,6 +56,19 @@ def test_a_key_of_a_stage_is_refused_with_its_new_name():
         check_arguments(["fit", "--model.init_args.controls.updates", "2"])
 
 
+@pytest.mark.parametrize(("old", "new"), [("clip", "clip_epsilon"), ("reward_clip", "reward_limit")])
+def test_a_key_of_the_regularisation_is_refused_with_its_new_name(old, new):
+    said = f"model.regularisation.{old} is now model.regularisation.{new}"
+    content = {"model": {"class_path": "x", "init_args": {"regularisation": {"updates": 2, old: 0.2}}}}
+    with pytest.raises(DataError) as caught:
+        check_keys(content, "mine.yaml")
+    assert str(caught.value) == f"mine.yaml: {said}; rename the keys"
+    with pytest.raises(ArgumentError) as refused:
+        check_arguments(["fit", f"--model.init_args.regularisation.{old}", "0.2"])
+    assert str(refused.value) == said
+    check_keys({"model": {"init_args": {"regularisation": {new: 0.2}, "clip": {}}}}, "mine.yaml")
+
+
 def test_what_has_kept_its_name_is_let_pass():
     check_keys({"data": {"source": {"root": "x"}, "seed": 1}, "data.split.budget": None, "model.root": 1}, "mine.yaml")
     check_keys(None, "empty.yaml")

@@ -118,7 +118,9 @@ def test_clipped_surrogate_by_hand():
     now[0, 0, 1] += math.log(1.5)
     now[0, 1, 0] += math.log(0.5)
     keep = torch.tensor([[[True, True], [True, False]]])
-    loss, share = clipped_surrogate(now, drawn, torch.tensor([[1.0, -1.0]], dtype=torch.float64), keep, clip=0.2)
+    loss, share = clipped_surrogate(
+        now, drawn, torch.tensor([[1.0, -1.0]], dtype=torch.float64), keep, clip_epsilon=0.2
+    )
     assert loss.item() == pytest.approx(-0.4)
     assert share.item() == 1.0
 
@@ -127,7 +129,7 @@ def test_an_unmoved_policy_has_the_gradient_of_reinforce():
     logps = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     keep, advantages = torch.rand(2, 3, 4) < 0.7, torch.randn(2, 3, dtype=torch.float64)
     (plain,) = torch.autograd.grad(reinforce(logps, advantages, keep), logps)
-    loss, share = clipped_surrogate(logps, logps.detach(), advantages, keep, clip=0.2)
+    loss, share = clipped_surrogate(logps, logps.detach(), advantages, keep, clip_epsilon=0.2)
     (reused,) = torch.autograd.grad(loss, logps)
     torch.testing.assert_close(reused, plain, rtol=1e-14, atol=0)
     assert share == 0
@@ -136,7 +138,7 @@ def test_an_unmoved_policy_has_the_gradient_of_reinforce():
 def test_beyond_the_clip_a_completion_pushes_no_further_and_may_come_back():
     drawn, keep = torch.zeros(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)
     now = torch.tensor([[[0.5], [0.5]]], requires_grad=True)  # ratio 1.65, both
-    loss, _ = clipped_surrogate(now, drawn, torch.tensor([[1.0, -1.0]]), keep, clip=0.2)
+    loss, _ = clipped_surrogate(now, drawn, torch.tensor([[1.0, -1.0]]), keep, clip_epsilon=0.2)
     loss.backward()
     assert now.grad is not None
     assert now.grad[0, 0] == 0

@@ -113,7 +113,7 @@ def test_reuse_takes_more_steps_with_the_same_rollouts(fit):
     """One count of the trainer, three optimizer steps: together they go further than one."""
     plain = trained(fit(steps=1)[0])
     start = trained(fit(dry=True)[0])
-    again, watch, loop = fit(steps=1, regularisation=Regularisation(updates=3, clip=0.2))
+    again, watch, loop = fit(steps=1, regularisation=Regularisation(updates=3, clip_epsilon=0.2))
     assert loop.global_step == 1
     assert "train/clipped" in watch.rows[0]
     steps = {}
@@ -141,7 +141,7 @@ def test_a_broken_reward_never_reaches_a_weight(fit, value, make_estimator):
 @pytest.mark.parametrize("make_estimator", ESTIMATORS)
 @pytest.mark.parametrize("value", [1e6, -1e6, 0.0])
 def test_an_outlier_leaves_weights_and_optimizer_finite(fit, make_estimator, value):
-    options = Regularisation(reward_clip=5.0)
+    options = Regularisation(reward_limit=5.0)
     module, watch, loop = fit(Letters(value), estimator=make_estimator(), regularisation=options)
     assert max(map(abs, watch.column("reward/mean"))) >= abs(value) / 20  # what is logged is not clipped
     assert max(watch.column("advantage/std")) <= 10
@@ -185,8 +185,8 @@ def test_a_step_in_which_everything_breaks_moves_nothing(fit):
         (lambda: KL(refresh_every=0), "kl.refresh_every must be >= 1"),
         (lambda: Regularisation(entropy_bonus=-1), "entropy_bonus must be >= 0"),
         (lambda: Regularisation(updates=0), "updates must be >= 1"),
-        (lambda: Regularisation(clip=1.0), r"clip must be in \(0, 1\)"),
-        (lambda: Regularisation(reward_clip=0), "reward_clip must be > 0"),
+        (lambda: Regularisation(clip_epsilon=1.0), r"clip_epsilon must be in \(0, 1\)"),
+        (lambda: Regularisation(reward_limit=0), "reward_limit must be > 0"),
         (lambda: Regularisation(non_finite="ignore"), "non_finite must be error or drop"),
     ],
 )

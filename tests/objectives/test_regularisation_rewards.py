@@ -18,7 +18,7 @@ def make_scores(value, where="clip"):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_error_names_scene_completion_and_term(value):
-    with pytest.raises(BrokenReward, match=rf"scene 'b', completion 2: bleu = {value}; mend the judge"):
+    with pytest.raises(BrokenReward, match=rf"scene 'b', completion 2: bleu = {value}; mend the reward"):
         check_finite(make_scores(value, "bleu"), ["a", "b"], drop=False)
 
 
@@ -53,7 +53,7 @@ def test_rewards_are_limited_before_the_entropy_bonus():
     logps = torch.tensor([[[-1.0, -2.0, 0.0], [-0.5, -0.5, -1.0]]])  # -log pi of the completions: 3 and 2
     tokens = torch.zeros(1, 2, 3, dtype=torch.long)
     rollouts = Rollouts(tokens, mask, logps, -logps, ~mask.any(-1), [["a", "b"]])
-    options = Regularisation(entropy_bonus=0.5, reward_clip=1.0)
+    options = Regularisation(entropy_bonus=0.5, reward_limit=1.0)
     assert options.adjusted(torch.tensor([[4.0, -0.25]]), rollouts).tolist() == [[1 + 1.5, -0.25 + 1.0]]
     rewards = torch.tensor([[4.0, -0.25]])
     assert torch.equal(Regularisation().adjusted(rewards, rollouts), rewards)
