@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lvad.api.abilities import REMEDIES, Abilities
 from lvad.api.results import Decision, SampledText, TextScore, decision, sampled_texts, text_scores
-from lvad.api.scenes import Frames, SceneReader
+from lvad.api.scenes import Frames, SceneLoader
 from lvad.commands.trained_run import load_trial_scenes
 from lvad.data.collate import collate
 from lvad.data.datamodule import BDDOIADataModule
@@ -41,7 +41,7 @@ class Predictor:
 
     def __init__(self, name: str, abilities: Abilities, data: BDDOIADataModule) -> None:
         self.name, self.batch_size = name, data.eval_batch_size
-        self.reader = SceneReader(
+        self.loader = SceneLoader(
             data.source.num_frames, data.source.image_size_px, data.source.fps, data.source.video_stream, data.taxonomy
         )
         self._abilities, self._data = abilities, data
@@ -63,7 +63,7 @@ class Predictor:
     @property
     def taxonomy(self) -> Taxonomy:
         """The label set of its decisions."""
-        return self.reader.taxonomy
+        return self.loader.taxonomy
 
     def describe(self, frames: Frames) -> str:
         """Describe one scene.
@@ -99,7 +99,7 @@ class Predictor:
         return [decision(answered, self.taxonomy) for answered in self._in_batches(scenes, decide)]
 
     def score(self, frames: Frames, texts: str | Sequence[str]) -> list[TextScore]:
-        """Score texts by the reward: that of the training, or of a stage that answers the one its test is judged by.
+        """Score texts: an RLOO run by the reward that it trains on, a run that answers by the judge of its test.
 
         Args:
             frames: as for ``describe``.
@@ -146,7 +146,7 @@ class Predictor:
             return sampled_texts(rollouts, None if reward is None else reward.score(batch, rollouts))
 
     def scenes(self, path: str | os.PathLike[str]) -> list[Scene]:
-        """Yield the scenes of a picture, a video or a folder of either, in time order, for the methods above.
+        """Return the scenes of a picture, a video or a folder of either, in time order, for the methods above.
 
         Every frame of a sequence ends one scene, together with the frames before it, as ``lvad predict`` has them.
 
@@ -156,10 +156,10 @@ class Predictor:
         Raises:
             DataError: naming the first file that cannot be read.
         """
-        return self.reader.scenes(path)
+        return self.loader.scenes(path)
 
     def examples(self, count: int = 4) -> list[np.ndarray]:
-        """Return scenes to try: validation scenes of the run where its data lies, else drawn ones.
+        """Return scenes to try: validation scenes of the run where its data lies, else synthetic ones.
 
         Args:
             count: how many at most.
@@ -176,7 +176,7 @@ class Predictor:
         Args:
             frames: as for ``describe``.
         """
-        return self.reader.read(frames)[1]
+        return self.loader.read(frames)[1]
 
     def _require(self, ability: str, part: T | None) -> T:
         if part is None:
@@ -199,7 +199,7 @@ class Predictor:
             yield
 
     def _batch(self, scenes: Sequence[Frames]) -> Batch:
-        batch = collate([self.reader.read(frames) for frames in scenes], self.taxonomy)
+        batch = collate([self.loader.read(frames) for frames in scenes], self.taxonomy)
         frames = [shown.to(self._device) for shown in batch.frames]
         labels = {"actions": batch.actions.to(self._device), "reasons": batch.reasons.to(self._device)}
         return batch._replace(frames=frames, **labels)

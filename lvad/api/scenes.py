@@ -1,4 +1,4 @@
-"""Reading of pictures and videos as scenes, within the limits of the data that a run was trained on."""
+"""Loading of pictures and videos as scenes, within the limits of the data that a run was trained on."""
 
 import os
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ Frames = Picture | Sequence[Picture] | Scene
 UNNAMED = "scene"
 
 
-class SceneReader(NamedTuple):
-    """Reads pictures and videos as scenes, within the limits of a run's data."""
+class SceneLoader(NamedTuple):
+    """Loads pictures and videos as scenes, within the limits of a run's data."""
 
     num_frames: int
     """M, the most frames of a scene; of more frames the last M are taken."""
@@ -64,7 +64,7 @@ class SceneReader(NamedTuple):
         return scene, stack_frames(scene.id, names, [self._decode(*pair) for pair in zip(pictures, names, strict=True)])
 
     def scenes(self, path: str | os.PathLike[str]) -> list[Scene]:
-        """Yield the scenes of a picture, a video or a folder of either, in time order, as ``lvad predict`` does.
+        """Return the scenes of a picture, a video or a folder of either, in time order, as ``lvad predict`` does.
 
         Every frame of a sequence ends one scene; the first scenes have fewer than M frames.
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lvad.data.collate import SceneDataset, collate
 from lvad.data.ledger import Ledger, merge_ledgers, stage_ledger, stream_ledger
-from lvad.data.loaders import Order, ResumableLoader, evaluation_loader
+from lvad.data.loaders import OrderKey, ResumableLoader, evaluation_loader
 from lvad.data.pseudo_labels import ledger_of_labels
 from lvad.data.reading import Reading
 from lvad.data.samplers import BalancedSampler, EpochSampler, scene_weights
@@ -85,7 +85,9 @@ class BDDOIADataModule(LightningDataModule):
         self.source.prepare(self.split.num_scenes, self.taxonomy)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split the scenes; every stage sees the same ones, and ``predict`` all that can be read.
+        """Read and split the scenes; ``fit``, ``validate`` and ``test`` see the same ones.
+
+        ``predict`` reads every scene that can be decoded, whatever its split.
 
         Raises:
             DataError: if anything on disk cannot be used (``predict``: if nothing can), or ``num_scenes`` asks for more
@@ -139,9 +141,9 @@ class BDDOIADataModule(LightningDataModule):
         """
         if self.shards:
             stream = ShardDataset(self.shards, self.source.num_frames, self.source.image_size_px)
-            order = self._order(len(stream), [shards.digest for shards in self.shards])
+            order_key = self._order_key(len(stream), [shards.digest for shards in self.shards])
             sampler = ShardSampler(stream.counts, self.seed, **self._replica_options())
-            return self._loader(stream, sampler, self.batch_size, order)
+            return self._loader(stream, sampler, self.batch_size, order_key)
         scenes = self._scenes_of("train")
         replica = self._replica_options()
         # The sampler adds the epoch to the seed: room for 4,096 epochs before two seeds meet.
@@ -150,9 +152,11 @@ class BDDOIADataModule(LightningDataModule):
             sampler = BalancedSampler(scene_weights(scenes), seed, **replica)
         else:
             sampler = EpochSampler(len(scenes), seed, **replica)
-        return self._loader(scenes, sampler, self.batch_size, self._order(len(scenes), [scene.id for scene in scenes]))
+        return self._loader(
+            scenes, sampler, self.batch_size, self._order_key(len(scenes), [scene.id for scene in scenes])
+        )
 
-    def _order(self, num_scenes: int, names: list[str]) -> Order:
+    def _order_key(self, num_scenes: int, names: list[str]) -> OrderKey:
         """Return what the order of an epoch depends on, by the names that a user knows."""
         digest = sha256(json.dumps(names).encode()).hexdigest()[:12]
         known = {"data.seed": self.seed, "data.balance": self.balance, "the number of training scenes": num_scenes}
@@ -160,8 +164,8 @@ class BDDOIADataModule(LightningDataModule):
 
     def _replica_options(self) -> dict[str, int]:
         """Return ``num_replicas`` and ``rank`` of this device, as samplers take them."""
-        share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
-        return {name: share[name] for name in ("num_replicas", "rank")}
+        replica = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        return {name: replica[name] for name in ("num_replicas", "rank")}
 
     def val_dataloader(self) -> DataLoader | list:
         """Load the validation scenes in order, each once over all devices; an empty list where there are none."""
@@ -179,7 +183,7 @@ class BDDOIADataModule(LightningDataModule):
         """Load every scene of ``root`` in order, whatever its split; every frame of a sequence ends a scene.
 
         Raises:
-            DataError: with fewer scenes than devices, which Lightning cannot share out.
+            DataError: with fewer scenes than devices, which Lightning cannot distribute.
         """
         self.predicted = self.predicted or self.source.read_for_prediction(self.taxonomy)
         scenes = self.predicted.scenes
@@ -204,7 +208,11 @@ class BDDOIADataModule(LightningDataModule):
         return self.scenes[split]
 
     def _loader(
-        self, scenes: list[Scene] | ShardDataset, sampler: Sampler[int], batch_size: int, order: Order | None = None
+        self,
+        scenes: list[Scene] | ShardDataset,
+        sampler: Sampler[int],
+        batch_size: int,
+        order_key: OrderKey | None = None,
     ) -> DataLoader:
         is_stream = isinstance(scenes, ShardDataset)
         return ResumableLoader(
@@ -215,5 +223,5 @@ class BDDOIADataModule(LightningDataModule):
             collate_fn=partial(collate, taxonomy=self.taxonomy),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            order=order,
+            order_key=order_key,
         )

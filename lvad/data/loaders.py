@@ -17,26 +17,26 @@ from lvad.errors import DataError
 from lvad.taxonomy import Taxonomy
 from lvad.types import Batch
 
-Order = Mapping[str, str | int]
+OrderKey = Mapping[str, str | int]
 """What the order of an epoch depends on, by the names that a user knows."""
 
 RESTART_REMEDY: Final = "start anew without --ckpt_path, or go on from a checkpoint of the end of an epoch"
 
 
 class ResumableLoader(DataLoader):
-    """A loader over an ``EpochSampler``, whose place in the epoch is saved in Lightning's checkpoint.
+    """A ``DataLoader`` that, with an ``EpochSampler``, saves its place in the epoch in Lightning's checkpoint.
 
     The scenes that were seen are not decoded again. It takes no random number from the training's generator.
 
     Args:
         args: of ``DataLoader``.
-        order: what the order of an epoch depends on; kept beside the place.
+        order_key: what the order of an epoch depends on; kept beside the place.
         kwargs: of ``DataLoader``.
     """
 
-    def __init__(self, *args: Any, order: Order | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, order_key: OrderKey | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **({"generator": torch.Generator().manual_seed(0)} | kwargs))
-        self.order = order or {}
+        self.order_key = order_key or {}
         self._seen = 0  # scenes of all devices in the present epoch
         self._start = 0  # of the next pass
 
@@ -60,7 +60,7 @@ class ResumableLoader(DataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many scenes of the present epoch all devices were given, and what their order depends on."""
-        return {"seen": self._seen, "order": dict(self.order)}
+        return {"seen": self._seen, "order": dict(self.order_key)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the scenes that were seen; a finished epoch is followed by a whole one.
@@ -76,7 +76,9 @@ class ResumableLoader(DataLoader):
         if not isinstance(self.sampler, EpochSampler) or not self.sampler.num_left(seen):
             seen = 0
         changed = [
-            f"{name} was {order.get(name)} and is {now}" for name, now in self.order.items() if order.get(name) != now
+            f"{name} was {order.get(name)} and is {now}"
+            for name, now in self.order_key.items()
+            if order.get(name) != now
         ]
         if seen and changed:
             raise DataError(
@@ -97,7 +99,7 @@ class _BatchDataset(Dataset[list[Any]]):
 
 
 def evaluation_loader(
-    items: Any, batch_size: int, num_workers: int, share: dict[str, int], taxonomy: Taxonomy
+    items: Any, batch_size: int, num_workers: int, replica: dict[str, int], taxonomy: Taxonomy
 ) -> DataLoader[Batch]:
     """Make a loader of all scenes in order, each once over all devices.
 
@@ -105,7 +107,7 @@ def evaluation_loader(
         items: scenes with their frames, a sized data set.
         batch_size: scenes of a batch.
         num_workers: processes that decode.
-        share: ``num_replicas`` and ``rank``.
+        replica: ``num_replicas`` and ``rank``.
         taxonomy: the label set.
 
     Raises:
@@ -114,7 +116,7 @@ def evaluation_loader(
     return ResumableLoader(
         _BatchDataset(items),
         batch_size=None,
-        sampler=EvenBatchSampler(len(items), batch_size, **share),
+        sampler=EvenBatchSampler(len(items), batch_size, **replica),
         num_workers=num_workers,
         collate_fn=partial(collate, taxonomy=taxonomy),
         pin_memory=torch.cuda.is_available(),

@@ -1,12 +1,13 @@
 """A data set of scenes in shards of footage, and the sampler that orders them.
 
-The order of an epoch is a permutation of the shards by seed and epoch, and within every ``num_mixed`` shards of it a
-permutation of their scenes. It is never written out: the place in it says which scene comes next, so a run goes on
-exactly where it stopped, whatever the number of workers, and nothing is held but the numbers of one such window.
+The order of an epoch is a permutation of the shards by seed and epoch, and within every window of
+``num_shuffled_shards`` shards a permutation of their scenes. It is never written out: the place in it says which scene
+comes next, so a run goes on exactly where it stopped, whatever the number of workers, and nothing is held but the
+numbers of one such window.
 
-All ranks follow the same order and take every R-th scene, each at its own time: shards of unequal length leave no
-rank with fewer batches than another. What is left over where R does not divide the number of scenes, fewer than R, is
-not given in that epoch; the next epoch leaves out others.
+All ranks follow the same order, and each takes every ``num_replicas``-th scene, so shards of unequal length leave no
+rank with fewer batches than another. Where ``num_replicas`` does not divide the number of scenes, the scenes left over
+(fewer than ``num_replicas``) are not given in that epoch; the next epoch leaves out others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,9 +35,9 @@ class ShardSampler(EpochSampler):
     Args:
         counts: scenes of each shard.
         seed: of the order, with the epoch.
-        num_replicas: R, number of devices.
+        num_replicas: number of devices.
         rank: which of them.
-        num_mixed: shards between which scenes are shuffled.
+        num_shuffled_shards: shards between which scenes are shuffled.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class ShardSampler(EpochSampler):
         seed: int,
         num_replicas: int = 1,
         rank: int = 0,
-        num_mixed: int = NUM_SHUFFLED_SHARDS,
+        num_shuffled_shards: int = NUM_SHUFFLED_SHARDS,
     ) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         super().__init__(int(self.counts.sum()), seed, num_replicas, rank)
@@ -53,7 +54,7 @@ class ShardSampler(EpochSampler):
             raise DataError(f"{len(self.dataset)} scenes of footage for {num_replicas} devices; use fewer devices")  # type: ignore[arg-type]
         self.num_samples = int(self.counts.sum()) // num_replicas
         self.total_size = self.num_samples * num_replicas
-        self.num_mixed = num_mixed
+        self.num_shuffled_shards = num_shuffled_shards
 
     def order(self) -> list[int]:
         """Return the scenes of all ranks in the present epoch as one list, for small footage."""
@@ -73,8 +74,8 @@ class ShardSampler(EpochSampler):
         starts = self.counts.cumsum() - self.counts
         shards = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.counts))
         begin = 0  # of the window
-        for window in range(0, len(shards), self.num_mixed):
-            chosen = shards[window : window + self.num_mixed]
+        for window in range(0, len(shards), self.num_shuffled_shards):
+            chosen = shards[window : window + self.num_shuffled_shards]
             end = min(begin + int(self.counts[chosen].sum()), last)
             if place < end:
                 numbers = np.concatenate([starts[s] + np.arange(int(self.counts[s])) for s in chosen.tolist()])

@@ -88,7 +88,7 @@ class Demo:
     def _frames(self, form: FormData, folder: Path) -> Frames:
         example = form.get("example")
         if example is None:
-            return frame_files(folder, self.predictors[0].reader.fps, self.limits)
+            return frame_files(folder, self.predictors[0].loader.fps, self.limits)
         number = _number(example, "example", 0, len(self.examples) - 1)
         return self.examples[int(number)]
 

@@ -97,7 +97,7 @@ def test_the_last_frames_count_in_their_order(rloo, sequence):
 
 
 def test_pictures_are_reduced_as_those_of_the_training(rloo, sequence):
-    small = rloo.reader._replace(image_size_px=64)
+    small = rloo.loader._replace(image_size_px=64)
     assert small.read(sequence / "drive_0.png")[1].shape == (1, 3, 48, 64)
     image = Image.open(sequence / "drive_0.png")
     assert torch.equal(small.read(image)[1], small.read(sequence / "drive_0.png")[1])

@@ -70,7 +70,7 @@ def fit(
     module = module or Remembers()
     stop = StopSignals()
     sampler = EpochSampler(num_scenes, seed)
-    loader = ResumableLoader(torch.arange(num_scenes), batch_size=batch_size, sampler=sampler, order=order)
+    loader = ResumableLoader(torch.arange(num_scenes), batch_size=batch_size, sampler=sampler, order_key=order)
     best = ModelCheckpoint(
         monitor="val/weight", filename="best", auto_insert_metric_name=False, enable_version_counter=False
     )

@@ -27,7 +27,7 @@ def make_footage(folder):
 
 def make_loader(footage, num_workers=0, num_replicas=1, rank=0, epoch=1):
     dataset = ShardDataset([ShardFolder(str(footage))], num_frames=2)
-    sampler = ShardSampler(dataset.counts, 3, num_replicas, rank, num_mixed=2)
+    sampler = ShardSampler(dataset.counts, 3, num_replicas, rank, num_shuffled_shards=2)
     sampler.set_epoch(epoch)
     return ResumableLoader(dataset, batch_size=3, sampler=sampler, num_workers=num_workers, collate_fn=collate)
 

@@ -27,8 +27,8 @@ def footage(tmp_path_factory):
     return make_footage(tmp_path_factory.mktemp("footage"))
 
 
-def orders(epoch=0, num_replicas=1, num_mixed=2, seed=0):
-    samplers = [ShardSampler(COUNTS, seed, num_replicas, rank, num_mixed) for rank in range(num_replicas)]
+def orders(epoch=0, num_replicas=1, num_shuffled_shards=2, seed=0):
+    samplers = [ShardSampler(COUNTS, seed, num_replicas, rank, num_shuffled_shards) for rank in range(num_replicas)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
     return [list(sampler) for sampler in samplers]
@@ -56,7 +56,7 @@ def test_the_order_changes_with_epoch_and_seed_and_with_nothing_else():
 
 def test_scenes_are_shuffled_between_neighbours_in_the_permutation_of_shards():
     owners = np.repeat(np.arange(6), COUNTS)
-    (order,) = orders(num_mixed=2)
+    (order,) = orders(num_shuffled_shards=2)
     windows = list(_windows(owners[order].tolist()))
     assert len(windows) == 3
     assert sorted(itertools.chain(*({*window} for window in windows))) == [0, 1, 2, 3, 4, 5]
@@ -77,7 +77,7 @@ def _windows(owners):
 @pytest.mark.parametrize("skip", range(11))
 def test_what_is_skipped_is_the_beginning_of_the_order(skip):
     for rank, whole in enumerate(orders(epoch=2, num_replicas=2)):
-        sampler = ShardSampler(COUNTS, 0, 2, rank, num_mixed=2)
+        sampler = ShardSampler(COUNTS, 0, 2, rank, num_shuffled_shards=2)
         sampler.set_epoch(2)
         sampler.skip(2 * skip)
         assert list(sampler) == whole[skip:]
@@ -86,10 +86,10 @@ def test_what_is_skipped_is_the_beginning_of_the_order(skip):
 
 @pytest.mark.parametrize("now", [1, 2, 4])
 def test_with_another_number_of_devices_what_all_have_seen_is_left_out(now):
-    (whole,) = orders(epoch=2, num_mixed=2)
+    (whole,) = orders(epoch=2, num_shuffled_shards=2)
     rest = []
     for rank in range(now):
-        sampler = ShardSampler(COUNTS, 0, now, rank, num_mixed=2)
+        sampler = ShardSampler(COUNTS, 0, now, rank, num_shuffled_shards=2)
         sampler.set_epoch(2)
         sampler.skip(9)  # batches of 3 on 3 devices
         rest.append(list(sampler))

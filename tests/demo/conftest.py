@@ -8,20 +8,20 @@ import pytest
 def quick_run():
     """Stands for a ``Predictor`` that can do everything; reads frames as a real one does."""
     from lvad.api import Decision, SampledText, TextScore
-    from lvad.api.scenes import SceneReader
+    from lvad.api.scenes import SceneLoader
     from lvad.taxonomy import BDD_OIA
 
     class QuickRun:
         def __init__(self, name="quick", abilities=("describe", "decide", "score", "sample")):
             self.name, self.kind, self.abilities, self.taxonomy = name, "QuickRun", abilities, BDD_OIA
-            self.reader = SceneReader(2, None, 1.0, None, BDD_OIA)
+            self.loader = SceneLoader(2, None, 1.0, None, BDD_OIA)
             self.asked = []
 
         def examples(self, count):
             return [np.full((2, 48, 64, 3), 40 * i, dtype=np.uint8) for i in range(count)]
 
         def frames(self, frames):
-            return self.reader.read(frames)[1]
+            return self.loader.read(frames)[1]
 
         def describe(self, frames):
             return f"{self.name} sees {len(self.frames(frames))} frames."
