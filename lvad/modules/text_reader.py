@@ -1,4 +1,4 @@
-"""The reader's stage: the policy describes scenes, and a linear model learns to decide from the words alone.
+"""The reader, in place of stage 2: the policy describes scenes, and a linear model decides by the words only.
 
 It trains without gradients: an epoch of ``fit`` describes the training scenes, and at its end the reader is fitted. It
 exports a reward (``lvad.rewards.Reader``) and pseudo-labels for the scenes without labels. ``test`` decides on the test
@@ -95,7 +95,8 @@ class TextReader(LightningModule):
         """The recording of each training scene, by its id."""
         self.parts: ReaderParts | None = None
         self.pseudo_labels: dict[str, PseudoLabel] = {}
-        self.whole: Logistic | None = None
+        self.decider: Logistic | None = None
+        """Decides from the mean of the features of all descriptions of a scene; None before the fit."""
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
@@ -142,7 +143,7 @@ class TextReader(LightningModule):
         folds = torch.tensor(folds_of(groups, min(self.num_folds, len(set(groups)))))
         options = (self.penalty, self.threshold, self.rounds, self.taxonomy)
         fit = cross_fit(features, labels, folds, of_others, *options)
-        self.whole = fit.models[-1].whole
+        self.decider = fit.models[-1].mean
         self.pseudo_labels = _pseudo_labels(others, fit, self.threshold, self.taxonomy.num_actions)
         rows = zip(labelled, folds.tolist(), labels.long().tolist(), strict=True)
         scenes = {name: LabelledScene(fold, row) for name, fold, row in rows}
@@ -166,22 +167,24 @@ class TextReader(LightningModule):
         checkpoint["described"], checkpoint["labels"] = self.described, self.labels
         checkpoint["recordings"] = self.recordings
         checkpoint["fitted"] = None
-        if self.parts is not None and self.whole is not None:
+        if self.parts is not None and self.decider is not None:
             scenes = {name: tuple(scene) for name, scene in self.parts.scenes.items()}
             pseudo = {name: tuple(label) for name, label in self.pseudo_labels.items()}
-            checkpoint["fitted"] = (self.parts._asdict() | {"scenes": scenes}, tuple(self.whole), pseudo)
+            checkpoint["fitted"] = (self.parts._asdict() | {"scenes": scenes}, tuple(self.decider), pseudo)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the descriptions and the fitted reader."""
         if "fitted" not in checkpoint:
-            raise DataError("the checkpoint is none of TextReader; take that of the run whose configuration this is")
+            raise DataError(
+                "the checkpoint is not one of TextReader; take the checkpoint of the run that has this configuration"
+            )
         self.described, self.labels = checkpoint["described"], checkpoint["labels"]
         of_ids = {name: recording_of_id(name) or name for name in self.described}
         self.recordings = checkpoint.get("recordings", of_ids)  # an earlier lvad kept none
         if checkpoint["fitted"] is not None:
-            parts, whole, pseudo = checkpoint["fitted"]
+            parts, decider, pseudo = checkpoint["fitted"]
             scenes = {name: LabelledScene(*scene) for name, scene in parts["scenes"].items()}
-            self.parts, self.whole = ReaderParts(**(parts | {"scenes": scenes})), Logistic(*whole)
+            self.parts, self.decider = ReaderParts(**(parts | {"scenes": scenes})), Logistic(*decider)
             self.pseudo_labels = {name: PseudoLabel(*label) for name, label in pseudo.items()}
 
     def export(self, folder: Path) -> None:
@@ -191,11 +194,11 @@ class TextReader(LightningModule):
         write_pseudo_labels(folder, self.pseudo_labels)
 
     def _decide(self, batch: Batch) -> list[AnsweredScene]:
-        if self.parts is None or self.whole is None:
+        if self.parts is None or self.decider is None:
             raise DataError("there is no reader to decide: it is fitted at the end of lvad fit")
         texts, taxonomy = self._describe(batch), self.taxonomy
         probabilities = label_probabilities(
-            self.whole, _scene_features(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), taxonomy
+            self.decider, _scene_features(texts, TextFeatures(self.parts.vocabulary, self.clip), 1), taxonomy
         )
         actions, reasons = probabilities.split([taxonomy.num_actions, taxonomy.num_reasons], 1)
         rows = zip((actions > 0.5).tolist(), (reasons > 0.5).tolist(), strict=True)

@@ -35,7 +35,7 @@ class ReaderModels(NamedTuple):
 
     single: Logistic
     """Reads one description."""
-    whole: Logistic
+    mean: Logistic
     """Reads the mean of all descriptions of a scene."""
 
 
@@ -119,7 +119,7 @@ def cross_fit(
         labels: float64[n, C], zeros and ones.
         folds: int64[n], from 0 to F - 1.
         other: of m scenes without labels.
-        penalty: as of ``fit_logistic``.
+        penalty: as for ``fit_logistic``.
         threshold: least probability of a pseudo-label.
         rounds: fits, at least 1.
         taxonomy: of the labels.
@@ -135,7 +135,7 @@ def cross_fit(
         models = [_fit(list(parts), penalty, taxonomy) for parts in zip(own, sure, strict=True)]
     decided = _out_of_fold(models, features, folds, taxonomy)
     calibration = fit_calibration(decided, labels, num_actions)
-    pseudo = label_probabilities(models[-1].whole, other, taxonomy)
+    pseudo = label_probabilities(models[-1].mean, other, taxonomy)
     return CrossFit(models, calibration, decided, pseudo, probability_right(pseudo, calibration, num_actions))
 
 
@@ -147,7 +147,7 @@ def label_probabilities(model: Logistic, features: SceneFeatures, taxonomy: Taxo
 
 def _out_of_fold(models: list[ReaderModels], features: SceneFeatures, folds: Tensor, taxonomy: Taxonomy) -> Tensor:
     """Label probabilities float64[n, C], each scene's by the model that has not seen it."""
-    each = torch.stack([label_probabilities(model.whole, features, taxonomy) for model in models[:-1]])
+    each = torch.stack([label_probabilities(model.mean, features, taxonomy) for model in models[:-1]])
     return each[folds, torch.arange(len(folds))]
 
 
@@ -163,7 +163,7 @@ def _confident_scenes(
         threshold: least probability.
         taxonomy: of the labels.
     """
-    guessed, num_actions = label_probabilities(model.whole, other, taxonomy), taxonomy.num_actions
+    guessed, num_actions = label_probabilities(model.mean, other, taxonomy), taxonomy.num_actions
     if calibration is None:
         kept = log_confidence(guessed, num_actions).exp() >= threshold
     else:
@@ -182,5 +182,5 @@ def _fit(parts: list[tuple[SceneFeatures, Tensor]], penalty: float, taxonomy: Ta
         single_labels.append(mean_labels[-1].repeat_interleave(num, 0))
         counts.append(torch.full((len(singles[-1]),), 1 / num, dtype=torch.float64))
     x = torch.cat(means)
-    whole = fit_logistic(x, torch.cat(mean_labels), torch.ones(len(x), dtype=torch.float64), penalty)
-    return ReaderModels(fit_logistic(torch.cat(singles), torch.cat(single_labels), torch.cat(counts), penalty), whole)
+    mean = fit_logistic(x, torch.cat(mean_labels), torch.ones(len(x), dtype=torch.float64), penalty)
+    return ReaderModels(fit_logistic(torch.cat(singles), torch.cat(single_labels), torch.cat(counts), penalty), mean)

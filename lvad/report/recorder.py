@@ -54,8 +54,8 @@ class RunRecorder(Callback):
     """Callback that writes ``metrics.json``, ``samples.jsonl``, pictures and the exported model into the run folder.
 
     What it takes from a module, where the module has it: ``samples`` (the ``SceneSamples`` of the last validation),
-    ``decisions`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the test),
-    ``answered`` and ``shown`` (what was answered to the test scenes, and the frames of the first of them),
+    ``match_probabilities`` (of the last evaluation, drawn as confusion matrix and ROC curve), ``report`` (tables of the
+    test), ``answered`` and ``shown`` (what was answered to the test scenes, and the frames of the first of them),
     ``loss_is`` (what its loss is a number of), ``export(folder)`` (writes the result for other tools), ``next_step``
     (what to run next, ``{folder}`` is the exported model). The validation before the first update
     (``num_sanity_val_steps: -1``) gives the ``*_start`` metrics. A ``fast_dev_run`` leaves nothing.
@@ -100,9 +100,9 @@ class RunRecorder(Callback):
         """Find the run folder, and refuse labels of another label set."""
         # Here, where every rank comes by: log_dir is a broadcast, and waits for ever when rank zero asks alone.
         folder = self.run_dir or trainer.log_dir or trainer.default_root_dir
-        is_rehearsal = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
+        is_dev_run = getattr(trainer, "fast_dev_run", False)  # set where type checkers do not look
         self._run_folder = Path(folder)
-        self._folder = self._run_folder if trainer.is_global_zero and not is_rehearsal else None
+        self._folder = self._run_folder if trainer.is_global_zero and not is_dev_run else None
         check_label_sets(trainer, pl_module, self._run_folder)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +163,7 @@ class RunRecorder(Callback):
             path = self._folder / SAMPLES
             write_rows(path, [*rows_before(path, step), *(sample_row(scene, step) for scene in samples)])
             add_samples(trainer, samples, step)
-        self._draw_decisions(trainer, pl_module, "val")
+        self._draw_match_probabilities(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write numbers, curves and model of the best checkpoint, and the closing line that says where they are."""
@@ -206,7 +206,7 @@ class RunRecorder(Callback):
             tables += label_tables(answered, REASONS_SCORED in trainer.callback_metrics, trainer_taxonomy(trainer))
         if tables:
             rank_zero_info(f"tables: {write_tables(self._folder, tables)}")
-        self._draw_decisions(trainer, pl_module, "test")
+        self._draw_match_probabilities(trainer, pl_module, "test")
 
     def _report_answers(self, trainer: Trainer, answered: list[AnsweredScene], shown: list[Tensor]) -> None:
         assert self._folder is not None
@@ -228,7 +228,7 @@ class RunRecorder(Callback):
             path = plot_loss(self.losses, self.history, _monitored(trainer), folder / LOSSES, what)
             add_images(trainer, folder, {"curves/loss": np.asarray(Image.open(path).convert("RGB"))})
 
-    def _draw_decisions(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def _draw_match_probabilities(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         found: MatchProbabilities | None = getattr(module, "match_probabilities", None)
         if found is None or self._folder is None:
             return

@@ -1,4 +1,4 @@
-"""Rewards: frozen judges that score the completions of a policy."""
+"""Rewards: frozen modules that score completions."""
 
 from lvad.rewards.agreement import Agreement
 from lvad.rewards.bleu import BLEU

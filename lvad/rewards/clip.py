@@ -168,7 +168,7 @@ class CLIPCosine(nn.Module):
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
 
     def train(self, mode: bool = True) -> "CLIPCosine":
-        """Stay in evaluation mode: a judge does not change while it judges."""
+        """Stay in evaluation mode: a reward must not change during training."""
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CLIPCosine":

@@ -17,10 +17,10 @@ from lvad.types import Batch, Rollouts, Scores
 class CLIPMargin(nn.Module):
     """Cosine of a text with its own scene, minus that of the same text with the other scenes of the batch.
 
-    The other scenes are those of the batch alone, so the score does not depend on earlier batches, but it depends on
-    the batch: the expected mean is the same for any batch size, the hardest scene gets harder with it. A scene alone in
-    its batch (the last batch of a validation, one picture to predict) has a margin of 0, like a text that fits all
-    scenes; its completions tie and teach nothing. A warning says so once.
+    The other scenes are those of the batch only, so the score depends on the batch, but not on earlier ones. With
+    ``mean`` the expected margin does not depend on the batch size; with ``hardest`` it falls as the batch grows.
+    A scene without others in its batch (the last batch of a validation, one picture to predict) has a margin of 0, like
+    a text that fits all scenes; its completions tie and teach nothing. A warning says so once.
 
     Args:
         model: as for ``CLIP``.
@@ -47,7 +47,7 @@ class CLIPMargin(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "CLIPMargin":
-        """Stay in evaluation mode: a judge does not change while it judges."""
+        """Stay in evaluation mode: a reward must not change during training."""
         return super().train(False)
 
     @torch.no_grad()

@@ -23,23 +23,23 @@ def _check_name(name: str) -> None:
         )
 
 
-def check_judge(name: str, judge: Reward) -> None:
-    """Refuse a judge that is no module, or that hides a ``Mix`` with ``normalise``.
+def check_part(name: str, part: Reward) -> None:
+    """Refuse a part that is no module, or that hides a ``Mix`` with ``normalise``.
 
     Raises:
         ValueError: naming it.
     """
-    if not isinstance(judge, nn.Module):
-        raise ValueError(f"reward {name!r} must be an nn.Module, got {type(judge).__name__}: else it stays on the CPU")
-    if any(isinstance(part, Mix) and part.normalise for part in judge.modules()):
+    if not isinstance(part, nn.Module):
+        raise ValueError(f"reward {name!r} must be an nn.Module, got {type(part).__name__}: else it stays on the CPU")
+    if any(isinstance(module, Mix) and module.normalise for module in part.modules()):
         raise ValueError(
             f"reward {name!r} holds a Mix with normalise, which only the outermost reward may have: nobody would "
             "measure its scales"
         )
 
 
-def _ask(judge: nn.Module, batch: Batch, rollouts: Rollouts) -> Scores:
-    return cast(Reward, judge).score(batch, rollouts)
+def _ask(reward: nn.Module, batch: Batch, rollouts: Rollouts) -> Scores:
+    return cast(Reward, reward).score(batch, rollouts)
 
 
 class Mix(nn.Module):
@@ -79,7 +79,7 @@ class Mix(nn.Module):
             )
         for name, part in parts.items():
             _check_name(name)
-            check_judge(name, part)
+            check_part(name, part)
         endless = {name: weight for name, weight in weights.items() if not math.isfinite(weight)}
         if endless:
             raise ValueError(f"weights must be finite, got {endless}")
@@ -92,7 +92,7 @@ class Mix(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Mix":
-        """Stay in evaluation mode: a judge does not change while it judges."""
+        """Stay in evaluation mode: a reward must not change during training."""
         return super().train(False)
 
     @torch.no_grad()
@@ -151,14 +151,14 @@ def _sibling_deviation(name: str, total: Tensor, weight: float) -> float:
 
 
 class Ensemble(nn.Module):
-    """The mean or the worst verdict of several judges on the same scale.
+    """The mean or the lowest score of several rewards on the same scale.
 
-    A completion that one judge overrates another may not, so the minimum is harder to deceive. The terms are each
+    A completion that one reward overrates another may not, so the minimum is harder to deceive. The terms are each
     member's total as ``member_0``, ``member_1``, ... and ``disagreement``, their standard deviation (denominator: the
     members). Where any member is NaN or infinite the total is NaN, which a minimum would hide.
 
     Args:
-        members: the judges, such as CLIPs of different seeds; at least two.
+        members: the rewards, such as CLIPs of different seeds; at least two.
         aggregate: ``mean``, or ``worst``, the minimum.
 
     Raises:
@@ -173,7 +173,7 @@ class Ensemble(nn.Module):
         if len(members) < 2:
             raise ValueError(f"an ensemble needs at least 2 members, got {len(members)}")
         for i, member in enumerate(members):
-            check_judge(f"member_{i}", member)
+            check_part(f"member_{i}", member)
         if aggregate not in ("mean", "worst"):
             raise ValueError(f"aggregate must be mean or worst, got {aggregate!r}")
         self.members = nn.ModuleList(cast(list[nn.Module], members)).requires_grad_(False)
@@ -181,7 +181,7 @@ class Ensemble(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Ensemble":
-        """Stay in evaluation mode: a judge does not change while it judges."""
+        """Stay in evaluation mode: a reward must not change during training."""
         return super().train(False)
 
     @torch.no_grad()

@@ -82,7 +82,7 @@ class Reader(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Reader":
-        """Stay in evaluation mode: a judge does not change while it judges."""
+        """Stay in evaluation mode: a reward must not change during training."""
         return super().train(False)
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class Reader(nn.Module):
         """Score the completions, float[B, K] in nats per label."""
         device = rollouts.logps.device
         shown = torch.cat([batch.actions, batch.reasons], 1).tolist()
-        rows = [self._judge(*scene) for scene in zip(batch.ids, shown, rollouts.texts, strict=True)]
+        rows = [self._score_scene(*scene) for scene in zip(batch.ids, shown, rollouts.texts, strict=True)]
         total = torch.stack([row for row, _ in rows]).float().to(device)
         known = torch.tensor([[float(is_known)] for _, is_known in rows], device=device).expand_as(total)
         return Scores(total, {"reader": total, "known": known})
@@ -107,7 +107,7 @@ class Reader(nn.Module):
         own = self.parts.scenes.get(name)
         return self.parts.pseudo_labels.get(name) if own is None else own.labels
 
-    def _judge(self, name: str, shown: list[int], texts: list[str]) -> tuple[Tensor, bool]:
+    def _score_scene(self, name: str, shown: list[int], texts: list[str]) -> tuple[Tensor, bool]:
         """Score the completions of one scene, float64[K]; also tell whether its labels are known."""
         labels, own = self.labels_of(name, shown), self.parts.scenes.get(name)
         if labels is None:
@@ -124,7 +124,10 @@ def label_logps(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def save_reader(folder: Path, parts: ReaderParts, clip: CLIP | None) -> None:
-    """Write the files that ``Reader`` loads, except the pseudo-labels, which another stage writes."""
+    """Write the files that ``Reader`` loads, except the pseudo-labels.
+
+    ``lvad.data.pseudo_labels.write_pseudo_labels`` writes those.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"weights": parts.weights.contiguous(), "offsets": parts.offsets.contiguous()}, folder / WEIGHTS)
     scenes = {name: scene._asdict() for name, scene in parts.scenes.items()}

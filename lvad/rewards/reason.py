@@ -1,4 +1,4 @@
-"""A reward that judges the reason of an answer and nothing else."""
+"""A reward that scores the reason of an answer and nothing else."""
 
 import re
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from lvad.rewards.mix import check_judge
+from lvad.rewards.mix import check_part
 from lvad.types import Batch, Reward, Rollouts, Scores
 
 _REASON: Final = re.compile(r"reason:\s*(?P<words>[^.]*)", re.IGNORECASE)
@@ -19,27 +19,27 @@ class OnReason(nn.Module):
     than a wrong reason.
 
     Args:
-        reward: the judge.
+        reward: scores the words of the reason.
         missing: the score without a reason; -1 is the lowest cosine.
 
     Raises:
-        ValueError: if the judge is no ``nn.Module``.
+        ValueError: if the reward is no ``nn.Module``.
     """
 
     def __init__(self, reward: Reward, missing: float = -1.0) -> None:
         super().__init__()
-        check_judge("on reason", reward)
+        check_part("on reason", reward)
         self.reward, self.missing = reward, missing
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> "OnReason":
-        """Stay in evaluation mode: a judge does not change while it judges."""
+        """Stay in evaluation mode: a reward must not change during training."""
         return super().train(False)
 
     @torch.no_grad()
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Score the reasons, float[B, K] in the judge's unit; the terms are the judge's, before ``missing``."""
+        """Score the reasons, float[B, K] in that reward's unit; the terms are its own, before ``missing``."""
         reasons = [[reason_of(text) for text in row] for row in rollouts.texts]
         scores = self.reward.score(batch, rollouts._replace(texts=reasons))
         is_given = torch.tensor([[bool(reason) for reason in row] for row in reasons], device=scores.total.device)

@@ -1,4 +1,4 @@
-"""Rewards by rule, against faults that a learned judge may miss: repeated, endless, malformed, contradictory text.
+"""Rewards by rule, against faults that a learned reward may miss: repeated, endless, malformed, contradictory text.
 
 A word is a run of letters and digits, in any case and script; punctuation is no word. A text without words repeats
 nothing and only ``Length`` punishes it, so use ``Repetition`` and ``Length`` together.
@@ -48,10 +48,10 @@ class Repetition(nn.Module):
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         """Score the completions, float[B, K] in (-1, 0]."""
-        total = _of_each_text(self._judge, rollouts)
+        total = _of_each_text(self._score_text, rollouts)
         return Scores(total, {"repetition": total})
 
-    def _judge(self, text: str) -> float:
+    def _score_text(self, text: str) -> float:
         words = _words(text)
         if len(words) < 2:
             return 0.0
@@ -82,10 +82,10 @@ class Length(nn.Module):
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
         """Score the completions, float[B, K] in [-1, 0]."""
-        total = _of_each_text(self._judge, rollouts)
+        total = _of_each_text(self._score_text, rollouts)
         return Scores(total, {"length": total})
 
-    def _judge(self, text: str) -> float:
+    def _score_text(self, text: str) -> float:
         count = len(_words(text))
         outside = max(self.min_words - count, count - self.max_words, 0)
         return -min(1.0, outside / self.slack_words)

@@ -47,7 +47,7 @@ def test_a_scenes_own_label_does_not_reach_the_model_that_judges_it(rounds):
     flipped[3] = 1 - flipped[3]
     before, after = (cross_fit(said, rows, folds, other, threshold=0.6, rounds=rounds) for rows in (labels, flipped))
     own = int(folds[3])
-    for part in ("single", "whole"):
+    for part in ("single", "mean"):
         for one, two in zip(getattr(before.models[own], part), getattr(after.models[own], part), strict=True):
             assert torch.equal(one, two)
         assert not torch.equal(getattr(before.models[-1], part).weights, getattr(after.models[-1], part).weights)
@@ -59,7 +59,7 @@ def test_further_rounds_learn_from_pseudo_labels():
     (said, labels), (other, truth) = made_up(20, generator), made_up(60, generator)
     folds = torch.tensor(folds_of([str(i) for i in range(20)], 4))
     one, two = (cross_fit(said, labels, folds, other, threshold=0.5, rounds=rounds) for rounds in (1, 2))
-    assert not torch.equal(one.models[-1].whole.weights, two.models[-1].whole.weights)
+    assert not torch.equal(one.models[-1].mean.weights, two.models[-1].mean.weights)
     is_right = ((two.pseudo > 0.5) == truth.bool())[:, :4].all(1)
     assert is_right.double().mean() > 0.8
 
