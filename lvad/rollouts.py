@@ -23,7 +23,7 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
         policy: the model.
         prefix: B encoded scenes.
         num_completions: K.
-        seed: of this draw alone; the random state is restored, so that what is shown of the validation scenes does
+        seed: of this draw only; the random state is restored, so that what is shown of the validation scenes does
             not change what is trained.
     """
     if seed is None:

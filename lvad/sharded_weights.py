@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 @contextmanager
 def whole_weights(module: nn.Module) -> Iterator[None]:
-    """Gather the whole weights on every device for the time of a block, which may read but must not change them.
+    """Gather the whole weights on every device inside a block, which may read but must not change them.
 
     Every device must enter the block. Nothing happens to a module that is not sharded.
     """

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a stage: the trained weights alone, which are checked when they are loaded."""
+"""What a checkpoint holds of a stage: only the trained weights, which are checked when they are loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Answers of the second stage: target texts, descriptions, probabilities, decisions and their records."""
+"""Answers of stage 2: target texts, descriptions, probabilities, decisions and their records."""
 
 from typing import Any, Final
 

@@ -139,7 +139,7 @@ def balanced_choice(action_sets: Tensor, shares: Tensor, strength: float) -> Ten
     action were true of half of the scenes.
 
     Args:
-        action_sets: float[B, 2^A], as of ``action_set_logps``.
+        action_sets: float[B, 2^A], as returned by ``action_set_logps``.
         shares: float[A], how often each action is true of the training scenes.
         strength: 0 takes the most probable set.
 

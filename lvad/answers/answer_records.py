@@ -23,7 +23,7 @@ def parse_answers(texts: Sequence[str], with_reasons: bool, taxonomy: Taxonomy =
 
     Args:
         texts: as generated.
-        with_reasons: False if the stage answers with actions alone, where a missing reason is no flaw.
+        with_reasons: False if the stage answers with actions only, where a missing reason is no flaw.
         taxonomy: what the labels are called.
     """
     answers = [parse(text, taxonomy) for text in texts]
@@ -93,7 +93,7 @@ def floors_table(answers: Answers, constant: dict[str, Answers], is_oracle: bool
 
     Args:
         answers: the model's.
-        constant: as of ``floors``.
+        constant: as returned by ``floors``.
         is_oracle: whether the prompts held true descriptions, which the title says.
     """
     kinds = ("action", "reason") if answers.reasons is not None else ("action",)

@@ -20,7 +20,7 @@ GREY = 128
 
 @dataclass(frozen=True)
 class DescriptionOptions:
-    """Options of the description that the policy's start, which is stage 1, puts before the question.
+    """Options of the description that the initial policy, which is stage 1, puts before the question.
 
     Args:
         sampled: draw a new description at every training step (greedy in evaluation); False takes the greedy one,
@@ -30,7 +30,7 @@ class DescriptionOptions:
             0 in the paper.
         all_hidden_until: share of the fit's steps in which all frames are hidden, before ``hide_frames`` holds:
             reading is learnt first, looking is added.
-        text_only: hide all frames from the question, in evaluation too: the answer is read from the text alone.
+        text_only: hide all frames from the question, in evaluation too: the answer is read from the text only.
         source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (drawn
             scenes alone have one). Captions are labels: an upper bound of what descriptions can give, no method.
         best_of: take the best of so many sampled descriptions instead of the greedy one, once per scene; 1 for none.
@@ -113,7 +113,7 @@ class Describer(nn.Module):
         """Put kept descriptions in place of the present ones.
 
         Args:
-            kept: as of ``kept_descriptions``.
+            kept: as returned by ``kept_descriptions``.
         """
         self._known = dict(kept)
 

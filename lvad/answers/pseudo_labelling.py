@@ -1,4 +1,4 @@
-"""Pseudo-labels: confident answers of a trained stage 2 on unlabelled scenes, for a later fit (self-training)."""
+"""Pseudo-labels: confident answers of a trained stage-2 model on unlabelled scenes, for a later fit (self-training)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def confident_labels(
 
     Args:
         answers: of the scenes, with their probabilities.
-        platt: slope and offset, as of ``calibration_on``; None takes the probabilities as they are.
+        platt: slope and offset, as returned by ``calibration_on``; None takes the probabilities as they are.
         threshold: in [0, 1].
     """
     raw = torch.tensor([one.probability for one in answers], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The target texts of the supervised stage, and their length in tokens."""
+"""The target texts of stage 2, and their length in tokens."""
 
 from collections.abc import Sequence
 from typing import Final, Literal

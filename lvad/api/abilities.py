@@ -15,10 +15,10 @@ from lvad.rewards import CLIPCosine
 from lvad.types import AnsweredScene, Batch, Policy, Reward, Rollouts, Scores
 
 REMEDIES: Final = {
-    "describe": "load an RLOO run (configs/rloo.yaml), a run that answers behind descriptions, or a model's folder",
+    "describe": "load an RLOO run (configs/rloo.yaml), a run that answers after descriptions, or a model's folder",
     "decide": "load the run folder of a stage that answers, as configs/action_sft.yaml trains it",
     "score": "load a run with a reward (configs/rloo.yaml, configs/clip_reward.yaml), or a CLIP's folder",
-    "sample": "load an RLOO run (configs/rloo.yaml), a run that answers behind descriptions, or a model's folder",
+    "sample": "load an RLOO run (configs/rloo.yaml), a run that answers after descriptions, or a model's folder",
 }
 """For each ability, what to load to have it."""
 
@@ -58,7 +58,7 @@ class TunedCLIP(nn.Module):
         self.module = module
 
     def score(self, batch: Batch, rollouts: Rollouts) -> Scores:
-        """Score the completions, float[B, K]: the total is the cosine, as of a reward made from the exported model."""
+        """Score the completions, float[B, K]: the total is the cosine, as in a reward made from the exported model."""
         images = self.module.clip.embed_frames(batch.frames)
         texts = [self.module.clip.embed_texts(row) for row in rollouts.texts]
         cosines = torch.stack([(row @ image) for image, row in zip(images, texts, strict=True)])

@@ -70,7 +70,7 @@ def load(
         try:
             abilities, data = _load_abilities(name, checkpoint)
         except DataError as error:
-            raise error from None  # the message says it all; behind it stand screens of the parser's own
+            raise error from None  # the message says it all; its cause would add screens of the parser's text
     abilities.module.to(_device(device))
     return Predictor(name, abilities, data)
 

@@ -16,7 +16,7 @@ class Decision(NamedTuple):
     id: str
     """The scene's name."""
     description: str
-    """What the decision was read from; empty where the run decides from the frames alone."""
+    """What the decision was read from; empty where the run decides from the frames only."""
     answer: str
     """The answer as the model wrote it."""
     is_valid: bool
@@ -28,7 +28,7 @@ class Decision(NamedTuple):
     reasons: tuple[str, ...]
     """The reasons that the answer names."""
     reason_probabilities: dict[str, float]
-    """Every reason with a probability in [0, 1]; empty for a run that answers with actions alone."""
+    """Every reason with a probability in [0, 1]; empty for a run that answers with actions only."""
 
 
 class TextScore(NamedTuple):

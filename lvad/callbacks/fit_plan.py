@@ -60,7 +60,7 @@ class FitPlan(Callback):
             *parameter_rows(pl_module),
             *label_rows(pl_module, data.scenes["train"], data.taxonomy),
             *step_rows(pl_module, data.batch_size, trainer.accumulate_grad_batches, trainer.world_size, tried),
-            *memory_rows(pl_module, trainer.optimizers, tried, " before they are shared out" * is_shared),
+            *memory_rows(pl_module, trainer.optimizers, tried, " before they are sharded" * is_shared),
         ]
         width = max(len(name) for name, _ in self.rows)
         rank_zero_info("\n".join(["plan", *(f"  {name:{width}}  {value}" for name, value in self.rows)]))

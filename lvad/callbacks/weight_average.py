@@ -53,9 +53,7 @@ class AverageWeights(Callback):
             DataError: for weights that are sharded over devices.
         """
         if isinstance(pl_module, FSDPModule):
-            raise DataError(
-                "weights that are shared out are not averaged; take AverageWeights out of trainer.callbacks"
-            )
+            raise DataError("sharded weights are not averaged; take AverageWeights out of trainer.callbacks")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue with the weights themselves if a checkpoint has given the mean."""

@@ -30,10 +30,10 @@ class _Option(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """The arguments to put before and behind the given options."""
+    """The arguments to put before and after the given options."""
 
     before: list[str]
-    behind: list[str]
+    after: list[str]
     options: list[_Option]
 
 
@@ -62,8 +62,8 @@ def complete_arguments(command: str, args: list[str]) -> list[str]:
         return [*_tokens(options), *paths]
     source = _complete_source(command, options)
     if command == "predict":
-        return [*source.before, *_tokens(_predict_options(source.options, paths)), *source.behind]
-    return [*source.before, *_tokens(source.options), *source.behind, *paths]
+        return [*source.before, *_tokens(_predict_options(source.options, paths)), *source.after]
+    return [*source.before, *_tokens(source.options), *source.after, *paths]
 
 
 def _split(args: list[str]) -> tuple[list[_Option], list[str]]:

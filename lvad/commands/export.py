@@ -38,7 +38,7 @@ def make_parser() -> ArgumentParser:
     add("--checkpoint", default=BEST, help="best, last, or a checkpoint file")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, default="float32", help="of the written weights; adapters are merged in float32")
-    add("--adapter", action="store_true", help="write the adapters alone, for peft on the base model")
+    add("--adapter", action="store_true", help="write only the adapters, for peft on the base model")
     add("--num_scenes", type=int, default=4, help="scenes to try the model on, a few forwards each")
     add("--overwrite", action="store_true", help="replace an earlier export")
     return parser
@@ -147,7 +147,7 @@ def _limits(run: TrainedRun) -> list[str]:
     if isinstance(module, ActionSFT) and module.voting is not None:
         found.append("In lvad the decision is the mean of several views (`voting`); here it is that of one.")
     if isinstance(module, ActionSFT) and module.describer.is_oracle:
-        found.append("It was trained behind true descriptions made of labels, an upper bound; here there are none.")
+        found.append("It was trained after true descriptions made of labels, an upper bound; here there are none.")
     if isinstance(module, CLIPReward):
         slope, offset = module.calibration.tolist()
         found.append(

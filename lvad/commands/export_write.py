@@ -60,7 +60,7 @@ class _ModelPart(NamedTuple):
 
 
 def write_policy(module: nn.Module, shown: TrialScenes, folder: Path, dtype: Dtype) -> ExportResult:
-    """Write a whole policy, or both stages where answers stand behind descriptions.
+    """Write a whole policy, or both stages where answers follow descriptions.
 
     Args:
         module: a stage with an ``HFPolicy``.
@@ -92,7 +92,7 @@ def write_policy(module: nn.Module, shown: TrialScenes, folder: Path, dtype: Dty
 
 
 def write_adapter(module: nn.Module, shown: TrialScenes, folder: Path) -> ExportResult:
-    """Write the adapters alone.
+    """Write the adapters only.
 
     Raises:
         DataError: for a policy without adapters, or if they say something else on the model they were trained on.
@@ -199,7 +199,7 @@ def _policy(module: nn.Module) -> HFPolicy:
 
 
 def _query(module: nn.Module) -> str:
-    """Make the prompts of a stage that answers from the frames alone."""
+    """Make the prompts of a stage that answers from the frames only."""
     prompts = _policy(module).prompts
     if isinstance(module, ActionSFT) and module.target != "caption":
         return prompts.question(module.taxonomy)

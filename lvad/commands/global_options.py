@@ -1,4 +1,4 @@
-"""The options that every command takes, before or behind its own: debug, safe and key hosts."""
+"""The options that every command takes, before or after its own: debug, safe and key hosts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,11 +43,11 @@ def parse_global_options(args: list[str]) -> list[str]:
 
 @contextmanager
 def override_global_options(safe: bool, key_hosts: Sequence[str]) -> Iterator[None]:
-    """Add global options for the time of a block.
+    """Add global options inside a block.
 
     Args:
-        safe: as of ``GlobalOptions``; where it is set already, it stays.
-        key_hosts: further hosts, as of ``GlobalOptions``.
+        safe: as for ``GlobalOptions``; where it is set already, it stays.
+        key_hosts: further hosts, as for ``GlobalOptions``.
     """
     before = GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts
     GLOBAL_OPTIONS.safe, GLOBAL_OPTIONS.key_hosts = GLOBAL_OPTIONS.safe or safe, [*GLOBAL_OPTIONS.key_hosts, *key_hosts]

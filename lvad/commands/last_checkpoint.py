@@ -143,7 +143,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.state.fn != "fit" or not self._is_stop_requested(trainer):
             return
         if trainer.sanity_checking or not trainer.fit_loop._should_accumulate():
-            # Lightning's loops end at this, with SIGTERMException, once the batch is behind them.
+            # Lightning's loops end at this, with SIGTERMException, once the batch is finished.
             trainer._signal_connector.received_sigterm = True
 
     def _is_stop_requested(self, trainer: Trainer) -> bool:

@@ -21,7 +21,7 @@ def rewrite_progress(loops: dict[str, Any], is_validation_due: bool) -> None:
 
     Args:
         loops: what the fit loop saved, at whatever moment.
-        is_validation_due: the validation behind that batch is to be made, again if it was begun.
+        is_validation_due: the validation after that batch is due, again if it was begun.
 
     Raises:
         DataError: if these are no counters of a fit.
@@ -50,7 +50,7 @@ def rewrite_progress(loops: dict[str, Any], is_validation_due: bool) -> None:
 
 
 def restore_batch_progress(trainer: Trainer) -> None:
-    """Count the batches of the present epoch so that with those behind the last scene seen they are all.
+    """Count the batches of the present epoch so that with those after the last scene seen they are all.
 
     To be called at the start of training: with another batch size or number of devices they are others than the
     checkpoint's.

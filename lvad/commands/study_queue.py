@@ -93,7 +93,7 @@ def run_queue(
     """Run all jobs, as many at a time as there are slots.
 
     Args:
-        jobs: by folder, each behind those that it is built on.
+        jobs: by folder, each after those that it is built on.
         slots: at least one.
         work: does a job, in a thread of its own; a ``DataError`` is its failure.
         observer: is told of starts and ends.

@@ -1,7 +1,7 @@
 """Random views of labelled scenes, for the reward model (Appendix B.3 of the paper).
 
 Departure from the paper: a horizontal flip exchanges left and right in the labels, captions and facts as well. The
-paper flips the pictures alone, which teaches "no lane on the left" of scenes without a lane on the right.
+paper flips only the pictures, which teaches "no lane on the left" of scenes without a lane on the right.
 """
 
 from functools import cache

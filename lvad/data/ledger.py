@@ -110,7 +110,7 @@ def labelled_ids(ledger: Ledger, part: str = "") -> set[str]:
 
     Args:
         ledger: ledger of a run, which also holds the uses of the stages that it is built on.
-        part: ``train`` or ``val`` alone; all uses if empty.
+        part: only ``train`` or ``val``; all uses if empty.
     """
     ending = f" {part}{LABELLED}" if part else LABELLED
     return {name for use, ids in ledger.items() if use.endswith(ending) for name in ids}

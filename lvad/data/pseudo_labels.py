@@ -64,7 +64,7 @@ def with_pseudo_labels(
     """Return the labelled training scenes, then the scenes of the pool that a file has labels for, with those labels.
 
     Raises:
-        DataError: for a file that cannot be read, is of another label set, or names other scenes alone.
+        DataError: for a file that cannot be read, is of another label set, or names only other scenes.
     """
     check_folder_taxonomy(path.parent, taxonomy)
     labels, pool = read_pseudo_labels(path, taxonomy), list(pool)

@@ -16,7 +16,7 @@ from lvad.taxonomy import Taxonomy
 
 @dataclass(frozen=True)
 class Source:
-    """The source of the scenes: BDD-OIA in either layout, your own scenes, plain frames or video, or a drawn set.
+    """The source of the scenes: BDD-OIA in either layout, your own scenes, plain frames or video, or a synthetic set.
 
     Args:
         format: what ``root`` holds. "synthetic" draws a labelled set there if there is none yet; "auto" finds
@@ -29,11 +29,11 @@ class Source:
         video_stream: which of a video's several streams, such as a front and a rear camera, counted from 0; None takes
             the one that is marked as default, or the largest.
         footage: train on scenes streamed from these shards instead, without labels: one or several folders, or URLs
-            that fsspec knows, as ``lvad data shard`` makes them; ``root`` then gives the other splits alone.
+            that fsspec knows, as ``lvad data shard`` makes them; ``root`` then gives only the other splits.
         num_drawn: how many scenes of each split "synthetic" draws where there is no set yet; None draws as many as
             ``split.num_scenes`` uses, and where that gives no count either, 800, 128 and 300.
-        drawing_seed: which endless series of scenes a drawn set is the beginning of; not ``data.seed``, so that runs
-            with different seeds are tested on the same scenes.
+        drawing_seed: seed of the synthetic scenes; a larger set begins with the scenes of a smaller one. It is not
+            ``data.seed``, so that runs with different seeds are tested on the same scenes.
 
     Raises:
         ValueError: for a value out of range.

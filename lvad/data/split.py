@@ -124,11 +124,12 @@ class Split:
     """The choice of scenes, and the labels that training may use.
 
     Args:
-        subset: every scene, those whose recording no other split tests or validates on ("apart"), or the paper's
-            one-action-one-reason scenes, split anew 8:2 ("single"), 8:2 with every recording whole in one split
-            ("grouped"), or 1,400 / 200 / rest ("reward").
+        subset: ``all`` scenes; ``apart``, the source's splits without training scenes whose recording is also validated
+            or tested on, and without validation scenes whose recording is tested on; or the paper's scenes with one
+            action and one reason, split anew: ``single`` 8:2, ``grouped`` 8:2 with each recording whole in one split,
+            ``reward`` 1,400 / 200 / rest.
         num_scenes: how many scenes of each split to use.
-        budget: n, how many training scenes keep their labels; ``data.seed`` alone chooses them, so that every stage of
+        budget: n, how many training scenes keep their labels; only ``data.seed`` chooses them, so that every stage of
             a seed has the same ones. The source's validation split is not used. None is no budget.
         budget_val: how many of the budget's scenes validate instead.
         rest: the training scenes beyond the budget: left out, or kept without labels.

@@ -1,4 +1,4 @@
-"""Uploaded files: bounded in bytes and number, kept in a folder for the time of a request, read as data is."""
+"""Uploaded files: bounded in bytes and number, kept in a folder during a request, read as data is."""
 
 import re
 import shutil
@@ -78,7 +78,7 @@ def frame_files(folder: Path, fps: float, limits: Limits) -> list[Path]:
             raise DataError(f"{path.name} is neither a picture nor a video; give one of {', '.join(sorted(known))}")
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos and len(files) > 1:
-        raise DataError(f"{videos[0].name} is a video among {len(files)} files; give one video, or pictures alone")
+        raise DataError(f"{videos[0].name} is a video among {len(files)} files; give one video, or pictures only")
     if videos:
         return video_frames(videos[0], fps, folder / "decoded", max_frames=limits.max_frames)
     return files

@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
     advantages: Tensor
     """float[B, K]."""
     loss: Tensor | None = None
-    """float[], the loss of the estimator's own parameters, which alone it depends on."""
+    """float[], the loss of the estimator's own parameters; it depends on no others."""
     logged: Mapping[str, Tensor] = MappingProxyType({})
     """float[] by name."""
     is_kept: Tensor | None = None
@@ -48,6 +48,7 @@ class Estimator(nn.Module):
     min_completions = 2
     """The least number of completions K."""
     keeps_buffers = True
+    """Checkpoints keep the buffers (``lvad.trained_weights``)."""
     lr: float | None = None
     """Learning rate of the estimator's own parameters."""
 
@@ -60,7 +61,7 @@ class Estimator(nn.Module):
 
     @contextmanager
     def gradients_set_aside(self) -> Iterator[None]:
-        """Take the gradients of the estimator's own parameters away for the time of a block, and put them back."""
+        """Remove the gradients of the estimator's own parameters inside a block, and restore them after it."""
         gradients = {parameter: parameter.grad for parameter in self.parameters()}
         self.zero_grad()
         try:

@@ -28,7 +28,7 @@ class Reinforce(Estimator):
 
     Args:
         baseline: ``none``, or ``running_mean``, an exponential mean over the steps (0 before the first).
-        momentum: of the running mean; 0 takes the step before alone.
+        momentum: of the running mean; 0 takes only the step before.
 
     Raises:
         ValueError: for another ``baseline``, or a momentum outside [0, 1).

@@ -17,7 +17,7 @@ class A2C(Estimator):
     Args:
         lr: of the critic; the policy has its own.
         hidden_size: of the critic's two hidden layers.
-        warmup_steps: training batches in which the critic learns alone: the advantages are 0.
+        warmup_steps: training batches in which only the critic learns: the advantages are 0.
 
     Raises:
         ValueError: for sizes below 1, a rate that is not positive, or a negative warm-up.

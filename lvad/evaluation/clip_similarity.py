@@ -27,7 +27,7 @@ def interpolate(start: Tensor, tuned: Tensor, share: float) -> Tensor:
 
 @contextmanager
 def interpolated_weights(clip: CLIP, start: Mapping[str, Tensor], share: float) -> Iterator[None]:
-    """Give a CLIP the weights ``share * tuned + (1 - share) * start`` for the time of a block.
+    """Give a CLIP the weights ``share * tuned + (1 - share) * start`` inside a block.
 
     Source:
         Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT), Eq. 1.

@@ -67,7 +67,7 @@ def audit_reward(policy: Policy, reward: Reward, scenes: list[Batch], device: to
     Args:
         policy: describes the scenes if they have neither captions nor labels.
         reward: the reward model to audit.
-        scenes: as of ``validation_scenes``.
+        scenes: as returned by ``validation_scenes``.
         device: of the policy.
 
     Returns:

@@ -95,7 +95,7 @@ def answers_of(scenes: Sequence[AnsweredScene], with_reasons: bool = True, taxon
 
     Args:
         scenes: at least one, all with labels.
-        with_reasons: False where the stage answers with actions alone.
+        with_reasons: False where the stage answers with actions only.
         taxonomy: the label set.
 
     Raises:

@@ -3,7 +3,7 @@
 Departures from the paper:
 1. The trained weights never write the descriptions, which come from the weights that stage 2 started from. In a
    prototype the model could no longer describe after 24 labels.
-2. The loss is on the answer's own tokens alone, not on image, prompt, description or padding.
+2. The loss is on the answer's own tokens only, not on image, prompt, description or padding.
 """
 
 from pathlib import Path
@@ -55,8 +55,8 @@ class ActionSFT(Shardable):
         target: ``action`` ("Action: stop."), ``answer`` ("Action: stop. Reason: ...", the baseline of section
             5.3), or ``caption`` (the scene's own text, whether it has labels or not, as the answer to
             ``policy.prompts.describe``; no actions are answered then, and no F1s scored).
-        describe: put the description of the policy's start (stage 1) before the question; None asks about the
-            frames alone (the baseline).
+        describe: put the description of the initial policy (stage 1) before the question; None asks about the
+            frames only (the baseline).
         constrain: decode answers over their grammar, so that every one is valid; False lets the model write freely.
         num_targets: captions drawn per scene and step, all after one encoded prompt.
         objective: the loss that is minimised: ``CrossEntropy``, ``ExpectedBLEU`` or ``MinimumRiskBLEU``.
@@ -117,7 +117,7 @@ class ActionSFT(Shardable):
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
-        self.strict_loading = False
+        self.strict_loading = False  # a checkpoint holds the trained weights only (``lvad.trained_weights``)
         if self.describer.is_policy:
             policy.keep_reference()
 

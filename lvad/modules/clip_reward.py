@@ -1,4 +1,4 @@
-"""Stage 1, reward: fine-tunes a CLIP to tell which texts are true of a scene (Algorithm 1, Appendix B of the paper).
+"""Before stage 1: fine-tunes a CLIP to tell which texts are true of a scene (Algorithm 1, Appendix B of the paper).
 
 Departures from the paper, each a value in the configuration but for the first and the last:
 1. Wrong texts are label-safe: never a reason or an action that is true of the scene. The loss is the mean over all
@@ -49,7 +49,7 @@ class CLIPReward(MeanOverScenes):
         kind: of the texts it learns to tell apart: reasons, actions, or outputs of one action and one reason.
         losses: the losses with their weights.
         num_negatives: wrong texts per right one in the binary loss; the paper took 1.
-        freeze_vision: train the text tower and the projections alone.
+        freeze_vision: train the text tower and the projections only.
         augment: random views of the training scenes; None shows them as they are.
         wise_ft: shares of the tuned weights to try beside 1 at every validation, the rest from the start weights
             (WiSE-FT, Wortsman et al. 2022); the share with the best AUROC is tested and exported.
@@ -102,7 +102,7 @@ class CLIPReward(MeanOverScenes):
         self.match_probabilities: MatchProbabilities | None = None
         self.scored: list[SceneScores] = []
         self.report: list[Table] = []
-        self.strict_loading = False
+        self.strict_loading = False  # a checkpoint holds the trained weights only (``lvad.trained_weights``)
 
     def setup(self, stage: str) -> None:
         """Copy the start weights, before training or a checkpoint replaces them."""
@@ -214,5 +214,5 @@ def scene_scores(ids: list[str], matches: Matches) -> list[SceneScores]:
 
 def _matches(table: MatchTable) -> Matches:
     matches = table.compute()
-    assert matches is not None  # a loader without scenes is none
+    assert matches is not None  # without validation scenes there is no loader, and this hook is not called
     return matches

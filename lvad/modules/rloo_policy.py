@@ -1,7 +1,7 @@
-"""Stage 1, policy: policy gradients on unlabelled scenes (Algorithm 2, Eq. 1; Algorithm 4 with a critic).
+"""Stage 1: policy gradients on unlabelled scenes (Algorithm 2, Eq. 1; Algorithm 4 with a critic).
 
 Departures from the paper, each a value in the configuration:
-1. A KL term to the frozen start; the paper had none and its policy forgot.
+1. A KL term to the reference, which is the initial policy; the paper had none and its policy forgot.
 2. A prompt; the paper asked nothing in this stage.
 3. The differentiated density is the sampled one, truncation included.
 """
@@ -49,14 +49,13 @@ class RLOOPolicy(Shardable):
         reward: the reward model; its weights are never trained.
         estimator: of the policy gradient (``lvad.estimators``); None is RLOO.
         num_completions: K, completions per scene.
-        kl: the KL penalty towards the frozen start; None for none, and no reference is kept.
+        kl: the KL penalty to the reference, which is the initial policy; None for none, and no reference is kept.
         regularisation: entropy bonus, rehearsal, reward limits, and how often a rollout is used.
-        judge: a second judge that is never trained on; its mean on the validation scenes is ``val/judge``, a score to
+        judge: a second reward that is never trained on; its mean on the validation scenes is ``val/judge``, a score to
             choose a checkpoint by and to see reward hacking with.
         answers: the policy answers with actions and reasons (Algorithm 4): validation and test score them.
-        audit: what to do at the start with a reward that cannot tell right from wrong on the validation scenes:
-            ``refuse`` to train, ``warn``, or do not look (``off``). The win rate of the right text over each probe is
-            logged as ``audit/<probe>``.
+        audit: ``refuse`` a reward that cannot tell right from wrong on the validation scenes, ``warn``, or do not look
+            (``off``). The win rate of the right text over each probe is logged as ``audit/<probe>``.
         optimizer: makes the optimizer from the trained parameters.
         lr_scheduler: makes a schedule in optimizer steps; None keeps the rate constant.
 
@@ -65,6 +64,7 @@ class RLOOPolicy(Shardable):
     """
 
     next_step, loss_is = "lvad test", "loss of the policy gradient: no score, it need not fall"
+    """What ``RunRecorder`` prints as the next command, and calls the loss in its figure."""
 
     def __init__(
         self,
@@ -95,11 +95,12 @@ class RLOOPolicy(Shardable):
         self.judge = None if judge is None else freeze_module(judge, "judge")
         self.audit: Strictness = audit
         self.greedy_scores = GreedyScores(judge, answers)
+        # The same lists: ``GreedyScores`` fills them, and ``RunRecorder`` reads them here.
         self.answered, self.scored = self.greedy_scores.answered, self.greedy_scores.scored
         self.samples: list[SceneSamples] = []
         self.shown: list[Tensor] = []
-        self.strict_loading, self._step_start_s = False, 0.0
-        self.reuse = RolloutReuse(regularisation.updates, regularisation.clip_epsilon)
+        self.strict_loading = False  # a checkpoint holds the trained weights only (``lvad.trained_weights``)
+        self.reuse, self._step_start_s = RolloutReuse(regularisation.updates, regularisation.clip_epsilon), 0.0
         if kl:
             policy.keep_reference()
 
@@ -121,7 +122,7 @@ class RLOOPolicy(Shardable):
         return Experience(rollouts, rewards, estimate, experience_stats(rollouts, rewards, estimate))
 
     def _reward(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> RolloutRewards:
-        """Score the completions with the reward, and subtract the penalties."""
+        """Score the completions, subtract the KL penalty and adapt its weight; keep ``ref_logps`` for the KL loss."""
         scores, is_kept = self._score(batch, rollouts)
         rewards = self.regularisation.adjusted(scores.total, rollouts)
         if self.kl is None:
@@ -271,11 +272,10 @@ class RLOOPolicy(Shardable):
         super().on_before_optimizer_step(optimizer)
         if not self.reuse.is_first:
             self.estimator.zero_grad()  # a gradient of zeros would still move what has momentum or decay
-        grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        self.log("train/grad_norm", total_norm(grads))
+        self.log("train/grad_norm", total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained weights, the weight of the KL, and the reference if it is no longer the start."""
+        """Keep the trained weights, the weight of the KL, and the reference if it was refreshed."""
         keep_trained_weights(checkpoint, self)
         checkpoint["reference"] = self.policy.reference_state()
         if self.kl is not None:

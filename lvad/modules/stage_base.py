@@ -62,9 +62,7 @@ class Shardable(MeanOverScenes):
             return
         numbers = {name: p for name, p in self.named_parameters() if p.dim() == 0}
         if trained := [name for name, p in numbers.items() if p.requires_grad]:
-            raise DataError(
-                f"{trained[0]} is a single number, which cannot be shared out; take configs/strategy/ddp.yaml"
-            )
+            raise DataError(f"{trained[0]} is a single number, which cannot be sharded; take configs/strategy/ddp.yaml")
         fully_shard(self, mesh=self.device_mesh["data_parallel"], ignored_params=set(numbers.values()))
         for name in _STEPS:
             register_fsdp_forward_method(self, name)

@@ -51,7 +51,7 @@ class TextReader(LightningModule):
         penalty: of the squared weights, beside the sum of the scenes' log-likelihoods.
         threshold: least calibrated probability that the actions of a pseudo-label are right.
         rounds: number of fits; each after the first learns from the pseudo-labels of the one before too.
-        clip: a CLIP whose text embedding is read beside the words; None for words alone.
+        clip: a CLIP whose text embedding is read beside the words; None for words only.
 
     Raises:
         ValueError: for fewer than 1 completion or round, 2 folds, or a penalty or threshold out of range.
@@ -100,7 +100,8 @@ class TextReader(LightningModule):
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
-        self.automatic_optimization, self.strict_loading = False, False
+        self.automatic_optimization = False  # the reader is fitted at the end of the epoch
+        self.strict_loading = False  # a checkpoint holds no weights
 
     def setup(self, stage: str) -> None:
         """Set the label set of the data."""

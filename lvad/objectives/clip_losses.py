@@ -126,7 +126,7 @@ def label_loss(
     Args:
         cosines: float[B, C] of every scene with every candidate.
         found: which candidates are true and false.
-        mirrored: for each candidate the index of its mirrored text, as of ``mirrored_candidates``.
+        mirrored: for each candidate the index of its mirrored text, as returned by ``mirrored_candidates``.
         scale: inverse temperature.
         losses: the weights.
         num_negatives: wrong texts per right one in the binary loss.

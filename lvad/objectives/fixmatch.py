@@ -41,7 +41,7 @@ class FixMatch:
         threshold: least probability of the set of actions that becomes a target.
         weight: of the loss beside the supervised one.
         per_labelled: unlabelled scenes in a step for each labelled one.
-        begin: share of the fit's steps of supervised training alone.
+        begin: share of the fit's steps with the supervised loss only.
         temperature: of the confidence; below 1 it sharpens.
         min_area: least share of the picture that the strong view keeps.
         jitter: strength of the strong view's change of colours.

@@ -55,7 +55,7 @@ class CrossFit(NamedTuple):
 
 
 def folds_of(groups: Sequence[str], num_folds: int) -> list[int]:
-    """Choose the fold of each scene by the name of its recording alone, so that no label can move it.
+    """Choose the fold of each scene only by the name of its recording, so that no label can move it.
 
     Args:
         groups: the recording of each scene; its scenes stay in one fold.

@@ -17,7 +17,7 @@ from lvad.types import Batch, Policy, Scene
 class Rehearsal:
     """Adds the supervised cross-entropy on labelled scenes to the policy gradient ("PTX").
 
-    Which scenes a step takes depends on its number alone, so a resumed run takes the same ones. They count as
+    Which scenes a step takes depends only on its number, so a resumed run takes the same ones. They count as
     labelled in the run's budget ledger.
 
     Args:

@@ -1,4 +1,4 @@
-"""Checks which options of the supervised stage (``ActionSFT``) go together."""
+"""Checks which options of stage 2 (``ActionSFT``) go together."""
 
 from lvad.answers.decision import Voting
 from lvad.answers.describer import DescriptionOptions

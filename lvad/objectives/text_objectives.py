@@ -1,4 +1,4 @@
-"""Objectives of the supervised stage: cross-entropy of the right texts, or the risk of the model's own texts."""
+"""Objectives of stage 2: cross-entropy of the right texts, or the risk of the model's own texts."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -35,7 +35,7 @@ class SupervisedBatch(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss of the supervised stage."""
+    """A loss of stage 2."""
 
     def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss float[], and what is logged beside it."""
@@ -53,7 +53,7 @@ class CrossEntropy:
     class_weights: bool = False
 
     def loss(self, policy: HFPolicy, batch: SupervisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Average over the texts' tokens alone, never image, prompt or padding."""
+        """Average over the texts' tokens only, never image, prompt or padding."""
         targets = policy.targets(batch.texts)
         logps = policy.logprobs(batch.prefix, targets)
         weights = batch.weights.repeat_interleave(logps.shape[1]) if self.class_weights else None

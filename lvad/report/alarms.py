@@ -5,7 +5,7 @@
 2. ``takeover``: one text is the completion of most scenes.
 3. ``no_spread``: the rewards of every group are equal, so that every advantage is zero.
 4. ``runaway``: completions grow without end.
-5. ``far``: the KL to the start is larger than what a reward can be trusted for.
+5. ``far``: the KL to the reference is larger than what a reward can be trusted for.
 6. ``worse``: the fit ends with a held-out score below that of its start.
 
 An alarm is a message; it stops nothing. It reads the numbers that rank zero logs.
@@ -87,7 +87,7 @@ class Alarms(Callback):
         common_share: share of a batch's completions that may be one text.
         length_ratio: the mean length, in tokens, may grow to this many times that of the first window.
         truncated_share: share of the completions that may be truncated.
-        kl_limit: the KL to the start, in nats per completion, that may be reached.
+        kl_limit: the KL to the reference, in nats per completion, that may be reached.
 
     Raises:
         ValueError: for a window below 1, a tolerance that is negative or not finite, a share outside (0, 1), a ratio
@@ -218,7 +218,7 @@ class Alarms(Callback):
 
     def _far_text(self, last: Mapping[str, float]) -> str:
         return (
-            f"the KL to the start is {last[KL]:.1f} nats (mean of {self.window} batches; kl_limit "
+            f"the KL to the reference is {last[KL]:.1f} nats (mean of {self.window} batches; kl_limit "
             f"{self.kl_limit:g}){_reward(last)}: lower the learning rate, raise kl.beta or set kl.target"
         )
 

@@ -41,7 +41,7 @@ class TestedRun(NamedTuple):
     folder: Path
     answered: list[AnsweredScene]
     with_reasons: bool
-    """False for a run that answers with actions alone."""
+    """False for a run that answers with actions only."""
     ledger: Ledger
     taxonomy: Taxonomy
 

@@ -99,7 +99,7 @@ def label_comparison(runs: Mapping[str, Sequence[LabelScore]]) -> list[Table]:
     """Make the tables of how often each label is true and predicted, and of its F1 (the paper's Figures 8 and 9).
 
     Args:
-        runs: name to the labels of a run; a run that names no reasons has the actions alone.
+        runs: name to the labels of a run; a run that names no reasons has the actions only.
 
     Returns:
         Two tables with a row per label that is true or said at all, and a column per run.

@@ -13,7 +13,7 @@ from lvad.types import Table
 CARD: Final = "README.md"
 
 Kind = Literal["model", "adapter", "stages", "adapter_stages", "reward"]
-"""What a folder holds: a model, adapters alone, two models, a model with adapters for its second stage, or a CLIP."""
+"""What a folder holds: a model, adapters only, two models, a model with adapters for stage 2, or a CLIP."""
 
 _TASKS: Final = {"reward": "zero-shot-image-classification"}
 _LIBRARIES: Final = {"adapter": "peft", "reward": "open_clip"}
@@ -21,7 +21,7 @@ _TITLES: Final = {
     "model": "a vision-language model",
     "adapter": "adapters of a vision-language model",
     "stages": "two vision-language models, the second in `answer/`",
-    "adapter_stages": "a vision-language model, with adapters for its second stage in `answer/`",
+    "adapter_stages": "a vision-language model, with adapters for stage 2 in `answer/`",
     "reward": "a CLIP that tells which texts are true of a driving scene",
 }
 _FLOORS: Final = ("majority", "all_positive", "all_negative")

@@ -23,7 +23,7 @@ def seen_by(data: BDDOIADataModule, module: LightningModule) -> ledger.Ledger:
         data: of the fit, set up.
         module: its stage.
     """
-    stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are shared out
+    stage = type(module).__name__.removeprefix("FSDP")  # PyTorch's, where weights are sharded
     scorer = None if data.scenes.get("val") else getattr(module, "judge", None)
     rehearsed = getattr(getattr(module, "rehearsal", None), "scenes", [])
     beside = ledger.stage_ledger(f"{stage} rehearsal", {"train": rehearsed})

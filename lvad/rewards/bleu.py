@@ -51,12 +51,12 @@ class BLEU(nn.Module):
     With a threshold this is the reward R^2 of Appendix A.3. The paper does not say whether a score equal to the
     threshold passes; here it does.
 
-    BLEU counts words, not meaning. "Action: left." gets 0.35 for its format alone where stop is right, and "Action:
+    BLEU counts words, not meaning. "Action: left." gets 0.35 for its format where stop is right, and "Action:
     forward. Reason: traffic light is green." passes the paper's threshold (0.52) where the light is not green. Combine
     it with a reward that judges the action.
 
     Args:
-        target: the right texts, as the supervised stage names them: ``action`` ("Action: stop."), ``answer``
+        target: the right texts, as stage 2 (``ActionSFT``) names them: ``action`` ("Action: stop."), ``answer``
             ("Action: stop. Reason: ..."), or ``caption`` (each of the scene's plain descriptions).
         threshold: pay 1 from this score on and 0 below it (the paper: 0.5); None pays the score itself.
 

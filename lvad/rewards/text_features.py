@@ -42,7 +42,7 @@ class TextFeatures(nn.Module):
 
     Args:
         vocabulary: terms, as ``terms_of`` gives them.
-        clip: the CLIP that embeds the texts; None for words alone.
+        clip: the CLIP that embeds the texts; None for words only.
     """
 
     def __init__(self, vocabulary: Sequence[str], clip: CLIP | None = None) -> None:

@@ -192,7 +192,9 @@ def test_one_bad_validation_is_noise_but_at_the_end(tmp_path):
 def test_far_rings_where_the_kl_has_left_every_trust(tmp_path):
     # means of two: step 3 9, 4 12
     script = HEALTHY | {"train/kl": [0.0, 4.0, 8.0, 10.0, 14.0, 14.0, 14.0, 14.0]}
-    with pytest.warns(UserWarning, match=r"ALARM far at step 5: the KL to the start is 12\.0 nats .* raise kl\.beta"):
+    with pytest.warns(
+        UserWarning, match=r"ALARM far at step 5: the KL to the reference is 12\.0 nats .* raise kl\.beta"
+    ):
         alarms, rows = fit(tmp_path, script)
     assert of(rows, "far") == [(1, 0.0), (4, 1.0)]
     assert len(alarms.raised) == 1
