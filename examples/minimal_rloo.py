@@ -1,6 +1,6 @@
 """The method of lvad on one page: a vision-language model learns to describe scenes from the reward of a CLIP alone.
 
-    python examples/minimal_rloo.py                      # the embedded models on eight drawn scenes
+    python examples/minimal_rloo.py                      # the embedded models on eight synthetic scenes
     python examples/minimal_rloo.py --scenes MY_FOLDER   # a folder per scene with its frames, the oldest first
 
 Transformers, torch, Pillow and open_clip, nothing of lvad. Its engine takes the same gradient in less time and memory

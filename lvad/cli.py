@@ -35,7 +35,7 @@ usage: lvad COMMAND [options]
   lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same
   lvad audit --reward PATH                prove a reward before a policy is trained on it
   lvad data check ROOT                    count a data set and find what is wrong with it
-  lvad data draw ROOT                     write a set of drawn scenes in BDD-OIA's layout
+  lvad data draw ROOT                     write a set of synthetic scenes in BDD-OIA's layout
   lvad data shard SOURCE DIR              make shards of unlabelled footage out of frames and videos
   lvad embedded vlm|clip FOLDER           make the embedded models' folders, with random weights
 

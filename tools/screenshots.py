@@ -56,7 +56,7 @@ def take(address: str, path: Path, width_px: int) -> None:
 def main() -> None:
     """Save ``demo.png``, the second run alone, and ``demo_two_runs.png``, both side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs=2, help="a run of RLOOPolicy, and one of ActionSFT behind descriptions")
+    parser.add_argument("runs", nargs=2, help="a run of RLOOPolicy, and one of ActionSFT after descriptions")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the pictures")
     given = parser.parse_args()
     first, second = map(lvad.load, given.runs)

@@ -31,8 +31,8 @@ class DescriptionOptions:
         all_hidden_until: share of the fit's steps in which all frames are hidden, before ``hide_frames`` holds:
             reading is learnt first, looking is added.
         text_only: hide all frames from the question, in evaluation too: the answer is read from the text only.
-        source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (drawn
-            scenes alone have one). Captions are labels: an upper bound of what descriptions can give, no method.
+        source: who describes: the ``policy``, or the scene's last ``caption``, which tells all that matters (only
+            synthetic scenes have one). Captions are labels: an upper bound of what descriptions can give, no method.
         best_of: take the best of so many sampled descriptions instead of the greedy one, once per scene; 1 for none.
         reward: chooses the best one, in evaluation too, so it must not need labels.
 

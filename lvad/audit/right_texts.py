@@ -136,7 +136,7 @@ def _claims(text: str) -> tuple[tuple[str, str], ...]:
 def _captions(scenes: Batch) -> list[str]:
     lacking = [name for name, captions in zip(scenes.ids, scenes.captions, strict=True) if not captions]
     if lacking:
-        remedy = "captions come with drawn scenes; take texts of the labels, such as 'reason'"
+        remedy = "captions come with synthetic scenes; take texts of the labels, such as 'reason'"
         raise DataError(f"scenes without captions: {lacking[:5]}; {remedy}")
     return [captions[-1] for captions in scenes.captions]  # the last one tells all that matters
 

@@ -23,7 +23,7 @@ def run_audit(
         batches: N scenes. They are read twice, the second time with their frames, so that not all frames are held at
             once: a list, or a loader that does not shuffle.
         texts: where the right texts come from: a true reason, action or output drawn from the labels, the last
-            caption of drawn scenes, or N texts, one per scene in order, such as a policy's descriptions. Probes
+            caption of synthetic scenes, or N texts, one per scene in order, such as a policy's descriptions. Probes
             that need labels or facts which the scenes lack are skipped. For given texts without facts it is unknown
             whether another scene's text is wrong; ``other_scene`` is then a text that says something else.
         seed: seed of the draws: the right text of a scene with several, the other scene, the order of words.

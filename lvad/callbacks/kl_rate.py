@@ -3,8 +3,8 @@
 Departures from the adaptive schedules of the field (Heess et al. 2017, arXiv:1707.02286, whose coefficient keeps the KL
 of an update within a band around its target; rsl_rl's ``schedule="adaptive"``, which does so with the learning rate):
 1. What is controlled is not the KL of one update but ``train/kl``, to the reference (the initial policy or its last
-   refresh), which adds up. It begins at 0, so the rate first rises to ``max_factor``; a lower rate does not bring the KL
-   back by itself, that is the pull of the KL term. Together they bring a run to its target fast and hold it there.
+   refresh). That adds up: it begins at 0, so the rate first rises to ``max_factor``. A lower rate does not bring the
+   KL back by itself, that is the pull of the KL term. Together they bring a run to its target fast and hold it there.
 2. It is the mean of a window, with at most one change per window: a batch's k1 estimate is noisy, and the KL answers
    to a rate only some steps later.
 3. The limits are factors of the configured rates, so that they hold for every parameter group.

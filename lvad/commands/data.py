@@ -1,4 +1,4 @@
-"""``lvad data``: check a data set, convert one, write one of drawn scenes, make shards of footage."""
+"""``lvad data``: check a data set, convert one, write one of synthetic scenes, make shards of footage."""
 
 import inspect
 import re
@@ -47,7 +47,7 @@ def run_draw(
     num_workers: int = 0,
     taxonomy: str = "bdd_oia",
 ) -> int:
-    """Write drawn scenes in the layout of BDD-OIA's lastframe release.
+    """Write synthetic scenes in the layout of BDD-OIA's lastframe release.
 
     Args:
         root: folder to write.

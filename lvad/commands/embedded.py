@@ -18,7 +18,7 @@ def vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: int =
     Args:
         folder: where to.
         vocab_size: entries of the byte-level BPE.
-        num_scenes: drawn scenes whose captions the BPE is trained on.
+        num_scenes: synthetic scenes whose captions the BPE is trained on.
         seed: of the weights.
     """
     make_vlm(folder, vocab_size, num_scenes, seed)

@@ -50,7 +50,7 @@ CHAT_TEMPLATE: Final = (
 
 
 def corpus(num_scenes: int, seed: int) -> Iterable[str]:
-    """Collect every sentence that the embedded models may have to read or write: captions of drawn scenes, answers."""
+    """Collect every sentence that the embedded models may have to read or write: synthetic captions, answers."""
     rng = random.Random(seed)
     for _ in range(num_scenes):
         yield from scene_captions(draw_state(rng), rng)
@@ -143,7 +143,7 @@ def make_vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: 
     Args:
         folder: where to.
         vocab_size: entries of the byte-level BPE.
-        num_scenes: drawn scenes whose captions the BPE is trained on.
+        num_scenes: synthetic scenes whose captions the BPE is trained on.
         seed: of the weights; the tokenizer is the same for every seed.
     """
     tokenizer = train_tokenizer(corpus(num_scenes, seed=0), vocab_size)

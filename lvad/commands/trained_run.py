@@ -94,8 +94,8 @@ def load_trial_scenes(data: Any, count: int) -> TrialScenes:
         reason = "the run has no validation scenes"
     except (DataError, OSError) as error:
         reason = f"the run's data cannot be read ({error})"
-    print(f"lvad: {reason}: trying the model on drawn frames")
-    return TrialScenes(_synthetic_frames(data, count), "drawn frames")
+    print(f"lvad: {reason}: trying the model on synthetic frames")
+    return TrialScenes(_synthetic_frames(data, count), "synthetic frames")
 
 
 def base_model_folders(module: LightningModule) -> list[Path]:

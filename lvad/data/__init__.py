@@ -1,1 +1,1 @@
-"""Scenes from disk: both layouts of BDD-OIA, plain frames and videos, and the drawn set."""
+"""Scenes from disk: both layouts of BDD-OIA, plain frames and videos, and the synthetic set."""

@@ -107,7 +107,7 @@ class BDDOIADataModule(LightningDataModule):
         counts = self.split.num_scenes
         if synthetic := self.source.synthetic_set(counts):
             synthetic.check(reading)
-            # Of a part of the drawn scenes there are fewer than were drawn.
+            # Of a part of the synthetic scenes there are fewer than were drawn.
             if self.split.subset == "all" and self.source.num_drawn == ALL_SCENES:
                 counts = synthetic.counts
         self.scenes, self.pool = self.split.divide(reading, counts, self.seed, self.taxonomy)

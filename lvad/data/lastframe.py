@@ -2,7 +2,7 @@
 
 ``{split}_25k_images_actions.json`` is COCO-like (images and annotations joined by ``id``),
 ``{split}_25k_images_reasons.json`` a list in another order (joined by ``file_name``), and the pictures lie in
-``data/``. A drawn set adds ``{split}_scenes.jsonl``: captions and facts.
+``data/``. A synthetic set adds ``{split}_scenes.jsonl``: captions and facts.
 
 Departures from the release's own loader:
     1. Annotations are found by their ``id``, where it takes the id as a list index.
@@ -46,7 +46,7 @@ class _Row(NamedTuple):
 
 
 class _Description(NamedTuple):
-    """Captions and facts of a scene of a drawn set."""
+    """Captions and facts of a scene of a synthetic set."""
 
     captions: tuple[str, ...]
     facts: dict[str, str] | None
@@ -95,7 +95,7 @@ def _add_scene(
 ) -> None:
     stem = _stem(row.name)
     numbered = split_number(stem)
-    # Two clips of one recording may differ in the number alone, so only a drawn set's own id drops it.
+    # Two clips of one recording may differ in the number only, so only a synthetic set's own id drops it.
     scene_id = numbered[0] if numbered and numbered[0] in described else stem
     if len(row.actions) > num_actions and row.actions[num_actions]:
         reading.drops.append(DroppedRow(scene_id, split, "confuse"))
@@ -216,7 +216,7 @@ def _reasons_by_name(path: Path, reading: Reading, num_reasons: int) -> dict[str
 
 
 def _read_descriptions(path: Path, reading: Reading) -> dict[str, _Description]:
-    """Read captions and facts of a drawn set, by scene id; empty where the file is absent."""
+    """Read captions and facts of a synthetic set, by scene id; empty where the file is absent."""
     described: dict[str, _Description] = {}
     with reading.collect_errors():
         rows = read_text(path).split("\n") if path.is_file() else []

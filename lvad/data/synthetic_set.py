@@ -12,12 +12,12 @@ from lvad.taxonomy.compatibility import check_same_taxonomy, folder_taxonomy
 
 RECIPE: Final = "synthetic.json"
 DEFAULT_COUNTS: Final = {"train": 800, "val": 128, "test": 300}
-"""Number of drawn scenes of each split where the configuration gives none."""
+"""Number of synthetic scenes of each split where the configuration gives none."""
 
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """A set of drawn scenes as a configuration asks for it.
+    """A set of synthetic scenes as a configuration asks for it.
 
     Args:
         root: folder of the set.

@@ -76,7 +76,7 @@ def _check(texts: Sequence[str], references: Sequence[Sequence[str]]) -> None:
 class CaptionScore:
     """Metric of texts against their reference texts, over the scenes of all ranks; of their facts where known.
 
-    ``compute`` returns, as float[] each: ``bleu4``, ``rouge_l``, and for drawn scenes ``fact_precision``,
+    ``compute`` returns, as float[] each: ``bleu4``, ``rouge_l``, and for synthetic scenes ``fact_precision``,
     ``fact_recall``, ``fact_all_right``, ``fact_claims_per_text``.
     """
 

@@ -28,7 +28,7 @@ class DescriptionScore:
 
     ``compute`` returns, as float[] each: ``reward`` and one mean per reward term; ``length`` in tokens;
     ``truncated``, share; ``distinct``, share of different texts; ``fact_precision``, ``fact_recall``,
-    ``fact_all_right``, ``fact_claims_per_text`` for drawn scenes.
+    ``fact_all_right``, ``fact_claims_per_text`` for synthetic scenes.
     """
 
     def __init__(self) -> None:

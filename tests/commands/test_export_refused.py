@@ -124,7 +124,7 @@ def test_without_its_data_a_run_is_tried_on_drawn_frames(lora_run, tmp_path, cap
     assert main(["export", str(copy), str(tmp_path / "out"), "--checkpoint", "last"]) == 0
     assert "the run's data cannot be read" in capsys.readouterr().out
     card = (tmp_path / "out/README.md").read_text()
-    assert "4 prompts with drawn frames: merging moves" in card
+    assert "4 prompts with synthetic frames: merging moves" in card
     assert "which is not the one exported here" in card
 
 

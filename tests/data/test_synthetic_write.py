@@ -76,7 +76,9 @@ def test_a_set_that_is_there_is_left_alone(tmp_path):
 def test_another_recipe_is_refused(tmp_path):
     root = tmp_path / "set"
     write(root)
-    with pytest.raises(FileExistsError, match=r"set holds a drawn set of another recipe.*remove it or name another"):
+    with pytest.raises(
+        FileExistsError, match=r"set holds a synthetic set of another recipe.*remove it or name another"
+    ):
         write(root, num_val=4)
 
 

@@ -1,4 +1,4 @@
-"""Write plain English captions of a drawn scene, as a generic captioner would.
+"""Write plain English captions of a synthetic scene, as a generic captioner would.
 
 Each is true of its scene by ``lvad.facts.claims``. The words are few and the same from scene to scene, so that
 a small vocabulary holds them.

@@ -1,4 +1,4 @@
-"""Label drawn scenes: by rules for BDD-OIA, by the words of the reasons for any other label set."""
+"""Label synthetic scenes: by rules for BDD-OIA, by the words of the reasons for any other label set."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -121,7 +121,7 @@ def claims_of(taxonomy: Taxonomy) -> tuple[tuple[tuple[str, str], ...], ...]:
     found = tuple(tuple(claims(text)) for text in taxonomy.reason_texts)
     if silent := [text for text, said in zip(taxonomy.reason_texts, found, strict=True) if not said]:
         raise ValueError(
-            f"drawn scenes cannot be labelled with the set {taxonomy.name!r}: lvad.facts knows no fact that "
+            f"synthetic scenes cannot be labelled with the set {taxonomy.name!r}: lvad.facts knows no fact that "
             f"{silent[0]!r} speaks of; take a format with label files"
         )
     return found

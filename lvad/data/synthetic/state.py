@@ -1,4 +1,4 @@
-"""The state of a drawn scene: what it holds, how it is sampled, and the facts that follow.
+"""The state of a synthetic scene: what it holds, how it is sampled, and the facts that follow.
 
 The marginals follow the real label files (BDD-OIA, 11,299 rows). Riders, other obstacles and front cars that turn are
 more frequent on purpose (1-2 % here, .1-1 % there), so that they can be learnt from some thousand scenes.

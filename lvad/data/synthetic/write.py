@@ -1,4 +1,4 @@
-"""Write drawn scenes to files, in the layout of BDD-OIA's *lastframe* release.
+"""Write synthetic scenes to files, in the layout of BDD-OIA's *lastframe* release.
 
 root/
     data/<id>_<n>.jpg                          frame n of M, the oldest first; the release's file is the last
@@ -40,7 +40,7 @@ _SPLIT_OFFSET: Final = 10_000_000
 
 
 class DrawnScene(NamedTuple):
-    """A drawn scene with its id and its captions."""
+    """A synthetic scene with its id and its captions."""
 
     id: str
     state: SceneState
@@ -78,7 +78,7 @@ def write_synthetic(
     progress: bool = True,
     taxonomy: Taxonomy = BDD_OIA,
 ) -> None:
-    """Write a set of drawn scenes, whole or not at all; where ``root`` holds the same set, nothing is done.
+    """Write a set of synthetic scenes, whole or not at all; where ``root`` holds the same set, nothing is done.
 
     The same arguments give the same bytes, whatever ``num_workers``.
 
@@ -166,7 +166,7 @@ def _holds(root: Path, recipe: dict[str, Any]) -> bool:
         found = read_json(file, dict)
         if found == recipe:
             return True
-        what = f"a drawn set of another recipe ({found!r:.300}, asked for {recipe})"
+        what = f"a synthetic set of another recipe ({found!r:.300}, asked for {recipe})"
     elif root.is_dir() and not any(root.iterdir()):
         return False
     else:
