@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvad.data.collate import select_scenes
+from lvad.data.collate import scenes_at
 from lvad.estimators import Estimate
 from lvad.losses.policy_gradient import clipped_surrogate, leave_one_out, reinforce
 from lvad.ops import seeded
@@ -34,7 +34,7 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
 
 def first_scenes(batch: Batch, count: int) -> Batch:
     """Return the first scenes of a batch, all of them where there are no more."""
-    return select_scenes(batch, range(len(batch.ids))[:count])
+    return scenes_at(batch, range(len(batch.ids))[:count])
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def collate(items: Sequence[tuple[Scene, Tensor]], taxonomy: Taxonomy = BDD_OIA)
     )
 
 
-def select_scenes(batch: Batch, places: Sequence[int]) -> Batch:
+def scenes_at(batch: Batch, places: Sequence[int]) -> Batch:
     """Return the scenes at some places of a batch, in the order of the places."""
     rows = list(places)
     return Batch(

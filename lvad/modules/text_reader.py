@@ -100,8 +100,7 @@ class TextReader(LightningModule):
         self.answered: list[AnsweredScene] = []
         self.shown: list[Tensor] = []
         self.report: list[Table] = []
-        self.automatic_optimization = False  # the reader is fitted at the end of the epoch
-        self.strict_loading = False  # a checkpoint holds no weights
+        self.automatic_optimization, self.strict_loading = False, False  # a checkpoint holds no weights
 
     def setup(self, stage: str) -> None:
         """Set the label set of the data."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from lvad.answers.answer_probabilities import AnswerProbabilities, action_set_logps, sets_of
 from lvad.answers.decision import VotingView, name_reasons, questions
 from lvad.data.augment import Augment, mirror_batch
-from lvad.data.collate import SceneDataset, collate, select_scenes
+from lvad.data.collate import SceneDataset, collate, scenes_at
 from lvad.data.datamodule import BDDOIADataModule
 from lvad.data.samplers import shuffled_cycle
 from lvad.errors import DataError
@@ -150,7 +150,7 @@ class FixMatch:
         sets = (found.mirrored(taxonomy) if is_mirrored else found).action_sets
         sure = confident_choice(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}
-        kept = select_scenes(batch, sure.is_kept.nonzero().flatten().tolist())
+        kept = scenes_at(batch, sure.is_kept.nonzero().flatten().tolist())
         if not kept.ids:
             return kept, values
         actions = sets_of(sets)[sure.choice[sure.is_kept]]
