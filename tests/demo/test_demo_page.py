@@ -119,7 +119,7 @@ def test_an_example_is_taken_without_an_upload(quick_run):
         ([("a.png", picture()[:60])], "a.png: image cannot be decoded"),
         ([("a.png", b"%!PS-Adobe-3.0")], "a.png: image cannot be decoded"),
         ([("a.mp4", b"no video")], "a.mp4: video cannot be decoded"),
-        ([("a.mp4", b""), ("b.png", picture())], "a.mp4 is a video among 2 files; give one video, or pictures alone"),
+        ([("a.mp4", b""), ("b.png", picture())], "a.mp4 is a video among 2 files; give one video, or pictures only"),
         ([("a.png", picture()), ("b.png", picture((32, 32)))], "b.png, scene &#39;b&#39;: is 32x32, but a.png of the"),
         ([(f"{i}.png", picture()) for i in range(5)], "Too many files. Maximum number of files is 4."),
         ([("../../a.png", picture()[:60])], "a.png: image cannot be decoded"),
