@@ -45,25 +45,29 @@ def complete_arguments(command: str, args: list[str]) -> list[str]:
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
-        args: what follows it; ``predict`` takes a PATH anywhere among its options, and ``--out DIR``.
+        args: what follows it. ``predict`` takes a PATH anywhere among its options, and ``--out DIR``; ``test`` and
+            ``validate`` take the folder of a run.
 
     Returns:
         Options that LightningCLI knows; configurations are found by name, and checked.
 
     Raises:
-        DataError: for a checkpoint without a configuration, an evaluation without a checkpoint, or several paths.
+        DataError: for a checkpoint without a configuration, an evaluation without a checkpoint, several paths, or a
+            folder that is not one of a run.
         FileNotFoundError: for a configuration that is nowhere, or without any run.
     """
     options, paths = _split(args)
     if any(option.name in ("--help", "-h") for option in options):
         return args
+    if command in ("test", "validate") and paths:
+        options = [_config_of_run(command, paths), *options]
     options = [_resolve_config_path(option) for option in options]
     if command == "fit":
         return [*_tokens(options), *paths]
     source = _complete_source(command, options)
     if command == "predict":
         return [*source.before, *_tokens(_predict_options(source.options, paths)), *source.after]
-    return [*source.before, *_tokens(source.options), *source.after, *paths]
+    return [*source.before, *_tokens(source.options), *source.after]
 
 
 def _split(args: list[str]) -> tuple[list[_Option], list[str]]:
@@ -89,6 +93,17 @@ def _tokens(options: Iterable[_Option]) -> list[str]:
 
 def _option(name: str, value: str) -> _Option:
     return _Option(name, value, [name, value])
+
+
+def _config_of_run(command: str, paths: list[str]) -> _Option:
+    """Name the configuration of the run whose folder was given."""
+    if len(paths) > 1:
+        raise DataError(f"lvad {command} takes one run folder, got {len(paths)}: {paths}; give options as --KEY VALUE")
+    config = Path(paths[0]) / CONFIG
+    if not config.is_file():
+        remedy = f"give a folder such as {LOGS}/rloo/version_0, or {_CHECKPOINT} FILE"
+        raise DataError.at(paths[0], "", f"is no folder of a run: it has no {CONFIG}", remedy)
+    return _option("--config", str(config))
 
 
 def _resolve_config_path(option: _Option) -> _Option:

@@ -62,6 +62,17 @@ def test_out_is_the_folder_of_the_predictions(runs):
         assert not {*out} & {*found[:-2]}
 
 
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_the_folder_of_a_run_brings_its_configuration_and_its_best_checkpoint(runs, command):
+    found = complete_arguments(command, ["--data.num_workers", "0", str(runs / "old")])
+    config, checkpoint = runs / "old" / "config.yaml", runs / "old" / "checkpoints" / "best.ckpt"
+    assert found == ["--config", str(config), "--data.num_workers", "0", "--ckpt_path", str(checkpoint)]
+    with pytest.raises(DataError, match=r"logs/rloo: is no folder of a run: it has no config.yaml"):
+        complete_arguments(command, [str(runs)])
+    with pytest.raises(DataError, match="takes one run folder, got 2"):
+        complete_arguments(command, [str(runs / "old"), str(runs / "new")])
+
+
 def test_several_paths_are_refused(runs):
     with pytest.raises(DataError, match=r"one picture, video or folder of them, got 2: \['a.jpg', 'b.jpg'\]"):
         complete_arguments("predict", ["a.jpg", "b.jpg"])
