@@ -25,16 +25,17 @@ usage: lvad COMMAND [options]
 
   lvad fit --config configs/rloo.yaml     train; every value of the file can be overridden: --model.kl.beta 0.05
   lvad test                               evaluate the newest run (its config, its best checkpoint)
-  lvad test --ckpt_path FILE              evaluate a named one, with the configuration of its run
-  lvad validate --ckpt_path FILE          the same on the validation scenes
+  lvad test RUN                           evaluate a named one; --ckpt_path FILE names a checkpoint
+  lvad validate RUN                       the same on the validation scenes
   lvad predict PATH [--out DIR]           describe a picture, a folder of frames or a video with the newest run
   lvad pipeline                           the whole method and its baseline, compared at the end; continues where it was
   lvad study --config FILE                label budgets x seeds x methods, with tables and a figure
   lvad report RUN RUN                     compare tested runs: intervals, floors, paired differences
   lvad demo RUN [RUN]                     a page on this machine: drop pictures or a video, see what runs say of them
-  lvad export RUN DIR                     write a run's model for plain transformers, proved to say the same
-  lvad audit --reward PATH                prove a reward before a policy is trained on it
+  lvad export RUN DIR                     write a run's model for plain transformers, checked to say the same
+  lvad audit --reward PATH                test a reward before a policy is trained on it
   lvad data check ROOT                    count a data set and find what is wrong with it
+  lvad data convert ROOT FILE             write a data set as lines of JSON, as your own can be
   lvad data draw ROOT                     write a set of synthetic scenes in BDD-OIA's layout
   lvad data shard SOURCE DIR              make shards of unlabelled footage out of frames and videos
   lvad embedded vlm|clip FOLDER           make the embedded models' folders, with random weights

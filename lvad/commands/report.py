@@ -20,7 +20,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="lvad report",
         exit_on_error=False,
-        description="Compare tested runs of one stage on the same scenes: answers, descriptions or rewards; "
+        description="Compare tested runs on the same scenes by their answers, descriptions or rewards; "
         "differences are the first run's minus each other's.",
     )
     add = parser.add_argument
@@ -28,7 +28,7 @@ def make_parser() -> ArgumentParser:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="tested run folders, all of ActionSFT, of RLOOPolicy, or of CLIPReward",
+        help="tested run folders: all of stages that answer (ActionSFT, TextReader), of RLOOPolicy, or of CLIPReward",
     )
     add("--names", help="what to call them: as many names as runs, separated by commas")
     add("--out", default="logs/report", help="folder for comparison.html, .md, .json, .png, and .csv of answers")
@@ -71,7 +71,7 @@ def _check_kinds(folders: Mapping[str, Path]) -> None:
     if with_answers and scored:
         raise DataError(
             f"{with_answers[0]!r} has answers with actions and {scored[0]!r} descriptions or a reward: "
-            "compare runs of one stage"
+            "compare runs that answer, or runs of one other stage"
         )
 
 

@@ -105,4 +105,4 @@ def test_other_scenes_and_other_stages_are_refused(tmp_path, capsys):
     assert "'a' lacks 1 scenes of 'b', such as ['s2']" in capsys.readouterr().err
     (two / "answers.jsonl").write_text("")
     assert run([str(one), str(two), "--out", str(tmp_path / "out")]) == 1
-    assert "compare runs of one stage" in capsys.readouterr().err
+    assert "compare runs that answer, or runs of one other stage" in capsys.readouterr().err
