@@ -273,7 +273,7 @@ def _counted_activations(module: nn.Module) -> Iterator[_ActivationBytes]:
 
 @contextmanager
 def _replaced(owner: Any, **methods: Any) -> Iterator[None]:
-    """Replace methods of one object for the time of a block."""
+    """Replace methods of one object inside a block."""
     before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
     vars(owner).update(methods)
     try:
