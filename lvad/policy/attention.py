@@ -8,7 +8,7 @@ A completion's token attends to the whole prompt and to the earlier tokens of it
 
 The softmax over both parts is merged from two softmaxes, one per part, by their log-sum-exps (Dao et al. 2022,
 arXiv:2205.14135, sec. 3.1). The prompt's part is one call for all completions of a scene, the completions' part a
-plain causal call. With the merged output and log-sum-exp, the backward pass of each part alone gives the exact
+plain causal call. With the merged output and log-sum-exp, the backward pass of each part by itself gives the exact
 gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs of tokens
 that do not attend to each other.
 """

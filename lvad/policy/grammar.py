@@ -5,8 +5,8 @@ There are two automata. ``AnswerGrammar`` reads characters and accepts exactly t
 into the tokens that are left. Every way to split a text into tokens is allowed: a mask that allowed only one would
 renormalise more than the grammar asks for.
 
-The mask is part of the sampled density: the completion pass replays the automaton over the drawn tokens and applies
-the same masks, so the differentiated log-probabilities are those of the renormalised distribution.
+The mask is part of the sampled distribution: the completion pass replays the automaton over the drawn tokens and
+applies the same masks, so the differentiated log-probabilities are those of the renormalised distribution.
 """
 
 from collections import defaultdict

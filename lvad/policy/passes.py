@@ -40,9 +40,9 @@ class PromptInputs(NamedTuple):
     lengths: tuple[int, ...]
     """Tokens of each prompt."""
     positions: Tensor
-    """int64[A, S] on the CPU; A = 1, or 3 with M-RoPE, where time, height and width each rotate a part of a head."""
+    """int64[1, S], or int64[3, S] with M-RoPE, where time, height and width each rotate a part of a head; on the CPU."""
     deep: tuple[Tensor, ...] = ()
-    """float[V, E] each, added to the hidden states of the V visual tokens after the first layers (DeepStack)."""
+    """float[N, E] each, added to the hidden states of the N visual tokens after the first layers (DeepStack)."""
     is_visual: Tensor | None = None
     """bool[S], True on visual tokens; None where ``deep`` is empty."""
 
@@ -59,7 +59,7 @@ class PromptCache(NamedTuple):
     inputs: PromptInputs
     """What the prompt pass read."""
     starts: tuple[int, ...]
-    """Position of the first token behind each prompt; with M-RoPE it is not the length of the prompt."""
+    """Position of the first token after each prompt; with M-RoPE it is not the length of the prompt."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def prompt_pass(text_model: Any, inputs: PromptInputs) -> PromptCache:
 def completion_pass(
     text_model: Any, prompt_cache: PromptCache, embeds: Tensor, counts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Run completions behind their prompts: float[N, E] states from float[N, E] embeddings.
+    """Run completions after their prompts: float[N, E] states from float[N, E] embeddings.
 
     Args:
         text_model: as in ``prompt_pass``.
@@ -242,7 +242,7 @@ class ScenePrompt(NamedTuple):
     frame: FrameTokens
     """The tokens of each of its frames."""
     features: Tensor
-    """float[V, L E], its visual tokens, as in ``FrameEncoder.encode``."""
+    """float[N, L E], its visual tokens, as in ``FrameEncoder.encode``."""
 
 
 def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[ScenePrompt]) -> PromptInputs:
@@ -268,7 +268,7 @@ def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[Sc
 
 
 def _positions(vlm: Any, family: Family, prompt: ScenePrompt) -> Tensor:
-    """int64[A, P] on the CPU."""
+    """int64[1, P], or int64[3, P] with M-RoPE, on the CPU."""
     if family.positions is None:
         return torch.arange(len(prompt.ids)).unsqueeze(0)
     return family.positions(vlm, prompt.ids, prompt.num_frames, prompt.frame)

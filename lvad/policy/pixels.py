@@ -29,7 +29,7 @@ class Images:
     1536 it becomes 7 tiles, with 1024 5, with ``splitting`` false 1.
 
     Args:
-        splitting: show the tiles and the whole frame (true), or the whole frame alone, reduced to one tile (false).
+        splitting: show the tiles and the whole frame (true), or only the whole frame, reduced to one tile (false).
         longest_edge_px: scale each frame to this before it is cut: a multiple of the tile.
         max_tokens: at most so many visual tokens of a frame, instead of these two, for Qwen-VL, InternVL and
             LLaVA-OneVision. Qwen-VL scales a frame until it fits, InternVL cuts it into fewer tiles, and so does
@@ -159,23 +159,23 @@ class Tiling:
         """Scale frames of one size and cut them.
 
         Args:
-            frames: uint8[N, 3, H, W].
+            frames: uint8[frames, 3, H, W].
 
         Returns:
-            uint8[N, T, 3, S, S], the tiles of each frame row by row, and the whole frame last.
+            uint8[frames, tiles, 3, side, side], the tiles of each frame row by row, and the whole frame last.
         """
         px = self.tile_px
         for height, width in self._sizes(*frames.shape[2:]):
             frames = resize(frames, height, width, self.resample)
         rows, columns = (length // px for length in frames.shape[2:])
-        # [N, 3, rows, S, columns, S] to [N, rows columns, 3, S, S].
+        # [frames, 3, rows, side, columns, side] to [frames, rows columns, 3, side, side].
         cut = frames.unflatten(3, (columns, px)).unflatten(2, (rows, px)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         if rows * columns == 1:
             return cut
         return torch.cat([cut, resize(frames, px, px, self.resample).unsqueeze(1)], 1)
 
     def pixel_values(self, tiles: Tensor) -> Tensor:
-        """Normalise tiles uint8[N, 3, S, S] to float32[N, 3, S, S]."""
+        """Normalise tiles uint8[tiles, 3, side, side] to float32 of the same shape."""
         mean, std = _constants(self.mean, tiles.device), _constants(self.std, tiles.device)
         return tiles.float().sub_(mean).div_(std)
 

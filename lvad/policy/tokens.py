@@ -11,9 +11,9 @@ from lvad.policy.families.family import FrameEncoder
 from lvad.types import Batch, Rollouts
 
 
-def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeature:
+def chat_inputs(processor: Any, batch: Batch, questions: list[str]) -> BatchFeature:
     """Process B scenes' frames and questions with transformers' processor, padded; a reference for ``PromptIds``."""
-    texts = [_chat(processor, len(frames), query) for frames, query in zip(batch.frames, queries, strict=True)]
+    texts = [_chat(processor, len(frames), question) for frames, question in zip(batch.frames, questions, strict=True)]
     images = [list(frames) for frames in batch.frames]
     return processor(text=texts, images=images, padding=True, return_tensors="pt")
 
@@ -31,13 +31,13 @@ class PromptIds:
     def __init__(self, processor: Any, frames: FrameEncoder) -> None:
         self._processor, self.frames = processor, frames
 
-    def __call__(self, query: str, frames: Tensor) -> Tensor:
+    def __call__(self, question: str, frames: Tensor) -> Tensor:
         """Write a prompt int64[P] of frames uint8[M, 3, H, W] and a question: the ids of ``chat_inputs``.
 
         Raises:
             ValueError: if the question contains the image token.
         """
-        text = _chat(self._processor, len(frames), query)
+        text = _chat(self._processor, len(frames), question)
         frame = self.frames.frame_tokens(len(frames), *frames.shape[2:]).ids
         ids: list[int] = []
         num_images = 0
@@ -46,7 +46,7 @@ class PromptIds:
             num_images += is_image
             ids += frame if is_image else [token]
         if num_images != len(frames):
-            raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
+            raise ValueError(f"the question {question!r} must not contain {self._processor.image_token!r}")
         return torch.tensor(ids)
 
     def num_frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
@@ -54,8 +54,8 @@ class PromptIds:
         return len(self.frames.frame_tokens(num_frames, height, width).ids)
 
 
-def _chat(processor: Any, num_frames: int, query: str) -> str:
-    content = [*[{"type": "image"}] * num_frames, {"type": "text", "text": query}]
+def _chat(processor: Any, num_frames: int, question: str) -> str:
+    content = [*[{"type": "image"}] * num_frames, {"type": "text", "text": question}]
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 

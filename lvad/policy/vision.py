@@ -92,7 +92,7 @@ class FeatureStore:
         return features
 
     def put(self, key: str, features: Tensor) -> None:
-        """Keep the visual tokens float[N, D] of a key."""
+        """Keep the visual tokens float[N, L E] of a key, as ``FrameEncoder.encode`` returns them."""
         features = features.detach().to("cpu", copy=True)
         self._remember(key, features)
         file = self._file(key)

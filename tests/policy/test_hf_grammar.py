@@ -1,4 +1,4 @@
-"""Answers over their grammar: always valid, and the mask belongs to the density."""
+"""Answers over their grammar: always valid, and the mask belongs to the distribution."""
 
 import pytest
 import torch

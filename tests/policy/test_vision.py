@@ -104,11 +104,11 @@ def test_a_damaged_file_is_named(make, make_batch, tmp_path):
 def test_prompt_ids_are_those_of_the_processor(make, make_batch):
     policy, _ = make()
     batch, ids = make_batch(1, 3), PromptIds(policy.processor, TiledFrameEncoder(policy.processor))
-    queries = ["What do you see?", "Stop\nor go: why?"]
-    inputs = chat_inputs(policy.processor, batch, queries)
-    for b, (query, frames) in enumerate(zip(queries, batch.frames, strict=True)):
+    questions = ["What do you see?", "Stop\nor go: why?"]
+    inputs = chat_inputs(policy.processor, batch, questions)
+    for b, (question, frames) in enumerate(zip(questions, batch.frames, strict=True)):
         expected = inputs["input_ids"][b][inputs["attention_mask"][b].bool()]
-        assert ids(query, frames).tolist() == expected.tolist()
+        assert ids(question, frames).tolist() == expected.tolist()
     with pytest.raises(ValueError, match="must not contain '<image>'"):
         ids("What is <image>?", batch.frames[0])
 

@@ -90,7 +90,7 @@ class TiledFrameEncoder:
         return [part.flatten(0, 1) for part in encoded.split([len(part) for part in tiles])]
 
     def _cut(self, scenes: Sequence[Tensor]) -> list[Tensor]:
-        """Cut each scene into tiles uint8[T, 3, S, S]; frames of one size are cut together."""
+        """Cut each scene into tiles uint8[tiles, 3, side, side]; frames of one size are cut together."""
         sizes: dict[torch.Size, list[int]] = {}
         for index, frames in enumerate(scenes):
             sizes.setdefault(frames.shape[2:], []).append(index)
@@ -118,7 +118,7 @@ def _is_cpu(vlm: Any) -> bool:
 
 
 def _features(vlm: Any, pixels: Tensor) -> Tensor:
-    """Encode tiles float[N, 3, S, S] as float[N, tokens, D].
+    """Encode tiles float[tiles, 3, side, side] as float[tiles, tokens of a tile, E].
 
     Transformers' ``get_image_features`` drops tiles of zeros: the host would wait for the device to find them, and the
     shape would not stay fixed.

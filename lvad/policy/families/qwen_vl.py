@@ -21,7 +21,7 @@ def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
 
 def _positions(vlm: Any, ids: Tensor, num_frames: int, frame: FrameTokens) -> Tensor:
     assert frame.grid is not None
-    # The tokens of a frame share a time and differ in row and column; the text goes on behind the largest of these.
+    # The tokens of a frame share a time and differ in row and column; the text goes on after the largest of these.
     # mm_token_type_ids must be given: without them Qwen2.5-VL counts all tokens alike.
     is_image = (ids == vlm.config.image_token_id).int()
     grids = frame.grid.expand(num_frames, -1)
