@@ -142,7 +142,7 @@ class Policy(Protocol):
         ...
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
-        """Compute log-probabilities float[B, K, T], differentiably, in the distribution that ``generate`` samples from."""
+        """Compute log-probabilities float[B, K, T], differentiable, in the distribution that ``generate`` samples."""
         ...
 
     def reference_logprobs(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Tensor:

@@ -48,7 +48,7 @@ class Voting:
 class VotingView(NamedTuple):
     """One view of B scenes: the frames and the questions of one vote."""
 
-    frames: Batch
+    batch: Batch
     """The scenes as the policy sees them: hidden or mirrored."""
     questions: list[str]
     """B questions, each with the description that stands before it."""
@@ -119,7 +119,7 @@ def vote(
         shares: as for ``decide``.
         logit_adjustment: as for ``decide``.
     """
-    sets, taxonomy = mean_probabilities([_view_probabilities(policy, view) for view in views]), views[0].frames.taxonomy
+    sets, taxonomy = mean_probabilities([_view_probabilities(policy, view) for view in views]), views[0].batch.taxonomy
     shares = torch.full((sets.actions.shape[1],), 0.5) if shares is None else shares
     actions = balanced_choice(sets.action_sets, shares, logit_adjustment)
     if not with_reasons:
@@ -155,8 +155,8 @@ def questions(policy: HFPolicy, descriptions: Sequence[str], taxonomy: Taxonomy 
 
 def name_reasons(policy: HFPolicy, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
     """Decode the reasons int64[B, R] of a view after given actions int[B, A], both for the unmirrored scenes."""
-    taxonomy = view.frames.taxonomy
-    texts = _decode_after(policy, policy.encode(view.frames, view.questions), view, actions, grammar)
+    taxonomy = view.batch.taxonomy
+    texts = _decode_after(policy, policy.encode(view.batch, view.questions), view, actions, grammar)
     reasons = torch.tensor([answer.reasons for answer in parse_answers(texts, True, taxonomy)])
     return reasons[:, list(taxonomy.mirrored_reasons)] if view.is_mirrored else reasons
 
@@ -170,8 +170,8 @@ def record_answers(
 
 
 def _view_probabilities(policy: HFPolicy, view: VotingView) -> AnswerProbabilities:
-    taxonomy = view.frames.taxonomy
-    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.frames, view.questions), taxonomy), None)
+    taxonomy = view.batch.taxonomy
+    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.questions), taxonomy), None)
     return found.mirrored(taxonomy) if view.is_mirrored else found
 
 
@@ -179,8 +179,8 @@ def _reason_probabilities_after(
     policy: HFPolicy, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None
 ) -> Tensor:
     """P(reason) after the voted actions int[B, A], float[B, R], both for the unmirrored scenes."""
-    prefix = policy.encode(view.frames, view.questions)
-    taxonomy = view.frames.taxonomy
+    prefix = policy.encode(view.batch, view.questions)
+    taxonomy = view.batch.taxonomy
     found = _parsed_reason_probabilities(
         policy, prefix, _decode_after(policy, prefix, view, actions, grammar), taxonomy
     )
@@ -191,7 +191,7 @@ def _decode_after(
     policy: HFPolicy, prefix: Prefix, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None
 ) -> list[str]:
     """Decode B greedy answers of a view that begin with the given actions of the unmirrored scenes."""
-    taxonomy = view.frames.taxonomy
+    taxonomy = view.batch.taxonomy
     own = actions[:, list(taxonomy.mirrored_actions)] if view.is_mirrored else actions
     rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_action_begin(policy, own, taxonomy)).texts
     return [row[0] for row in rows]

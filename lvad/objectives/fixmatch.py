@@ -146,9 +146,7 @@ class FixMatch:
         is_mirrored = bool(torch.rand(()) < 0.5)
         view = _view(policy, batch, is_mirrored)
         taxonomy = batch.taxonomy
-        found = AnswerProbabilities(
-            action_set_logps(policy, policy.encode(view.frames, view.questions), taxonomy), None
-        )
+        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.questions), taxonomy), None)
         sets = (found.mirrored(taxonomy) if is_mirrored else found).action_sets
         sure = confident_choice(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}

@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Parti
 
     Args:
         q: float[B, T, H, D].
-        k: float[B, S, G, D]; the H heads share G key heads, H / G to each.
+        k: float[B, S, G, D] of S keys; the H heads share G key heads, H / G to each.
         v: float[B, S, G, D].
         scale: of the scores.
         causal: query t attends to the keys up to t; then S = T.
@@ -61,7 +61,7 @@ def attend_backward(
     Args:
         grad: float[B, T, H, D], of the output.
         q: float[B, T, H, D].
-        k: float[B, S, G, D].
+        k: float[B, S, G, D] of S keys.
         v: float[B, S, G, D].
         part: output and log-sum-exp over all keys that the queries attended to, these and others.
         scale: as in ``attend``.

@@ -28,7 +28,7 @@ from lvad.policy.sampling import Sampling, next_token_logps
 _LARGE = 10**5  # entries; smaller weights stay in the processor's cache, where reordering gains nothing
 
 FusedLinear = Callable[[Tensor], Tensor]
-"""The outputs float[R, N] of several linear layers side by side, from the same rows float[R, E]."""
+"""The outputs float[R, outputs] of several linear layers side by side, from the same rows float[R, E]."""
 FuseLayers = Callable[[Sequence[Any]], FusedLinear]
 """Fuses linear layers that read the same rows."""
 

@@ -13,9 +13,10 @@ from lvad.policy.decoder import Decoder, VLMTokenDecoder
 from lvad.policy.families import family_of
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.packing import token_cells, token_counts, upload
-from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, prompt_pass
+from lvad.policy.passes import PromptCache, predicting_states, prompt_pass
 from lvad.policy.pixels import Images
 from lvad.policy.pretrained import load_vlm
+from lvad.policy.prompt_inputs import ScenePrompt, prompt_inputs
 from lvad.policy.sampling import Sampling, StopCriteria, next_token_logps, sample_completions
 from lvad.policy.static_sampler import SamplerOptions, StaticSamplerCache
 from lvad.policy.tokens import PromptIds, banned_tokens, decode_completions, end_tokens, token_texts, write_targets
@@ -76,10 +77,10 @@ class HFPolicy(HasReference):
         self.processor.tokenizer.padding_side = "right"
         self._family = family_of(vlm)
         self._family.limit(images, self.processor, vlm.config)
-        frames = self._family.frames(self.processor)
+        frame_encoder = self._family.frame_encoder(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
-        self.prompt_ids = PromptIds(self.processor, frames)
-        self._vision_encoder = VisionEncoder(self._family, frames, vision_cache)
+        self.prompt_ids = PromptIds(self.processor, frame_encoder)
+        self._vision_encoder = VisionEncoder(self._family, frame_encoder, vision_cache)
         self.model = _trainable(vlm, self._vision_encoder if freeze_vision else None, lora, gradient_checkpointing)
         banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
@@ -133,12 +134,12 @@ class HFPolicy(HasReference):
             ValueError: if visual tokens and their places in the prompt do not match in number.
         """
         questions = questions or [self.prompts.describe] * len(batch.ids)
-        ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
-        tokens = [self.prompt_ids.frames.frame_tokens(len(frames), *frames.shape[2:]) for frames in batch.frames]
-        features = self._vision_encoder.encode_images(self.vlm, batch.frames)
-        scenes = zip(batch.ids, ids, map(len, batch.frames), tokens, features, strict=True)
+        written = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
+        visual_tokens = self._vision_encoder.encode_images(self.vlm, batch.frames)
+        scenes = zip(batch.ids, written, map(len, batch.frames), visual_tokens, strict=True)
+        prompts = [ScenePrompt(scene, *ids, *rest) for scene, ids, *rest in scenes]
         lookup = shared_lookup(self.vlm.get_input_embeddings())
-        inputs = prompt_inputs(self.vlm, self._family, lookup, [ScenePrompt(*scene) for scene in scenes])
+        inputs = prompt_inputs(self.vlm, self._family, lookup, prompts)
         return Prefix(inputs.embeds, inputs.lengths, lookup, prompt_pass(self.text_model, inputs))
 
     @torch.no_grad()

@@ -87,11 +87,11 @@ def _kept(logits: Tensor, sampling: Sampling) -> Tensor | None:
 
 
 def sample_tokens(logps: Tensor, uniform: Tensor | None) -> Tensor:
-    """Draw one token per row by inverse transform sampling: int64[N].
+    """Draw one token per row by inverse transform sampling: int64[R].
 
     Args:
-        logps: float[N, V], normalised log-probabilities.
-        uniform: float[N] in [0, 1), one random number per row; None takes the most probable token.
+        logps: float[R, V], normalised log-probabilities.
+        uniform: float[R] in [0, 1), one random number per row; None takes the most probable token.
     """
     if uniform is None:
         return logps.argmax(-1)
@@ -114,18 +114,18 @@ class StopCriteria(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """N sampled completions."""
+    """R sampled completions."""
 
     tokens: Tensor
-    """int64[N, T], the pad token after the end."""
+    """int64[R, T], the pad token after the end."""
     completion_mask: Tensor
-    """bool[N, T], True on drawn tokens, the end included."""
+    """bool[R, T], True on drawn tokens, the end included."""
     logps: Tensor
-    """float[N, T], 0 where masked out."""
+    """float[R, T], 0 where masked out."""
     entropies: Tensor
-    """float[N, T], 0 where masked out."""
+    """float[R, T], 0 where masked out."""
     is_truncated: Tensor
-    """bool[N], True where ``max_new_tokens`` came before an end token."""
+    """bool[R], True where ``max_new_tokens`` came before an end token."""
 
 
 class TokenDecoder(Protocol):
@@ -186,7 +186,7 @@ def sample_completions(
 
 
 class _CompletionBuffer:
-    """The tokens of N completions while they are sampled, one column per step."""
+    """The tokens of R completions while they are sampled, one column per step."""
 
     def __init__(self, size: int, device: torch.device, stop: StopCriteria) -> None:
         self.size, self.stop = size, stop
@@ -216,12 +216,12 @@ class _GivenTokens(NamedTuple):
     """The tokens of one step that ``begin`` gives instead of the sampler."""
 
     tokens: Tensor
-    """int64[N]."""
+    """int64[R]."""
     is_given: Tensor
-    """bool[N]."""
+    """bool[R]."""
 
     def replace_in(self, drawn: Tensor, rows: Tensor) -> Tensor:
-        """Replace the drawn tokens int64[R] of some rows by the given ones, where there are any."""
+        """Replace the drawn tokens int64[R'] of some rows by the given ones, where there are any."""
         return self.tokens[rows].where(self.is_given[rows], drawn)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from lvad.policy.families.family import FrameEncoder
+from lvad.policy.families.family import FrameEncoder, FrameTokens
 from lvad.types import Batch, Rollouts
 
 
@@ -25,33 +25,36 @@ class PromptIds:
 
     Args:
         processor: of the model.
-        frames: knows the tokens of a frame.
+        frame_encoder: knows the tokens of a frame.
     """
 
-    def __init__(self, processor: Any, frames: FrameEncoder) -> None:
-        self._processor, self.frames = processor, frames
+    def __init__(self, processor: Any, frame_encoder: FrameEncoder) -> None:
+        self._processor, self.frame_encoder = processor, frame_encoder
 
-    def __call__(self, question: str, frames: Tensor) -> Tensor:
-        """Write a prompt int64[P] of frames uint8[M, 3, H, W] and a question: the ids of ``chat_inputs``.
+    def __call__(self, question: str, frames: Tensor) -> tuple[Tensor, FrameTokens]:
+        """Write a prompt of frames uint8[M, 3, H, W] and a question.
+
+        Returns:
+            The ids int64[P], which are those of ``chat_inputs``, and the tokens of each frame among them.
 
         Raises:
             ValueError: if the question contains the image token.
         """
         text = _chat(self._processor, len(frames), question)
-        frame = self.frames.frame_tokens(len(frames), *frames.shape[2:]).ids
+        frame_tokens = self.frame_encoder.frame_tokens(len(frames), *frames.shape[2:])
         ids: list[int] = []
         num_images = 0
         for token in self._processor.tokenizer(text)["input_ids"]:
             is_image = token == self._processor.image_token_id
             num_images += is_image
-            ids += frame if is_image else [token]
+            ids += frame_tokens.ids if is_image else [token]
         if num_images != len(frames):
             raise ValueError(f"the question {question!r} must not contain {self._processor.image_token!r}")
-        return torch.tensor(ids)
+        return torch.tensor(ids), frame_tokens
 
     def num_frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
         """The number of tokens of one frame in a prompt with ``num_frames`` frames of this size."""
-        return len(self.frames.frame_tokens(num_frames, height, width).ids)
+        return len(self.frame_encoder.frame_tokens(num_frames, height, width).ids)
 
 
 def _chat(processor: Any, num_frames: int, question: str) -> str:

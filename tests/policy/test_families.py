@@ -71,7 +71,7 @@ def plain_inputs(policy, batch, scene):
     """What the processor makes of one scene."""
     alone = batch._replace(frames=[batch.frames[scene]])
     inputs = dict(chat_inputs(policy.processor, alone, [QUESTIONS[scene]]))
-    frames = policy.prompt_ids.frames
+    frames = policy.prompt_ids.frame_encoder
     if isinstance(frames, TiledFrameEncoder):  # the variants of its processor round in their own ways
         tiles = frames.tiling.tiles(batch.frames[scene]).flatten(0, 1)
         inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
@@ -138,7 +138,7 @@ def test_log_probabilities_and_gradients_equal_those_of_separate_sequences(make,
     assert any("vis" in key for key in found) == (not lora)
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
     for key, grad in expected.items():
-        # A shift of all scores is not seen by the softmax: the true gradient of a tower's keys' bias is zero.
+        # A shift of all scores is not seen by the softmax: the true gradient of a vision encoder's keys' bias is zero.
         assert (found[key] - grad).norm() <= 1e-10 * max(grad.norm(), 1e-4 * whole), key
 
 
@@ -258,7 +258,7 @@ def test_prompt_ids_are_those_of_the_processor(make, name):
     prefix = policy.encode(batch, QUESTIONS)
     for scene, (question, frames) in enumerate(zip(QUESTIONS, batch.frames, strict=True)):
         expected = plain_inputs(policy, batch, scene)["input_ids"][0]
-        assert torch.equal(policy.prompt_ids(question, frames), expected)
+        assert torch.equal(policy.prompt_ids(question, frames)[0], expected)
         assert prefix.lengths[scene] == len(expected)
 
 
@@ -271,7 +271,9 @@ def test_visual_tokens_are_kept_whole(make, name, tmp_path, monkeypatch):
     again = make(name, True, vision_cache=VisionCache(memory_mb=0, folder=str(tmp_path)))
     for policy in (first, again):
         monkeypatch.setattr(
-            type(policy.prompt_ids.frames), "encode_batch_invariant", lambda self, vlm, scenes: [None] * len(scenes)
+            type(policy.prompt_ids.frame_encoder),
+            "encode_batch_invariant",
+            lambda self, vlm, scenes: [None] * len(scenes),
         )
         found = policy.encode(batch, QUESTIONS)
         for one, other in zip(found.prompt_cache.keys, seen.prompt_cache.keys, strict=True):

@@ -142,7 +142,7 @@ def test_full_training_without_a_kept_reference_is_an_error(make_policy, make_ba
         policy.reference_logprobs(make_batch(1), prefix, policy.generate(prefix, 2))
 
 
-def test_a_frozen_tower_gets_no_gradient_and_a_trained_one_does(make_policy, make_batch):
+def test_a_frozen_vision_encoder_gets_no_gradient_and_a_trained_one_does(make_policy, make_batch):
     for lora in (True, False):
         policy = make_policy(lora=lora, max_new_tokens=3)
         prefix = policy.encode(make_batch(1))
@@ -169,7 +169,7 @@ def test_gradient_checkpointing_changes_no_gradient(vlm_folder, make_batch):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_the_vision_tower_sees_every_tile_once_whatever_k_and_length(make_policy, make_batch):
+def test_the_vision_encoder_sees_every_tile_once_whatever_k_and_length(make_policy, make_batch):
     policy = make_policy(max_new_tokens=8)
     seen = []
     policy.vlm.model.vision_model.register_forward_hook(lambda _, __, output: seen.append(len(output[0])))

@@ -51,7 +51,7 @@ class Family(NamedTuple):
 
     vision: tuple[str, ...]
     """The attributes of ``vlm.model`` that compute visual tokens: modules and parameters."""
-    frames: Callable[[Any], FrameEncoder]
+    frame_encoder: Callable[[Any], FrameEncoder]
     """Makes the frame encoder of a processor."""
     limit: Callable[[Images, Any, Any], None]
     """Applies ``Images`` to a processor and its model's configuration, so that both are saved as they are used."""

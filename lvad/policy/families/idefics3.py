@@ -139,7 +139,7 @@ AttentionInterface.register(TILE_ATTENTION, sdpa_attention_forward)
 
 IDEFICS3 = Family(
     vision=("vision_model", "connector"),
-    frames=TiledFrameEncoder,
+    frame_encoder=TiledFrameEncoder,
     limit=_limit,
     vision_attention=TILE_ATTENTION,
 )

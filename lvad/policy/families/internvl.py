@@ -29,6 +29,6 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 INTERNVL = Family(
     vision=("vision_tower", "multi_modal_projector"),
-    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
+    frame_encoder=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
 )

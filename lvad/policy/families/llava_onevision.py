@@ -42,6 +42,6 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 LLAVA_ONEVISION = Family(
     vision=("vision_tower", "multi_modal_projector", "image_newline"),
-    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
+    frame_encoder=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
 )

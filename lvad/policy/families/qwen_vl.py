@@ -43,7 +43,7 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 QWEN_VL = Family(
     vision=("visual",),
-    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
+    frame_encoder=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
     positions=_positions,
 )
