@@ -14,7 +14,7 @@ from lvad.policy.families import family_of
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.packing import token_cells, token_counts, upload
 from lvad.policy.passes import PromptCache, predicting_states, prompt_pass
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 from lvad.policy.pretrained import load_vlm
 from lvad.policy.prompt_inputs import ScenePrompt, prompt_inputs
 from lvad.policy.sampling import Sampling, StopCriteria, next_token_logps, sample_completions
@@ -65,7 +65,7 @@ class HFPolicy(HasReference):
         dtype: str = "float32",
         in_four_bits: bool = False,
         cuda_graphs: bool = True,
-        images: Images = Images(),
+        images: ImageOptions = ImageOptions(),
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)

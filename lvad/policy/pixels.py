@@ -21,8 +21,8 @@ _MOST_PX: Final = 4096
 
 
 @dataclass(frozen=True)
-class Images:
-    """How much of a frame a model is shown; None keeps the setting of its own processor.
+class ImageOptions:
+    """Options of how a frame is scaled and cut; None keeps the setting of the model's own processor.
 
     A released SmolVLM scales every frame, however small, to 2,048 pixels along its longest edge and cuts it into tiles
     of 512: a frame of 1280x720 becomes 13 tiles, which are 13 times 64 tokens of every prompt. With ``longest_edge_px``
@@ -82,7 +82,7 @@ class Images:
             images.do_resize = True
             images.size = {"longest_edge": self.longest_edge_px}
         tiling = Tiling.of(images)
-        if self == Images() or not tiling.is_split or tiling.longest_edge_px is None:
+        if self == ImageOptions() or not tiling.is_split or tiling.longest_edge_px is None:
             return
         side = tiling.longest_edge_px // tiling.tile_px
         token = f"<row_{side}_col_{side}>"
@@ -148,7 +148,7 @@ class Tiling:
         return rows * columns + 1
 
     def fewer_tiles(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that cut a frame into fewer tiles, with their number, the smallest reduction first."""
+        """Image options that cut a frame into fewer tiles, with their number, the smallest reduction first."""
         now, px = self.num_tiles(height, width), self.tile_px
         edges = range(px * (max(self._sizes(height, width)[-1]) // px - 1), px, -px)
         fewer = [(edge, replace(self, longest_edge_px=edge).num_tiles(height, width)) for edge in edges]

@@ -244,11 +244,11 @@ def splitting_folder(vlm_folder, tmp_path):
 def test_settings_of_images_reach_prompt_pixels_cache_and_export(splitting_folder, make_batch, tmp_path):
     from transformers import AutoProcessor
 
-    from lvad.policy import HFPolicy, Images, VisionCache
+    from lvad.policy import HFPolicy, ImageOptions, VisionCache
 
     batch, lengths, seen = make_batch(1), [], []
     cache = VisionCache(folder=str(tmp_path / "kept"))
-    for images in (Images(), Images(longest_edge_px=128), Images(splitting=False)):
+    for images in (ImageOptions(), ImageOptions(longest_edge_px=128), ImageOptions(splitting=False)):
         torch.manual_seed(0)
         policy = HFPolicy(str(splitting_folder), lora=None, images=images, vision_cache=cache)
         prefix = policy.encode(batch)
@@ -269,7 +269,7 @@ def test_settings_of_images_reach_prompt_pixels_cache_and_export(splitting_folde
 
 
 def test_images_that_the_model_has_no_tokens_for_are_refused_at_once(vlm_folder):
-    from lvad.policy import HFPolicy, Images
+    from lvad.policy import HFPolicy, ImageOptions
 
     with pytest.raises(ValueError, match=r"2 x 2 tiles, and the model has no token '<row_2_col_2>'"):
-        HFPolicy(str(vlm_folder), images=Images(splitting=True, longest_edge_px=256))
+        HFPolicy(str(vlm_folder), images=ImageOptions(splitting=True, longest_edge_px=256))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 class FrameTokens(NamedTuple):
@@ -30,7 +30,7 @@ class FrameEncoder(Protocol):
         ...
 
     def fewer_tokens(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that give a frame fewer tokens, the smallest reduction first."""
+        """Image options that give a frame fewer tokens, the smallest reduction first."""
         ...
 
     def encode(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
@@ -53,8 +53,8 @@ class Family(NamedTuple):
     """The attributes of ``vlm.model`` that compute visual tokens: modules and parameters."""
     frame_encoder: Callable[[Any], FrameEncoder]
     """Makes the frame encoder of a processor."""
-    limit: Callable[[Images, Any, Any], None]
-    """Applies ``Images`` to a processor and its model's configuration, so that both are saved as they are used."""
+    limit: Callable[[ImageOptions, Any, Any], None]
+    """Applies ``ImageOptions`` to a processor and its model's configuration, so that both are saved as used."""
     positions: Callable[[Any, Tensor, int, FrameTokens], Tensor] | None = None
     """Computes the positions of a prompt, int64[1, P], or int64[3, P] with M-RoPE (Wang et al. 2024, arXiv:2409.12191),
     where time, height and width each rotate a part of a head; on the CPU. It is given the transformers model, the ids

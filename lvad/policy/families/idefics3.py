@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lvad.policy.families.family import Family, FrameTokens
-from lvad.policy.pixels import Images, Tiling
+from lvad.policy.pixels import ImageOptions, Tiling
 
 TILE_ATTENTION: Final = "lvad_tiles"
 """The name under which transformers finds the attention of the vision encoder."""
@@ -54,7 +54,7 @@ class TiledFrameEncoder:
         return self._tokens_of_grid[grid]
 
     def fewer_tokens(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that cut a frame into fewer tiles."""
+        """Image options that cut a frame into fewer tiles."""
         return self.tiling.fewer_tiles(height, width)
 
     def encode(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
@@ -129,7 +129,7 @@ def _features(vlm: Any, pixels: Tensor) -> Tensor:
     return vlm.model.connector(output.last_hidden_state)
 
 
-def _limit(images: Images, processor: Any, config: Any) -> None:
+def _limit(images: ImageOptions, processor: Any, config: Any) -> None:
     images.apply(processor)
 
 

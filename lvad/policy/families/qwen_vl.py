@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvad.policy.families.family import Family, FrameTokens
 from lvad.policy.families.processor_frames import ProcessorFrameEncoder
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -28,7 +28,7 @@ def _positions(vlm: Any, ids: Tensor, num_frames: int, frame: FrameTokens) -> Te
     return vlm.model.get_rope_index(ids[None], mm_token_type_ids=is_image[None], image_grid_thw=grids)[0][:, 0]
 
 
-def _limit(images: Images, processor: Any, config: Any) -> None:
+def _limit(images: ImageOptions, processor: Any, config: Any) -> None:
     """Limit the area to which a frame is scaled; a visual token is a square of ``merge_size`` patches."""
     most = images.most_tokens()
     if most is None:
