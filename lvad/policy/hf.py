@@ -137,7 +137,7 @@ class HFPolicy(HasReference):
         written = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
         visual_tokens = self._vision_encoder.encode_images(self.vlm, batch.frames)
         scenes = zip(batch.ids, written, map(len, batch.frames), visual_tokens, strict=True)
-        prompts = [ScenePrompt(scene, *ids, *rest) for scene, ids, *rest in scenes]
+        prompts = [ScenePrompt(scene, *tokens, num_frames, visual) for scene, tokens, num_frames, visual in scenes]
         lookup = shared_lookup(self.vlm.get_input_embeddings())
         inputs = prompt_inputs(self.vlm, self._family, lookup, prompts)
         return Prefix(inputs.embeds, inputs.lengths, lookup, prompt_pass(self.text_model, inputs))

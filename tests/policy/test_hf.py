@@ -28,7 +28,7 @@ def pick_batch(batch, scenes):
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_gradient_pass_gives_the_log_probabilities_of_the_sampler(make_policy, make_batch, law):
+def test_completion_pass_gives_the_log_probabilities_of_the_sampler(make_policy, make_batch, law):
     policy = make_policy(max_new_tokens=12, **law)
     prefix = policy.encode(make_batch(2, 1))
     rollouts = policy.generate(prefix, 4)
