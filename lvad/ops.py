@@ -17,7 +17,7 @@ _WORD_BYTES: Final = 4
 def content_digest(values: Tensor, salt: bytes = b"") -> bytes:
     """Hash shape and content to 16 bytes, the same on every device: one id may have other pixels after augmentation."""
     digest = hashlib.blake2b(salt + repr(tuple(values.shape)).encode(), digest_size=16)
-    # Of a copy: once NumPy has seen a weight's storage it cannot be freed, as sharing weights out does after a step.
+    # Hash a copy: NumPy keeps a weight's storage alive, and FSDP2 must free it after a step.
     copy = values.detach().cpu().clone(memory_format=torch.contiguous_format)
     digest.update(copy.view(torch.uint8).numpy().data)
     return digest.digest()
@@ -31,9 +31,9 @@ def fingerprints(tensors: Sequence[Tensor]) -> list[bytes]:
     host reads 16 bytes a tensor.
 
     This is multilinear hashing (Lemire and Kaser 2014, arXiv:1202.4961) of 32-bit words by two sequences of 64-bit
-    numbers. Words that differ do so by less than 2^32, so that a sum is the same for at most one in 2^33 sequences,
-    and both are for one in 2^66: any two of a million scenes have one fingerprint with a probability below 2^-26. The
-    sequences are fixed, so it is no protection from someone who makes scenes that collide.
+    numbers. Two different words differ by less than 2^32, so two different tensors have the same sum for at most one in
+    2^33 sequences, and both sums for one in 2^66: any two of a million scenes share a fingerprint with a probability
+    below 2^-26. The sequences are fixed: this is no protection from scenes that are made to collide.
 
     Args:
         tensors: on one device, of any shapes.
@@ -102,7 +102,7 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw with this seed for the time of a block, and restore the random states afterwards."""
+    """Draw with this seed inside a block, and restore the random states afterwards."""
     with kept_random_state(device):
         torch.manual_seed(seed)
         yield

@@ -21,7 +21,7 @@ def sample(policy: Policy, prefix: Prefix, num_completions: int, seed: int | Non
 
     Args:
         policy: the model.
-        prefix: B encoded scenes.
+        prefix: B encoded prompts.
         num_completions: K.
         seed: of this draw only; the random state is restored, so that what is shown of the validation scenes does
             not change what is trained.

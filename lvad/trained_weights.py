@@ -12,7 +12,7 @@ from lvad.errors import DataError
 
 
 def keep_trained_weights(checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """Drop frozen weights (reward, vision tower, base of the adapters) from a Lightning checkpoint, in place.
+    """Drop frozen weights (reward, vision encoder, base of the adapters) from a Lightning checkpoint, in place.
 
     Trained weights stay, and so do the buffers of the module itself and of its parts with ``keeps_buffers``: numbers
     that the run has computed. Frozen weights are loaded from the folders that the configuration names, so

@@ -2,10 +2,12 @@
 
 Shape legend, the same letters everywhere:
     B scenes in a batch        M frames of a scene      K completions per scene
-    T completion tokens        P prompt (prefix) tokens V vocabulary
+    T completion tokens        P prompt tokens          V vocabulary
     A actions                  R reasons                H, W frame height and width in pixels
 
-A and R are those of the label set (``lvad.taxonomy``): 4 and 21 for BDD-OIA.
+A and R are those of the label set (``lvad.taxonomy``): 4 and 21 for BDD-OIA. In ``lvad.policy`` also: N packed tokens,
+S prompt tokens of all scenes, R = B K rows while sampling, E hidden size, H query heads, G key heads, D head size. A
+docstring that gives a letter another meaning says so.
 
 Batches are NamedTuples because Lightning moves those to a device and ``pin_memory`` walks them.
 """
@@ -70,7 +72,7 @@ class Batch(NamedTuple):
     captions: list[tuple[str, ...]]
     facts: list[dict[str, str] | None]
     recordings: list[str]
-    """The drive of each, as of ``lvad.data.recordings.recording_of``."""
+    """The drive of each, as returned by ``lvad.data.recordings.recording_of``."""
     taxonomy: Taxonomy = BDD_OIA
     """The label set, which names the actions and reasons."""
 
@@ -82,26 +84,26 @@ class Prefix(NamedTuple):
     """
 
     embeds: Tensor
-    """float[N, D] input embeddings of all prompts one after the other, image features in place."""
+    """float[S, E], input embeddings of all prompts one after the other, visual tokens in place."""
     lengths: tuple[int, ...]
-    """Tokens of each of the B prompts, N in all."""
+    """Tokens of each of the B prompts, S in all."""
     lookup: Callable[[Tensor], Tensor]
-    """Embeds further tokens, float[L, D] of int64[L], with the same gradient path as the prompts' embeddings."""
+    """Embeds further tokens, float[N, E] of int64[N], with the same gradient path as the prompts' embeddings."""
     prompt_cache: Any = None
     """The prompts' keys and values, or whatever else the policy keeps of them for its own use."""
 
 
 class Rollouts(NamedTuple):
-    """K completions per scene, with the density they were drawn from."""
+    """K completions per scene, with the distribution they were drawn from."""
 
     tokens: Tensor
     """int64[B, K, T], the pad token after the end."""
     completion_mask: Tensor
-    """bool[B, K, T], True on sampled tokens, the end-of-utterance token included."""
+    """bool[B, K, T], True on sampled tokens, the end token included."""
     logps: Tensor
-    """float[B, K, T], log-probability of each token in the sampled density; 0 where masked out."""
+    """float[B, K, T], log-probability of each token in the sampled distribution; 0 where masked out."""
     entropies: Tensor
-    """float[B, K, T], entropy of that density in nats; 0 where masked out."""
+    """float[B, K, T], entropy of that distribution in nats; 0 where masked out."""
     is_truncated: Tensor
     """bool[B, K], True where ``max_new_tokens`` ended the completion."""
     texts: list[list[str]]
@@ -123,11 +125,16 @@ class Policy(Protocol):
 
     @property
     def state_size(self) -> int:
-        """The width D of ``states``."""
+        """The hidden size E of ``states``."""
         ...
 
-    def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
-        """Encode frames and prompt once (``queries``: B prompts instead of the stage-1 prompt)."""
+    def encode(self, batch: Batch, questions: list[str] | None = None) -> Prefix:
+        """Encode frames and question once.
+
+        Args:
+            batch: B scenes.
+            questions: one for each scene; None asks all of them ``Prompts.describe``.
+        """
         ...
 
     def generate(self, prefix: Prefix, num_completions: int, greedy: bool = False) -> Rollouts:
@@ -135,7 +142,7 @@ class Policy(Protocol):
         ...
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts) -> Tensor:
-        """Compute log-probabilities float[B, K, T], differentiable, in the density that ``generate`` sampled from."""
+        """Compute log-probabilities float[B, K, T], differentiable, in the distribution that ``generate`` samples."""
         ...
 
     def reference_logprobs(self, batch: Batch, prefix: Prefix, rollouts: Rollouts) -> Tensor:
@@ -147,7 +154,7 @@ class Policy(Protocol):
         ...
 
     def states(self, prefix: Prefix) -> Tensor:
-        """Return a hidden state of each prompt, float[B, D], before any completion; without gradient."""
+        """Return a hidden state of each prompt, float[B, E], before any completion; without gradient."""
         ...
 
     def keep_reference(self) -> None:
@@ -210,7 +217,8 @@ class SceneScores(NamedTuple):
 
     id: str
     scores: dict[str, tuple[float, float]]
-    """Part and whole by name; the score of a set of scenes is the sum of the parts over that of the wholes."""
+    """Numerator and denominator by name; the score of a set of scenes is the sum of the numerators over the sum of the
+    denominators."""
 
 
 class MatchProbabilities(NamedTuple):

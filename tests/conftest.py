@@ -39,7 +39,7 @@ def vlm_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_folder(vlm_folder) -> Path:
-    """The embedded CLIP's architecture with random weights around that captioner's vision tower."""
+    """The embedded CLIP's architecture with random weights around that captioner's vision encoder."""
     from lvad.commands.embedded_models import make_clip
 
     make_clip(vlm_folder.parent / "clip", vlm_folder)

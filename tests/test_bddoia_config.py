@@ -58,10 +58,10 @@ def test_the_job_is_built_with_the_real_shapes(smolvlm_256m, vit_b_32, make_batc
     assert inputs["pixel_values"].shape == (1, 10, 3, 512, 512)
     assert (inputs["input_ids"] == policy.vlm.config.image_token_id).sum() == 10 * 64
     prompt_ids = PromptIds(policy.processor, TiledFrameEncoder(policy.processor))
-    ids = prompt_ids(policy.prompts.describe, make_batch(1).frames[0])
+    ids, _ = prompt_ids(policy.prompts.describe, make_batch(1).frames[0])
     assert ids.tolist() == inputs["input_ids"][0].tolist()
     # Of the data set's own frames, as docs/scale.md has it.
-    assert policy.prompt_ids.frames.tiling.num_tiles(720, 1280) == 7
+    assert policy.prompt_ids.frame_encoder.tiling.num_tiles(720, 1280) == 7
     assert policy.prompt_ids.num_frame_tokens(720, 1280) == 468
 
 

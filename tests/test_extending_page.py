@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText
 from lvad.cli import main
 from lvad.policy import HFPolicy, Sampling
 from lvad.policy.families import FAMILIES
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 from lvad.policy.tokens import chat_inputs
 
 PAGE = "docs/extending.md"
@@ -98,4 +98,4 @@ def test_ones_own_family_has_the_log_probabilities_of_transformers(folder, make_
     assert expected[mask].std() > 0.5
     torch.testing.assert_close(found[mask], expected[mask], rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="max_tokens must be >= 4"):
-        HFPolicy("tiny_llava", images=Images(max_tokens=3))
+        HFPolicy("tiny_llava", images=ImageOptions(max_tokens=3))

@@ -29,9 +29,9 @@ LETTERS = "abcdefghijklmnop"
 class Given(HFPolicy):
     """Says texts that depend on the scene alone, so that their gradient does not depend on who draws them."""
 
-    def encode(self, batch, queries=None):
+    def encode(self, batch, questions=None):
         self.names = batch.ids
-        return super().encode(batch, queries)
+        return super().encode(batch, questions)
 
     @torch.no_grad()
     def generate(self, prefix, num_completions, greedy=False, grammar=None, begin=None):

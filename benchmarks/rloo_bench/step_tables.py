@@ -16,8 +16,8 @@ def _prompt(setting: dict[str, Any]) -> str:
 
 
 def _trained(setting: dict[str, Any]) -> str:
-    what = "LoRA" if setting["lora"] else "all but the tower" if setting["freeze_vision"] else "all"
-    return what + (", small tower" if "litevision" in setting["geometry"] else "")
+    what = "LoRA" if setting["lora"] else "all but the vision encoder" if setting["freeze_vision"] else "all"
+    return what + (", small vision encoder" if "litevision" in setting["geometry"] else "")
 
 
 def _checkpointing(row: dict[str, Any]) -> str:

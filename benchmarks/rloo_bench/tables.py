@@ -12,7 +12,7 @@ def name_of(row: dict[str, Any]) -> str:
     """What was compared, in a few words."""
     setting = row["setting"]
     parts = [setting["geometry"], f"{setting['frames']} x {setting['tiles']} tiles", f"k = {setting['k']}"]
-    parts += ["LoRA"] * setting["lora"] + ["tower frozen"] * setting["freeze_vision"]
+    parts += ["LoRA"] * setting["lora"] + ["vision encoder frozen"] * setting["freeze_vision"]
     parts += [f"{setting['scenes']} scenes"] * (setting["scenes"] > 1) + ["seen before"] * setting["seen_before"]
     kept = [side for side in SIDES if side in row and row["checkpointing"][side]]
     return ", ".join([*parts, *[f"checkpointing: {' and '.join(kept)}"] * bool(kept)])

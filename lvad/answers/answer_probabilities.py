@@ -1,4 +1,4 @@
-"""Probabilities of the parts of an answer, from the scores of whole answers after one prefix."""
+"""Probabilities of the parts of an answer, from the scores of whole answers after one encoded prompt."""
 
 import itertools
 import math
@@ -75,11 +75,11 @@ def mean_probabilities(views: Sequence[AnswerProbabilities]) -> AnswerProbabilit
 def action_set_logps(policy: HFPolicy, prefix: Prefix, taxonomy: Taxonomy = BDD_OIA) -> Tensor:
     """Compute the log-probability of every set of actions, float32[B, 2^A], normalised over the sets.
 
-    They are scored after one prefix, without an end token: with reasons to follow, an answer does not end there.
+    They are scored after one encoded prompt, without an end token: where reasons follow, an answer does not end there.
 
     Args:
         policy: the model.
-        prefix: B scenes with the prompt.
+        prefix: B encoded prompts.
         taxonomy: what the actions are called.
     """
     texts = [render(row, None, taxonomy) for row in all_action_sets(taxonomy.num_actions).tolist()]
@@ -97,7 +97,7 @@ def reason_probabilities(
 
     Args:
         policy: the model.
-        prefix: B scenes with the prompt.
+        prefix: B encoded prompts.
         actions: int[B, A], as answered.
         reasons: int[B, R], as answered.
         taxonomy: what the labels are called.

@@ -46,12 +46,12 @@ class Voting:
 
 
 class VotingView(NamedTuple):
-    """One view of B scenes: the frames and the prompts of one vote."""
+    """One view of B scenes: the frames and the questions of one vote."""
 
     batch: Batch
     """The scenes as the policy sees them: hidden or mirrored."""
-    queries: list[str]
-    """B prompts."""
+    questions: list[str]
+    """B questions, each with the description that stands before it."""
     is_mirrored: bool
 
 
@@ -78,7 +78,7 @@ def decode_answers(
 
     Args:
         policy: the model.
-        prefix: B scenes with the prompt.
+        prefix: B encoded prompts.
         with_reasons: whether answers name reasons.
         with_probabilities: whether probabilities are wanted.
         grammar: of the answers; None lets the model write freely.
@@ -89,7 +89,7 @@ def decode_answers(
     sets = action_set_logps(policy, prefix, taxonomy) if with_probabilities or logit_adjustment else None
     begin = None
     if sets is not None and shares is not None and logit_adjustment:
-        begin = _action_prefix(policy, balanced_choice(sets, shares, logit_adjustment), taxonomy)
+        begin = _action_begin(policy, balanced_choice(sets, shares, logit_adjustment), taxonomy)
     rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=begin).texts
     texts = [row[0] for row in rows]
     if sets is None or not with_probabilities:
@@ -148,7 +148,7 @@ def voting_views(
 
 
 def questions(policy: HFPolicy, descriptions: Sequence[str], taxonomy: Taxonomy = BDD_OIA) -> list[str]:
-    """Make B prompts: each scene's description, which may be empty, and the question for the decision."""
+    """Make B questions: each scene's description, which may be empty, and then the question for the decision."""
     question = policy.prompts.question(taxonomy)
     return [f"{description} {question}".strip() for description in descriptions]
 
@@ -156,7 +156,7 @@ def questions(policy: HFPolicy, descriptions: Sequence[str], taxonomy: Taxonomy 
 def name_reasons(policy: HFPolicy, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None) -> Tensor:
     """Decode the reasons int64[B, R] of a view after given actions int[B, A], both for the unmirrored scenes."""
     taxonomy = view.batch.taxonomy
-    texts = _decode_after(policy, policy.encode(view.batch, view.queries), view, actions, grammar)
+    texts = _decode_after(policy, policy.encode(view.batch, view.questions), view, actions, grammar)
     reasons = torch.tensor([answer.reasons for answer in parse_answers(texts, True, taxonomy)])
     return reasons[:, list(taxonomy.mirrored_reasons)] if view.is_mirrored else reasons
 
@@ -171,7 +171,7 @@ def record_answers(
 
 def _view_probabilities(policy: HFPolicy, view: VotingView) -> AnswerProbabilities:
     taxonomy = view.batch.taxonomy
-    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.queries), taxonomy), None)
+    found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.questions), taxonomy), None)
     return found.mirrored(taxonomy) if view.is_mirrored else found
 
 
@@ -179,7 +179,7 @@ def _reason_probabilities_after(
     policy: HFPolicy, view: VotingView, actions: Tensor, grammar: AnswerGrammar | None
 ) -> Tensor:
     """P(reason) after the voted actions int[B, A], float[B, R], both for the unmirrored scenes."""
-    prefix = policy.encode(view.batch, view.queries)
+    prefix = policy.encode(view.batch, view.questions)
     taxonomy = view.batch.taxonomy
     found = _parsed_reason_probabilities(
         policy, prefix, _decode_after(policy, prefix, view, actions, grammar), taxonomy
@@ -193,7 +193,7 @@ def _decode_after(
     """Decode B greedy answers of a view that begin with the given actions of the unmirrored scenes."""
     taxonomy = view.batch.taxonomy
     own = actions[:, list(taxonomy.mirrored_actions)] if view.is_mirrored else actions
-    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_action_prefix(policy, own, taxonomy)).texts
+    rows = policy.generate(prefix, 1, greedy=True, grammar=grammar, begin=_action_begin(policy, own, taxonomy)).texts
     return [row[0] for row in rows]
 
 
@@ -203,7 +203,7 @@ def _parsed_reason_probabilities(policy: HFPolicy, prefix: Prefix, texts: list[s
     return reason_probabilities(policy, prefix, actions, reasons, taxonomy)
 
 
-def _action_prefix(policy: HFPolicy, actions: Tensor, taxonomy: Taxonomy) -> Rollouts:
+def _action_begin(policy: HFPolicy, actions: Tensor, taxonomy: Taxonomy) -> Rollouts:
     """Tokens of the action part of answers, int[B, A], without the end token."""
     begin = policy.targets([[render(row, None, taxonomy)] for row in actions.tolist()])
     return begin._replace(completion_mask=without_end(begin))

@@ -158,7 +158,7 @@ def _remedy(module: LightningModule, batch: Batch, error: BaseException) -> str:
     policy, size = getattr(module, "policy", None), len(batch.ids)
     tall, wide = max(tuple(frames.shape[-2:]) for frames in batch.frames)
     prompt_ids: PromptIds | None = getattr(policy, "prompt_ids", None)
-    helps = [f"policy {fewer}" for fewer in prompt_ids.frames.fewer_tokens(tall, wide)] if prompt_ids else []
+    helps = [f"policy {fewer}" for fewer in prompt_ids.frame_encoder.fewer_tokens(tall, wide)] if prompt_ids else []
     if size > 1 and getattr(getattr(module, "regularisation", None), "updates", 1) == 1:
         helps.append(f"data.batch_size {size // 2} with trainer.accumulate_grad_batches doubled")
     if policy is not None and getattr(policy, "completions_at_once", 1) is None:

@@ -25,7 +25,7 @@ def vlm(folder: Path, vocab_size: int = 640, num_scenes: int = 4000, seed: int =
 
 
 def clip(folder: Path, vision_from: Path, seed: int = 0) -> None:
-    """Write a small open_clip CLIP around a trained captioner's vision tower.
+    """Write a small open_clip CLIP around a trained captioner's vision encoder.
 
     Args:
         folder: where to.

@@ -188,11 +188,11 @@ def _clip_config(vocab_size: int, eos_id: int, pad_id: int) -> dict:
 
 
 def make_clip(folder: Path, vision_from: Path, seed: int = 0) -> None:
-    """Write a small open_clip CLIP: the vision tower of a trained captioner, the rest random.
+    """Write a small open_clip CLIP: the vision encoder of a trained captioner, the rest random.
 
-    A contrastive loss from scratch learns next to nothing in the minutes that a CPU affords, so the tower starts
-    from a captioner's. Give a captioner of *another* seed than the policy's, or policy and reward share their
-    mistakes.
+    A contrastive loss from scratch learns next to nothing in the minutes that a CPU affords, so the vision
+    encoder starts from a captioner's. Give a captioner of *another* seed than the policy's, or policy and reward share
+    their mistakes.
 
     Args:
         folder: where to.
@@ -218,11 +218,11 @@ def make_clip(folder: Path, vision_from: Path, seed: int = 0) -> None:
 
 
 def clip_vision_weights(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename a SmolVLM vision tower's weights to open_clip's; the class token becomes zero.
+    """Rename a SmolVLM vision encoder's weights to open_clip's; the class token becomes zero.
 
     Args:
         source: state dict of a SmolVLM vision model.
-        target: state dict of an open_clip vision tower of the same sizes; ``proj`` is kept from it.
+        target: state dict of an open_clip vision encoder of the same sizes; ``proj`` is kept from it.
     """
     out = {
         "class_embedding": torch.zeros(WIDTH),

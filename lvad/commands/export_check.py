@@ -23,7 +23,7 @@ class Trial(NamedTuple):
 
     frames: Tensor
     """uint8[M, 3, H, W]."""
-    query: str
+    question: str
     text: str
     """The greedy completion, without its end token."""
     tokens: Tensor
@@ -45,12 +45,12 @@ class LogitDifference(NamedTuple):
         return TOLERANCE * self.scale
 
 
-def run_trials(policy: HFPolicy, frames: list[Tensor], queries: list[str]) -> list[Trial]:
+def run_trials(policy: HFPolicy, frames: list[Tensor], questions: list[str]) -> list[Trial]:
     """Generate the policy's greedy completions, one scene at a time."""
     trials = []
-    for shown, query in zip(frames, queries, strict=True):
-        said = policy.generate(policy.encode(_batch(shown), [query]), 1, greedy=True)
-        trials.append(Trial(shown, query, said.texts[0][0], said.tokens[0, 0, : int(said.completion_mask.sum())]))
+    for shown, question in zip(frames, questions, strict=True):
+        said = policy.generate(policy.encode(_batch(shown), [question]), 1, greedy=True)
+        trials.append(Trial(shown, question, said.texts[0][0], said.tokens[0, 0, : int(said.completion_mask.sum())]))
     return trials
 
 
@@ -72,7 +72,7 @@ def merge_difference(policy: HFPolicy, merged: Any, trials: list[Trial]) -> Logi
     """Compare the policy's logits on prompts and answers with those of its merged copy."""
     rows = []
     for trial in trials:
-        inputs = chat_inputs(policy.processor, _batch(trial.frames), [trial.query]).to(policy.vlm.device)
+        inputs = chat_inputs(policy.processor, _batch(trial.frames), [trial.question]).to(policy.vlm.device)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], trial.tokens.unsqueeze(0)], 1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if "mm_token_type_ids" in inputs:  # 0 is the kind of words
@@ -116,7 +116,7 @@ def load_processor(folder: Path | str) -> Any:
 @torch.no_grad()
 def plain_texts(model: Any, processor: Any, trials: list[Trial], generation: GenerationConfig) -> list[str]:
     """Generate greedy texts as the model card's snippet does, without any code of lvad."""
-    return [_plain_text(model, processor, trial.frames, trial.query, generation) for trial in trials]
+    return [_plain_text(model, processor, trial.frames, trial.question, generation) for trial in trials]
 
 
 def check_texts(expected: list[str], found: list[str], where: str) -> None:
@@ -140,9 +140,9 @@ def check_texts(expected: list[str], found: list[str], where: str) -> None:
         )
 
 
-def _plain_text(model: Any, processor: Any, frames: Tensor, query: str, generation: GenerationConfig) -> str:
+def _plain_text(model: Any, processor: Any, frames: Tensor, question: str, generation: GenerationConfig) -> str:
     pictures = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
-    content = [*[{"type": "image"}] * len(pictures), {"type": "text", "text": query}]
+    content = [*[{"type": "image"}] * len(pictures), {"type": "text", "text": question}]
     chat = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=[chat], images=[pictures], return_tensors="pt").to(model.device, model.dtype)
     tokens = model.generate(**inputs, generation_config=generation)[:, inputs["input_ids"].shape[1] :]

@@ -150,8 +150,8 @@ def _two_stages(module: ActionSFT, policy: HFPolicy, frames: list[Tensor]) -> li
     with policy.as_reference() as start:
         described = run_trials(start.float(), frames, [policy.prompts.describe] * len(frames))
         first = _plain_model(start_of(start.model))
-    queries = [f"{trial.text} {question}".strip() for trial in described]
-    answered = run_trials(policy, frames, queries)
+    questions = [f"{trial.text} {question}".strip() for trial in described]
+    answered = run_trials(policy, frames, questions)
     second = float_copy(policy.model)
     return [_ModelPart("", first, described), _ModelPart(ANSWER, _plain_model(second), answered)]
 

@@ -20,7 +20,7 @@ class ScoredRollouts(NamedTuple):
     """bool[B], False on scenes that take no part because a reward of theirs was not finite."""
     rollouts: Rollouts
     states: Callable[[], Tensor]
-    """Returns a hidden state of each prompt, float[B, D]; without gradient."""
+    """Returns a hidden state of each prompt, float[B, E] with hidden size E; without gradient."""
     greedy_rewards: Callable[[], tuple[Tensor, Tensor]]
     """Decodes once more: the reward of each scene's greedy completion, float[B], without penalties, and whether it was
     finite, bool[B] (0 stands for one that was not)."""

@@ -6,7 +6,7 @@
    g = grad E[R].
 2. The loss: its gradient is Eq. 1 of the paper; and its form for rollouts that are used again.
 3. The KL: how far a policy has gone from its reference, estimated from the policy's own completions. All are for
-   KL(pi || p_ref) with pi the sampled density, in nats per completion, d = log pi(y) - log p_ref(y).
+   KL(pi || p_ref) with pi the sampled distribution, in nats per completion, d = log pi(y) - log p_ref(y).
 """
 
 import torch
@@ -145,7 +145,7 @@ def reinforce(
     long completion is one action of the bandit and is not divided by its length.
 
     Args:
-        logps: differentiable log-probabilities in the density that was sampled from.
+        logps: differentiable log-probabilities in the distribution that was sampled from.
         advantages: weights; no gradient flows through them.
         completion_mask: True on sampled tokens.
 
@@ -165,11 +165,11 @@ def clipped_surrogate(
     """Compute ``reinforce`` for rollouts of an earlier state of the policy: the loss, and the share that is clipped.
 
     -(1 / B) sum_b sum_i min(w A, clamp(w, 1 - clip, 1 + clip) A), with w = pi(T_bi) / pi_old(T_bi) the ratio of the
-    whole completions in the sampled density: one completion is one action. Where the policy has not moved w is 1 and
-    the gradient is that of ``reinforce``.
+    whole completions in the sampled distribution: one completion is one action. Where the policy has not moved w is 1
+    and the gradient is that of ``reinforce``.
 
     Args:
-        logps: differentiable, in the sampled density.
+        logps: differentiable, in the sampled distribution.
         old_logps: the same when the completions were drawn.
         advantages: weights; no gradient flows through them.
         completion_mask: True on sampled tokens.

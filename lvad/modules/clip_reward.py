@@ -49,7 +49,7 @@ class CLIPReward(MeanOverScenes):
         kind: of the texts it learns to tell apart: reasons, actions, or outputs of one action and one reason.
         losses: the losses with their weights.
         num_negatives: wrong texts per right one in the binary loss; the paper took 1.
-        freeze_vision: train the text tower and the projections only.
+        freeze_vision: train only the text encoder and the projections.
         augment: random views of the training scenes; None shows them as they are.
         wise_ft: shares of the tuned weights to try beside 1 at every validation, the rest from the start weights
             (WiSE-FT, Wortsman et al. 2022); the share with the best AUROC is tested and exported.

@@ -3,7 +3,7 @@
 Departures from the paper, each a value in the configuration:
 1. A KL term to the reference, which is the initial policy; the paper had none and its policy forgot.
 2. A prompt; the paper asked nothing in this stage.
-3. The differentiated density is the sampled one, truncation included.
+3. The differentiated distribution is the sampled one, truncation included.
 """
 
 import time

@@ -146,7 +146,7 @@ class FixMatch:
         is_mirrored = bool(torch.rand(()) < 0.5)
         view = _view(policy, batch, is_mirrored)
         taxonomy = batch.taxonomy
-        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.queries), taxonomy), None)
+        found = AnswerProbabilities(action_set_logps(policy, policy.encode(view.batch, view.questions), taxonomy), None)
         sets = (found.mirrored(taxonomy) if is_mirrored else found).action_sets
         sure = confident_choice(sets, self.threshold, self.temperature)
         values = {"fixmatch/kept": sure.is_kept.float().mean(), "fixmatch/probability": sure.probability.mean()}
@@ -162,5 +162,5 @@ class FixMatch:
 
 
 def _view(policy: HFPolicy, batch: Batch, is_mirrored: bool) -> VotingView:
-    queries = questions(policy, [""] * len(batch.ids), batch.taxonomy)
-    return VotingView(mirror_batch(batch) if is_mirrored else batch, queries, is_mirrored)
+    asked = questions(policy, [""] * len(batch.ids), batch.taxonomy)
+    return VotingView(mirror_batch(batch) if is_mirrored else batch, asked, is_mirrored)

@@ -8,7 +8,7 @@ A completion's token attends to the whole prompt and to the earlier tokens of it
 
 The softmax over both parts is merged from two softmaxes, one per part, by their log-sum-exps (Dao et al. 2022,
 arXiv:2205.14135, sec. 3.1). The prompt's part is one call for all completions of a scene, the completions' part a
-plain causal call. With the merged output and log-sum-exp, the backward pass of each part alone gives the exact
+plain causal call. With the merged output and log-sum-exp, the backward pass of each part by itself gives the exact
 gradient of the whole (Liu et al. 2023, Ring Attention, arXiv:2310.01889). So nothing is computed for pairs of tokens
 that do not attend to each other.
 """
@@ -37,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Parti
 
     Args:
         q: float[B, T, H, D].
-        k: float[B, S, G, D]; the H heads share G key heads, H / G to each.
+        k: float[B, S, G, D] of S keys; the H heads share G key heads, H / G to each.
         v: float[B, S, G, D].
         scale: of the scores.
         causal: query t attends to the keys up to t; then S = T.
@@ -61,7 +61,7 @@ def attend_backward(
     Args:
         grad: float[B, T, H, D], of the output.
         q: float[B, T, H, D].
-        k: float[B, S, G, D].
+        k: float[B, S, G, D] of S keys.
         v: float[B, S, G, D].
         part: output and log-sum-exp over all keys that the queries attended to, these and others.
         scale: as in ``attend``.

@@ -15,7 +15,8 @@ _FEWEST_KEYS = 256  # in a strip
 _TASKS_PER_CORE = 2
 
 Inputs = tuple[Tensor, ...]
-"""grad and q float[B, T, H, D], k and v float[B, S, G, D], output float[B, T, H, D], log-sum-exp float[B, T, H]."""
+"""grad and q float[B, T, H, D], k and v float[B, S, G, D] of S keys, output float[B, T, H, D], log-sum-exp
+float[B, T, H]."""
 Grads = tuple[Tensor, Tensor, Tensor]
 """The gradients of q, k and v, in their shapes."""
 

@@ -9,8 +9,8 @@ and one for the completions twice 113 MB for SmolVLM-256M. ``shared_lookup`` kee
 and makes their sum dense once.
 
 ``TokenLogps`` computes log-probabilities of tokens from hidden states without keeping the logits. With u the one-hot
-token and q the density, the gradient of the logits is (u - q) / temperature. So the backward pass can compute the
-logits again in parts, and adds to one gradient of the weight.
+token and q the sampled distribution, the gradient of the logits is (u - q) / temperature. So the backward pass can
+compute the logits again in parts, and adds to one gradient of the weight.
 """
 
 from collections.abc import Callable, Sequence
@@ -166,7 +166,7 @@ class _DenseGradient(torch.autograd.Function):
 LOGITS_AT_ONCE = 2**23
 """The most logits in memory: 32 MiB in float32."""
 
-LogDensity = Callable[[Tensor, slice], Tensor]
+NextTokenLogps = Callable[[Tensor, slice], Tensor]
 """Log-probabilities float[n, V] from the logits float[n, V] of a slice of the rows: the log-softmax of logits /
 temperature, -inf outside a kept set, which contains the drawn tokens. At least float32."""
 
@@ -176,16 +176,16 @@ class TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, tokens: Tensor, temperature: float, log_density: LogDensity
+        ctx: Any, states: Tensor, weight: Tensor, tokens: Tensor, temperature: float, next_token_logps: NextTokenLogps
     ) -> Tensor:
         """Compute float[N] from states float[N, E], the head's weight float[V, E] and the tokens int64[N]."""
         ctx.save_for_backward(states, weight, tokens)
-        ctx.temperature, ctx.log_density = temperature, log_density
+        ctx.temperature, ctx.next_token_logps = temperature, next_token_logps
         device = states.device.type
         ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         states, weight = states.to(ctx.dtype), weight.to(ctx.dtype)
         parts = [
-            gather_logps(log_density(states[rows] @ weight.t(), rows), tokens[rows])
+            gather_logps(next_token_logps(states[rows] @ weight.t(), rows), tokens[rows])
             for rows in _parts(len(states), len(weight))
         ]
         return torch.cat(parts)
@@ -200,9 +200,9 @@ class TokenLogps(torch.autograd.Function):
         of_states: list[Tensor] = []
         of_weight: Tensor | None = None
         for rows in _parts(len(states), len(weight)):
-            # (u - q) / temperature, in the memory of the logits: exp turns the log density into q, and -inf into 0.
+            # (u - q) / temperature, in the memory of the logits: exp turns the log-probability into q, and -inf into 0.
             of_drawn = grad[rows].unsqueeze(1) / ctx.temperature
-            of_logits = ctx.log_density(rounded[rows] @ rounded_weight.t(), rows).exp_().mul_(-of_drawn)
+            of_logits = ctx.next_token_logps(rounded[rows] @ rounded_weight.t(), rows).exp_().mul_(-of_drawn)
             of_logits = of_logits.scatter_add_(1, tokens[rows].unsqueeze(1), of_drawn).to(ctx.dtype)
             if needs_states:
                 of_states.append(of_logits @ rounded_weight)

@@ -1,4 +1,4 @@
-"""Decoding without gradients: one new token for each completion, behind prompts whose keys and values are shared.
+"""Decoding without gradients: one new token for each completion, after prompts whose keys and values are shared.
 
 ``TokenPass`` is the forward pass of one new token per row, which sampling repeats. Its values are those of
 transformers' own layers. In a small model, module calls and elementwise operations take as long as the matrix products
@@ -23,12 +23,12 @@ from lvad.policy.autograd_functions import rms_norm
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.packing import Packing, completion_packing, prompt_packing
 from lvad.policy.passes import PromptCache
-from lvad.policy.sampling import Sampling, log_density
+from lvad.policy.sampling import Sampling, next_token_logps
 
 _LARGE = 10**5  # entries; smaller weights stay in the processor's cache, where reordering gains nothing
 
 FusedLinear = Callable[[Tensor], Tensor]
-"""The outputs float[R, N] of several linear layers side by side, from the same rows float[R, E]."""
+"""The outputs float[R, outputs] of several linear layers side by side, from the same rows float[R, E]."""
 FuseLayers = Callable[[Sequence[Any]], FusedLinear]
 """Fuses linear layers that read the same rows."""
 
@@ -242,7 +242,7 @@ class Decoder:
         ]
 
 
-class DensityDecoder:
+class VLMTokenDecoder:
     """A ``TokenDecoder`` of a vision-language model: decoder, head and sampling options.
 
     Args:
@@ -257,13 +257,13 @@ class DensityDecoder:
         self._head = fused_linear([vlm.lm_head], decoder.num_alive)
         self._sampling, self._banned = sampling, banned
 
-    def density(self, hidden: Tensor, grammar_states: GrammarStates | None) -> Tensor:
+    def next_logps(self, hidden: Tensor, grammar_states: GrammarStates | None) -> Tensor:
         """Log-probabilities float[R, V] of the next tokens, as in ``TokenDecoder``."""
         banned = grammar_states.banned(self._banned.device) if grammar_states else self._banned
-        return log_density(self._head(hidden), self._sampling, banned)
+        return next_token_logps(self._head(hidden), self._sampling, banned)
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """Compute the next hidden states float[R, D], as in ``TokenDecoder``."""
+        """Compute the next hidden states float[R, E], as in ``TokenDecoder``."""
         return self._decoder.advance(self._embed(tokens))
 
     def keep(self, rows: Tensor) -> None:

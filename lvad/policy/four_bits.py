@@ -39,8 +39,8 @@ def is_in_four_bits(model: nn.Module) -> bool:
 def keep_packed_weights(model: Any) -> None:
     """Stop bitsandbytes from packing weights again in evaluation mode on a CPU, in place.
 
-    It would do so for products in bfloat16: the sampler's density would differ from that of the completion pass, and
-    the original weights could not be unpacked again.
+    It would do so for products in bfloat16: the sampler's distribution would differ from that of the completion pass,
+    and the original weights could not be unpacked again.
     """
     for part in model.modules():
         if _is_packed(part):

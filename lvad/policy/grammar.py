@@ -5,8 +5,8 @@ There are two automata. ``AnswerGrammar`` reads characters and accepts exactly t
 into the tokens that are left. Every way to split a text into tokens is allowed: a mask that allowed only one would
 renormalise more than the grammar asks for.
 
-The mask is part of the sampled density: the completion pass replays the automaton over the drawn tokens and applies
-the same masks, so the differentiated log-probabilities are those of the renormalised distribution.
+The mask is part of the sampled distribution: the completion pass replays the automaton over the drawn tokens and
+applies the same masks, so the differentiated log-probabilities are those of the renormalised distribution.
 """
 
 from collections import defaultdict
@@ -133,7 +133,7 @@ class GrammarStates(NamedTuple):
     states: list[GrammarState]
 
     def banned(self, device: torch.device) -> Tensor:
-        """The mask bool[N, V], True on tokens that may not come next."""
+        """The mask bool[R, V], True on tokens that may not come next."""
         allowed = [self.grammar.allowed(state) for state in self.states]
         rows = torch.arange(len(allowed)).repeat_interleave(torch.tensor([len(a) for a in allowed], dtype=torch.long))
         banned = torch.ones(len(allowed), self.grammar.vocabulary, dtype=torch.bool, device=device)
@@ -142,7 +142,7 @@ class GrammarStates(NamedTuple):
         return banned
 
     def after(self, tokens: Tensor) -> "GrammarStates":
-        """The states after one more token each, int64[N]; a completion that has ended keeps its state."""
+        """The states after one more token each, int64[R]; a completion that has ended keeps its state."""
         drawn = zip(self.states, tokens.tolist(), strict=True)
         return GrammarStates(self.grammar, [self.grammar.after(state, token) for state, token in drawn])
 
@@ -191,7 +191,7 @@ class TokenGrammar:
         return GrammarStates(self, [GrammarState(_ENDED + 1, max_new_tokens)] * num_completions)
 
     def allowed(self, state: GrammarState) -> Tensor:
-        """The tokens int64[N] after which an answer can still be completed in time; at least one."""
+        """The tokens after which an answer can still be completed in time; at least one."""
         return self._tokens[state.state][self._needs_after[state.state] < state.num_left]
 
     def after(self, state: GrammarState, token: int) -> GrammarState:

@@ -9,14 +9,15 @@ from torch import Tensor
 from lvad.assets import resolve_model
 from lvad.policy.adapters import HasReference, Lora, adapted, is_peft_model, merged, save_adapter, save_start
 from lvad.policy.autograd_functions import TokenLogps, shared_lookup
-from lvad.policy.decoder import Decoder, DensityDecoder
+from lvad.policy.decoder import Decoder, VLMTokenDecoder
 from lvad.policy.families import family_of
 from lvad.policy.grammar import AnswerGrammar, GrammarStates, TokenGrammar
 from lvad.policy.packing import token_cells, token_counts, upload
-from lvad.policy.passes import PromptCache, ScenePrompt, predicting_states, prompt_inputs, prompt_pass
-from lvad.policy.pixels import Images
+from lvad.policy.passes import PromptCache, predicting_states, prompt_pass
+from lvad.policy.pixels import ImageOptions
 from lvad.policy.pretrained import load_vlm
-from lvad.policy.sampling import Sampling, StopCriteria, log_density, sample_completions
+from lvad.policy.prompt_inputs import ScenePrompt, prompt_inputs
+from lvad.policy.sampling import Sampling, StopCriteria, next_token_logps, sample_completions
 from lvad.policy.static_sampler import SamplerOptions, StaticSamplerCache
 from lvad.policy.tokens import PromptIds, banned_tokens, decode_completions, end_tokens, token_texts, write_targets
 from lvad.policy.vision import VisionCache, VisionEncoder
@@ -41,7 +42,7 @@ class HFPolicy(HasReference):
         in_four_bits: keep the text model's frozen layers in 4 bits under the adapters.
         cuda_graphs: on CUDA, decode each token by one captured graph: the same tokens, several times as fast. Its
             keys and values stay in memory between rollouts.
-        images: how much of a frame the model is shown, and so how long its prompts are; an export keeps it.
+        images: options of how a frame is scaled and cut, which set the length of prompts; an export keeps them.
 
     Raises:
         ValueError: for a model that ``load_vlm`` refuses, ``images`` that its processor cannot do,
@@ -64,7 +65,7 @@ class HFPolicy(HasReference):
         dtype: str = "float32",
         in_four_bits: bool = False,
         cuda_graphs: bool = True,
-        images: Images = Images(),
+        images: ImageOptions = ImageOptions(),
     ) -> None:
         super().__init__()
         self.source = source = resolve_model(model)
@@ -76,10 +77,10 @@ class HFPolicy(HasReference):
         self.processor.tokenizer.padding_side = "right"
         self._family = family_of(vlm)
         self._family.limit(images, self.processor, vlm.config)
-        frames = self._family.frames(self.processor)
+        frame_encoder = self._family.frame_encoder(self.processor)
         self.sampling, self.prompts, self.completions_at_once = sampling, prompts, completions_at_once
-        self.prompt_ids = PromptIds(self.processor, frames)
-        self._vision_encoder = VisionEncoder(self._family, frames, vision_cache)
+        self.prompt_ids = PromptIds(self.processor, frame_encoder)
+        self._vision_encoder = VisionEncoder(self._family, frame_encoder, vision_cache)
         self.model = _trainable(vlm, self._vision_encoder if freeze_vision else None, lora, gradient_checkpointing)
         banned = banned_tokens(self.processor.tokenizer, vlm.config, self.end_ids)
         self.register_buffer("banned", banned, persistent=False)
@@ -119,26 +120,26 @@ class HFPolicy(HasReference):
         return self.vlm.config.text_config.hidden_size
 
     def states(self, prefix: Prefix) -> Tensor:
-        """The last hidden state of each prompt, float[B, D], without gradient; it has attended to the whole prompt."""
+        """The last hidden state of each prompt, float[B, E], without gradient; it has attended to the whole prompt."""
         return _prompt_cache(prefix).last.detach()
 
-    def encode(self, batch: Batch, queries: list[str] | None = None) -> Prefix:
-        """Run frames and prompt of each scene once, for ``generate`` and, where gradients are on, for ``logprobs``.
+    def encode(self, batch: Batch, questions: list[str] | None = None) -> Prefix:
+        """Run frames and question of each scene once, for ``generate`` and, where gradients are on, for ``logprobs``.
 
         Args:
             batch: B scenes.
-            queries: B questions; None asks every scene the stage-1 prompt.
+            questions: one for each scene; None asks all of them ``Prompts.describe``.
 
         Raises:
             ValueError: if visual tokens and their places in the prompt do not match in number.
         """
-        questions = queries or [self.prompts.describe] * len(batch.ids)
-        ids = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
-        tokens = [self.prompt_ids.frames.frame_tokens(len(frames), *frames.shape[2:]) for frames in batch.frames]
-        features = self._vision_encoder.encode_images(self.vlm, batch.frames)
-        scenes = zip(batch.ids, ids, map(len, batch.frames), tokens, features, strict=True)
+        questions = questions or [self.prompts.describe] * len(batch.ids)
+        written = [self.prompt_ids(*scene) for scene in zip(questions, batch.frames, strict=True)]
+        visual_tokens = self._vision_encoder.encode_images(self.vlm, batch.frames)
+        scenes = zip(batch.ids, written, map(len, batch.frames), visual_tokens, strict=True)
+        prompts = [ScenePrompt(scene, *tokens, num_frames, visual) for scene, tokens, num_frames, visual in scenes]
         lookup = shared_lookup(self.vlm.get_input_embeddings())
-        inputs = prompt_inputs(self.vlm, self._family, lookup, [ScenePrompt(*scene) for scene in scenes])
+        inputs = prompt_inputs(self.vlm, self._family, lookup, prompts)
         return Prefix(inputs.embeds, inputs.lengths, lookup, prompt_pass(self.text_model, inputs))
 
     @torch.no_grad()
@@ -157,7 +158,7 @@ class HFPolicy(HasReference):
             num_completions: K.
             greedy: take the most probable token at each step.
             grammar: sample only its answers, each complete within ``max_new_tokens``. The mask is part of the
-                density, so the log-probability methods must be given the same grammar.
+                distribution, so the log-probability methods must be given the same grammar.
             begin: tokens that the B times K completions start with, such as those of ``targets`` without their end.
 
         Raises:
@@ -173,10 +174,10 @@ class HFPolicy(HasReference):
             sampler = self._samplers.get(self.vlm, self.banned, options, prompt_cache, num_completions, use_graph)
             drawn = sampler(prompt_cache, grammar_states, begin)
         else:
-            decoder = Decoder(self.text_model, prompt_cache, num_completions, stop.max_new_tokens)
-            density = DensityDecoder(self.vlm, decoder, self.sampling, self.banned)
+            text_decoder = Decoder(self.text_model, prompt_cache, num_completions, stop.max_new_tokens)
+            decoder = VLMTokenDecoder(self.vlm, text_decoder, self.sampling, self.banned)
             hidden = prompt_cache.last.detach().repeat_interleave(num_completions, 0)
-            drawn = sample_completions(hidden, density, stop, greedy, grammar_states, begin)
+            drawn = sample_completions(hidden, decoder, stop, greedy, grammar_states, begin)
         tokens, mask, logps, entropies, is_truncated = (part.unflatten(0, (-1, num_completions)) for part in drawn)
         texts = decode_completions(self.processor.tokenizer, tokens, mask)
         return Rollouts(tokens, mask, logps, entropies, is_truncated, texts)
@@ -190,7 +191,7 @@ class HFPolicy(HasReference):
         return self._grammars[grammar]
 
     def logprobs(self, prefix: Prefix, rollouts: Rollouts, grammar: AnswerGrammar | None = None) -> Tensor:
-        """Compute log-probabilities float[B, K, T] in the sampled density, differentiably, in one forward.
+        """Compute log-probabilities float[B, K, T] in the sampled distribution, differentiably, in one forward.
 
         Args:
             prefix: B encoded prompts.
@@ -215,12 +216,12 @@ class HFPolicy(HasReference):
             self.text_model, prefix.lookup, _prompt_cache(prefix), rollouts.tokens, counts, self.completions_at_once
         )
 
-        def density(logits: Tensor, rows: slice) -> Tensor:
+        def next_logps(logits: Tensor, rows: slice) -> Tensor:
             # A grammar's masks over the vocabulary are as large as the logits: made for these rows only.
             banned = self._banned_by(grammar_states and grammar_states.pick(range(*rows.indices(len(tokens)))))
-            return log_density(logits, sampling, banned, always_keep=tokens[rows])
+            return next_token_logps(logits, sampling, banned, always_keep=tokens[rows])
 
-        logps: Any = TokenLogps.apply(states, self.vlm.lm_head.weight, tokens, sampling.temperature, density)
+        logps: Any = TokenLogps.apply(states, self.vlm.lm_head.weight, tokens, sampling.temperature, next_logps)
         return logps.new_zeros(rollouts.tokens.numel()).index_copy(0, cells, logps).view(rollouts.tokens.shape)
 
     def _banned_by(self, grammar_states: GrammarStates | None) -> Tensor:

@@ -97,7 +97,7 @@ def _completion_packing(
         scenes = torch.tensor([scene for scene in group if among is None or scene in among], dtype=torch.long)
         if not len(scenes):
             continue
-        # Completions behind the last one that has tokens get no cells: rows of a decoder leave from the end.
+        # Trailing completions without tokens get no cells: `Decoder` lists unfinished completions first.
         depth = int((sizes[scenes].amax(0) > 0).nonzero().amax()) + 1 if sizes[scenes].any() else 1
         places = torch.arange(max(1, int(sizes[scenes].amax())))
         is_real = places < sizes[scenes, :depth, None]

@@ -1,8 +1,9 @@
 """The two passes through the text model that have a gradient: the prompt pass and the completion pass.
 
-Both feed packed tokens (``packing``) and hand their own attention to the layers. The prompt pass computes the keys and
-values of each prompt once, differentiably (``PromptCache``); both the sampler (``decoder``) and the completion pass
-read those. ``predicting_states`` runs the completion pass, all completions at once or some at a time.
+Both feed packed tokens (``packing``) and hand their own attention to the layers. The prompt pass reads ``PromptInputs``
+and computes the keys and values of each prompt once, differentiably (``PromptCache``); both the sampler (``decoder``)
+and the completion pass read those. ``predicting_states`` runs the completion pass, all completions at once or some at a
+time.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lvad.policy.attention import TreeAttention
-from lvad.policy.autograd_functions import Lookup
-from lvad.policy.families.family import Family, FrameTokens
 from lvad.policy.packing import Packing, completion_packing, prompt_packing, token_cells, upload
+from lvad.policy.prompt_inputs import PromptInputs
 
 ATTENTION = "lvad_tree"
 """The name under which transformers finds the attention of these passes."""
@@ -30,21 +30,6 @@ class PassAttention(Protocol):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """float[N, H, D] from q float[N, H, D], k and v float[N, G, D]."""
         ...
-
-
-class PromptInputs(NamedTuple):
-    """The inputs of the prompt pass: B packed prompts with S tokens in all."""
-
-    embeds: Tensor
-    """float[S, E], visual tokens in place."""
-    lengths: tuple[int, ...]
-    """Tokens of each prompt."""
-    positions: Tensor
-    """int64[A, S] on the CPU; A = 1, or 3 with M-RoPE, where time, height and width each rotate a part of a head."""
-    deep: tuple[Tensor, ...] = ()
-    """float[V, E] each, added to the hidden states of the V visual tokens after the first layers (DeepStack)."""
-    is_visual: Tensor | None = None
-    """bool[S], True on visual tokens; None where ``deep`` is empty."""
 
 
 class PromptCache(NamedTuple):
@@ -59,7 +44,7 @@ class PromptCache(NamedTuple):
     inputs: PromptInputs
     """What the prompt pass read."""
     starts: tuple[int, ...]
-    """Position of the first token behind each prompt; with M-RoPE it is not the length of the prompt."""
+    """Position of the first token after each prompt; with M-RoPE it is not the length of the prompt."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -84,7 +69,7 @@ def prompt_pass(text_model: Any, inputs: PromptInputs) -> PromptCache:
 def completion_pass(
     text_model: Any, prompt_cache: PromptCache, embeds: Tensor, counts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Run completions behind their prompts: float[N, E] states from float[N, E] embeddings.
+    """Run completions after their prompts: float[N, E] states from float[N, E] embeddings.
 
     Args:
         text_model: as in ``prompt_pass``.
@@ -229,46 +214,3 @@ def _sources(sizes: Tensor, num_fed: Tensor) -> Tensor:
     place = torch.arange(len(rows)) - (sizes.flatten().cumsum(0) - sizes.flatten())[rows]
     fed_before = num_fed.flatten().cumsum(0) - num_fed.flatten()
     return torch.where(place == 0, rows, sizes.numel() + fed_before[rows] + place - 1)
-
-
-class ScenePrompt(NamedTuple):
-    """The prompt of one scene: token ids and visual tokens."""
-
-    scene: str
-    """The id of the scene, for errors."""
-    ids: Tensor
-    """int64[P] on the CPU."""
-    num_frames: int
-    frame: FrameTokens
-    """The tokens of each of its frames."""
-    features: Tensor
-    """float[V, L E], its visual tokens, as in ``FrameEncoder.encode``."""
-
-
-def prompt_inputs(vlm: Any, family: Family, lookup: Lookup, prompts: Sequence[ScenePrompt]) -> PromptInputs:
-    """Embed and pack B prompts, visual tokens in place.
-
-    Raises:
-        ValueError: if visual tokens and their places in a prompt do not match in number.
-    """
-    size = vlm.config.text_config.hidden_size
-    for prompt in prompts:
-        places, (found, numbers) = int((prompt.ids == vlm.config.image_token_id).sum()), prompt.features.shape
-        if found != places or numbers % size:
-            problem = f"{found} visual tokens for {places} places in the prompt, of {numbers} and {size} numbers each"
-            raise ValueError(f"{prompt.scene}: {problem}")
-    ids = torch.cat([prompt.ids for prompt in prompts])
-    is_visual = ids == vlm.config.image_token_id
-    embeds = lookup(upload(ids, vlm.device))
-    first, *deep = torch.cat([prompt.features for prompt in prompts]).to(embeds.dtype).split(size, -1)
-    embeds = embeds.index_copy(0, upload(is_visual.nonzero().squeeze(1), vlm.device), first)
-    positions = torch.cat([_positions(vlm, family, prompt) for prompt in prompts], 1)
-    lengths = tuple(len(prompt.ids) for prompt in prompts)
-    return PromptInputs(embeds, lengths, positions, tuple(deep), upload(is_visual, vlm.device) if deep else None)
-
-
-def _positions(vlm: Any, family: Family, prompt: ScenePrompt) -> Tensor:
-    """int64[A, P] on the CPU."""
-    if family.positions is None:
-        return torch.arange(len(prompt.ids)).unsqueeze(0)
-    return family.positions(vlm, prompt.ids, prompt.num_frames, prompt.frame)

@@ -21,15 +21,15 @@ _MOST_PX: Final = 4096
 
 
 @dataclass(frozen=True)
-class Images:
-    """How much of a frame a model is shown; None keeps the setting of its own processor.
+class ImageOptions:
+    """Options of how a frame is scaled and cut; None keeps the setting of the model's own processor.
 
     A released SmolVLM scales every frame, however small, to 2,048 pixels along its longest edge and cuts it into tiles
     of 512: a frame of 1280x720 becomes 13 tiles, which are 13 times 64 tokens of every prompt. With ``longest_edge_px``
     1536 it becomes 7 tiles, with 1024 5, with ``splitting`` false 1.
 
     Args:
-        splitting: show the tiles and the whole frame (true), or the whole frame alone, reduced to one tile (false).
+        splitting: show the tiles and the whole frame (true), or only the whole frame, reduced to one tile (false).
         longest_edge_px: scale each frame to this before it is cut: a multiple of the tile.
         max_tokens: at most so many visual tokens of a frame, instead of these two, for Qwen-VL, InternVL and
             LLaVA-OneVision. Qwen-VL scales a frame until it fits, InternVL cuts it into fewer tiles, and so does
@@ -82,7 +82,7 @@ class Images:
             images.do_resize = True
             images.size = {"longest_edge": self.longest_edge_px}
         tiling = Tiling.of(images)
-        if self == Images() or not tiling.is_split or tiling.longest_edge_px is None:
+        if self == ImageOptions() or not tiling.is_split or tiling.longest_edge_px is None:
             return
         side = tiling.longest_edge_px // tiling.tile_px
         token = f"<row_{side}_col_{side}>"
@@ -148,7 +148,7 @@ class Tiling:
         return rows * columns + 1
 
     def fewer_tiles(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that cut a frame into fewer tiles, with their number, the smallest reduction first."""
+        """Image options that cut a frame into fewer tiles, with their number, the smallest reduction first."""
         now, px = self.num_tiles(height, width), self.tile_px
         edges = range(px * (max(self._sizes(height, width)[-1]) // px - 1), px, -px)
         fewer = [(edge, replace(self, longest_edge_px=edge).num_tiles(height, width)) for edge in edges]
@@ -159,23 +159,23 @@ class Tiling:
         """Scale frames of one size and cut them.
 
         Args:
-            frames: uint8[N, 3, H, W].
+            frames: uint8[frames, 3, H, W].
 
         Returns:
-            uint8[N, T, 3, S, S], the tiles of each frame row by row, and the whole frame last.
+            uint8[frames, tiles, 3, side, side], the tiles of each frame row by row, and the whole frame last.
         """
         px = self.tile_px
         for height, width in self._sizes(*frames.shape[2:]):
             frames = resize(frames, height, width, self.resample)
         rows, columns = (length // px for length in frames.shape[2:])
-        # [N, 3, rows, S, columns, S] to [N, rows columns, 3, S, S].
+        # [frames, 3, rows, side, columns, side] to [frames, rows columns, 3, side, side].
         cut = frames.unflatten(3, (columns, px)).unflatten(2, (rows, px)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
         if rows * columns == 1:
             return cut
         return torch.cat([cut, resize(frames, px, px, self.resample).unsqueeze(1)], 1)
 
     def pixel_values(self, tiles: Tensor) -> Tensor:
-        """Normalise tiles uint8[N, 3, S, S] to float32[N, 3, S, S]."""
+        """Normalise tiles uint8[tiles, 3, side, side] to float32 of the same shape."""
         mean, std = _constants(self.mean, tiles.device), _constants(self.std, tiles.device)
         return tiles.float().sub_(mean).div_(std)
 

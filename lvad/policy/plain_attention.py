@@ -25,7 +25,7 @@ def plain_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) ->
 
     Args:
         q: float[B, H, T, D].
-        k: float[B, G, S, D].
+        k: float[B, G, S, D] of S keys.
         v: float[B, G, S, D].
         scale: of the scores.
         causal: query t attends to the keys up to t; then S = T.
@@ -80,7 +80,7 @@ def _scores(q: Tensor, k: Tensor, scale: float, first: int | None) -> Tensor:
 
     Args:
         q: float[B, H, T, D].
-        k: float[B, G, S, D].
+        k: float[B, G, S, D] of S keys.
         scale: of the scores.
         first: the position of the first query, if each attends to the keys up to its own position; None for all keys.
     """

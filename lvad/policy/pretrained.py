@@ -16,7 +16,7 @@ from lvad.policy.tokens import end_tokens
 TEXT_MODEL_TYPES: Final = ("llama", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3", "qwen3_vl_text")
 """Text models whose layers ``TokenPass`` can compute."""
 _POSITIONS: Final = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose angles depend on the position alone. Those of other kinds depend on the length of the input,
+"""Rotary embeddings whose angles depend only on the position. Those of other kinds depend on the length of the input,
 and a prompt and its completions are separate inputs here."""
 _MAX_LAYERS: Final = 1000
 """Of text model or vision encoder. All layers are built before any weight is read: a false number would take hours."""
@@ -74,7 +74,7 @@ def _check_type(source: str, config: Any) -> None:
 def _check_text(source: str, config: Any) -> None:
     """Refuse text models whose log-probabilities would be wrong without an error."""
     if config.attention_dropout:
-        raise ValueError(f"model {source!r} has attention dropout, of which its sampler's density knows nothing")
+        raise ValueError(f"model {source!r} has attention dropout, of which its sampler's distribution knows nothing")
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
     if kinds:
         raise ValueError(f"model {source!r} has layers of {', '.join(sorted(kinds))}; known: full_attention")

@@ -1,8 +1,8 @@
-"""Sampling: the density of the next token, which the policy gradient differentiates, and the loop that draws tokens.
+"""The sampler: the distribution of the next token, which the policy gradient differentiates, and the sampling loop.
 
 Temperature, top-k, top-p, banned tokens and an answer grammar change the distribution that completions are drawn from.
 The gradient has to be taken in that same distribution (other trainers use the untruncated one, which weights the
-samples wrongly), so both the sampler and the completion pass call ``log_density``.
+samples wrongly), so both the sampler and the completion pass call ``next_token_logps``.
 """
 
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ class Sampling:
         return Sampling(self.temperature, max_new_tokens=self.max_new_tokens)
 
 
-def log_density(logits: Tensor, sampling: Sampling, banned: Tensor, always_keep: Tensor | None = None) -> Tensor:
-    """Compute log-probabilities of the next token in the sampled density: bans, temperature, top-k, then top-p.
+def next_token_logps(logits: Tensor, sampling: Sampling, banned: Tensor, always_keep: Tensor | None = None) -> Tensor:
+    """Compute log-probabilities of the next token in the sampled distribution: bans, temperature, top-k, then top-p.
 
     Args:
         logits: float[..., V].
@@ -87,11 +87,11 @@ def _kept(logits: Tensor, sampling: Sampling) -> Tensor | None:
 
 
 def sample_tokens(logps: Tensor, uniform: Tensor | None) -> Tensor:
-    """Draw one token per row by inverse transform sampling: int64[N].
+    """Draw one token per row by inverse transform sampling: int64[R].
 
     Args:
-        logps: float[N, V], normalised log-probabilities.
-        uniform: float[N] in [0, 1), one random number per row; None takes the most probable token.
+        logps: float[R, V], normalised log-probabilities.
+        uniform: float[R] in [0, 1), one random number per row; None takes the most probable token.
     """
     if uniform is None:
         return logps.argmax(-1)
@@ -114,29 +114,29 @@ class StopCriteria(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """N sampled completions."""
+    """R sampled completions."""
 
     tokens: Tensor
-    """int64[N, T], the pad token after the end."""
+    """int64[R, T], the pad token after the end."""
     completion_mask: Tensor
-    """bool[N, T], True on drawn tokens, the end included."""
+    """bool[R, T], True on drawn tokens, the end included."""
     logps: Tensor
-    """float[N, T], 0 where masked out."""
+    """float[R, T], 0 where masked out."""
     entropies: Tensor
-    """float[N, T], 0 where masked out."""
+    """float[R, T], 0 where masked out."""
     is_truncated: Tensor
-    """bool[N], True where ``max_new_tokens`` came before an end token."""
+    """bool[R], True where ``max_new_tokens`` came before an end token."""
 
 
 class TokenDecoder(Protocol):
     """A model that samples R completions, one token at a time."""
 
-    def density(self, hidden: Tensor, grammar_states: GrammarStates | None) -> Tensor:
+    def next_logps(self, hidden: Tensor, grammar_states: GrammarStates | None) -> Tensor:
         """Log-probabilities float[R, V] of the next tokens, from the hidden states and the grammar's states."""
         ...
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """Feed the tokens int64[R] and compute the next hidden states float[R, D]."""
+        """Feed the tokens int64[R] and compute the next hidden states float[R, E]."""
         ...
 
     def keep(self, rows: Tensor) -> None:
@@ -152,23 +152,23 @@ def sample_completions(
     grammar_states: GrammarStates | None = None,
     begin: Rollouts | None = None,
 ) -> Samples:
-    """Sample N completions; those that have ended leave the decoder's batch.
+    """Sample R completions; those that have ended leave the decoder's batch.
 
     Each step takes one random number per completion, ended or not, so that no completion depends on when others end.
 
     Args:
-        hidden: float[N, D], the hidden states that predict the first tokens.
+        hidden: float[R, E], the hidden states that predict the first tokens.
         decoder: predicts the next tokens.
         stop: end tokens, pad token and length limit.
         greedy: take the most probable token.
         grammar_states: the initial states of a grammar, if there is one.
-        begin: tokens that the N = B K completions start with; they are given and not drawn.
+        begin: tokens that the R = B K completions start with; they are given and not drawn.
     """
     buffer = _CompletionBuffer(len(hidden), hidden.device, stop)
     given = [] if begin is None else _given_tokens(begin)
     rows = torch.arange(len(hidden), device=hidden.device)
     for step in range(stop.max_new_tokens):
-        logps = decoder.density(hidden, grammar_states)
+        logps = decoder.next_logps(hidden, grammar_states)
         uniform = None if greedy else torch.rand(buffer.size, device=hidden.device)[rows]
         token = sample_tokens(logps, uniform)
         token = given[step].replace_in(token, rows) if step < len(given) else token
@@ -186,7 +186,7 @@ def sample_completions(
 
 
 class _CompletionBuffer:
-    """The tokens of N completions while they are sampled, one column per step."""
+    """The tokens of R completions while they are sampled, one column per step."""
 
     def __init__(self, size: int, device: torch.device, stop: StopCriteria) -> None:
         self.size, self.stop = size, stop
@@ -216,12 +216,12 @@ class _GivenTokens(NamedTuple):
     """The tokens of one step that ``begin`` gives instead of the sampler."""
 
     tokens: Tensor
-    """int64[N]."""
+    """int64[R]."""
     is_given: Tensor
-    """bool[N]."""
+    """bool[R]."""
 
     def replace_in(self, drawn: Tensor, rows: Tensor) -> Tensor:
-        """Replace the drawn tokens int64[R] of some rows by the given ones, where there are any."""
+        """Replace the drawn tokens int64[R'] of some rows by the given ones, where there are any."""
         return self.tokens[rows].where(self.is_given[rows], drawn)
 
 

@@ -1,7 +1,7 @@
 """A key-value cache of static shapes, and the attention to it, for sampling under a CUDA graph.
 
 Each of R = B K completions attends to the prompt of its scene, whose keys are not copied for its K completions, and to
-its own tokens. One softmax is taken over both, side by side. A bias of -inf hides the padding behind shorter prompts
+its own tokens. One softmax is taken over both, side by side. A bias of -inf hides the padding after shorter prompts
 and the places of tokens to come. The host reads no value.
 """
 

@@ -41,7 +41,7 @@ class StaticWeights:
 
 
 class StaticLinear:
-    """The outputs float[R, N] of several linear layers from the same rows float[R, E], without gradients.
+    """The outputs float[R, outputs] of several linear layers from the same rows float[R, E], without gradients.
 
     Args:
         layers: ``nn.Linear``, adapted or quantised ones too. Which adapters are on or merged must not change; the
@@ -130,7 +130,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _factors(layer: Any) -> list[tuple[Tensor, Tensor]]:
-    """The low-rank factors float[r, E] and float[N, r] of each adapter that is on, scaled."""
+    """The low-rank factors float[rank, inputs] and float[outputs, rank] of each adapter that is on, scaled."""
     if not is_lora_layer(layer) or layer.disable_adapters:
         return []
     down: Any = layer.lora_A

@@ -5,7 +5,7 @@ last tokens, the keys and values. So the host reads nothing while it samples, ex
 completions have ended. A graph is kept for later rollouts of the same shape. Rows that have ended are computed on, and
 their tokens are masked.
 
-The sampled density is that of ``sample_completions``: with the same random numbers both draw the same tokens. The
+The sampled distribution is that of ``sample_completions``: with the same random numbers both draw the same tokens. The
 automaton of a grammar runs on the host and reads each token; the rest of such a token is captured all the same.
 """
 
@@ -21,7 +21,7 @@ from lvad.policy.adapters import is_lora_layer
 from lvad.policy.decoder import TokenPass
 from lvad.policy.grammar import GrammarStates
 from lvad.policy.passes import PromptCache
-from lvad.policy.sampling import Samples, Sampling, StopCriteria, log_density, sample_tokens
+from lvad.policy.sampling import Samples, Sampling, StopCriteria, next_token_logps, sample_tokens
 from lvad.policy.static_kv_cache import StaticKVCache, StaticShape
 from lvad.policy.static_linear import StaticWeights
 from lvad.types import Rollouts
@@ -137,7 +137,7 @@ class StaticSampler:
     def _sample(self, hidden: Tensor) -> None:
         """Sample one token of each row from the hidden states that predict them, and write it to the tables."""
         step = self._num_drawn
-        logps = log_density(self._head(hidden), self._options.sampling, self._banned)
+        logps = next_token_logps(self._head(hidden), self._options.sampling, self._banned)
         token = sample_tokens(logps, None if self._options.is_greedy else self._uniform.index_select(0, step)[0])
         is_given, given = (x.index_select(0, step)[0] for x in (self._is_given, self._given))
         token = torch.where(is_given, given, token).masked_fill(~self._alive, self._options.stop.pad_id)

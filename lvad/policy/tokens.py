@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from transformers import BatchFeature
 
-from lvad.policy.families.family import FrameEncoder
+from lvad.policy.families.family import FrameEncoder, FrameTokens
 from lvad.types import Batch, Rollouts
 
 
-def chat_inputs(processor: Any, batch: Batch, queries: list[str]) -> BatchFeature:
+def chat_inputs(processor: Any, batch: Batch, questions: list[str]) -> BatchFeature:
     """Process B scenes' frames and questions with transformers' processor, padded; a reference for ``PromptIds``."""
-    texts = [_chat(processor, len(frames), query) for frames, query in zip(batch.frames, queries, strict=True)]
+    texts = [_chat(processor, len(frames), question) for frames, question in zip(batch.frames, questions, strict=True)]
     images = [list(frames) for frames in batch.frames]
     return processor(text=texts, images=images, padding=True, return_tensors="pt")
 
@@ -25,37 +25,40 @@ class PromptIds:
 
     Args:
         processor: of the model.
-        frames: knows the tokens of a frame.
+        frame_encoder: knows the tokens of a frame.
     """
 
-    def __init__(self, processor: Any, frames: FrameEncoder) -> None:
-        self._processor, self.frames = processor, frames
+    def __init__(self, processor: Any, frame_encoder: FrameEncoder) -> None:
+        self._processor, self.frame_encoder = processor, frame_encoder
 
-    def __call__(self, query: str, frames: Tensor) -> Tensor:
-        """Write a prompt int64[P] of frames uint8[M, 3, H, W] and a question: the ids of ``chat_inputs``.
+    def __call__(self, question: str, frames: Tensor) -> tuple[Tensor, FrameTokens]:
+        """Write a prompt of frames uint8[M, 3, H, W] and a question.
+
+        Returns:
+            The ids int64[P], which are those of ``chat_inputs``, and the tokens of each frame among them.
 
         Raises:
             ValueError: if the question contains the image token.
         """
-        text = _chat(self._processor, len(frames), query)
-        frame = self.frames.frame_tokens(len(frames), *frames.shape[2:]).ids
+        text = _chat(self._processor, len(frames), question)
+        frame_tokens = self.frame_encoder.frame_tokens(len(frames), *frames.shape[2:])
         ids: list[int] = []
         num_images = 0
         for token in self._processor.tokenizer(text)["input_ids"]:
             is_image = token == self._processor.image_token_id
             num_images += is_image
-            ids += frame if is_image else [token]
+            ids += frame_tokens.ids if is_image else [token]
         if num_images != len(frames):
-            raise ValueError(f"the question {query!r} must not contain {self._processor.image_token!r}")
-        return torch.tensor(ids)
+            raise ValueError(f"the question {question!r} must not contain {self._processor.image_token!r}")
+        return torch.tensor(ids), frame_tokens
 
     def num_frame_tokens(self, height: int, width: int, num_frames: int = 1) -> int:
         """The number of tokens of one frame in a prompt with ``num_frames`` frames of this size."""
-        return len(self.frames.frame_tokens(num_frames, height, width).ids)
+        return len(self.frame_encoder.frame_tokens(num_frames, height, width).ids)
 
 
-def _chat(processor: Any, num_frames: int, query: str) -> str:
-    content = [*[{"type": "image"}] * num_frames, {"type": "text", "text": query}]
+def _chat(processor: Any, num_frames: int, question: str) -> str:
+    content = [*[{"type": "image"}] * num_frames, {"type": "text", "text": question}]
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 

@@ -1,27 +1,17 @@
 """The vision encoder with a cache of visual tokens: each scene is encoded once, or once per run if it is frozen."""
 
 import hashlib
-import os
-import tempfile
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import psutil
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lvad.ops import content_digest, fingerprints
 from lvad.policy.adapters import active_weights, has_adapters
 from lvad.policy.families.family import Family, FrameEncoder
-
-_BYTES_PER_MB: Final = 2**20
-_SHARE_OF_FREE: Final = 0.25
-_CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
+from lvad.policy.visual_token_cache import VisualTokenCache, cache_key
 
 
 @dataclass(frozen=True)
@@ -51,130 +41,19 @@ class VisionCache:
         return self.memory_mb != 0 or self.folder is not None
 
 
-def store_key(scene: bytes, encoder: bytes) -> str:
-    """Cache key of a scene's visual tokens: hash of the frames, hash of encoder and settings."""
-    return f"{scene.hex()}-{encoder.hex()}"
-
-
-class FeatureStore:
-    """Caches visual tokens in memory and in files, by the keys of ``store_key``.
-
-    When memory is full, tokens of earlier states of the encoder are evicted, the least recently used first. Tokens of
-    the same state are never evicted; new ones are not kept instead. In a shuffled epoch over twice as many scenes as
-    fit, half of the look-ups succeed that way; with eviction of the oldest it would be one in seven.
-    """
-
-    def __init__(self, cache: VisionCache) -> None:
-        self._max_bytes = None if cache.memory_mb is None else cache.memory_mb * _BYTES_PER_MB
-        self._folder = Path(cache.folder) if cache.folder else None
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        self.num_bytes = 0
-
-    def get(self, key: str) -> Tensor | None:
-        """Look the visual tokens of a key up; None if there are none.
-
-        Raises:
-            ValueError: naming a file of the folder that cannot be read.
-        """
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        file = self._file(key)
-        if file is None or not file.is_file():
-            return None
-        try:
-            features = load_file(file)["features"]
-            if features.ndim != 2 or not features.is_floating_point():
-                raise ValueError(f"{features.dtype} of shape {list(features.shape)}")
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{file} holds no visual tokens ({error}); delete it") from error
-        self._remember(key, features)
-        return features
-
-    def put(self, key: str, features: Tensor) -> None:
-        """Keep the visual tokens float[N, D] of a key."""
-        features = features.detach().to("cpu", copy=True)
-        self._remember(key, features)
-        file = self._file(key)
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # Other processes read the folder: a rename makes the whole file appear at once.
-            handle, written = tempfile.mkstemp(dir=file.parent)
-            os.close(handle)
-            save_file({"features": features.contiguous()}, written)
-            os.replace(written, file)
-
-    def _file(self, key: str) -> Path | None:
-        return self._folder / key[:2] / f"{key}.safetensors" if self._folder else None
-
-    def _remember(self, key: str, features: Tensor) -> None:
-        if self._max_bytes is None:
-            self._max_bytes = int(_SHARE_OF_FREE * free_bytes() / _processes_here())
-        size = _size(features)
-        if size > self._max_bytes or key in self._kept:
-            return
-        while self.num_bytes + size > self._max_bytes:
-            oldest = next(iter(self._kept))
-            if _encoder_of(oldest) == _encoder_of(key):
-                return
-            self.num_bytes -= _size(self._kept.pop(oldest))
-        self._kept[key] = features
-        self.num_bytes += size
-
-
-def free_bytes() -> int:
-    """Memory that can be allocated without swapping, within the limits of this process's control groups."""
-    free = psutil.virtual_memory().available
-    for group in _own_groups():
-        try:
-            limit, used = (int((group / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
-            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
-        except (OSError, ValueError):  # no limit ("max"), or none of version 2
-            continue
-        # The page cache of files counts as used, but is freed on demand.
-        free = min(free, limit - used + int(stat["file"]))
-    return max(free, 0)
-
-
-def _own_groups() -> list[Path]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return []
-    own = [_CONTROL_GROUPS / line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    return [folder for group in own for folder in (group, *group.parents) if folder.is_relative_to(_CONTROL_GROUPS)]
-
-
-def _processes_here() -> int:
-    """An upper bound on the run's processes on this machine: one per accelerator, on a CPU all of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 1
-    world = torch.distributed.get_world_size()
-    devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    return min(world, devices) if devices else world
-
-
-def _encoder_of(key: str) -> str:
-    return key.rpartition("-")[2]
-
-
-def _size(features: Tensor) -> int:
-    return features.numel() * features.element_size()
-
-
 class VisionEncoder:
     """The vision encoder of a model, its connector and image processing included, with a cache of visual tokens.
 
     Args:
         family: of the model.
-        frames: encodes frames.
+        frame_encoder: encodes frames.
         cache: where visual tokens are kept while the encoder is frozen.
     """
 
-    def __init__(self, family: Family, frames: FrameEncoder, cache: VisionCache) -> None:
-        self._family, self._frames = family, frames
+    def __init__(self, family: Family, frame_encoder: FrameEncoder, cache: VisionCache) -> None:
+        self._family, self._frame_encoder = family, frame_encoder
         self._keeps = cache.keeps
-        self._store = FeatureStore(cache)
+        self._cache = VisualTokenCache(cache.memory_mb, cache.folder)
         self._state: tuple[Any, ...] = ()
         self._state_digest = b""
 
@@ -198,10 +77,10 @@ class VisionEncoder:
         weights = self._active_weights(vlm)
         is_trained = any(weight.requires_grad for weight in weights)
         if is_trained and torch.is_grad_enabled():
-            return self._frames.encode(vlm, scenes)
+            return self._frame_encoder.encode(vlm, scenes)
         with torch.no_grad():
             if is_trained or not self._keeps:
-                return self._frames.encode(vlm, scenes)
+                return self._frame_encoder.encode(vlm, scenes)
             return self._look_up(vlm, scenes, self._digest(vlm, weights))
 
     def _look_up(self, vlm: Any, scenes: Sequence[Tensor], encoder: bytes) -> list[Tensor]:
@@ -210,12 +89,12 @@ class VisionEncoder:
         The bits of a scene must not depend on which others are new: a resumed run encodes scenes in other batches than
         the run that it continues.
         """
-        keys = [store_key(scene, encoder) for scene in fingerprints(scenes)]
-        found = {key: self._store.get(key) for key in keys}
+        keys = [cache_key(scene, encoder) for scene in fingerprints(scenes)]
+        found = {key: self._cache.get(key) for key in keys}
         missing = {key: frames for key, frames in zip(keys, scenes, strict=True) if found[key] is None}
-        encoded = self._frames.encode_batch_invariant(vlm, list(missing.values()))
+        encoded = self._frame_encoder.encode_batch_invariant(vlm, list(missing.values()))
         for key, features in zip(missing, _moved(encoded, torch.device("cpu")), strict=True):
-            self._store.put(key, features)
+            self._cache.put(key, features)
         kept = {key: features for key, features in found.items() if features is not None}
         tokens = dict(zip(missing, encoded, strict=True))
         tokens.update(zip(kept, _moved(list(kept.values()), vlm.device), strict=True))
@@ -227,7 +106,7 @@ class VisionEncoder:
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         state = (vlm.dtype, cast, *((id(weight), weight._version) for weight in weights))
         if state != self._state:
-            digest = hashlib.blake2b(repr((self._frames.settings, *state[:2])).encode(), digest_size=16)
+            digest = hashlib.blake2b(repr((self._frame_encoder.settings, *state[:2])).encode(), digest_size=16)
             for weight in weights:
                 digest.update(content_digest(weight))
             self._state, self._state_digest = state, digest.digest()

@@ -126,14 +126,14 @@ def _check_clip_size(folder: Path) -> None:
     Raises:
         ValueError: if the least number of parameters is larger than the files.
     """
-    towers = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
+    encoders = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
     num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    for tower in (towers["text_cfg"], towers["vision_cfg"]):
-        sizes = [tower.get(name, 1) for name in ("width", "layers", "vocab_size", "context_length", "image_size")]
+    for encoder in (encoders["text_cfg"], encoders["vision_cfg"]):
+        sizes = [encoder.get(name, 1) for name in ("width", "layers", "vocab_size", "context_length", "image_size")]
         # A ResNet's are lists; what is no number at all, open_clip refuses.
         width, layers, *lengths = (size if isinstance(size, int) else 1 for size in sizes)
         if width * max(width * layers, *lengths) > num_bytes:
-            raise ValueError(f"it says {tower!r:.300}, which the {num_bytes:,} bytes of the folder cannot hold")
+            raise ValueError(f"it says {encoder!r:.300}, which the {num_bytes:,} bytes of the folder cannot hold")
 
 
 class CLIPCosine(nn.Module):

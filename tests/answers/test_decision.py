@@ -75,7 +75,7 @@ def test_a_stage_votes_over_its_descriptions_and_views(vlm_folder, batch, style,
     asked, encode = [], policy.encode
     policy.encode = lambda *args: asked.append(args[1] if len(args) > 1 else None) or encode(*args)
     rows = module._answer(batch, None, with_probabilities=True)
-    own = [queries for queries in asked if queries is not None]
+    own = [questions for questions in asked if questions is not None]
     assert len(own) == views
     assert all(row.is_valid and len(row.action_probabilities) == 4 for row in rows)
     if style is not None:

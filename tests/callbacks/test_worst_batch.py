@@ -185,7 +185,7 @@ def test_out_of_memory_names_the_batch_and_what_helps(tmp_path, vlm_folder, clip
 def test_out_of_memory_names_fewer_tiles_first(tmp_path, vlm_folder, clip_folder, data, monkeypatch):
     module = describer(vlm_folder, clip_folder)
     tiling = Tiling.of(Idefics3ImageProcessor(size={"longest_edge": 512}, max_image_size={"longest_edge": 128}))
-    monkeypatch.setattr(module.policy.prompt_ids.frames, "tiling", tiling)
+    monkeypatch.setattr(module.policy.prompt_ids.frame_encoder, "tiling", tiling)
     batch = worst_batch(data)
     said = _remedy(module, batch, MemoryError())
     tall, wide = batch.frames[0].shape[-2:]

@@ -15,11 +15,11 @@ def loaded(run_folder):
     return load_run(run_folder)
 
 
-def policy_texts(run_folder, query):
+def policy_texts(run_folder, question):
     """What lvad's own policy says of the validation scenes, greedily."""
     run = loaded(run_folder)
     frames = load_trial_scenes(run.data, 4).frames
-    return [t.text for t in export_check.run_trials(run.module.policy, frames, [query] * len(frames))]
+    return [t.text for t in export_check.run_trials(run.module.policy, frames, [question] * len(frames))]
 
 
 def frames_of(run_folder):
@@ -27,10 +27,11 @@ def frames_of(run_folder):
     return [[Image.fromarray(f.permute(1, 2, 0).numpy()) for f in scene] for scene in scenes]
 
 
-def plain_texts(model, processor, scenes, query, **options):
+def plain_texts(model, processor, scenes, question, **options):
     """All scenes in one batch, which needs the padding on the left."""
     chats = [
-        [{"role": "user", "content": [*[{"type": "image"}] * len(s), {"type": "text", "text": query}]}] for s in scenes
+        [{"role": "user", "content": [*[{"type": "image"}] * len(s), {"type": "text", "text": question}]}]
+        for s in scenes
     ]
     texts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     inputs = processor(text=texts, images=scenes, padding=True, return_tensors="pt")

@@ -65,10 +65,10 @@ def test_all_weights(fit, tmp_path, capsys):
     run = fit("action_sft", *WHOLE)
     assert main(["export", str(run), str(tmp_path / "baseline")]) == 0
     assert "copying moves a logit by at most 0.0e+00" in capsys.readouterr().out
-    query = json.loads((tmp_path / "baseline/prompts.json").read_text())["decide"]
+    question = json.loads((tmp_path / "baseline/prompts.json").read_text())["decide"]
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "baseline").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "baseline")
-    assert plain_texts(model, processor, frames_of(run), query) == policy_texts(run, query)
+    assert plain_texts(model, processor, frames_of(run), question) == policy_texts(run, question)
     card = (tmp_path / "baseline/README.md").read_text()
     assert 'prompts["decide"]' in card
     assert "are decoded over their grammar" in card
@@ -81,11 +81,11 @@ def test_a_base_in_four_bits_is_written_as_it_speaks(fit, tmp_path, capsys):
     run = fit("rloo", *LORA, LEARN, "0.05", f"{POLICY}.in_four_bits", "true")
     assert main(["export", str(run), str(tmp_path / "whole")]) == 0
     assert "merging moves a logit by at most" in capsys.readouterr().out
-    query = json.loads((tmp_path / "whole/prompts.json").read_text())["describe"]
+    question = json.loads((tmp_path / "whole/prompts.json").read_text())["describe"]
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole").eval()
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     processor = AutoProcessor.from_pretrained(tmp_path / "whole")
-    assert plain_texts(model, processor, frames_of(run), query) == policy_texts(run, query)
+    assert plain_texts(model, processor, frames_of(run), question) == policy_texts(run, question)
     assert "trained on a base in 4 bits" in fails(capsys, run, tmp_path / "adapter", "--adapter")
 
 
@@ -96,10 +96,10 @@ def test_the_adapters_alone(lora_run, vlm_folder, tmp_path, monkeypatch, capsys)
     base = AutoModelForImageTextToText.from_pretrained(vlm_folder)
     model = PeftModel.from_pretrained(base, str(folder)).eval()
     processor = AutoProcessor.from_pretrained(vlm_folder, padding_side="left")
-    query = json.loads((folder / "prompts.json").read_text())["describe"]
+    question = json.loads((folder / "prompts.json").read_text())["describe"]
     generation = GenerationConfig.from_pretrained(folder)
-    said = plain_texts(model, processor, frames_of(lora_run), query, generation_config=generation)
-    assert said == policy_texts(lora_run, query)
+    said = plain_texts(model, processor, frames_of(lora_run), question, generation_config=generation)
+    assert said == policy_texts(lora_run, question)
     assert yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])["library_name"] == "peft"
     assert run_snippet(folder, frames_of(lora_run)[0], monkeypatch, capsys).strip()
     assert "--num_scenes must be at least 1, got 0" in fails(capsys, lora_run, folder, "--num_scenes", "0")
@@ -155,8 +155,8 @@ def test_smolvlm_256m(fit, tmp_path):
     )  # fmt: skip
     assert main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0
     assert main(["export", str(run), str(tmp_path / "out"), "--dtype", "float32"]) == 0
-    query = json.loads((tmp_path / "out/prompts.json").read_text())["describe"]
+    question = json.loads((tmp_path / "out/prompts.json").read_text())["describe"]
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto").eval()
-    said = plain_texts(model, AutoProcessor.from_pretrained(tmp_path / "out"), frames_of(run), query)
-    assert said == policy_texts(run, query)
+    said = plain_texts(model, AutoProcessor.from_pretrained(tmp_path / "out"), frames_of(run), question)
+    assert said == policy_texts(run, question)
     assert "| reward | " in (tmp_path / "out/README.md").read_text()

@@ -67,7 +67,7 @@ def minimal_step(minimal, policy, reference, processor, scenes, rollouts, reward
 
 def pixel_rounding(minimal, engine, processor, batch, scenes):
     """How far the page's pixel values are from the engine's: 0 but for older versions of transformers."""
-    tiling = engine.prompt_ids.frames.tiling
+    tiling = engine.prompt_ids.frame_encoder.tiling
     ours = [tiling.pixel_values(tiling.tiles(frames).flatten(0, 1)) for frames in batch.frames]
     theirs = [minimal.prompt_of(processor, scene)["pixel_values"][0] for scene in scenes]
     return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))

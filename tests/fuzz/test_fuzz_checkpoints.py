@@ -18,7 +18,7 @@ from lvad.commands.checkpoint_io import check_checkpoint, read_checkpoint
 from lvad.commands.run_folder import find_interrupted_run
 from lvad.commands.trained_run import load_run
 from lvad.errors import DataError
-from lvad.policy.vision import FeatureStore, VisionCache
+from lvad.policy.visual_token_cache import VisualTokenCache
 
 WHOLE = {
     "state_dict": {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.zeros(2, dtype=torch.bfloat16)},
@@ -173,7 +173,7 @@ def test_kept_visual_tokens(tmp_path: Path, rng: random.Random) -> None:
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(break_bytes(save({"features": torch.ones(2, 3)}), rng))
     with refused(ValueError, file):
-        features = FeatureStore(VisionCache(folder=str(tmp_path))).get(KEY)
+        features = VisualTokenCache(folder=str(tmp_path)).get(KEY)
         assert features is not None
         assert features.ndim == 2
         assert features.is_floating_point()
@@ -184,7 +184,7 @@ def test_what_is_no_row_of_visual_tokens(features: torch.Tensor, tmp_path: Path)
     (tmp_path / KEY[:2]).mkdir()
     (tmp_path / KEY[:2] / f"{KEY}.safetensors").write_bytes(save({"features": features}))
     with pytest.raises(ValueError, match=f"{KEY}.safetensors holds no visual tokens"):
-        FeatureStore(VisionCache(folder=str(tmp_path))).get(KEY)
+        VisualTokenCache(folder=str(tmp_path)).get(KEY)
 
 
 def test_kept_visual_tokens_without_end(tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_kept_visual_tokens_without_end(tmp_path: Path) -> None:
         (tmp_path / KEY[:2]).mkdir(exist_ok=True)
         (tmp_path / KEY[:2] / f"{KEY}.safetensors").write_bytes(content)
         with pytest.raises(ValueError, match="holds no visual tokens"):
-            FeatureStore(VisionCache(folder=str(tmp_path))).get(KEY)
+            VisualTokenCache(folder=str(tmp_path)).get(KEY)

@@ -99,7 +99,7 @@ def test_descriptions_are_stage_ones_before_and_after_training(make_sft, vlm_fol
     module = make_sft("action", describe=DescriptionOptions(), lora=lora)
     asked = []
     encode = module.policy.encode
-    module.policy.encode = lambda batch, queries=None: asked.append(queries) or encode(batch, queries)
+    module.policy.encode = lambda batch, questions=None: asked.append(questions) or encode(batch, questions)
     fit(module, drawn_root, tmp_path, 3)
     module.describer.restore_descriptions({})
     assert module.describer.describe(module.policy, batch, is_training=False) == stage_one

@@ -10,7 +10,7 @@ from lvad.policy.adapters import active_weights
 from lvad.policy.tokens import chat_inputs
 from lvad.policy.vision import VisionCache
 
-TOWER = r".*vision_model.*(q|k|v|out)_proj"
+VISION_MODEL = r".*vision_model.*(q|k|v|out)_proj"
 CONNECTOR = r".*connector.*proj"
 BOTH = r".*(q|k|v|o|out|gate|up|down)_proj"
 
@@ -79,7 +79,7 @@ def make(vlm_folder):
     return make
 
 
-@pytest.mark.parametrize("targets", [TOWER, CONNECTOR, BOTH])
+@pytest.mark.parametrize("targets", [VISION_MODEL, CONNECTOR, BOTH])
 @pytest.mark.parametrize("mode", ["under gradients", "without"])
 def test_the_reference_is_the_start_wherever_the_adapters_lie(make, make_batch, targets, mode):
     policy, start, batch = make(targets), make(None), make_batch(1, 2)
@@ -125,7 +125,7 @@ def test_visual_tokens_kept_with_adapters_off_are_not_taken_with_adapters_on(mak
 
 
 def test_the_start_sees_each_scene_once(make, make_batch):
-    policy, batch, seen = make(TOWER), make_batch(1), []
+    policy, batch, seen = make(VISION_MODEL), make_batch(1), []
     prefix = policy.encode(batch)
     rollouts = policy.generate(prefix, 2)
     policy.vlm.model.vision_model.register_forward_hook(lambda *_: seen.append(1))
@@ -136,9 +136,9 @@ def test_the_start_sees_each_scene_once(make, make_batch):
 
 
 def test_weights_of_adapters_that_are_off_are_not_active(make):
-    policy, plain = make(TOWER), make(None)
-    tower = policy.vlm.model.vision_model
+    policy, plain = make(VISION_MODEL), make(None)
+    encoder = policy.vlm.model.vision_model
     num_base, num_all = (len(list(p.vlm.model.vision_model.parameters())) for p in (plain, policy))
-    assert len(active_weights(tower)) == num_all > num_base
+    assert len(active_weights(encoder)) == num_all > num_base
     with policy.model.disable_adapter():
-        assert len(active_weights(tower)) == num_base
+        assert len(active_weights(encoder)) == num_base

@@ -1,4 +1,4 @@
-"""Log-probabilities of drawn tokens and their gradients against PyTorch's own differentiation of the density."""
+"""Log-probabilities of drawn tokens and their gradients against PyTorch's own differentiation of the distribution."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from lvad.ops import gather_logps
 from lvad.policy import autograd_functions
 from lvad.policy.autograd_functions import TokenLogps
-from lvad.policy.sampling import Sampling, log_density
+from lvad.policy.sampling import Sampling, next_token_logps
 
 NUM_ROWS, WIDTH, VOCABULARY = 7, 5, 11
 
@@ -35,17 +35,17 @@ def inputs():
 
 @pytest.mark.parametrize("law", [{}, {"temperature": 1.7}, {"temperature": 0.6, "top_k": 4, "top_p": 0.8}], ids=str)
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
-def test_values_and_gradients_are_those_of_the_density(inputs, law, rows_at_once, monkeypatch):
+def test_values_and_gradients_are_those_of_the_distribution(inputs, law, rows_at_once, monkeypatch):
     monkeypatch.setattr(autograd_functions, "LOGITS_AT_ONCE", rows_at_once * VOCABULARY)
     states, weight, tokens, banned = inputs
     sampling, seen = Sampling(**law), []
 
-    def density(logits, rows):
+    def next_logps(logits, rows):
         seen.append(logits.shape)
-        return log_density(logits, sampling, banned[rows], tokens[rows])
+        return next_token_logps(logits, sampling, banned[rows], tokens[rows])
 
-    found = TokenLogps.apply(states, weight, tokens, sampling.temperature, density)
-    expected = gather_logps(log_density(states @ weight.t(), sampling, banned, tokens), tokens)
+    found = TokenLogps.apply(states, weight, tokens, sampling.temperature, next_logps)
+    expected = gather_logps(next_token_logps(states @ weight.t(), sampling, banned, tokens), tokens)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     grad = torch.linspace(-1, 2, NUM_ROWS, dtype=torch.float64)
     ours = torch.autograd.grad(found, [states, weight], grad)

@@ -49,7 +49,7 @@ def test_an_end_outside_of_the_vocabulary_is_named(make_ending):
         make_ending(99999)
 
 
-def test_each_of_them_ends_a_completion_and_counts_in_the_density(make_ending, make_batch):
+def test_each_of_them_ends_a_completion_and_counts_in_the_distribution(make_ending, make_batch):
     policy = make_ending(["a"], max_new_tokens=4)
     only(policy, "a", "b")
     prefix = policy.encode(make_batch(1))

@@ -20,7 +20,7 @@ from lvad.policy.vision import VisionCache
 from lvad.types import UNLABELLED, Batch, Rollouts
 
 NUM_COMPLETIONS, LENGTH, TEMPERATURE = 4, 7, 1.3
-QUERIES = ["What does the driver do?", "Why? Name the reasons that you see, shortly."]
+QUESTIONS = ["What does the driver do?", "Why? Name the reasons that you see, shortly."]
 ADAPTERS = Lora(rank=4)
 
 families = pytest.mark.parametrize("name", FAMILIES)
@@ -70,8 +70,8 @@ def plain_model(policy, **options):
 def plain_inputs(policy, batch, scene):
     """What the processor makes of one scene."""
     alone = batch._replace(frames=[batch.frames[scene]])
-    inputs = dict(chat_inputs(policy.processor, alone, [QUERIES[scene]]))
-    frames = policy.prompt_ids.frames
+    inputs = dict(chat_inputs(policy.processor, alone, [QUESTIONS[scene]]))
+    frames = policy.prompt_ids.frame_encoder
     if isinstance(frames, TiledFrameEncoder):  # the variants of its processor round in their own ways
         tiles = frames.tiling.tiles(batch.frames[scene]).flatten(0, 1)
         inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
@@ -127,7 +127,7 @@ def gradients(model, logps, rollouts):
 def test_log_probabilities_and_gradients_equal_those_of_separate_sequences(make, in_float64, name, lora):
     policy, batch = make(name, lora, torch.float64).train(), two_scenes()
     rollouts, plain = random_rollouts(policy), plain_model(policy)
-    ours = policy.logprobs(policy.encode(batch, QUERIES), rollouts)
+    ours = policy.logprobs(policy.encode(batch, QUESTIONS), rollouts)
     theirs = separate_logps(policy, plain, batch, rollouts)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
     assert theirs.abs().max() > 3
@@ -138,7 +138,7 @@ def test_log_probabilities_and_gradients_equal_those_of_separate_sequences(make,
     assert any("vis" in key for key in found) == (not lora)
     whole = torch.stack([grad.norm() for grad in expected.values()]).norm()
     for key, grad in expected.items():
-        # A shift of all scores is not seen by the softmax: the true gradient of a tower's keys' bias is zero.
+        # A shift of all scores is not seen by the softmax: the true gradient of a vision encoder's keys' bias is zero.
         assert (found[key] - grad).norm() <= 1e-10 * max(grad.norm(), 1e-4 * whole), key
 
 
@@ -147,7 +147,7 @@ def test_greedy_texts_are_those_of_generate(make, name):
     policy, batch = make(name).eval(), two_scenes()
     plain = plain_model(policy)
     with torch.no_grad():
-        said = policy.generate(policy.encode(batch, QUERIES), 1, greedy=True)
+        said = policy.generate(policy.encode(batch, QUESTIONS), 1, greedy=True)
     never = policy.banned.nonzero().flatten().tolist()
     for scene in range(2):
         inputs = plain_inputs(policy, batch, scene)
@@ -164,7 +164,7 @@ def test_the_sampler_draws_by_inversion_of_the_plain_models_law(make, in_float64
     plain = plain_model(policy)
     torch.manual_seed(1)
     with torch.no_grad():
-        drawn = policy.generate(policy.encode(batch, QUERIES), NUM_COMPLETIONS)
+        drawn = policy.generate(policy.encode(batch, QUESTIONS), NUM_COMPLETIONS)
     assert drawn.completion_mask.sum(-1).unique().numel() > 1  # some ended early and left the batch
     torch.manual_seed(1)
     uniform = torch.stack([torch.rand(2 * NUM_COMPLETIONS) for _ in range(drawn.tokens.shape[2])], 1)
@@ -183,7 +183,7 @@ def test_the_sampler_draws_by_inversion_of_the_plain_models_law(make, in_float64
 def test_the_sampler_of_static_shapes_draws_the_same(make, name, monkeypatch):
     policy = make(name, True, torch.float64).eval()
     with torch.no_grad():
-        prefix, drawn = policy.encode(two_scenes(), QUERIES), []
+        prefix, drawn = policy.encode(two_scenes(), QUESTIONS), []
     for is_static in (False, True):
         monkeypatch.setattr("lvad.policy.hf.uses_static_shapes", lambda _, answer=is_static: answer)
         torch.manual_seed(1)
@@ -201,7 +201,7 @@ def test_states_token_by_token_are_those_of_the_layers(make, in_float64, name):
     policy = make(name, True, torch.float64).eval()
     tokens = random_rollouts(policy).tokens
     with torch.no_grad():
-        prompt_cache = policy.encode(two_scenes(), QUERIES).prompt_cache
+        prompt_cache = policy.encode(two_scenes(), QUESTIONS).prompt_cache
         embeds = policy.vlm.get_input_embeddings()(tokens)
         counts = [[LENGTH] * NUM_COMPLETIONS] * 2
         expected = completion_pass(policy.text_model, prompt_cache, embeds.flatten(0, 2), counts)
@@ -215,7 +215,7 @@ def test_the_reference_is_the_start(make, in_float64, name):
     """The log-probabilities of which KL is made, of the model without adapters and of a kept copy."""
     policy, batch = make(name, True, torch.float64).train(), two_scenes()
     rollouts = random_rollouts(policy)
-    prefix = policy.encode(batch, QUERIES)
+    prefix = policy.encode(batch, QUESTIONS)
     expected = separate_logps(policy, plain_model(make(name, dtype=torch.float64)), batch, rollouts)
     found = policy.reference_logprobs(batch, prefix, rollouts)
     torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-11)
@@ -243,8 +243,8 @@ def test_an_export_says_the_same_in_plain_transformers_and_read_again(make, name
     policy.save_pretrained(tmp_path)
     again = HFPolicy(str(tmp_path), policy.sampling, lora=None).eval()
     rollouts = random_rollouts(policy)
-    ours = policy.logprobs(policy.encode(batch, QUERIES), rollouts).detach()
-    read = again.logprobs(again.encode(batch, QUERIES), rollouts).detach()
+    ours = policy.logprobs(policy.encode(batch, QUESTIONS), rollouts).detach()
+    read = again.logprobs(again.encode(batch, QUESTIONS), rollouts).detach()
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
     theirs = separate_logps(again, plain, batch, rollouts).detach()
     torch.testing.assert_close(read, ours, rtol=0, atol=1e-4)
@@ -255,10 +255,10 @@ def test_an_export_says_the_same_in_plain_transformers_and_read_again(make, name
 @families
 def test_prompt_ids_are_those_of_the_processor(make, name):
     policy, batch = make(name), two_scenes()
-    prefix = policy.encode(batch, QUERIES)
-    for scene, (query, frames) in enumerate(zip(QUERIES, batch.frames, strict=True)):
+    prefix = policy.encode(batch, QUESTIONS)
+    for scene, (question, frames) in enumerate(zip(QUESTIONS, batch.frames, strict=True)):
         expected = plain_inputs(policy, batch, scene)["input_ids"][0]
-        assert torch.equal(policy.prompt_ids(query, frames), expected)
+        assert torch.equal(policy.prompt_ids(question, frames)[0], expected)
         assert prefix.lengths[scene] == len(expected)
 
 
@@ -267,12 +267,14 @@ def test_visual_tokens_are_kept_whole(make, name, tmp_path, monkeypatch):
     """From memory and from files, what is added behind the first layers included; the encoder is not asked again."""
     cache, batch = VisionCache(folder=str(tmp_path)), two_scenes()
     first = make(name, True, vision_cache=cache)
-    seen = first.encode(batch, QUERIES)
+    seen = first.encode(batch, QUESTIONS)
     again = make(name, True, vision_cache=VisionCache(memory_mb=0, folder=str(tmp_path)))
     for policy in (first, again):
         monkeypatch.setattr(
-            type(policy.prompt_ids.frames), "encode_batch_invariant", lambda self, vlm, scenes: [None] * len(scenes)
+            type(policy.prompt_ids.frame_encoder),
+            "encode_batch_invariant",
+            lambda self, vlm, scenes: [None] * len(scenes),
         )
-        found = policy.encode(batch, QUERIES)
+        found = policy.encode(batch, QUESTIONS)
         for one, other in zip(found.prompt_cache.keys, seen.prompt_cache.keys, strict=True):
             assert torch.equal(one, other)

@@ -37,7 +37,7 @@ def test_the_text_model_alone_is_packed(packed):
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_the_gradient_pass_has_the_density_of_the_sampler(packed, make_batch, is_training):
+def test_the_completion_pass_has_the_distribution_of_the_sampler(packed, make_batch, is_training):
     packed.train(is_training)
     prefix = packed.encode(make_batch(2, 1))
     rollouts = packed.generate(prefix, 3)

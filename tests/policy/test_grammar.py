@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from lvad.policy.grammar import AnswerGrammar, GrammarState, GrammarStates, TokenGrammar
-from lvad.policy.sampling import Sampling, log_density
+from lvad.policy.sampling import Sampling, next_token_logps
 from lvad.policy.tokens import banned_tokens, token_texts
 from lvad.taxonomy import BDD_OIA
 from lvad.text import parse, render
@@ -157,7 +157,7 @@ def markov_logps(table, grammar, sequences, law):
     for tokens, places in sequences:
         before = torch.tensor([END, *tokens[:-1]])
         banned = GrammarStates(grammar, places).banned(torch.device("cpu"))
-        logps = log_density(table[before], law, banned)
+        logps = next_token_logps(table[before], law, banned)
         sums.append(logps.gather(1, torch.tensor(tokens)[:, None]).sum())
     return torch.stack(sums)
 

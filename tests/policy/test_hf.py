@@ -28,7 +28,7 @@ def pick_batch(batch, scenes):
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_gradient_pass_gives_the_log_probabilities_of_the_sampler(make_policy, make_batch, law):
+def test_completion_pass_gives_the_log_probabilities_of_the_sampler(make_policy, make_batch, law):
     policy = make_policy(max_new_tokens=12, **law)
     prefix = policy.encode(make_batch(2, 1))
     rollouts = policy.generate(prefix, 4)
@@ -142,7 +142,7 @@ def test_full_training_without_a_kept_reference_is_an_error(make_policy, make_ba
         policy.reference_logprobs(make_batch(1), prefix, policy.generate(prefix, 2))
 
 
-def test_a_frozen_tower_gets_no_gradient_and_a_trained_one_does(make_policy, make_batch):
+def test_a_frozen_vision_encoder_gets_no_gradient_and_a_trained_one_does(make_policy, make_batch):
     for lora in (True, False):
         policy = make_policy(lora=lora, max_new_tokens=3)
         prefix = policy.encode(make_batch(1))
@@ -169,7 +169,7 @@ def test_gradient_checkpointing_changes_no_gradient(vlm_folder, make_batch):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_the_vision_tower_sees_every_tile_once_whatever_k_and_length(make_policy, make_batch):
+def test_the_vision_encoder_sees_every_tile_once_whatever_k_and_length(make_policy, make_batch):
     policy = make_policy(max_new_tokens=8)
     seen = []
     policy.vlm.model.vision_model.register_forward_hook(lambda _, __, output: seen.append(len(output[0])))
@@ -244,11 +244,11 @@ def splitting_folder(vlm_folder, tmp_path):
 def test_settings_of_images_reach_prompt_pixels_cache_and_export(splitting_folder, make_batch, tmp_path):
     from transformers import AutoProcessor
 
-    from lvad.policy import HFPolicy, Images, VisionCache
+    from lvad.policy import HFPolicy, ImageOptions, VisionCache
 
     batch, lengths, seen = make_batch(1), [], []
     cache = VisionCache(folder=str(tmp_path / "kept"))
-    for images in (Images(), Images(longest_edge_px=128), Images(splitting=False)):
+    for images in (ImageOptions(), ImageOptions(longest_edge_px=128), ImageOptions(splitting=False)):
         torch.manual_seed(0)
         policy = HFPolicy(str(splitting_folder), lora=None, images=images, vision_cache=cache)
         prefix = policy.encode(batch)
@@ -269,7 +269,7 @@ def test_settings_of_images_reach_prompt_pixels_cache_and_export(splitting_folde
 
 
 def test_images_that_the_model_has_no_tokens_for_are_refused_at_once(vlm_folder):
-    from lvad.policy import HFPolicy, Images
+    from lvad.policy import HFPolicy, ImageOptions
 
     with pytest.raises(ValueError, match=r"2 x 2 tiles, and the model has no token '<row_2_col_2>'"):
-        HFPolicy(str(vlm_folder), images=Images(splitting=True, longest_edge_px=256))
+        HFPolicy(str(vlm_folder), images=ImageOptions(splitting=True, longest_edge_px=256))

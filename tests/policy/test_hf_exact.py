@@ -1,4 +1,4 @@
-"""The policy on a vocabulary small enough to list: its density sums to one, its mean gradient is exact."""
+"""The policy on a vocabulary small enough to list: its distribution sums to one, its mean gradient is exact."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def test_probabilities_of_all_sequences_sum_to_one(make_policy, make_batch, law)
 
 
 @pytest.mark.parametrize("law", [{}, {"temperature": 1.5, "top_k": 2}])
-def test_samples_follow_the_density_over_whole_sequences(make_policy, make_batch, law):
+def test_samples_follow_the_distribution_over_whole_sequences(make_policy, make_batch, law):
     policy = make_policy(max_new_tokens=2, **law)
     only(policy, "a", "b", "c")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Answers over their grammar: always valid, and the mask belongs to the density."""
+"""Answers over their grammar: always valid, and the mask belongs to the distribution."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_two_hundred_answers_of_a_random_model_are_all_valid(make_policy, make_b
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_gradient_pass_gives_the_masked_log_probabilities_of_the_sampler(make_policy, make_batch, law, monkeypatch):
+def test_completion_pass_gives_the_masked_log_probabilities_of_the_sampler(make_policy, make_batch, law, monkeypatch):
     monkeypatch.setattr("lvad.policy.autograd_functions.LOGITS_AT_ONCE", 64 * 300)  # several slices
     policy = make_policy(max_new_tokens=50, **law)
     prefix = policy.encode(make_batch(2, 1))

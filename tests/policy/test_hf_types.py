@@ -5,7 +5,7 @@ import torch
 
 
 @pytest.mark.parametrize("way", ["weights", "autocast"])
-def test_bfloat16_samples_in_the_density_that_is_differentiated(vlm_folder, make_batch, way):
+def test_bfloat16_samples_in_the_distribution_that_is_differentiated(vlm_folder, make_batch, way):
     from contextlib import nullcontext
 
     from lvad.policy.hf import HFPolicy, Lora

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, Idefics3ImageProcessor, SmolVLMImag
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from lvad.policy.pixels import Images, Tiling
+from lvad.policy.pixels import ImageOptions, Tiling
 
 PIL_PROCESSORS = (Idefics3ImageProcessorPil, SmolVLMImageProcessorPil)
 LEVEL = 2 / 255  # of the pixel values, whose std is 0.5
@@ -157,8 +157,8 @@ def test_a_released_processor_makes_13_tiles_of_a_camera_frame_and_settings_make
         tokenizer=SimpleNamespace(get_vocab=lambda: {f"<row_{i}_col_{i}>": i for i in range(1, 7)}),
     )
     for images, tiles in [
-        (Images(), 13), (Images(longest_edge_px=1536), 7), (Images(longest_edge_px=1024), 5),
-        (Images(splitting=False), 1),
+        (ImageOptions(), 13), (ImageOptions(longest_edge_px=1536), 7), (ImageOptions(longest_edge_px=1024), 5),
+        (ImageOptions(splitting=False), 1),
     ]:  # fmt: skip
         images.apply(processor)
         assert Tiling.of(processor.image_processor).num_tiles(720, 1280) == tiles
@@ -167,7 +167,7 @@ def test_a_released_processor_makes_13_tiles_of_a_camera_frame_and_settings_make
 
 def test_settings_of_images_are_saved_with_the_processor(tmp_path):
     processor = SimpleNamespace(image_processor=SmolVLMImageProcessor(), tokenizer=None)
-    Images(splitting=False, longest_edge_px=728).apply(processor)
+    ImageOptions(splitting=False, longest_edge_px=728).apply(processor)
     processor.image_processor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert (saved["do_image_splitting"], saved["size"]) == (False, {"longest_edge": 728})
@@ -188,9 +188,9 @@ def test_images_that_the_model_cannot_be_shown_are_refused(images, message):
     tokenizer = SimpleNamespace(get_vocab=lambda: {"<row_2_col_2>": 0})
     processor = SimpleNamespace(image_processor=SmolVLMImageProcessor(), tokenizer=tokenizer)
     with pytest.raises(ValueError, match=message):
-        Images(**images).apply(processor)
+        ImageOptions(**images).apply(processor)
 
 
 def test_a_longest_edge_of_no_pixels_is_refused():
     with pytest.raises(ValueError, match=r"images.longest_edge_px must be >= 1, got 0"):
-        Images(longest_edge_px=0)
+        ImageOptions(longest_edge_px=0)

@@ -6,7 +6,7 @@ import pytest
 from tiny_families import make_family
 
 from lvad.policy import HFPolicy
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_a_mixture_of_experts_is_no_member_of_its_family(tmp_path, family_folder
 
 def tokens_of(folder, height, width, num_frames=1, **images):
     """Visual tokens of a frame in the prompt."""
-    policy = HFPolicy(str(folder), lora=None, images=Images(**images))
-    ids = policy.prompt_ids.frames.frame_tokens(num_frames, height, width).ids
+    policy = HFPolicy(str(folder), lora=None, images=ImageOptions(**images))
+    ids = policy.prompt_ids.frame_encoder.frame_tokens(num_frames, height, width).ids
     return ids.count(policy.vlm.config.image_token_id)
 
 

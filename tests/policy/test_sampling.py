@@ -1,19 +1,19 @@
-"""The sampled density."""
+"""The sampled distribution."""
 
 import pytest
 import torch
 
-from lvad.policy.sampling import Sampling, log_density, sample_tokens
+from lvad.policy.sampling import Sampling, next_token_logps, sample_tokens
 
 LOGITS = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()
 NONE = torch.zeros(5, dtype=torch.bool)
 
 
 def probs(sampling, banned=NONE):
-    return log_density(LOGITS, sampling, banned).exp().tolist()
+    return next_token_logps(LOGITS, sampling, banned).exp().tolist()
 
 
-def test_plain_density_is_the_softmax():
+def test_plain_distribution_is_the_softmax():
     assert probs(Sampling()) == pytest.approx([0.5, 0.2, 0.15, 0.1, 0.05])
 
 
@@ -41,7 +41,7 @@ def test_banned_tokens_are_gone_before_truncation():
     assert probs(Sampling(top_k=2), banned) == pytest.approx([0, 4 / 7, 3 / 7, 0, 0])
 
 
-def test_density_agrees_with_transformers_warpers():
+def test_distribution_agrees_with_transformers_warpers():
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     torch.manual_seed(0)
@@ -49,16 +49,16 @@ def test_density_agrees_with_transformers_warpers():
     warped = logits
     for warper in (TemperatureLogitsWarper(1.5), TopKLogitsWarper(20), TopPLogitsWarper(0.9)):
         warped = warper(None, warped)  # type: ignore[arg-type]
-    ours = log_density(logits, Sampling(1.5, 20, 0.9), torch.zeros(50, dtype=torch.bool))
+    ours = next_token_logps(logits, Sampling(1.5, 20, 0.9), torch.zeros(50, dtype=torch.bool))
     torch.testing.assert_close(ours.exp(), warped.softmax(-1))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.5, 3, 0.8), Sampling(top_p=0.6), Sampling(0.7, 4)])
-def test_draws_follow_the_density(sampling):
+def test_draws_follow_the_distribution(sampling):
     """Pearson's chi-square of 40,000 draws stays under the 0.9999 quantile (23.5 for 4 degrees of freedom)."""
     torch.manual_seed(0)
     banned = torch.tensor([False, False, True, False, False])
-    logps = log_density(LOGITS, sampling, banned)
+    logps = next_token_logps(LOGITS, sampling, banned)
     draws = sample_tokens(logps.expand(40_000, -1), torch.rand(40_000))
     counts = torch.bincount(draws, minlength=5).double()
     expected = 40_000 * logps.exp().double()
@@ -69,7 +69,7 @@ def test_draws_follow_the_density(sampling):
 
 def test_a_drawn_token_is_kept_whatever_the_rounding():
     token = torch.tensor(4)
-    kept = log_density(LOGITS, Sampling(top_k=2), NONE, always_keep=token)
+    kept = next_token_logps(LOGITS, Sampling(top_k=2), NONE, always_keep=token)
     assert kept.exp().tolist() == pytest.approx([0.5 / 0.75, 0.2 / 0.75, 0, 0, 0.05 / 0.75])
 
 

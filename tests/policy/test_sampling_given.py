@@ -13,7 +13,7 @@ def beginning(policy, *texts):
     return begin._replace(completion_mask=without_end(begin))
 
 
-def test_completions_start_as_they_are_told_and_their_density_counts_the_start(make_policy, make_batch):
+def test_completions_start_as_they_are_told_and_their_distribution_counts_the_start(make_policy, make_batch):
     policy = make_policy(max_new_tokens=40)
     prefix = policy.encode(make_batch(1, 2))
     said = ["Action: stop.", "Action: forward, left."]

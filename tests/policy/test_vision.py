@@ -1,4 +1,4 @@
-"""Visual tokens: the tower's own, each scene once, whatever its company."""
+"""Visual tokens: the vision encoder's own, each scene once, whatever its company."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_the_tokens_are_those_of_the_model_for_mixed_numbers_of_frames(make, mak
         torch.testing.assert_close(seen, torch.cat(list(own.pooler_output)), rtol=1e-4, atol=1e-5)
 
 
-def test_a_frozen_tower_sees_each_scene_once_whatever_the_prompt_and_the_company(make, make_batch):
+def test_a_frozen_vision_encoder_sees_each_scene_once_whatever_the_prompt_and_the_company(make, make_batch):
     policy, tiles = make()
     batch = make_batch(1, 2, 1)
     first = policy.encode(batch).embeds
@@ -56,7 +56,7 @@ def test_a_frozen_tower_sees_each_scene_once_whatever_the_prompt_and_the_company
 
 
 @pytest.mark.parametrize("cache", [{"memory_mb": 0}, {}])
-def test_a_trained_tower_and_a_cache_of_no_size_keep_nothing(make, make_batch, cache):
+def test_a_trained_vision_encoder_and_a_cache_of_no_size_keep_nothing(make, make_batch, cache):
     policy, tiles = make(frozen=bool(cache), **cache)
     for _ in range(2):
         policy.encode(make_batch(1))
@@ -77,7 +77,7 @@ def test_new_weights_are_seen(make, make_batch):
     assert sum(tiles) == 3
 
 
-def test_files_serve_another_process_with_the_same_tower_and_no_other(make, make_batch, tmp_path):
+def test_files_serve_another_process_with_the_same_vision_encoder_and_no_other(make, make_batch, tmp_path):
     batch, cache = make_batch(1, 2), {"memory_mb": 0, "folder": str(tmp_path / "seen")}
     policy, _ = make(**cache)
     expected = policy.encode(batch).embeds
@@ -104,11 +104,11 @@ def test_a_damaged_file_is_named(make, make_batch, tmp_path):
 def test_prompt_ids_are_those_of_the_processor(make, make_batch):
     policy, _ = make()
     batch, ids = make_batch(1, 3), PromptIds(policy.processor, TiledFrameEncoder(policy.processor))
-    queries = ["What do you see?", "Stop\nor go: why?"]
-    inputs = chat_inputs(policy.processor, batch, queries)
-    for b, (query, frames) in enumerate(zip(queries, batch.frames, strict=True)):
+    questions = ["What do you see?", "Stop\nor go: why?"]
+    inputs = chat_inputs(policy.processor, batch, questions)
+    for b, (question, frames) in enumerate(zip(questions, batch.frames, strict=True)):
         expected = inputs["input_ids"][b][inputs["attention_mask"][b].bool()]
-        assert ids(query, frames).tolist() == expected.tolist()
+        assert ids(question, frames)[0].tolist() == expected.tolist()
     with pytest.raises(ValueError, match="must not contain '<image>'"):
         ids("What is <image>?", batch.frames[0])
 
@@ -131,10 +131,10 @@ def test_a_frame_of_any_size_has_as_many_places_as_its_tiles_have_tokens(vlm_fol
     for height, width in [(9, 9), (33, 32), (20, 60), (60, 20), (30, 61), (60, 30), (54, 96), (7, 300)]:
         ids = PromptIds(processor, TiledFrameEncoder(processor))  # each size by itself, none by the grid of another
         frames = torch.zeros(2, 3, height, width, dtype=torch.uint8)
-        places = (ids("Why?", frames) == processor.image_token_id).sum()
-        assert places == 2 * ids.frames.tiling.num_tiles(height, width) * processor.image_seq_len
-        assert len(ids("Why?", frames)) - len(ids("Why?", frames[:1])) == ids.num_frame_tokens(height, width)
-        grids.add(ids.frames.tiling.grid(height, width))
+        places = (ids("Why?", frames)[0] == processor.image_token_id).sum()
+        assert places == 2 * ids.frame_encoder.tiling.num_tiles(height, width) * processor.image_seq_len
+        assert len(ids("Why?", frames)[0]) - len(ids("Why?", frames[:1])[0]) == ids.num_frame_tokens(height, width)
+        grids.add(ids.frame_encoder.tiling.grid(height, width))
     assert grids == {(3, 3), (1, 3), (3, 1), (2, 3), (3, 2)}
 
 
@@ -159,14 +159,16 @@ def test_on_a_device_kept_tokens_come_of_calls_of_one_shape_and_do_not_depend_on
             assert torch.equal(seen, together[index])
     on_the_cpu = batch.frames[0]
     output = policy.vlm.model.get_image_features(
-        policy.prompt_ids.frames.tiling.pixel_values(on_the_cpu)[None]
+        policy.prompt_ids.frame_encoder.tiling.pixel_values(on_the_cpu)[None]
     ).pooler_output
     features = output[0] if isinstance(output, list | tuple) else output  # by the version of transformers
     expected = features.reshape(-1, features.shape[-1])
     torch.testing.assert_close(together[0], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_on_a_device_all_scenes_share_the_tower_and_calls_are_halved_until_they_fit(make, make_batch, on_a_device):
+def test_on_a_device_all_scenes_share_the_vision_encoder_and_calls_are_halved_until_they_fit(
+    make, make_batch, on_a_device
+):
     policy, tiles = make(memory_mb=0)
     batch = make_batch(*[10] * 7)
     with torch.no_grad():
@@ -215,13 +217,14 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.23"), reason="an older tower indexes its positions by a mask"
+    Version(transformers.__version__) < Version("5.23"),
+    reason="an older vision encoder indexes its positions by a mask",
 )
 @pytest.mark.parametrize("cache", [{"memory_mb": 0}, {}])
-def test_the_tower_waits_for_no_value(make, make_batch, on_a_device, cache):
+def test_the_vision_encoder_waits_for_no_value(make, make_batch, on_a_device, cache):
     """Transformers' own way reads three a call: which tiles are zeros, how many, and whether all are seen whole."""
     policy, _ = make(**cache)
-    policy._vision_encoder.encode_images(policy.vlm, make_batch(1, seed=1).frames)  # constants and the tower's digest
+    policy._vision_encoder.encode_images(policy.vlm, make_batch(1, seed=1).frames)  # constants and the encoder's digest
     with Reads() as reads, torch.no_grad():
         policy._vision_encoder.encode_images(policy.vlm, make_batch(1, 2).frames)
     assert reads.names == []
@@ -240,3 +243,14 @@ def test_each_precision_keeps_its_own_tokens_in_its_own_type(make, make_batch, t
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(again._vision_encoder.encode_images(again.vlm, batch.frames)[0], seen[torch.bfloat16])
     assert tiles == []
+
+
+def test_a_cache_of_less_than_nothing_is_refused():
+    with pytest.raises(ValueError, match="memory_mb"):
+        VisionCache(memory_mb=-1)
+
+
+def test_whether_anything_is_kept(tmp_path):
+    assert VisionCache().keeps
+    assert VisionCache(0, str(tmp_path)).keeps
+    assert not VisionCache(0).keeps

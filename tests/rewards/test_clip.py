@@ -123,16 +123,16 @@ def test_a_folder_that_is_no_clip_is_named(tmp_path):
         CLIP(str(tmp_path))
 
 
-def test_the_towers_weights_fit_those_of_the_captioner(clip_folder):
+def test_the_vision_encoders_weights_fit_those_of_the_captioner(clip_folder):
     """Same patches in, nearly the same features out: the zero class token takes a share of the attention."""
     from transformers import AutoModelForImageTextToText
 
-    tower = AutoModelForImageTextToText.from_pretrained(clip_folder.parent / "vlm").model.vision_model
+    encoder = AutoModelForImageTextToText.from_pretrained(clip_folder.parent / "vlm").model.vision_model
     clip = CLIP(str(clip_folder))
     pixels = clip.preprocess(frames(3))
     with torch.no_grad():
         ours = clip.clip.visual(pixels) @ torch.linalg.pinv(clip.clip.visual.proj)
-        theirs = tower(pixel_values=pixels).last_hidden_state.mean(1)
+        theirs = encoder(pixel_values=pixels).last_hidden_state.mean(1)
     assert torch.cosine_similarity(ours, theirs).min() > 0.95
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 class FrameTokens(NamedTuple):
@@ -30,11 +30,11 @@ class FrameEncoder(Protocol):
         ...
 
     def fewer_tokens(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that give a frame fewer tokens, the smallest reduction first."""
+        """Image options that give a frame fewer tokens, the smallest reduction first."""
         ...
 
     def encode(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
-        """Encode B scenes' frames uint8[M, 3, H, W] as visual tokens float[V, L E], in the order of the prompt.
+        """Encode B scenes' frames uint8[M, 3, H, W] as N visual tokens each, float[N, L E], in the order of the prompt.
 
         A visual token is L times E numbers: its embedding, and with DeepStack (Meng et al. 2024, arXiv:2406.04334) what
         is added to its hidden state after each of the first L - 1 layers.
@@ -51,14 +51,14 @@ class Family(NamedTuple):
 
     vision: tuple[str, ...]
     """The attributes of ``vlm.model`` that compute visual tokens: modules and parameters."""
-    frames: Callable[[Any], FrameEncoder]
+    frame_encoder: Callable[[Any], FrameEncoder]
     """Makes the frame encoder of a processor."""
-    limit: Callable[[Images, Any, Any], None]
-    """Applies ``Images`` to a processor and its model's configuration, so that both are saved as they are used."""
+    limit: Callable[[ImageOptions, Any, Any], None]
+    """Applies ``ImageOptions`` to a processor and its model's configuration, so that both are saved as used."""
     positions: Callable[[Any, Tensor, int, FrameTokens], Tensor] | None = None
-    """Computes int64[A, P] on the CPU, the positions of a prompt, from the transformers model, the ids int64[P], the
-    number of frames and the tokens of a frame. A = 3 with M-RoPE (Wang et al. 2024, arXiv:2409.12191), where time,
-    height and width each rotate a part of a head. None counts all tokens alike: 0 to P - 1.
+    """Computes the positions of a prompt, int64[1, P], or int64[3, P] with M-RoPE (Wang et al. 2024, arXiv:2409.12191),
+    where time, height and width each rotate a part of a head; on the CPU. It is given the transformers model, the ids
+    int64[P], the number of frames and the tokens of a frame. None counts all tokens alike: 0 to P - 1.
     """
     vision_attention: str = "sdpa"
     """The attention of the vision encoder, by transformers' name."""

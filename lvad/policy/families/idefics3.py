@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lvad.policy.families.family import Family, FrameTokens
-from lvad.policy.pixels import Images, Tiling
+from lvad.policy.pixels import ImageOptions, Tiling
 
 TILE_ATTENTION: Final = "lvad_tiles"
 """The name under which transformers finds the attention of the vision encoder."""
@@ -54,7 +54,7 @@ class TiledFrameEncoder:
         return self._tokens_of_grid[grid]
 
     def fewer_tokens(self, height: int, width: int) -> list[str]:
-        """Settings of ``Images`` that cut a frame into fewer tiles."""
+        """Image options that cut a frame into fewer tiles."""
         return self.tiling.fewer_tiles(height, width)
 
     def encode(self, vlm: Any, scenes: Sequence[Tensor]) -> list[Tensor]:
@@ -90,7 +90,7 @@ class TiledFrameEncoder:
         return [part.flatten(0, 1) for part in encoded.split([len(part) for part in tiles])]
 
     def _cut(self, scenes: Sequence[Tensor]) -> list[Tensor]:
-        """Cut each scene into tiles uint8[T, 3, S, S]; frames of one size are cut together."""
+        """Cut each scene into tiles uint8[tiles, 3, side, side]; frames of one size are cut together."""
         sizes: dict[torch.Size, list[int]] = {}
         for index, frames in enumerate(scenes):
             sizes.setdefault(frames.shape[2:], []).append(index)
@@ -118,7 +118,7 @@ def _is_cpu(vlm: Any) -> bool:
 
 
 def _features(vlm: Any, pixels: Tensor) -> Tensor:
-    """Encode tiles float[N, 3, S, S] as float[N, tokens, D].
+    """Encode tiles float[tiles, 3, side, side] as float[tiles, tokens of a tile, E].
 
     Transformers' ``get_image_features`` drops tiles of zeros: the host would wait for the device to find them, and the
     shape would not stay fixed.
@@ -129,7 +129,7 @@ def _features(vlm: Any, pixels: Tensor) -> Tensor:
     return vlm.model.connector(output.last_hidden_state)
 
 
-def _limit(images: Images, processor: Any, config: Any) -> None:
+def _limit(images: ImageOptions, processor: Any, config: Any) -> None:
     images.apply(processor)
 
 
@@ -139,7 +139,7 @@ AttentionInterface.register(TILE_ATTENTION, sdpa_attention_forward)
 
 IDEFICS3 = Family(
     vision=("vision_model", "connector"),
-    frames=TiledFrameEncoder,
+    frame_encoder=TiledFrameEncoder,
     limit=_limit,
     vision_attention=TILE_ATTENTION,
 )

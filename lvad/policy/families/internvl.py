@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvad.policy.families.family import Family
 from lvad.policy.families.processor_frames import ProcessorFrameEncoder
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -15,7 +15,7 @@ def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
     return vlm.model.get_image_features(inputs["pixel_values"]).pooler_output.flatten(0, 1)
 
 
-def _limit(images: Images, processor: Any, config: Any) -> None:
+def _limit(images: ImageOptions, processor: Any, config: Any) -> None:
     """Limit the number of tiles, each of ``image_seq_length`` tokens; one tile shows the whole frame."""
     most = images.most_tokens()
     if most is None:
@@ -29,6 +29,6 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 INTERNVL = Family(
     vision=("vision_tower", "multi_modal_projector"),
-    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
+    frame_encoder=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
 )

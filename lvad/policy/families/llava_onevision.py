@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvad.policy.families.family import Family
 from lvad.policy.families.processor_frames import ProcessorFrameEncoder
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -17,7 +17,7 @@ def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
     return torch.cat(list(vlm.model.get_image_features(**{name: inputs[name] for name in names}).pooler_output))
 
 
-def _limit(images: Images, processor: Any, config: Any) -> None:
+def _limit(images: ImageOptions, processor: Any, config: Any) -> None:
     """Drop the larger sizes to which a single frame may be scaled, in the model and in the processor.
 
     A size of R x C tiles has at most R C + 1 times the tokens of a tile, and one more for each row of patches.
@@ -42,6 +42,6 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 LLAVA_ONEVISION = Family(
     vision=("vision_tower", "multi_modal_projector", "image_newline"),
-    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
+    frame_encoder=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 from lvad.policy.families.family import FrameTokens
 
 VisualTokens = Callable[[Any, Mapping[str, Any]], Tensor]
-"""Computes visual tokens float[V, L E] of one scene, from a transformers model and its processor's outputs."""
+"""Computes the N visual tokens float[N, L E] of one scene, from a transformers model and its processor's outputs."""
 
 
 class ProcessorFrameEncoder:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lvad.policy.families.family import Family, FrameTokens
 from lvad.policy.families.processor_frames import ProcessorFrameEncoder
-from lvad.policy.pixels import Images
+from lvad.policy.pixels import ImageOptions
 
 
 def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -21,14 +21,14 @@ def _visual_tokens(vlm: Any, inputs: Mapping[str, Any]) -> Tensor:
 
 def _positions(vlm: Any, ids: Tensor, num_frames: int, frame: FrameTokens) -> Tensor:
     assert frame.grid is not None
-    # The tokens of a frame share a time and differ in row and column; the text goes on behind the largest of these.
+    # The tokens of a frame share a time and differ in row and column; the text goes on after the largest of these.
     # mm_token_type_ids must be given: without them Qwen2.5-VL counts all tokens alike.
     is_image = (ids == vlm.config.image_token_id).int()
     grids = frame.grid.expand(num_frames, -1)
     return vlm.model.get_rope_index(ids[None], mm_token_type_ids=is_image[None], image_grid_thw=grids)[0][:, 0]
 
 
-def _limit(images: Images, processor: Any, config: Any) -> None:
+def _limit(images: ImageOptions, processor: Any, config: Any) -> None:
     """Limit the area to which a frame is scaled; a visual token is a square of ``merge_size`` patches."""
     most = images.most_tokens()
     if most is None:
@@ -43,7 +43,7 @@ def _limit(images: Images, processor: Any, config: Any) -> None:
 
 QWEN_VL = Family(
     vision=("visual",),
-    frames=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
+    frame_encoder=lambda processor: ProcessorFrameEncoder(processor, _visual_tokens),
     limit=_limit,
     positions=_positions,
 )
