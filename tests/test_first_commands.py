@@ -71,8 +71,7 @@ def run(words):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run_in_their_order(page, tmp_path, monkeypatch, capfd):
+def test_the_commands_of_the_first_pages_run_in_their_order(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     # What the reader brings: a picture, frames of a drive.
     Image.new("RGB", (160, 120), "grey").save("street.jpg")
@@ -81,10 +80,12 @@ def test_the_commands_of_a_page_run_in_their_order(page, tmp_path, monkeypatch, 
         Image.new("RGB", (160, 120), (10 * number, 80, 80)).save(f"my_frames/{number}.jpg")
     (tmp_path / "tiny_pipeline.yaml").write_text(tiny_pipeline())
     monkeypatch.setattr("lvad.commands.pipeline.run_process", lambda command, fds: main(command[3:]))
-    for line in shell_lines(page):
+    done: set[str] = set()
+    for line in (line for page in PAGES for line in shell_lines(page)):
         words = shlex.split(line, comments=True)
-        if left_out(words):
+        if left_out(words) or (line := shlex.join(words)) in done:  # both pages have the long ones
             continue
+        done.add(line)
         code = run(words)
         said = capfd.readouterr()
         assert code == 0, f"{shlex.join(words)}\n{said.out[-2000:]}\n{said.err[-2000:]}"

@@ -142,9 +142,9 @@ def frames_of_any():
 
 
 @pytest.mark.slow
-def test_smolvlm_256m(fit, tmp_path):
-    """The published shapes with random weights: adapters, one step, and the same text in plain transformers."""
-    make_smolvlm(tmp_path / "vlm", GEOMETRIES["smolvlm-256m"], torch.bfloat16)
+def test_the_text_model_of_smolvlm_256m(fit, tmp_path):
+    """Real shapes of the text model, random weights: adapters, one step, and the same text in plain transformers."""
+    make_smolvlm(tmp_path / "vlm", GEOMETRIES["smolvlm-256m-litevision"], torch.bfloat16)
     processor = AutoProcessor.from_pretrained(tmp_path / "vlm")
     processor.image_processor.do_image_splitting = False  # one tile a frame: the time is what is short
     processor.image_processor.size = {"longest_edge": 512}
