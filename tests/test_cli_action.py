@@ -6,8 +6,9 @@ import json
 
 import pytest
 from PIL import Image
+from small_fits import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_cli import SMALL, run
+from test_cli import SMALL
 
 from lvad.report.answers_file import read_answers
 
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.slow  # the fixture runs fits for more than a minute
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("action")
-    run("fit", "--config", "configs/action_sft.yaml", *SMALL, "--trainer.check_val_every_n_epoch", "1", cwd=cwd)
-    run("test", cwd=cwd)
+    run_here("fit", "--config", "configs/action_sft.yaml", *SMALL, "--trainer.check_val_every_n_epoch", "1", cwd=cwd)
+    run_here("test", cwd=cwd)
     return cwd / "logs/action_sft/version_0"
 
 

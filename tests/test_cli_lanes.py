@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from small_fits import run_here
 from test_cli import run
 
 from lvad.report.answers_file import read_answers
@@ -24,15 +25,15 @@ pytestmark = pytest.mark.slow
 def cwd(tmp_path_factory):
     """All three stages, fitted, and the first and the last tested."""
     cwd = tmp_path_factory.mktemp("lanes")
-    run("fit", "--config", "configs/clip_reward.yaml", *SMALL, cwd=cwd)
-    run("test", cwd=cwd)
+    run_here("fit", "--config", "configs/clip_reward.yaml", *SMALL, cwd=cwd)
+    run_here("test", cwd=cwd)
     options = ["--model.init_args.num_completions", "2", "--model.init_args.audit", "warn"]
     reward = ["--model.init_args.reward.init_args.model", REWARD]
-    run("fit", "--config", "configs/rloo.yaml", *SMALL, *options, *reward, cwd=cwd)
+    run_here("fit", "--config", "configs/rloo.yaml", *SMALL, *options, *reward, cwd=cwd)
     options = ["--trainer.check_val_every_n_epoch", "1", "--model.init_args.logit_adjustment", "0.5"]
     models = ["--model.init_args.policy.init_args.model", POLICY, "--model.init_args.judge.init_args.model", REWARD]
-    run("fit", "--config", "configs/two_stage.yaml", *SMALL, *options, *models, cwd=cwd)
-    run("test", cwd=cwd)
+    run_here("fit", "--config", "configs/two_stage.yaml", *SMALL, *options, *models, cwd=cwd)
+    run_here("test", cwd=cwd)
     return cwd
 
 
@@ -57,16 +58,16 @@ def test_the_test_speaks_of_its_own_labels(cwd):
 def test_predictions_and_exports_name_them(cwd):
     folder = "logs/two_stage/version_0"
     weights = ["--config", f"{folder}/config.yaml", "--ckpt_path", f"{folder}/checkpoints/best.ckpt"]
-    run("predict", *weights, cwd=cwd)
+    run_here("predict", *weights, cwd=cwd)
     rows = [json.loads(line) for line in (cwd / "predictions/predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 64
     assert all(list(row["action_probabilities"]) == list(LANES.action_names) for row in rows)
     assert {name for row in rows for name in row["reasons"]} <= set(LANES.reason_texts)
-    run("export", folder, "out", cwd=cwd)
+    run_here("export", folder, "out", cwd=cwd)
     assert find_taxonomy(cwd / "out") == LANES
     question = json.loads((cwd / "out/prompts.json").read_text())["decide"]
     assert "<wait, change to the left lane, change to the right lane>?" in question
-    run("export", "logs/clip_reward/version_0", "clip", cwd=cwd)
+    run_here("export", "logs/clip_reward/version_0", "clip", cwd=cwd)
     said = run("report", folder, cwd=cwd).stdout
     assert "always wait" in said
     assert "right lane" in said

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from PIL import Image
+from small_fits import run_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import run
 
@@ -24,7 +25,7 @@ def tuned(tmp_path_factory):
     """A small run of the shipped configuration, tested."""
     cwd = tmp_path_factory.mktemp("reward")
     done = run("fit", "--config", "configs/clip_reward.yaml", *SMALL, cwd=cwd)
-    run("test", cwd=cwd)
+    run_here("test", cwd=cwd)
     return cwd, done
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small_fits import run_here
 from test_cli import run
 
 from lvad.report.answers_file import read_answers
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.slow  # the fixture runs fits for more than a minute
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("toy")
-    run("fit", "--config", "configs/toy_sft.yaml", *SHORT, "--data.split.num_scenes", "{train: 0.5}", cwd=cwd)
-    run("test", cwd=cwd)
-    run(
+    run_here("fit", "--config", "configs/toy_sft.yaml", *SHORT, "--data.split.num_scenes", "{train: 0.5}", cwd=cwd)
+    run_here("test", cwd=cwd)
+    run_here(
         "fit",
         "--config",
         "configs/toy_a2c.yaml",
@@ -33,7 +34,7 @@ def tested(tmp_path_factory):
         "1",
         cwd=cwd,
     )
-    run("test", cwd=cwd)
+    run_here("test", cwd=cwd)
     return cwd
 
 
