@@ -23,7 +23,12 @@ LEFT_OUT = {
     "lvad fit --config configs/bddoia/two_stage.yaml": "needs BDD-OIA and a hub model",
 }
 """Commands that are not run, with the reason; one word stands for all commands of that program."""
-TINY = {"--trainer.max_steps": "2", "--trainer.check_val_every_n_epoch": "1", "--trainer.accelerator": "cpu"}
+TINY = {
+    "--trainer.max_steps": "2",
+    "--trainer.check_val_every_n_epoch": "1",
+    "--trainer.accelerator": "cpu",
+    "--plan.preflight": "false",
+}
 FEW_SCENES = "{train: 16, val: 8, test: 64}"
 """Scenes that the first fit draws; 64 are what an audit needs to be sure."""
 OF_A_STAGE = {
@@ -31,6 +36,7 @@ OF_A_STAGE = {
     "data.split.num_scenes": {"train": None, "val": 8, "test": 8},
     "data.split.budget": 8,
     "trainer.max_steps": 2,
+    "plan.preflight": False,
     "trainer.accelerator": "cpu",
 }
 
