@@ -6,6 +6,29 @@ from typing import Final, Literal, Self
 Then = Literal["retry", "next", "stop"]
 """What to do about a prompt without a reply: ask again, take the next one, or stop."""
 _MAX_MESSAGE_CHARS: Final = 2000
+MOVED: Final = {
+    "lvad.answers.Description": "lvad.answers.DescriptionOptions",
+    "lvad.modules.AverageWeights": "lvad.callbacks.AverageWeights",
+    "lvad.modules.Controls": "lvad.objectives.Regularisation",
+    "lvad.modules.FixMatch": "lvad.objectives.FixMatch",
+    "lvad.modules.KL": "lvad.objectives.KL",
+    "lvad.modules.KLRate": "lvad.callbacks.KLRate",
+    "lvad.modules.MinimumRisk": "lvad.objectives.MinimumRiskBLEU",
+    "lvad.modules.PseudoLabels": "lvad.answers.PseudoLabels",
+    "lvad.modules.Rehearsal": "lvad.objectives.Rehearsal",
+    "lvad.modules.Voting": "lvad.answers.Voting",
+    "lvad.modules.objectives": "lvad.objectives",
+    "lvad.policy.Images": "lvad.policy.ImageOptions",
+}
+"""Names that an earlier configuration or program may use, with the present ones."""
+
+
+def no_attribute(module: str, name: str) -> AttributeError:
+    """Make the error of a module that lacks a name; it says what a moved one is called now."""
+    path = f"{module}.{name}"
+    if path in MOVED:
+        return AttributeError(f"{path} is now {MOVED[path]}: write that in the configuration")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 class DataError(ValueError):

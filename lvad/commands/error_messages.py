@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, ParamSpec
 
 from lvad.commands.global_options import GLOBAL_OPTIONS
+from lvad.errors import MOVED, no_attribute
 
 P = ParamSpec("P")
 MAX_CHARS: Final = 600
@@ -195,13 +197,10 @@ def _suggestion(leaf: _Leaf, known: Iterable[str]) -> str:
 
 def _full_class_path(name: str) -> str:
     """Name the class of lvad that a bare name may mean: one that had the name earlier, has it now, or a similar one."""
-    import lvad.modules  # heavy, and loaded where a class of a stage was refused
-
-    try:
-        getattr(lvad.modules, name)
-    except AttributeError as error:
-        if " is now " in str(error):
-            return f"; {error}"
+    importlib.import_module("lvad.modules")  # heavy, and loaded where a class of a stage was refused
+    for path in MOVED:
+        if path.rpartition(".")[2] == name:
+            return f"; {no_attribute(*path.rsplit('.', 1))}"
     rooms = [room for key, room in sys.modules.items() if re.fullmatch(r"lvad\.\w+", key) and hasattr(room, "__all__")]
     paths = {f"{room.__name__}.{known}": known for room in rooms for known in room.__all__}
     close = difflib.get_close_matches(name, list(paths.values()), 1)

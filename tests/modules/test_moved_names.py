@@ -4,13 +4,7 @@ import importlib
 
 import pytest
 
-import lvad.answers
-import lvad.modules
-import lvad.policy
-
-OLD = {f"lvad.modules.{name}": new for name, new in lvad.modules._MOVED.items()}
-OLD |= {f"lvad.answers.{name}": new for name, new in lvad.answers._RENAMED.items()}
-OLD |= {f"lvad.policy.{name}": new for name, new in lvad.policy._RENAMED.items()}
+from lvad.errors import MOVED as OLD
 
 
 @pytest.mark.parametrize("path", sorted(OLD))

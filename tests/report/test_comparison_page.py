@@ -5,41 +5,22 @@ import io
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from parsed_page import HOSTILE, Page
 from PIL import Image
 
 from lvad.report.comparison_page import write_comparison_page
 from lvad.report.plot_style import BLUE, new_figure
 from lvad.types import Table
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 TABLES = [
     Table(
         "Actions, %", ("", "labels", "macro-F1"), (("mine ", "108", "50.0 (40.0 to 60.0)"), ("other", "108", "25.0"))
     ),
     Table("Differences", ("score", "- other"), (("action_macro_f1", "+25.0 *"),)),
 ]
-
-
-class Page(HTMLParser):
-    """All elements in order, as (name, attributes), and the words."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def bars():

@@ -5,35 +5,15 @@ import io
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 from answered import FORWARD, NO_REASON, REASON, STOP, scene
+from parsed_page import HOSTILE, Page
 from PIL import Image
 
 from lvad.report.gallery import tags, write_gallery
-
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
-
-
-class Page(HTMLParser):
-    """All elements in order, as (name, attributes)."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def frames(*counts):
