@@ -14,6 +14,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from provenance import provenance
 
 ROWS = (
     "val/auroc_start", "val/auroc", "test/auroc", "test/auroc_floor", "test/auroc_per_text", "test/accuracy",
@@ -40,11 +43,12 @@ def audit(reward: str, texts: str, folder: Path) -> dict:
     return json.loads(subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True).stdout)
 
 
-def print_scores(runs: dict[int, dict[str, float]]) -> None:
-    print(f"| metric | {' | '.join(f'seed {seed}' for seed in runs)} | mean | spread (max - min) |")
+def print_scores(runs: list[dict[str, Any]]) -> None:
+    seeds = " | ".join(f"seed {run['seed']}" for run in runs)
+    print(f"| metric | {seeds} | mean | spread (max - min) |")
     print("|---" * (len(runs) + 3) + "|")
     for name in ROWS:
-        values = [metrics[name] for metrics in runs.values()]
+        values = [run["metrics"][name] for run in runs]
         digits = 0 if name.startswith(("time", "memory")) else 3
         cells = [*values, statistics.mean(values), max(values) - min(values)]
         print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
@@ -69,13 +73,14 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="copy the first seed's run folder here")
     parser.add_argument("extra", nargs="*", help="options of lvad fit, after --")
     args = parser.parse_args()
-    runs, audits, tables = {}, {}, {}
+    origin = provenance()
+    runs, audits, tables = [], {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for texts in ("reason", "caption"):
             audits[f"untuned, {texts}"] = audit("embedded/clip", texts, folder)
         for seed in args.seeds:
-            runs[seed] = run_seed(seed, args.extra, folder)
+            runs.append({"seed": seed, **origin, "metrics": run_seed(seed, args.extra, folder)})
             tables[seed] = (newest(folder) / "tables.md").read_text()
             model = str(newest(folder).relative_to(folder) / "model")
             for texts in ("reason", "caption"):

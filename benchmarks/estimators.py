@@ -15,11 +15,13 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from main_job import run_seed
 from markdown_tables import markdown, mean, spread
 from matplotlib.figure import Figure
+from provenance import provenance
 
 POLICY = "--model.init_args.estimator"
 ROWS: dict[str, list[str]] = {
@@ -48,33 +50,39 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, float]:
     return run_seed(seed, "configs/rloo.yaml", ROWS[name], own)
 
 
-def table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
+def by_estimator(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """The metrics of all seeds, estimator by estimator in the order of ``ROWS``."""
+    named = [(name, [run["metrics"] for run in runs if run["estimator"] == name]) for name in ROWS]
+    return {name: metrics for name, metrics in named if metrics}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
     digits = {name: 0 if name.startswith("time") else 1 if name.endswith("length") else 3 for name in COLUMNS}
     rows = []
-    for start in [run for seeds in runs.values() for run in seeds.values()][:1]:
+    for start in [run["metrics"] for run in runs[:1]]:
         cells = [f"{start[f'{name}_start']:.{n}f}" if f"{name}_start" in start else "" for name, n in digits.items()]
         rows.append(["the start", *cells])
-    for name, seeds in runs.items():
-        columns = [([run[column] for run in seeds.values() if column in run], n) for column, n in digits.items()]
+    for name, seeds in by_estimator(runs).items():
+        columns = [([metrics[column] for metrics in seeds if column in metrics], n) for column, n in digits.items()]
         rows.append([name, *(f"{mean(values, n)} ({spread(values, n)})" for values, n in columns)])
     return markdown(("estimator", *(f"`{column}`" for column in COLUMNS)), rows)
 
 
-def plot(runs: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+def plot(runs: list[dict[str, Any]], path: Path) -> None:
     """Reward against truth: where every seed of every row ended, and where all began."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    start = next(iter(next(iter(runs.values())).values()))
+    start, groups = runs[0]["metrics"], by_estimator(runs)
     axes.axhline(start["val/fact_precision_start"], color="#999999", linestyle=":", linewidth=1)
     axes.plot(start["val/reward_start"], start["val/fact_precision_start"], "k*", markersize=14, label="the start")
-    for (name, seeds), colour in zip(runs.items(), colours, strict=False):
-        points = [(run["val/reward"], run["val/fact_precision"]) for run in seeds.values()]
+    for (name, seeds), colour in zip(groups.items(), colours, strict=False):
+        points = [(metrics["val/reward"], metrics["val/fact_precision"]) for metrics in seeds]
         marker = "X" if "without" in name else "o"
         axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=8, linestyle="none", label=name)
     axes.set_xlabel("reward of held-out descriptions")
     axes.set_ylabel("share of their claims that are true")
-    axes.set_title(f"After equal rollouts, {max(len(seeds) for seeds in runs.values())} seeds each")
+    axes.set_title(f"After equal rollouts, {max(map(len, groups.values()))} seeds each")
     figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=120)
 
@@ -97,14 +105,16 @@ def main() -> None:
     if args.at_once > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
     names = [name for name in ROWS if any(name.lower().startswith(only.lower()) for only in args.only)]
-    runs = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
+    known = json.loads(args.json.read_text()) if args.json and args.json.is_file() else []
+    runs = {(run["estimator"], run["seed"]): run for run in known}
+    origin = provenance()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as pool:
         jobs = {(name, seed): pool.submit(measure, name, seed, Path(folder)) for seed in args.seeds for name in names}
         for (name, seed), job in jobs.items():
-            runs.setdefault(name, {})[str(seed)] = job.result()
+            runs[name, seed] = {"estimator": name, "seed": seed, **origin, "metrics": job.result()}
             if args.json:
-                args.json.write_text(json.dumps(runs, indent=2) + "\n")
-    print(table({name: runs[name] for name in ROWS if name in runs}))
+                args.json.write_text(json.dumps(list(runs.values()), indent=1) + "\n")
+    print(table(list(runs.values())))
 
 
 if __name__ == "__main__":

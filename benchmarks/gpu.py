@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,8 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 from gpu_bench.catalogue import NO_CARD, SECTIONS, limit_s
 from gpu_bench.isolated import Isolation, Outcome
 from gpu_bench.tables import line, table
-
-ROOT = Path(__file__).parents[1]
+from provenance import command, commit
 
 
 def parse() -> argparse.Namespace:
@@ -43,16 +41,6 @@ def parse() -> argparse.Namespace:
     if unknown := [name for name in args.sections if name not in SECTIONS]:
         parser.error(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
     return args
-
-
-def commit() -> str:
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + (", changed" if changed.stdout.strip() else "")
 
 
 def find_machine(scratch: Path) -> tuple[Isolation, Outcome]:
@@ -88,7 +76,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     start_s = time.perf_counter()
     isolation, found = find_machine(scratch)
     machine = found.rows[0]["figures"]
-    record = {"command": " ".join(["benchmarks/gpu.py", *args.sections]), "machine": machine}
+    record: dict[str, Any] = {"machine": machine}
     record["sections"] = earlier(args.json, record)
     print(f"{machine['card']}, torch {machine['torch']}, commit {args.commit} ({found.seconds:.0f} s)", flush=True)
     slack = 4 if machine["card"] == NO_CARD else 1  # a shared CPU's time is nobody's promise
@@ -98,7 +86,8 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         entry = SECTIONS[name]
         left_s = limit_s(name, time.perf_counter() - start_s, slack)
         outcome = isolation.run(name, entry, left_s) if left_s >= 1 else Outcome(name, 0.0, "no time was left", [])
-        record["sections"][name] = asdict(outcome) | {"is_good": outcome.is_good, "commit": args.commit}
+        origin = {"is_good": outcome.is_good, "commit": args.commit, "command": command()}
+        record["sections"][name] = asdict(outcome) | origin
         print(line(record["sections"][name]), flush=True)
         if args.json:
             write(args.json, record)

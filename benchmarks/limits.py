@@ -12,14 +12,13 @@ that this takes; it is a measurement and no method. A seed chooses the labelled 
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from gpu import commit
 from markdown_tables import markdown
+from provenance import provenance
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_f1_score
 
@@ -119,6 +118,7 @@ def score(train: list[Heard], test: list[Heard], mend: Callable[[Heard], list[st
 
 
 def measure(study: Path, seeds: list[int]) -> dict[str, Any]:
+    origin = provenance()
     data = BDDOIADataModule(Source("synthetic", "data/synthetic", num_frames=2), batch_size=50, eval_batch_size=50)
     data.prepare_data()
     data.setup("fit")
@@ -133,7 +133,7 @@ def measure(study: Path, seeds: list[int]) -> dict[str, Any]:
                     row = {"policy": policy, "labels": n, "seed": seed, "descriptions": name}
                     rows.append(row | score(train, list(heard["test"].values()), mend))
             print(f"seed {seed}, {policy}: done", flush=True)
-    return {"commit": commit(), "command": " ".join(["benchmarks/limits.py", *sys.argv[1:]]), "rows": rows}
+    return origin | {"rows": rows}
 
 
 def table(record: dict[str, Any]) -> str:

@@ -13,6 +13,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from provenance import provenance
 
 ROWS = (
     "val/reward_start",
@@ -40,6 +43,18 @@ def run_seed(seed: int, config: str, extra: list[str], folder: Path) -> dict[str
     return json.loads(newest.read_text())
 
 
+def print_table(runs: list[dict[str, Any]]) -> None:
+    seeds = " | ".join(f"seed {run['seed']}" for run in runs)
+    print(f"| metric | {seeds} | mean | spread (max - min) |")
+    print("|---" * (len(runs) + 3) + "|")
+    for name in ROWS:
+        values = [run["metrics"][name] for run in runs if name in run["metrics"]]
+        if len(values) == len(runs):
+            digits = 0 if name.startswith(("time", "memory")) else 3
+            cells = [*values, statistics.mean(values), max(values) - min(values)]
+            print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -47,18 +62,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("extra", nargs="*", help="options of lvad fit, after --")
     args = parser.parse_args()
+    origin = provenance()
     with tempfile.TemporaryDirectory() as folder:
-        runs = {seed: run_seed(seed, args.config, args.extra, Path(folder)) for seed in args.seeds}
-    print(f"| metric | {' | '.join(f'seed {seed}' for seed in runs)} | mean | spread (max - min) |")
-    print("|---" * (len(runs) + 3) + "|")
-    for name in ROWS:
-        values = [metrics[name] for metrics in runs.values() if name in metrics]
-        if len(values) == len(runs):
-            digits = 0 if name.startswith(("time", "memory")) else 3
-            cells = [*values, statistics.mean(values), max(values) - min(values)]
-            print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
+        runs = [
+            {"seed": seed, **origin, "metrics": run_seed(seed, args.config, args.extra, Path(folder))}
+            for seed in args.seeds
+        ]
+    print_table(runs)
     if args.json:
-        args.json.write_text(json.dumps(runs, indent=2) + "\n")
+        args.json.write_text(json.dumps(runs, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ above weights, gradients and the states of AdamW; it is not timed, for it starts
 import argparse
 import json
 import statistics
-import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import provenance
 from rloo_bench.geometries import GEOMETRIES, GRIDS, make_folder
 from rloo_bench.meters import matrix_product_rate
 from rloo_bench.ours import Ours
@@ -119,14 +119,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def commit() -> str:
-    """Whose engine is measured; with a plus where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
-    changed = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True).stdout
-    return name.strip() + "+" * bool(changed.strip())
-
-
 def main() -> None:
     args = parse()
     if args.show:
@@ -138,12 +130,13 @@ def main() -> None:
         args.freeze_vision or args.lora, args.dtype, args.seen_before,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        origin = provenance()
         made = make_folder(args.geometry, args.tiles, Path(folder), getattr(torch, args.dtype))
         side = Side(made, setting)
         rows = [compare(side, algorithm, args.steps, checkpointing) for algorithm in args.against]
     for row in rows:
-        row["commit"] = commit()
-        row["setting"] = {**asdict(setting), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        row.update(origin)
+        row["setting"] = {**asdict(setting), "threads": torch.get_num_threads()}
     show(rows, args.plot)
     if args.json:
         before = json.loads(args.json.read_text()) if args.json.exists() else []

@@ -37,7 +37,7 @@ def record(name: str) -> Any:
 
 def main_job() -> str:
     """The main job: start, end, spread."""
-    runs = list(record("main_job").values())
+    runs = [run["metrics"] for run in record("main_job")]
 
     def column(name: str) -> list[float]:
         return [run[name] for run in runs]
@@ -57,7 +57,7 @@ def main_job() -> str:
 
 def reward() -> str:
     """The reward's stage."""
-    runs = list(record("clip_reward")["runs"].values())
+    runs = [run["metrics"] for run in record("clip_reward")["runs"]]
     names = {
         "AUROC (`test/auroc`)": "test/auroc",
         "the same without looking (`auroc_floor`)": "test/auroc_floor",

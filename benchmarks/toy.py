@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from markdown_tables import markdown, mean, spread
+from provenance import provenance
 
 DRAW = ["data", "draw", "data/toy", "--num_train", "8000", "--num_val", "0", "--num_test", "0", "--seed", "7"]
 ROWS = {
@@ -44,11 +46,12 @@ def run_seed(seed: int, folder: Path, extra: list[str]) -> dict[str, dict[str, f
     return found
 
 
-def table(runs: dict[str, dict[str, dict[str, float]]]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     rows = []
     for title, names in ROWS.items():
         columns = [
-            [run[part][name] for run in runs.values()] for part, name in zip(("toy_sft", "toy_a2c"), names, strict=True)
+            [run["metrics"][part][name] for run in runs]
+            for part, name in zip(("toy_sft", "toy_a2c"), names, strict=True)
         ]
         steps = ", ".join(f"{after - before:+.3f}" for before, after in zip(*columns, strict=True))
         rows.append([title, *(f"{mean(values)} ({spread(values)})" for values in columns), steps])
@@ -65,12 +68,13 @@ def main() -> None:
     if args.show:
         print(table(json.loads(args.show.read_text())))
         return
+    origin = provenance()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         lvad(*DRAW, folder=folder)
-        runs = {str(seed): run_seed(seed, folder, args.extra) for seed in args.seeds}
+        runs = [{"seed": seed, **origin, "metrics": run_seed(seed, folder, args.extra)} for seed in args.seeds]
     if args.json:
-        args.json.write_text(json.dumps(runs, indent=2) + "\n")
+        args.json.write_text(json.dumps(runs, indent=1) + "\n")
     print(table(runs))
 
 

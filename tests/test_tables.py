@@ -39,6 +39,30 @@ def test_a_table_that_parts_from_its_record_is_found():
         rebuilt("<!-- table: nothing -->\n<!-- end of table -->\n")
 
 
+ROWS = {
+    "clip_reward": lambda found: found["runs"],
+    "estimators": list,
+    "gpu": lambda found: [section | {"device": found["machine"]["card"]} for section in found["sections"].values()],
+    "label_efficiency": lambda found: found["runs"],
+    "limits": lambda found: [found],  # one run of one commit
+    "main_job": list,
+    "pipeline": list,
+    "rloo_step": list,
+    "toy": list,
+}
+"""The runs that a record holds."""
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json")))
+def test_every_run_of_a_record_names_its_commit_command_and_device(name):
+    runs = ROWS[name](record(name))
+    assert runs
+    for run in runs:
+        assert re.fullmatch(r"[0-9a-f]{7,}\+?", run["commit"])
+        assert run["device"]
+        assert run["command"].startswith(("python benchmarks/", "lvad "))
+
+
 def test_time_memory_and_ratio_of_a_row_are_of_one_run():
     for row in record("rloo_step"):
         assert re.fullmatch(r"[0-9a-f]{7,}\+?", row["commit"])
