@@ -1,9 +1,9 @@
-"""Run by ``tests/modules/test_two_ranks.py``: some steps of a stage on one process or two; RLOO with given texts."""
+"""Run by ``tests/modules/test_two_ranks.py``: some steps of stages on one process or two; RLOO with given texts."""
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule, Trainer, seed_everything
@@ -108,31 +108,47 @@ def make(stage: str, vlm: str, clip: str):
     return Describes(with_adapters(Given, vlm), reward, estimator, **options, **sgd)
 
 
-def main(
-    folder: str, vlm: str, clip: str, root: str, stage: str, kind: str, devices: int, batch_size: int, accumulate: int,
-    num_train: int,
-):  # fmt: skip
+class Job(NamedTuple):
+    """Two optimizer steps of one stage."""
+
+    stage: str
+    devices: int
+    batch_size: int
+    accumulate: int
+    num_train: int
+    strategy: str = "ddp"
+
+
+def fit(job: Job, folder: Path, vlm: str, clip: str, root: str) -> None:
     seed_everything(0, verbose=False)
-    strategy: Any = ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False) if kind == "fsdp" else "ddp"
-    module = make(stage, vlm, clip)
+    sharded = ModelParallelStrategy(job.devices, 1, save_distributed_checkpoint=False)
+    strategy: Any = "auto" if job.devices == 1 else sharded if job.strategy == "fsdp" else "ddp"
+    module = make(job.stage, vlm, clip)
     trainer = Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy if devices > 1 else "auto", max_steps=2,
-        accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", devices=job.devices, strategy=strategy, max_steps=2,
+        accumulate_grad_batches=job.accumulate, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, num_sanity_val_steps=0,
         callbacks=[FitPlan()],
     )  # fmt: skip
     data = BDDOIADataModule(
         Source("lastframe", root),
-        Split(unlabelled=isinstance(module, RLOOPolicy), num_scenes=SceneCounts(train=num_train, val=7)),
-        batch_size=batch_size,
+        Split(unlabelled=isinstance(module, RLOOPolicy), num_scenes=SceneCounts(train=job.num_train, val=7)),
+        batch_size=job.batch_size,
         eval_batch_size=4,
     )
     trainer.fit(module, data)
     if trainer.is_global_zero:
+        folder.mkdir()
         scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        torch.save(module.seen, Path(folder) / "gradients.pt")
-        (Path(folder) / "scores.json").write_text(json.dumps(scores))
+        torch.save(module.seen, folder / "gradients.pt")
+        (folder / "scores.json").write_text(json.dumps(scores))
+
+
+def main(folder: str, vlm: str, clip: str, root: str, jobs: str) -> None:
+    """Take the steps of all jobs, one after the other, each into a folder named by its place in the list."""
+    for number, job in enumerate(json.loads(jobs)):
+        fit(Job(*job), Path(folder) / str(number), vlm, clip, root)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:7], *map(int, sys.argv[7:11]))
+    main(*sys.argv[1:])

@@ -1,6 +1,5 @@
 """Two processes, or several small batches, are one large batch."""
 
-import functools
 import json
 import os
 import subprocess
@@ -9,31 +8,47 @@ from pathlib import Path
 
 import pytest
 import torch
+from two_ranks import Job
 
 SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
+# Two steps of 8 scenes, of which the epoch has too few: the second step is smaller, and so is its last batch.
+FEWER, FEWEST = 14, 11
+ALONE = {stage: Job(stage, 1, 8, 1, FEWER) for stage in ("rloo", "a2c2", "sft", "clip")}
+BY_TWO = {stage: Job(stage, 2, 4, 1, FEWER) for stage in ALONE}
+SHARDED = {stage: Job(stage, 2, 4, 1, FEWER, "fsdp") for stage in ("rloo", "sft")}
+# The last step has 3 scenes, in batches of 2 and 1 where 4 batches of 2 are accumulated.
+FEWEST_ALONE = {stage: Job(stage, 1, 8, 1, FEWEST) for stage in ("a2c", "sft", "clip")}
+ACCUMULATED = {stage: Job(stage, 1, 2, 4, FEWEST) for stage in FEWEST_ALONE}
+ACCUMULATED_BY_TWO = Job("sft", 2, 2, 2, FEWER)
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
 def launch(vlm_folder, clip_folder, drawn_root):
-    def start(folder, *args):
-        args = [sys.executable, SCRIPT, folder, vlm_folder, clip_folder, drawn_root, *args]
+    def start(folder, jobs, launcher=()):
+        paths = [SCRIPT, folder, vlm_folder, clip_folder, drawn_root]
+        command = [sys.executable, *launcher, *map(str, paths), json.dumps(jobs)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-        return subprocess.run([*map(str, args)], capture_output=True, text=True, timeout=300, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
 
     return start
 
 
 @pytest.fixture(scope="module")
-def run(launch, tmp_path_factory):
-    @functools.cache
-    def start(stage, devices, batch_size, accumulate, strategy="ddp", num_train=16):
+def results(launch, tmp_path_factory):
+    """Gradients and scores of every job; processes are started once for all jobs of one process, and of two."""
+    found = {}
+    of_one = [*ALONE.values(), *FEWEST_ALONE.values(), *ACCUMULATED.values()]
+    of_two = [*BY_TWO.values(), *SHARDED.values(), ACCUMULATED_BY_TWO]
+    for jobs, launcher in ((of_one, ()), (of_two, TORCHRUN)):
         folder = tmp_path_factory.mktemp("ranks")
-        done = launch(folder, stage, strategy, devices, batch_size, accumulate, num_train)
+        done = launch(folder, jobs, launcher)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "sync_dist" not in done.stderr  # Lightning warns of values that may be of one rank alone
-        return torch.load(folder / "gradients.pt"), json.loads((folder / "scores.json").read_text())
-
-    return start
+        for number, job in enumerate(jobs):
+            own = folder / str(number)
+            found[job] = torch.load(own / "gradients.pt"), json.loads((own / "scores.json").read_text())
+    return found
 
 
 def check(found, expected):
@@ -50,41 +65,32 @@ def check(found, expected):
     assert scores == pytest.approx(expected_scores, rel=1e-5)
 
 
-# Two steps of 8 scenes, of which the epoch has too few: the second step is smaller, and so is its last batch.
-FEWER, FEWEST = 14, 11
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ALONE)
+def test_two_ranks_are_one(results, stage):
+    check(results[BY_TWO[stage]], results[ALONE[stage]])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["rloo", "a2c2", "sft", "clip"])
-def test_two_ranks_are_one(run, stage):
-    whole = run(stage, devices=1, batch_size=8, accumulate=1, num_train=FEWER)
-    check(run(stage, devices=2, batch_size=4, accumulate=1, num_train=FEWER), whole)
+@pytest.mark.parametrize("stage", FEWEST_ALONE)
+def test_accumulated_batches_are_one(results, stage):
+    check(results[ACCUMULATED[stage]], results[FEWEST_ALONE[stage]])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["a2c", "sft", "clip"])
-def test_accumulated_batches_are_one(run, stage):
-    """The last step has 3 scenes, in batches of 2 and 1 where 4 batches of 2 are accumulated."""
-    whole = run(stage, devices=1, batch_size=8, accumulate=1, num_train=FEWEST)
-    check(run(stage, devices=1, batch_size=2, accumulate=4, num_train=FEWEST), whole)
+def test_accumulated_batches_of_two_ranks_are_one(results):
+    check(results[ACCUMULATED_BY_TWO], results[ALONE["sft"]])
 
 
 @pytest.mark.slow
-def test_accumulated_batches_of_two_ranks_are_one(run):
-    whole = run("sft", devices=1, batch_size=8, accumulate=1, num_train=FEWER)
-    check(run("sft", devices=2, batch_size=2, accumulate=2, num_train=FEWER), whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["rloo", "sft"])
-def test_shared_out_weights_are_the_same(run, stage):
-    whole = run(stage, devices=1, batch_size=8, accumulate=1, num_train=FEWER)
-    check(run(stage, devices=2, batch_size=4, accumulate=1, strategy="fsdp", num_train=FEWER), whole)
+@pytest.mark.parametrize("stage", SHARDED)
+def test_shared_out_weights_are_the_same(results, stage):
+    check(results[SHARDED[stage]], results[ALONE[stage]])
 
 
 @pytest.mark.slow
 def test_a_judge_that_breaks_on_one_rank_ends_the_run_with_its_message(launch, tmp_path):
     """The other one does not wait for it; what that one says is tested where nobody ends it from outside."""
-    done = launch(tmp_path, "breaks", "ddp", 2, 4, 1, FEWER)
+    done = launch(tmp_path, [Job("breaks", 2, 4, 1, FEWER)])
     assert done.returncode != 0
     assert "ValueError: the judge is broken" in done.stderr
