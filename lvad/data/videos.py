@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import av
+import av.logging
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps
@@ -64,6 +65,9 @@ def open_video(
     path: Path, video_stream: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[Any, VideoStream]]:
     """Open a video: its container and the stream that is read. Arguments and errors are those of ``sample_video``."""
+    # torchvision before 0.26 has FFmpeg's errors logged by Python. A decoder's thread then waits for the interpreter
+    # lock, while the thread that holds the lock frees the decoder and waits for that thread: neither goes on.
+    av.logging.set_level(None)
     # A title that is no UTF-8 is no reason to refuse a video.
     with av.open(str(path), options=_LIMITS, metadata_errors="replace") as container:
         stream = _choose(container, path, video_stream, say)

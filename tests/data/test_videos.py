@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.logging
 import numpy as np
 import pytest
 from PIL import Image
@@ -153,3 +154,11 @@ def test_the_cases(shared_cases: Path, tmp_path: Path) -> None:
     assert first("video-two-streams/dual_front_first.mp4").size == (320, 180)
     assert first("video-two-streams/dual_rear_first.mp4").size == (160, 90)  # marked as default
     assert first("video-two-streams/dual_rear_first.mp4", video_stream=1).size == (320, 180)
+
+
+def test_no_thread_of_a_decoder_waits_for_the_interpreter(tmp_path):
+    """As after ``import torchvision.io`` before 0.26, with which a decoder and the thread that frees it block."""
+    video = write(tmp_path / "a.mp4")
+    av.logging.set_level(av.logging.ERROR)
+    assert len(list(sample_video(video, fps=1.0))) == 1
+    assert av.logging.get_level() is None
