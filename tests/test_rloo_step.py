@@ -71,7 +71,8 @@ def test_a_step_of_ours_is_taken_apart(tmp_path):
     ours = Ours(Side(make_folder("embedded", 1, tmp_path, torch.float32), SETTING), checkpointing=False)
     cost = ours.step(0, with_memory=False)
     assert set(cost.phases_s) == {"vision", "prefill", "decode", "forward", "backward", "reward", "rest"}
-    assert sum(cost.phases_s.values()) == pytest.approx(cost.wall_s, rel=0.05)
+    # The clocks of the phases stop a little before that of the step: how much depends on what else the machine does.
+    assert 0.5 * cost.wall_s < sum(cost.phases_s.values()) <= cost.wall_s
     assert cost.counts["tiles"] == 4
     (length,) = set(ours.prompt_lengths())
     assert cost.counts["positions"] == 2 * length + 2 * 3 * 3 + 2 * 3 * 3  # prompts, sampled, scored

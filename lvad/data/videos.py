@@ -28,6 +28,8 @@ _LIMITS: Final = {
     "protocol_whitelist": "file",
     "max_pixels": str(Image.MAX_IMAGE_PIXELS),  # of a frame, as of a picture
 }
+# A title that is no UTF-8 is no reason to refuse a video; PyAV 19 has no such argument and takes any title.
+_TITLES: Final[dict[str, Any]] = {} if int(av.__version__.partition(".")[0]) > 18 else {"metadata_errors": "replace"}
 
 
 def sample_video(
@@ -68,8 +70,7 @@ def open_video(
     # torchvision before 0.26 has FFmpeg's errors logged by Python. A decoder's thread then waits for the interpreter
     # lock, while the thread that holds the lock frees the decoder and waits for that thread: neither goes on.
     av.logging.set_level(None)
-    # A title that is no UTF-8 is no reason to refuse a video.
-    with av.open(str(path), options=_LIMITS, metadata_errors="replace") as container:
+    with av.open(str(path), options=_LIMITS, **_TITLES) as container:
         stream = _choose(container, path, video_stream, say)
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": _LIMITS["max_pixels"]}
@@ -144,7 +145,7 @@ def _square(image: Image.Image, aspect: Fraction | None, path: Path) -> Image.Im
     width, height = image.size
     size = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
     if size[0] * size[1] > int(_LIMITS["max_pixels"]):
-        problem = f"pixels of aspect {aspect} make pictures of {size[0]}x{size[1]}"
+        problem = f"pixels of aspect {float(aspect):g} make pictures of {size[0]}x{size[1]}"
         raise DataError.at(path, "", problem, "convert the video to square pixels")
     return image.resize(size, Image.Resampling.BICUBIC)
 
