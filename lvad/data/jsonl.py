@@ -21,6 +21,8 @@ from lvad.types import Scene, VideoFrame
 
 SCENES: Final = "scenes.jsonl"
 SPLIT_SCENES: Final = "{split}.jsonl"
+WITHOUT_SPLIT: Final = "train"
+"""The split of lines that name none, where others do."""
 KEYS: Final = ("id", "frames", *SPAN_KEYS, "split", "recording", "actions", "reasons", "text", "facts")
 
 
@@ -78,9 +80,10 @@ def read_jsonl(
 def _add_scene(found: dict[tuple[str, str], tuple[Line, Scene]], text: str, line: Line, options: _Options) -> None:
     """Add the scene of a line; an id may occur once in a split, over all files."""
     scene = _scene(load_json(text, line.path, line.where), line, options)
-    if (scene.split, scene.id) in found:
+    key = scene.split or WITHOUT_SPLIT, scene.id
+    if key in found:
         raise line.error(f"duplicate id {scene.id!r:.80}", "remove one of the lines, or give each an id of its own")
-    found[scene.split, scene.id] = line, scene
+    found[key] = line, scene
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:
@@ -96,8 +99,8 @@ def _fill_splits(reading: Reading) -> None:
     open_ones = [i for i, scene in enumerate(reading.scenes) if not scene.split]
     if open_ones and len(open_ones) < len(reading.scenes):
         for i in open_ones:
-            reading.scenes[i] = reading.scenes[i]._replace(split="train")
-        reading.warnings.append(f"{len(open_ones)} lines without a split train, as others name one")
+            reading.scenes[i] = reading.scenes[i]._replace(split=WITHOUT_SPLIT)
+        reading.warnings.append(f"{len(open_ones)} lines without a split {WITHOUT_SPLIT}, as others name one")
 
 
 def _scene(row: Any, line: Line, options: _Options) -> Scene:

@@ -136,6 +136,17 @@ def test_missing_frames_and_repeated_ids_are_counted_and_the_rest_is_read(tmp_pa
         read_source(path).require()
 
 
+@pytest.mark.parametrize("splits", [({}, {"split": "train"}), ({"split": "train"}, {})])
+def test_an_id_is_repeated_whether_a_line_names_its_split_or_not(tmp_path, splits):
+    rows = [{"id": "x", "frames": [f"{i}.jpg"], **split} for i, split in enumerate(splits)]
+    path = write(tmp_path / "scenes.jsonl", *rows, {"id": "x", "frames": ["2.jpg"], "split": "val"})
+    reading = read_source(path)
+    assert [(scene.split, scene.frames[0].name) for scene in reading.scenes] == [("train", "0.jpg"), ("val", "2.jpg")]
+    assert [str(error).partition(", ")[2] for error in reading.errors] == [
+        "line 2: duplicate id 'x'; remove one of the lines, or give each an id of its own"
+    ]
+
+
 def test_a_split_that_contradicts_its_file_is_named(tmp_path):
     path = write(tmp_path / "test.jsonl", {"frames": ["a.jpg"], "split": "train"})
     assert f"{path}, line 1: split 'train' in the file of split 'test'; move the line" in one_error(tmp_path)
