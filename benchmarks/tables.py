@@ -35,6 +35,19 @@ def record(name: str) -> Any:
     return json.loads((HERE / f"{name}.json").read_text())
 
 
+def records() -> str:
+    """Where the records of docs/results.md come from: seeds, commit, device and command of their runs."""
+    rows = []
+    for name in ("main_job", "clip_reward", "estimators", "toy", "pipeline"):
+        found = record(name)
+        runs = found["runs"] if isinstance(found, dict) else found
+        seeds = ", ".join(str(seed) for seed in sorted({run["seed"] for run in runs}))
+        columns = [", ".join(dict.fromkeys(f"`{run[key]}`" for run in runs)) for key in ("commit", "command")]
+        devices = ", ".join(dict.fromkeys(run["device"] for run in runs))
+        rows.append((f"`{name}.json`", seeds, devices, *columns))
+    return markdown(("record", "seeds", "device", "commit", "command"), rows)
+
+
 def main_job() -> str:
     """The main job: start, end, spread."""
     runs = [run["metrics"] for run in record("main_job")]
@@ -103,6 +116,7 @@ def audit() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "records": records,
     "main_job": main_job,
     "reward": reward,
     "similarity": similarity,
