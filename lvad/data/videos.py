@@ -67,7 +67,7 @@ def open_video(
     path: Path, video_stream: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[Any, VideoStream]]:
     """Open a video: its container and the stream that is read. Arguments and errors are those of ``sample_video``."""
-    # torchvision before 0.26 has FFmpeg's errors logged by Python. A decoder's thread then waits for the interpreter
+    # Another library may have FFmpeg's errors logged by Python. A decoder's thread then waits for the interpreter
     # lock, while the thread that holds the lock frees the decoder and waits for that thread: neither goes on.
     av.logging.set_level(None)
     with av.open(str(path), options=_LIMITS, **_TITLES) as container:

@@ -157,7 +157,7 @@ def test_the_cases(shared_cases: Path, tmp_path: Path) -> None:
 
 
 def test_no_thread_of_a_decoder_waits_for_the_interpreter(tmp_path):
-    """As after ``import torchvision.io`` before 0.26, with which a decoder and the thread that frees it block."""
+    """Where errors are logged by Python, a decoder's thread and the one that frees it wait for each other."""
     video = write(tmp_path / "a.mp4")
     av.logging.set_level(av.logging.ERROR)
     assert len(list(sample_video(video, fps=1.0))) == 1

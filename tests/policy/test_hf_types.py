@@ -43,6 +43,8 @@ def test_all_weights_learn_in_bfloat16_what_they_learn_in_float32(vlm_folder, ma
     )
     expected = _whole_gradients(exact, batch, rollouts)
     with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        with torch.no_grad():  # PyTorch before 2.11 kept the rounded weights of these passes, which have no gradient
+            rounded.generate(rounded.encode(batch), 1)
         found = _whole_gradients(rounded, batch, rollouts)
     assert found.keys() == expected.keys()
     assert any("embed_tokens" in name for name in found)
