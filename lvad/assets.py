@@ -37,7 +37,7 @@ def resolve_model(name: str) -> str:
     if os.path.isdir(path):
         return str(path.resolve())
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"no model folder at {name!r}")
+        raise FileNotFoundError(f"no model folder at {name!r:.200}")
     return name
 
 
@@ -53,14 +53,16 @@ def loading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    # It is Exception itself that tokenizers raises; the others have an error of every kind.
-    except Exception as error:
+    # tokenizers raises Exception itself, or panics in Rust, which is no Exception; the others raise errors of any kind.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = " ".join(str(error).split())
         reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
         reason = reason if len(reason) <= 400 else f"{reason[:400]} ..."
         kind = type(error).__name__
         raise ValueError(
-            f"model {name!r} cannot be loaded ({kind}: {reason}); restore its files, or name another"
+            f"model {name!r:.200} cannot be loaded ({kind}: {reason}); restore its files, or name another"
         ) from error
 
 
@@ -76,4 +78,5 @@ def resolve_config(name: str) -> Path:
     shipped = CONFIGS.parent / name if given.parts[:1] == ("configs",) else CONFIGS / name
     if not given.is_absolute() and os.path.isfile(shipped):
         return shipped
-    raise FileNotFoundError(f"no configuration at {name!r}, nor one of that name among the shipped ones in {CONFIGS}")
+    known = f"nor one of that name among the shipped ones in {CONFIGS}"
+    raise FileNotFoundError(f"no configuration at {name!r:.200}, {known}")

@@ -36,6 +36,20 @@ def test_the_clips_open_in_plain_open_clip():
         assert model.encode_text(tokens).isfinite().all()
 
 
+class PanicException(BaseException):
+    """As the Rust code of tokenizers raises it."""
+
+
+def test_a_panic_in_rust_is_an_error_of_the_model_and_an_interrupt_is_none():
+    with (
+        pytest.raises(ValueError, match=r"^model 'mine' cannot be loaded \(PanicException: range end"),
+        loading("mine"),
+    ):
+        raise PanicException("range end index 7 out of range")
+    with pytest.raises(KeyboardInterrupt), loading("mine"):
+        raise KeyboardInterrupt
+
+
 def test_what_a_library_says_of_a_broken_model_is_one_printable_line():
     with pytest.raises(ValueError, match=r"^model 'mine' cannot") as raised, loading("mine"):
         raise RuntimeError("no\n attribute \u202e")

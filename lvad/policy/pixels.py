@@ -121,17 +121,18 @@ class Tiling:
         name = type(processor).__name__
         if not name.startswith(_FAMILIES):
             raise ValueError(f"image processor {name} is not known; known: {', '.join(_FAMILIES)}")
-        resample = int(processor.resample)
-        if resample not in KERNELS:
+        resample, factor = processor.resample, processor.rescale_factor if processor.do_rescale else 1.0
+        if not isinstance(resample, int) or resample not in KERNELS:
             known = ", ".join(f"{number} ({kernel.name})" for number, kernel in KERNELS.items())
-            raise ValueError(f"image processor's resample {resample} is not known; set it to one of {known}")
-        factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
+            raise ValueError(f"image processor's resample {resample!r:.80} is not known; set it to one of {known}")
+        if not isinstance(factor, int | float):
+            raise ValueError(f"image processor's rescale_factor must be a number, got {factor!r:.80}")
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
         return cls(
             _longest_edge("size", processor.size) if processor.do_resize else None,
             _longest_edge("max_image_size", processor.max_image_size),
             bool(processor.do_image_splitting),
-            resample,
+            int(resample),
             _channels("image_mean", mean, factor),
             _channels("image_std", std, factor),
         )

@@ -59,6 +59,7 @@ def load_vlm(source: str, dtype: str, in_four_bits: bool = False) -> tuple[Any, 
     patch_norms(vlm)
     patch_gates(vlm)
     _check_tokenizer(source, getattr(processor, "tokenizer", None), config.text_config.vocab_size)
+    _check_frame_tokens(source, config)
     _set_end_tokens(source, vlm, processor.tokenizer, config.text_config.vocab_size)
     return vlm, processor
 
@@ -107,6 +108,14 @@ def _check_tokenizer(source: str, tokenizer: Any, vocab_size: int) -> None:
     if len(tokenizer) > vocab_size:
         sizes = f"{len(tokenizer)} tokens for a vocabulary of {vocab_size}"
         raise ValueError(f"model {source!r} has a tokenizer of {sizes}; restore its files")
+
+
+def _check_frame_tokens(source: str, config: Any) -> None:
+    for name in ("image_token_id", "video_token_id"):
+        token, last = getattr(config, name, None), config.text_config.vocab_size - 1
+        if token is not None and not (isinstance(token, int) and 0 <= token <= last):
+            problem = f"names {token!r:.80} as {name}, its vocabulary has the ids 0 to {last}"
+            raise ValueError(f"model {source!r} {problem}; correct config.json")
 
 
 def _set_end_tokens(source: str, vlm: Any, tokenizer: Any, vocab_size: int) -> None:

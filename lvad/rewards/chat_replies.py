@@ -42,7 +42,8 @@ def response_error(response: httpx2.Response, body: str, api_key_env: str | None
 
 def _retry_after_s(header: str) -> float | None:
     """Parse the seconds of a Retry-After header in either of its two forms; None where it has neither."""
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header.strip()):
+    header = header.strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):
         return float(header)
     try:
         moment = parsedate_to_datetime(header)

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +77,6 @@ def test_policy_folders(tmp_path: Path, rng: random.Random) -> None:
     built_or_refused("policy", tmp_path, rng)
 
 
-@pytest.mark.skipif(
-    int(version("tokenizers").split(".")[1]) < 23, reason="tokenizers before 0.23 panics at merges that are cut off"
-)
 @cases("CLIP folders")
 def test_clip_folders(tmp_path: Path, rng: random.Random) -> None:
     built_or_refused("CLIP", tmp_path, rng)

@@ -212,9 +212,9 @@ def test_names_on_disk(tmp_path_factory: pytest.TempPathFactory, capsys, rng: ra
         match rng.randrange(3):
             case 0 if not os.path.lexists(path):
                 path.symlink_to(rng.choice((path, root, Path("/etc/passwd"), Path("nowhere"))))
-            case 1:
+            case 1 if not os.path.lexists(path):
                 path.write_bytes(PICTURES["JPEG"])
-            case 2:
+            case 2 if not os.path.lexists(path.with_suffix(".mp4")):
                 path.with_suffix(".mp4").write_bytes(b"no video")
     with refused(DataError):
         reading = read_frames(root, 2)

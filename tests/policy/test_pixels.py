@@ -103,7 +103,9 @@ def test_values_are_rescaled_and_normalised_as_the_processor_does(normal, steps)
         ("max_image_size", {"longest_edge": 0}, "max_image_size must be"),
         ("image_mean", [0.5], "image_mean must be three numbers"),
         ("image_std", [0.5, 0.0, 0.5], "image_std must be three numbers, a std"),
+        ("resample", [2], r"resample \[2\] is not known; set it to one of 1 \(lanczos\)"),
         ("rescale_factor", 0.0, "rescale_factor above 0"),
+        ("rescale_factor", [0.01], r"rescale_factor must be a number, got \[0.01\]"),
     ],
 )
 def test_settings_that_are_not_known_are_named(setting, value, message):

@@ -1,6 +1,7 @@
 """What a policy refuses to load, and says so by name."""
 
 import json
+import shutil
 
 import pytest
 from tiny_families import make_family
@@ -31,6 +32,14 @@ def test_a_mixture_of_experts_is_no_member_of_its_family(tmp_path, family_folder
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "qwen3_vl_moe"}))
     with pytest.raises(ValueError, match=r"'qwen3_vl_moe'; known: idefics3, smolvlm, llava_onevision, .*qwen3_vl$"):
         HFPolicy(str(tmp_path))
+
+
+def test_a_frame_token_beyond_the_vocabulary_is_named(vlm_folder, tmp_path):
+    config = tmp_path / "vlm/config.json"
+    shutil.copytree(vlm_folder, config.parent)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"image_token_id": 99999}))
+    with pytest.raises(ValueError, match="names 99999 as image_token_id, its vocabulary has the ids 0 to 319; correct"):
+        HFPolicy(str(config.parent))
 
 
 def tokens_of(folder, height, width, num_frames=1, **images):
