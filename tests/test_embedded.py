@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lvad.assets import CHECKPOINTS, loading, resolve_model
+from lvad.assets import CHECKPOINTS, loading, resolve_config, resolve_model
 from lvad.text import Prompts
 
 
@@ -34,6 +34,13 @@ def test_the_clips_open_in_plain_open_clip():
         assert transform is not None
         tokens = open_clip.get_tokenizer(f"local-dir:{resolve_model('embedded/' + name)}")(["a car"])
         assert model.encode_text(tokens).isfinite().all()
+
+
+@pytest.mark.parametrize("find", [resolve_config, resolve_model])
+def test_a_long_name_that_is_not_found_is_cut_short(find):
+    with pytest.raises(FileNotFoundError, match=r"^no .* at './9999") as raised:
+        find("./" + 5000 * "9")
+    assert len(str(raised.value)) < 500
 
 
 class PanicException(BaseException):
