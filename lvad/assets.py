@@ -78,5 +78,6 @@ def resolve_config(name: str) -> Path:
     shipped = CONFIGS.parent / name if given.parts[:1] == ("configs",) else CONFIGS / name
     if not given.is_absolute() and os.path.isfile(shipped):
         return shipped
-    known = f"nor one of that name among the shipped ones in {CONFIGS}"
-    raise FileNotFoundError(f"no configuration at {name!r:.200}, {known}")
+    raise FileNotFoundError(
+        f"no configuration at {name!r:.200}, nor one of that name among the shipped ones in {CONFIGS}"
+    )
