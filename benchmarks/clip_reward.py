@@ -9,13 +9,13 @@ What follows ``--`` is given to ``lvad fit``. Each seed is a process of its own:
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from main_job import run_seed
+from markdown_tables import by_seed
 from provenance import provenance
 
 ROWS = (
@@ -23,14 +23,6 @@ ROWS = (
     "test/precision", "test/recall", "test/f1", "time/fit_s", "memory/peak_mib",
 )  # fmt: skip
 LVAD = [sys.executable, "-m", "lvad.cli"]
-
-
-def run_seed(seed: int, extra: list[str], folder: Path) -> dict[str, float]:
-    options = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.enable_progress_bar", "false"]
-    fit = [*LVAD, "fit", "--config", "configs/clip_reward.yaml", *options, *extra]
-    subprocess.run(fit, cwd=folder, check=True, stdout=sys.stderr)
-    subprocess.run([*LVAD, "test"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return json.loads((newest(folder) / "metrics.json").read_text())
 
 
 def newest(folder: Path) -> Path:
@@ -41,17 +33,6 @@ def audit(reward: str, texts: str, folder: Path) -> dict:
     command = [*LVAD, "audit", "--reward", reward, "--texts", texts, "--json"]
     # Exit code 1 is the verdict of an untuned CLIP; an error leaves nothing that json could read.
     return json.loads(subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True).stdout)
-
-
-def print_scores(runs: list[dict[str, Any]]) -> None:
-    seeds = " | ".join(f"seed {run['seed']}" for run in runs)
-    print(f"| metric | {seeds} | mean | spread (max - min) |")
-    print("|---" * (len(runs) + 3) + "|")
-    for name in ROWS:
-        values = [run["metrics"][name] for run in runs]
-        digits = 0 if name.startswith(("time", "memory")) else 3
-        cells = [*values, statistics.mean(values), max(values) - min(values)]
-        print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
 
 
 def print_audits(audits: dict[str, dict]) -> None:
@@ -80,14 +61,16 @@ def main() -> None:
         for texts in ("reason", "caption"):
             audits[f"untuned, {texts}"] = audit("embedded/clip", texts, folder)
         for seed in args.seeds:
-            runs.append({"seed": seed, **origin, "metrics": run_seed(seed, args.extra, folder)})
+            runs.append(
+                {"seed": seed, **origin, "metrics": run_seed(seed, "configs/clip_reward.yaml", args.extra, folder)}
+            )
             tables[seed] = (newest(folder) / "tables.md").read_text()
             model = str(newest(folder).relative_to(folder) / "model")
             for texts in ("reason", "caption"):
                 audits[f"seed {seed}, {texts}"] = audit(model, texts, folder)
             if args.keep and seed == args.seeds[0]:
                 shutil.copytree(newest(folder), args.keep)
-    print_scores(runs)
+    print(by_seed(runs, ROWS), end="")
     print_audits(audits)
     for seed, table in tables.items():
         print(f"\nseed {seed}: {table}")

@@ -8,13 +8,12 @@ What follows ``--`` is given to ``lvad fit``. Each seed is a process of its own:
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from markdown_tables import by_seed
 from provenance import provenance
 
 ROWS = (
@@ -43,18 +42,6 @@ def run_seed(seed: int, config: str, extra: list[str], folder: Path) -> dict[str
     return json.loads(newest.read_text())
 
 
-def print_table(runs: list[dict[str, Any]]) -> None:
-    seeds = " | ".join(f"seed {run['seed']}" for run in runs)
-    print(f"| metric | {seeds} | mean | spread (max - min) |")
-    print("|---" * (len(runs) + 3) + "|")
-    for name in ROWS:
-        values = [run["metrics"][name] for run in runs if name in run["metrics"]]
-        if len(values) == len(runs):
-            digits = 0 if name.startswith(("time", "memory")) else 3
-            cells = [*values, statistics.mean(values), max(values) - min(values)]
-            print(f"| `{name}` | {' | '.join(f'{value:.{digits}f}' for value in cells)} |")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -68,7 +55,7 @@ def main() -> None:
             {"seed": seed, **origin, "metrics": run_seed(seed, args.config, args.extra, Path(folder))}
             for seed in args.seeds
         ]
-    print_table(runs)
+    print(by_seed(runs, ROWS), end="")
     if args.json:
         args.json.write_text(json.dumps(runs, indent=1) + "\n")
 
